@@ -1,0 +1,175 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What an image says of itself, read from its bytes: no process, no file, no host.
+
+Sources of the numbers: the ELF-64 object file format; Xen's public headers
+``xen/include/public/elfnote.h`` (XEN_ELFNOTE_PHYS32_ENTRY) for the PVH entry;
+Solo5's public headers ``elf_abi.h`` and ``mft_abi.h`` for its two notes.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from dataclasses import dataclass, field
+
+XEN_ELFNOTE_PHYS32_ENTRY = 18
+SOLO5_NOTE_ABI = 0x31494241
+SOLO5_NOTE_MANIFEST = 0x3154464D
+SOLO5_TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xen"}
+SOLO5_DEVICE_TYPES = {1: "block", 2: "net"}
+SOLO5_RESERVED_FIRST = 1 << 30
+
+# An owner of our own: a note that says "this is a stand-in, not a unikernel".
+STANDIN_NOTE_OWNER = b"unikernels.xen"
+STANDIN_NOTE_TYPE = 1
+
+_PT_LOAD, _PT_NOTE = 1, 4
+_SHT_NOTE = 7
+_EM_386, _EM_X86_64 = 3, 62
+_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
+_PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
+_SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+_MANIFEST_ENTRY_SIZE = 104
+# A hostile file may claim any number of anything; real images have a handful.
+_MOST_NOTES = 256
+_MOST_DEVICES = 64
+_MOST_BYTES = 1 << 20  # of one table or note section
+
+
+class ImageError(ValueError):
+    """The bytes are not an image that Xen can boot as a PVH guest; the text says why."""
+
+
+@dataclass(frozen=True)
+class Device:
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Image:
+    """What was read. Addresses and sizes in bytes."""
+
+    target: str  # "xen" (Solo5), "standin", or "pvh" (any other PVH kernel)
+    entry: int
+    size: int
+    memory_size: int  # from the lowest to the highest loaded address
+    abi_version: int | None = None
+    devices: tuple[Device, ...] = field(default=())
+    description: str = ""  # of a stand-in: what it stands in for
+
+
+@dataclass(frozen=True)
+class _Note:
+    owner: bytes
+    type: int
+    data: bytes
+
+
+def _notes(blob: bytes, align: int) -> list[_Note]:
+    found: list[_Note] = []
+    at = 0
+    step = 8 if align == 8 else 4
+    while at + 12 <= len(blob) and len(found) < _MOST_NOTES:
+        name_size, data_size, kind = struct.unpack_from("<III", blob, at)
+        name_at = at + 12
+        data_at = (name_at + name_size + step - 1) // step * step
+        end = data_at + data_size
+        if end > len(blob):
+            break
+        found.append(_Note(blob[name_at : name_at + name_size].rstrip(b"\0"), kind, blob[data_at:end]))
+        at = (end + step - 1) // step * step
+    return found
+
+
+def _within(data: bytes | mmap.mmap, offset: int, size: int, what: str) -> None:
+    if offset + size > len(data):
+        raise ImageError(f"the file is truncated: {what} ends at byte {offset + size}, the file has {len(data)} bytes")
+
+
+def _slice(data: bytes | mmap.mmap, offset: int, size: int, what: str) -> bytes:
+    _within(data, offset, size, what)
+    return data[offset : offset + min(size, _MOST_BYTES)]
+
+
+def _manifest(data: bytes) -> tuple[Device, ...]:
+    if len(data) < 12:
+        return ()
+    count = struct.unpack_from("<I", data, 8)[0]
+    devices = []
+    for index in range(min(count, _MOST_DEVICES)):
+        at = 16 + index * _MANIFEST_ENTRY_SIZE
+        if at + _MANIFEST_ENTRY_SIZE > len(data):
+            break
+        kind = struct.unpack_from("<I", data, at + 68)[0]
+        if kind == SOLO5_RESERVED_FIRST:
+            continue
+        name = data[at : at + 68].split(b"\0", 1)[0].decode("ascii", "replace")
+        devices.append(Device(name, SOLO5_DEVICE_TYPES.get(kind, str(kind))))
+    return tuple(devices)
+
+
+def inspect_file(path: str) -> Image:
+    """`inspect` for a file, without reading more of it than the headers and notes."""
+    if not os.path.isfile(path):
+        raise ImageError("not a file")
+    if not os.path.getsize(path):
+        raise ImageError("not an ELF file (it is empty)")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return inspect(data)
+
+
+def inspect(data: bytes | mmap.mmap) -> Image:
+    """Read the image in ``data``; raise `ImageError` when Xen could not boot it as PVH."""
+    if data[:4] != b"\x7fELF":
+        kind = "it is empty" if not data else f"it starts with {data[:4].hex(' ')}"
+        raise ImageError(f"not an ELF file ({kind}); an image is the file that 'make build' left in dist/")
+    if len(data) < _HEADER.size:
+        raise ImageError(f"the file is truncated: it has only {len(data)} bytes, less than an ELF header")
+    header = _HEADER.unpack_from(data)
+    ident, machine = header[0], header[2]
+    if ident[4] != 2 or ident[5] != 1 or machine != _EM_X86_64:
+        raise ImageError("not a 64-bit x86 ELF file")
+    program_at, section_at = header[5], header[6]
+    program_size, program_count, section_size, section_count = header[9], header[10], header[11], header[12]
+    if program_size != _PROGRAM_HEADER.size or not program_count:
+        raise ImageError("it has no program headers: an object file, not a kernel")
+
+    notes: list[_Note] = []
+    lowest, highest = None, 0
+    headers = _slice(data, program_at, program_size * program_count, "the program header table")
+    for kind, _flags, offset, _vaddr, paddr, file_size, memory_size, align in _PROGRAM_HEADER.iter_unpack(headers):
+        if kind == _PT_LOAD:
+            _within(data, offset, file_size, "a loaded segment")
+            lowest = paddr if lowest is None else min(lowest, paddr)
+            highest = max(highest, paddr + memory_size)
+        elif kind == _PT_NOTE and len(notes) < _MOST_NOTES:
+            notes += _notes(_slice(data, offset, file_size, "a note segment"), align)
+    if lowest is None:
+        raise ImageError("no segment is loaded: nothing to boot")
+    if section_count and section_size == _SECTION_HEADER.size:
+        table = _slice(data, section_at, section_size * section_count, "the section header table")
+        for section in _SECTION_HEADER.iter_unpack(table):
+            if section[1] == _SHT_NOTE and len(notes) < _MOST_NOTES:
+                notes += _notes(_slice(data, section[4], section[5], "a note section"), section[8])
+
+    target, abi_version, devices, description, entry = "pvh", None, (), "", None
+    for note in notes:
+        if note.owner == b"Xen" and note.type == XEN_ELFNOTE_PHYS32_ENTRY and len(note.data) in (4, 8):
+            entry = int.from_bytes(note.data, "little")
+        elif note.owner == b"Solo5" and note.type == SOLO5_NOTE_ABI and len(note.data) >= 8:
+            number, abi_version = struct.unpack_from("<II", note.data)
+            target = SOLO5_TARGETS.get(number, f"unknown Solo5 target {number}")
+        elif note.owner == b"Solo5" and note.type == SOLO5_NOTE_MANIFEST:
+            devices = _manifest(note.data)
+        elif note.owner == STANDIN_NOTE_OWNER and note.type == STANDIN_NOTE_TYPE:
+            target, description = "standin", note.data.rstrip(b"\0").decode("utf-8", "replace")
+    if target not in ("xen", "pvh", "standin"):
+        raise ImageError(f"built for Solo5 target '{target}'; Xen boots only target 'xen': mirage configure -t xen")
+    if entry is None:
+        raise ImageError("no PVH entry (ELF note Xen 18, PHYS32_ENTRY): not a kernel that Xen can start as PVH")
+    return Image(target, entry, len(data), highest - lowest, abi_version, devices, description)

@@ -1,0 +1,58 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The host's network devices as /sys and ``ip -j`` show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from typing import Any
+
+
+def ip_json(*arguments: str) -> list[dict[str, Any]]:
+    """``ip -j ARGUMENTS`` as Python objects; [] when it fails."""
+    try:
+        done = subprocess.run(["ip", "-j", *arguments], capture_output=True, text=True, timeout=20, check=False)
+        found = json.loads(done.stdout or "[]")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+    return [one for one in found if isinstance(one, dict)]
+
+
+def networks_by_device() -> dict[str, list[str]]:
+    """Device -> its global addresses as ADDRESS/PREFIX."""
+    found: dict[str, list[str]] = {}
+    for device in ip_json("address", "show"):
+        addresses = [
+            f"{one['local']}/{one['prefixlen']}"
+            for one in device.get("addr_info", [])
+            if one.get("scope") == "global" and "local" in one
+        ]
+        found[str(device.get("ifname", ""))] = addresses
+    return found
+
+
+def bridges() -> list[str]:
+    folder = "/sys/class/net"
+    if not os.path.isdir(folder):
+        return []
+    return sorted(name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name, "bridge")))
+
+
+def bridge_networks() -> dict[str, list[str]]:
+    """Bridge -> the host's own addresses on it."""
+    own = set(bridges())
+    return {device: addresses for device, addresses in networks_by_device().items() if device in own}
+
+
+def uplink() -> str:
+    """The device of the default route, IPv4 before IPv6; "" when there is none."""
+    for family in ("-4", "-6"):
+        routes = ip_json(family, "route", "show", "default")
+        devices = [str(route["dev"]) for route in routes if "dev" in route]
+        if devices:
+            return devices[0]
+    return ""

@@ -1,0 +1,125 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: xen_domains
+short_description: Manage all Xen domains of a host in one call
+version_added: 0.1.0
+description:
+  - Like M(unikernels.xen.xen_domain), for any number of domains at the cost of one task.
+  - The whole list is checked first. One wrong entry, a name, MAC or address used twice, an address outside the network of
+    its bridge, or more memory than the host has left refuses all of it before anything changes.
+  - Domains are worked on in parallel; one that fails does not stop the others, and the task fails at the end.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Can run in check mode and predict exactly what a run would do.
+    support: full
+  diff_mode:
+    description: Shows what differs for every domain.
+    support: full
+options:
+  domains:
+    description: A list of mappings, each with the options of M(unikernels.xen.xen_domain) except its C(lock_timeout).
+    type: list
+    elements: dict
+    required: true
+  purge:
+    description: Remove domains that this collection made and that are not in O(domains). Others are never touched.
+    type: bool
+    default: false
+  lock_timeout:
+    description: Seconds to wait for another run on the same host.
+    type: int
+    default: 60
+seealso:
+  - module: unikernels.xen.xen_domain
+"""
+
+EXAMPLES = r"""
+- name: Run two domains and nothing else of ours
+  unikernels.xen.xen_domains:
+    domains:
+      - name: www
+        kernel: "{{ web_kernel }}"
+        memory: 128
+        interfaces: [{bridge: xenbr0, address: 10.0.2.101/24, gateway: 10.0.2.2}]
+        health: {http: "http://10.0.2.101/", within: 120}
+      - name: www2
+        kernel: "{{ web_kernel }}"
+        memory: 128
+        interfaces: [{bridge: xenbr0, address: 10.0.2.104/24, gateway: 10.0.2.2}]
+        arguments: {port: 8080}
+    purge: true
+"""
+
+RETURN = r"""
+domains:
+  description: What happened to each domain, in the order of the declaration; removed ones last.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The domain.
+      type: str
+    changed:
+      description: Whether something changed.
+      type: bool
+    failed:
+      description: Whether it is not what was declared.
+      type: bool
+    steps:
+      description: What was done, or would be done.
+      type: list
+      elements: str
+    msg:
+      description: Why it failed.
+      type: str
+    console:
+      description: The last lines of its console, if it failed.
+      type: list
+      elements: str
+    rolled_back:
+      description: Whether the former domain was put back.
+      type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "domains": {"type": "list", "elements": "dict", "required": True},
+            "purge": {"type": "bool", "default": False},
+            "lock_timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    try:
+        results = declare(params["domains"], module.check_mode, module.warn, params["purge"], params["lock_timeout"])
+    except Refused as refusal:
+        module.fail_json(msg=str(refusal))
+    diffs = {side: {one["name"]: one["diff"][side] for one in results if one["changed"]} for side in ("before", "after")}
+    failed = [one["msg"] for one in results if one["failed"]]
+    outcome = {
+        "changed": any(one["changed"] for one in results),
+        "domains": [{key: value for key, value in one.items() if key != "diff"} for one in results],
+        "diff": diffs,
+    }
+    if failed:
+        module.fail_json(msg=" // ".join(failed), **outcome)
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()
