@@ -56,6 +56,14 @@ def _files(folder: str) -> list[tuple[str, bytes]]:
     return found
 
 
+def _own_mirror() -> str:
+    """The mirror of Debian that this machine installs from itself; "" when apt does not say."""
+    command = ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    prefix = "Debian Debian "
+    return next((line[len(prefix) :] for line in done.stdout.splitlines() if line.startswith(prefix)), "")
+
+
 def _debian_tree(cache: str, suite: str, sources: str) -> str:
     """The folder with the packages' files, extracted, made once for each suite and list of packages."""
     name = hashlib.sha256(json.dumps([suite, PACKAGES]).encode()).hexdigest()[:16]
@@ -71,7 +79,8 @@ def _debian_tree(cache: str, suite: str, sources: str) -> str:
     try:
         command = ["mmdebstrap", "--quiet", "--variant=extract", "--mode=root", "--include=" + ",".join(PACKAGES)]
         command += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false"]
-        command += [suite, os.path.join(work, "tree"), *([sources] if sources else [])]
+        mirror = sources or _own_mirror()
+        command += [suite, os.path.join(work, "tree"), *([mirror] if mirror else [])]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False
         )
