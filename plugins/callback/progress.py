@@ -1,0 +1,65 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: progress
+type: aggregate
+short_description: A line now and then while a long task runs
+version_added: 0.1.0
+description:
+  - Tells that a task is still at work, and for how long, so that nobody wonders whether it hangs.
+author:
+  - unikernels.xen authors (@unikernels)
+options:
+  every:
+    description: Seconds between two lines.
+    type: int
+    default: 15
+    ini: [{section: callback_progress, key: every}]
+    env: [{name: UNIKERNELS_PROGRESS_EVERY}]
+"""
+
+import os
+import threading
+import time
+
+from ansible.plugins.callback import CallbackBase
+
+
+class CallbackModule(CallbackBase):
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "unikernels.xen.progress"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self):
+        super().__init__()
+        self._began = time.monotonic()
+        self._task_began = self._began
+        self._task = ""
+        self._ended = threading.Event()
+
+    def v2_playbook_on_start(self, playbook):
+        threading.Thread(target=self._tell, args=(self.get_option("every"),), daemon=True).start()
+
+    def v2_playbook_on_task_start(self, task, is_conditional):
+        self._task, self._task_began = task.get_name().rsplit(" : ", 1)[-1], time.monotonic()
+
+    def v2_playbook_on_stats(self, stats):
+        self._ended.set()
+
+    def _tell(self, every):
+        told = 0
+        while not self._ended.wait(0.5):
+            elapsed = int(time.monotonic() - self._task_began)
+            if elapsed < every:
+                told = 0
+            elif elapsed // every != told:
+                told = elapsed // every
+                total = int(time.monotonic() - self._began)
+                line = f"   ... {elapsed} s: {self._task} (in all {total // 60}:{total % 60:02d})\n"
+                # Straight to the terminal: Display's locks belong to the main thread and its forks.
+                os.write(2, line.encode())

@@ -1,0 +1,121 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the roles ask of the pure part: is what was declared right, does it fit, what does the host get?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
+    ROLE_KEYS,
+    Declaration,
+    SpecError,
+    clashes,
+    declaration_of,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight
+
+IMAGE_KEYS = ("file", "url", "sha256", "standin", "content")
+SECTOR = 512
+
+
+def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declaration]:
+    found = []
+    for one in unikernels:
+        plain = {key: value for key, value in one.items() if key not in ROLE_KEYS} if isinstance(one, dict) else one
+        # Which file an image is becomes known later; any absolute path stands for it here.
+        found.append(declaration_of(plain, host, kernel="/image" if isinstance(one, dict) and "image" in one else None))
+    return found
+
+
+def declaration_problems(unikernels: Any, images: Any, host: str) -> list[str]:
+    """One line for everything that is wrong with a host's ``unikernels`` and ``unikernel_images``; [] when all is well."""
+    lines = []
+    if not isinstance(unikernels, list):
+        return [f"unikernels must be a list, not {type(unikernels).__name__}"]
+    if not isinstance(images, dict):
+        return [f"unikernel_images must be a mapping of name to image, not {type(images).__name__}"]
+    declared = []
+    for one in unikernels:
+        try:
+            declared += _declarations([one], host)
+        except SpecError as error:
+            lines.append(str(error))
+            continue
+        if one.get("state") != "absent" and one.get("image") is None and not one.get("kernel"):
+            lines.append(f"domain {one['name']}: image: is required (a key of unikernel_images)")
+        if one.get("image") is not None and one["image"] not in images:
+            known = ", ".join(sorted(images)) or "none"
+            lines.append(f"domain {one['name']}: image: {one['image']!r} is not in unikernel_images (known: {known})")
+    for key, image in images.items():
+        lines += _image_problems(key, image)
+    return lines + clashes(declared)
+
+
+def _image_problems(key: str, image: Any) -> list[str]:
+    where = f"image {key}"
+    if not isinstance(image, dict):
+        return [f"{where}: must be a mapping, as in {{file: /path/to/it.xen}}"]
+    unknown = sorted(set(image) - set(IMAGE_KEYS))
+    if unknown:
+        return [f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(IMAGE_KEYS)}"]
+    origins = [origin for origin in ("file", "url", "standin") if image.get(origin)]
+    if len(origins) != 1:
+        return [f"{where}: must have exactly one of file, url, standin"]
+    digest = image.get("sha256")
+    if origins == ["url"] and not digest:
+        return [f"{where}: a url needs the sha256 of what it should bring"]
+    if digest is not None and (len(str(digest)) != 64 or set(str(digest).lower()) - set("0123456789abcdef")):
+        return [f"{where}: sha256: must be 64 hexadecimal digits"]
+    return []
+
+
+def used_images(unikernels: list[dict[str, Any]], images: dict[str, Any]) -> dict[str, Any]:
+    """The part of ``images`` that ``unikernels`` need."""
+    keys = {one.get("image") for one in unikernels if one.get("state") != "absent"}
+    return {key: image for key, image in images.items() if key in keys}
+
+
+def placement_problems(
+    unikernels: list[dict[str, Any]], info: dict[str, Any], dom0_memory: int, bridge: str, host: str
+) -> list[str]:
+    """One line for each reason why the host can't run what is declared for it."""
+    return preflight.placement_refusals(_declarations(unikernels, host), info, int(dom0_memory), bridge)
+
+
+def host_problems(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
+    """One line for each reason why a machine can't be a Xen host."""
+    return preflight.host_refusals(info, int(dom0_memory), bridge, bool(manage_network))
+
+
+def as_domains(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]], store: str) -> list[dict[str, Any]]:
+    """What xen_domains takes: `image` becomes the path of the stored file; ``stored``: image key -> manifest."""
+    domains = []
+    for one in unikernels:
+        domain = {key: value for key, value in one.items() if key not in ROLE_KEYS}
+        if one.get("image") in stored and one.get("state") != "absent":
+            digest = stored[one["image"]].get("sha256")
+            # In check mode an image that has yet to be built has no digest: its name says so.
+            domain["kernel"] = f"{store}/{digest or 'not-built-yet'}.xen"
+        domains.append(domain)
+    return domains
+
+
+def config_block(text: str) -> str:
+    """Text as a unikernel reads it from a block device: from sector 0, padded with zeros to whole sectors."""
+    size = len(text.encode("utf-8"))
+    return text + "\0" * (-size % SECTOR or (SECTOR if not size else 0))
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {
+            "declaration_problems": declaration_problems,
+            "used_images": used_images,
+            "placement_problems": placement_problems,
+            "host_problems": host_problems,
+            "as_domains": as_domains,
+            "config_block": config_block,
+        }

@@ -1,0 +1,72 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""May this machine become a Xen host, and does what is declared fit on it? Pure: facts in, refusals out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..domain.plan import OVERHEAD_MIB
+from ..domain.spec import Declaration, outside_networks
+
+SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
+# Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.
+LEAST_DISK_MIB = 1500
+# Xen's own heap and Dom0's page tables on a small machine, measured 94 MiB on 2560 MiB; rounded up.
+XEN_MIB = 160
+
+
+def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
+    """One line for each reason why the machine that ``info`` (xen_host_info) describes can't be a Xen host."""
+    lines = []
+    if info["distribution"] != "debian" or info["release"] not in SUPPORTED_RELEASES:
+        lines.append(
+            f"runs {info['distribution'] or 'an unknown system'} {info['release']}; xen_host supports Debian"
+            f" {' and '.join(SUPPORTED_RELEASES)}: install one of these"
+        )
+    if info["machine"] != "x86_64":
+        lines.append(f"is a {info['machine']} machine; Xen's PVH guests are supported on x86-64 only")
+    elif not info["hardware_virtualization"]:
+        lines.append("has no VT-x or AMD-V: enable virtualization in the firmware's setup, or take another machine")
+    elif info["under_xen"] and not info["pvh_capable"]:
+        lines.append("runs Xen, but without hardware virtualization (virt_caps has no hvm): enable VT-x or AMD-V in the firmware")
+    if info["secure_boot"]:
+        lines.append("has Secure Boot on, and Debian's Xen is not signed: switch Secure Boot off in the firmware's setup")
+    if not info["under_xen"] and info["memory"] < dom0_memory + 256 + XEN_MIB:
+        lines.append(
+            f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"
+            f" {XEN_MIB}: too little is left for domains"
+        )
+    if not info["under_xen"] and info["free_disk"] < LEAST_DISK_MIB:
+        lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {LEAST_DISK_MIB}")
+    if manage_network and bridge not in info["bridges"]:
+        if not info["uplink"]:
+            lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
+        if info["network_style"] != "ifupdown":
+            lines.append(
+                f"configures its network with {info['network_style']}; only ifupdown is changed by this role: make the"
+                f" bridge {bridge} yourself and set xen_host_manage_network: false"
+            )
+    return lines
+
+
+def placement_refusals(
+    declarations: list[Declaration], info: dict[str, Any], dom0_memory: int, bridge: str
+) -> list[str]:
+    """One line for each reason why what is declared can't run on the host, before anything on it changes."""
+    networks = {name: list(addresses) for name, addresses in info["bridges"].items()}
+    # The bridge will have the uplink's addresses.
+    networks.setdefault(bridge, list(info["networks"].get(info["uplink"], [])))
+    lines = outside_networks(declarations, networks)
+    wanted = [one for one in declarations if one.state in ("running", "paused")]
+    needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
+    total = info["memory"] - XEN_MIB - (info["dom0_memory"] or dom0_memory)
+    if needed > total:
+        names = ", ".join(one.name for one in wanted)
+        lines.append(
+            f"{names}: need {needed} MiB with Xen's overhead of {OVERHEAD_MIB} MiB a domain; the host has {max(total, 0)}"
+            " MiB beside Dom0: declare less memory or move domains to another host"
+        )
+    return lines

@@ -1,0 +1,198 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: xen_host_info
+short_description: What a machine is, as a Xen host or as one to be
+version_added: 0.1.0
+description:
+  - Read-only, in one round trip, on a plain Debian machine as well as on a Dom0.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+options: {}
+"""
+
+EXAMPLES = r"""
+- name: Look at the machine
+  unikernels.xen.xen_host_info:
+  register: host
+"""
+
+RETURN = r"""
+host:
+  description: The machine.
+  returned: always
+  type: dict
+  contains:
+    distribution:
+      description: ID of os-release.
+      type: str
+      sample: debian
+    release:
+      description: VERSION_ID of os-release.
+      type: str
+      sample: "12"
+    machine:
+      description: CPU architecture.
+      type: str
+      sample: x86_64
+    hardware_virtualization:
+      description: Whether the CPU has VT-x or AMD-V.
+      type: bool
+    under_xen:
+      description: Whether this is the Dom0 of a running Xen.
+      type: bool
+    pvh_capable:
+      description: Whether the running Xen can start PVH domains.
+      type: bool
+    xen_version:
+      description: Version of the running Xen, empty without.
+      type: str
+      sample: 4.17.7
+    xen_arguments:
+      description: Command line of the running Xen.
+      type: str
+    secure_boot:
+      description: Whether the firmware enforces Secure Boot.
+      type: bool
+    memory:
+      description: Memory of the whole machine in MiB.
+      type: int
+    free_memory:
+      description: Memory that Xen can give to new domains, in MiB; 0 without Xen.
+      type: int
+    dom0_memory:
+      description: Dom0's memory in MiB; 0 without Xen.
+      type: int
+    cpus:
+      description: Number of CPUs of the machine.
+      type: int
+    free_disk:
+      description: Free space on the root file system in MiB.
+      type: int
+    uplink:
+      description: Network device of the default route.
+      type: str
+      sample: ens3
+    networks:
+      description: Global addresses by network device.
+      type: dict
+    bridges:
+      description: The host's own addresses by bridge.
+      type: dict
+      sample: {xenbr0: [10.0.2.15/24]}
+    network_style:
+      description: Which program configures the network.
+      type: str
+      sample: ifupdown
+    toolstack:
+      description: Whether xl is installed.
+      type: bool
+"""
+
+import glob
+import os
+import platform
+import re
+import shutil
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.toolstack import Toolstack, ToolstackError
+
+
+def read(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def os_release():
+    found = dict(re.findall(r'^([A-Z_]+)="?(.*?)"?$', read("/etc/os-release"), re.MULTILINE))
+    return found.get("ID", ""), found.get("VERSION_ID", "")
+
+
+def secure_boot():
+    # The variable's value follows four bytes of attributes (Linux: Documentation/filesystems/efivarfs.rst).
+    for path in glob.glob("/sys/firmware/efi/efivars/SecureBoot-*"):
+        try:
+            with open(path, "rb") as file:
+                return file.read()[4:5] == b"\1"
+        except OSError:
+            return False
+    return False
+
+
+def network_style(device):
+    if re.search(rf"^\s*iface\s+{re.escape(device)}\s", read("/etc/network/interfaces"), re.MULTILINE):
+        return "ifupdown"
+    for style, pattern in (
+        ("netplan", "/etc/netplan/*.yaml"),
+        ("systemd-networkd", "/etc/systemd/network/*.network"),
+        ("NetworkManager", "/etc/NetworkManager/system-connections/*"),
+        ("ifupdown in interfaces.d", "/etc/network/interfaces.d/*"),
+    ):
+        if glob.glob(pattern):
+            return style
+    return "something unknown"
+
+
+def main():
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    toolstack = Toolstack()
+    under_xen = toolstack.available()
+    xen = {}
+    if under_xen and shutil.which("xl"):
+        try:
+            xen = dict(re.findall(r"^(\w+)\s*: (.*)$", toolstack.must("info"), re.MULTILINE))
+        except ToolstackError as error:
+            module.fail_json(msg=str(error))
+    distribution, release = os_release()
+    device = uplink()
+    memory = int(re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo") + "MemTotal: 0").group(1)) // 1024
+    flags = re.search(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
+    words = flags.group(1).split() if flags else []
+    total = int(xen.get("total_memory", 0))
+    module.exit_json(
+        changed=False,
+        host={
+            "distribution": distribution,
+            "release": release,
+            "machine": platform.machine(),
+            # Xen hides both flags from its Dom0.
+            "hardware_virtualization": under_xen or "vmx" in words or "svm" in words,
+            "under_xen": under_xen,
+            "pvh_capable": "hvm" in xen.get("virt_caps", "").split(),
+            "xen_version": xen.get("xen_version", ""),
+            "xen_arguments": xen.get("xen_commandline", ""),
+            "secure_boot": secure_boot(),
+            "memory": total or memory,
+            "free_memory": int(xen.get("free_memory", 0)),
+            "dom0_memory": memory if under_xen else 0,
+            "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,
+            "free_disk": shutil.disk_usage("/").free >> 20,
+            "uplink": device,
+            "networks": networks_by_device(),
+            "bridges": bridge_networks(),
+            "network_style": network_style(device) if device else "none",
+            "toolstack": shutil.which("xl") is not None,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
