@@ -79,7 +79,7 @@ SWITCH = r"""#!/bin/sh
 # Written by unikernels.xen: put a bridge over the uplink; without a confirmation the old network returns.
 uplink=$1 bridge=$2 seconds=$3
 cd /var/lib/unikernels/network || exit 1
-put() { cp "$1" /etc/network/.interfaces.new && sync && mv /etc/network/.interfaces.new /etc/network/interfaces; }
+put() { cp "$1" /etc/network/.interfaces.new && chmod 0644 /etc/network/.interfaces.new && sync && mv /etc/network/.interfaces.new /etc/network/interfaces; }
 sleep 1
 ifdown --force "$uplink"
 put new

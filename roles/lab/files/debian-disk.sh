@@ -65,7 +65,7 @@ done
 # Word splitting is meant for $excludes; the stars in it are for dpkg.
 set -f
 # shellcheck disable=SC2086
-mmdebstrap --quiet --variant=minbase --mode=root --format=directory --include="$packages" \
+mmdebstrap --quiet --skip=cleanup/apt/lists --variant=minbase --mode=root --format=directory --include="$packages" \
   --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
   --dpkgopt='path-exclude=/usr/share/locale/*' $excludes \

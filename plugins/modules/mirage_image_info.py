@@ -1,0 +1,75 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirage_image_info
+short_description: What a store of images holds
+version_added: 0.1.0
+description:
+  - Lists the images of a store and what each says of itself, and which of the wanted ones are missing. Read-only.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+options:
+  store:
+    description: Folder of the images.
+    type: path
+    default: /var/lib/unikernels/images
+  wanted:
+    description: Digests to look for.
+    type: list
+    elements: str
+    default: []
+"""
+
+EXAMPLES = r"""
+- name: List the images of a host
+  unikernels.xen.mirage_image_info:
+    store: "{{ store }}"
+  register: images
+"""
+
+RETURN = r"""
+images:
+  description: The stored images, each with C(sha256), C(path), C(size), C(target), C(standin), C(name).
+  returned: always
+  type: list
+  elements: dict
+missing:
+  description: Digests of O(wanted) that are not in the store.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import listing
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "store": {"type": "path", "default": "/var/lib/unikernels/images"},
+            "wanted": {"type": "list", "elements": "str", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    images = listing(module.params["store"])
+    there = {image["sha256"] for image in images}
+    missing = [digest for digest in module.params["wanted"] if digest not in there]
+    module.exit_json(changed=False, images=images, missing=missing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: standin_image
+short_description: Build an image that stands in for a unikernel
+version_added: 0.1.0
+description:
+  - Joins a Debian kernel, a small initramfs and one well-kept Debian program into one PVH image that takes the boot arguments
+    of a MirageOS unikernel and really serves HTTP, DNS or OpenVPN. For machines where OCaml's packages can't be had.
+  - It is not a unikernel, and says so in its ELF notes, in the store's listing and on its console.
+  - Needs root and mmdebstrap where it runs, the first time.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: Not supported.
+    support: none
+options:
+  service:
+    description: What it serves.
+    type: str
+    choices: [web, dns, vpn]
+    required: true
+  files:
+    description: Folder with the stand-ins' first process and services (role P(unikernels.xen.unikernel_images#role)).
+    type: path
+    required: true
+  store:
+    description: Folder of the images.
+    type: path
+    default: /var/lib/unikernels/images
+  cache:
+    description: Folder for Debian's packages and for what was built before.
+    type: path
+    required: true
+  content:
+    description: Folder to serve, for O(service=web).
+    type: path
+  suite:
+    description: Debian release to take kernel and program from.
+    type: str
+    default: bookworm
+  sources:
+    description: A mirror or a sources.list. By default the machine's own mirror.
+    type: str
+    default: ""
+"""
+
+EXAMPLES = r"""
+- name: Build a stand-in for the DNS resolver
+  unikernels.xen.standin_image:
+    service: dns
+    files: "{{ standin_files }}"
+    store: "{{ store }}"
+    cache: "{{ cache }}"
+"""
+
+RETURN = r"""
+sha256:
+  description: The image's digest; none in check mode when it has yet to be built.
+  returned: success
+  type: str
+path:
+  description: Where it is stored.
+  returned: success
+  type: str
+standin:
+  description: Always true.
+  returned: success
+  type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, build
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "service": {"type": "str", "choices": list(PROGRAMS), "required": True},
+            "files": {"type": "path", "required": True},
+            "store": {"type": "path", "default": "/var/lib/unikernels/images"},
+            "cache": {"type": "path", "required": True},
+            "content": {"type": "path"},
+            "suite": {"type": "str", "default": "bookworm"},
+            "sources": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    try:
+        changed, manifest = build(
+            params["store"],
+            params["cache"],
+            params["service"],
+            params["files"],
+            params["content"],
+            params["suite"],
+            params["sources"],
+            module.check_mode,
+        )
+    except (StoreError, OSError) as error:
+        module.fail_json(msg=f"stand-in for {params['service']}: {error}")
+    module.exit_json(changed=changed, **manifest)
+
+
+if __name__ == "__main__":
+    main()
