@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
+from ansible.errors import AnsibleFilterError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
     ROLE_KEYS,
     Declaration,
@@ -109,6 +111,15 @@ def config_block(text: str) -> str:
     return text + "\0" * (-size % SECTOR or (SECTOR if not size else 0))
 
 
+def network_words(network: str) -> str:
+    """10.8.0.0/24 as OpenVPN writes it: 10.8.0.0 255.255.255.0."""
+    try:
+        found = ipaddress.IPv4Network(network)
+    except ValueError as error:
+        raise AnsibleFilterError(f"{network!r} is not an IPv4 network: {error}") from error
+    return f"{found.network_address} {found.netmask}"
+
+
 class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
@@ -118,4 +129,5 @@ class FilterModule:
             "host_problems": host_problems,
             "as_domains": as_domains,
             "config_block": config_block,
+            "network_words": network_words,
         }
