@@ -105,6 +105,16 @@ def as_domains(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any
     return domains
 
 
+def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]]) -> list[str]:
+    """One line for each declared unikernel that a stand-in runs for."""
+    lines = []
+    for one in unikernels:
+        image = stored.get(one.get("image", ""), {})
+        if image.get("standin") and one.get("state") != "absent":
+            lines.append(f"{one['name']} runs a STAND-IN, not a unikernel ({image.get('description') or 'to be built'})")
+    return lines
+
+
 def config_block(text: str) -> str:
     """Text as a unikernel reads it from a block device: from sector 0, padded with zeros to whole sectors."""
     size = len(text.encode("utf-8"))
@@ -128,6 +138,7 @@ class FilterModule:
             "placement_problems": placement_problems,
             "host_problems": host_problems,
             "as_domains": as_domains,
+            "standin_lines": standin_lines,
             "config_block": config_block,
             "network_words": network_words,
         }

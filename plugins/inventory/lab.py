@@ -24,10 +24,15 @@ options:
     default: 1
     env: [{name: LAB_HOSTS}]
   folder:
-    description: Where disks and machines are kept.
+    description: Where the machines are kept.
     type: str
     default: ~/.cache/unikernels.xen/lab
     env: [{name: LAB_DIR}]
+  cache_folder:
+    description: Where the ssh key, the disks and the images are kept that several labs share.
+    type: str
+    default: ~/.cache/unikernels.xen
+    env: [{name: LAB_CACHE}]
   memory:
     description: Memory of a machine in MiB.
     type: int
@@ -89,22 +94,24 @@ class InventoryModule(BaseInventoryPlugin):
         if not 1 <= count <= 9:
             raise AnsibleParserError(f"LAB_HOSTS is {count}, must be 1..9")
         folder = os.path.abspath(os.path.expanduser(self.get_option("folder")))
+        cache_folder = os.path.abspath(os.path.expanduser(self.get_option("cache_folder")))
         for group in ("lab", "xen_hosts"):
             inventory.add_group(group)
+        inventory.set_variable("lab", "lab_cache", cache_folder)
         inventory.set_variable("lab", "lab_folder", folder)
         inventory.set_variable("lab", "lab_memory", self.get_option("memory"))
         inventory.set_variable("lab", "lab_suite", self.get_option("suite"))
         for index in range(count):
-            self._add_machine(f"xen{index + 1}", index * PORT_STEP, folder)
+            self._add_machine(f"xen{index + 1}", index * PORT_STEP, folder, cache_folder)
 
-    def _add_machine(self, name, shift, folder):
+    def _add_machine(self, name, shift, folder, cache_folder):
         ports = {kind: self.get_option(f"{kind}_port") + shift for kind in ("ssh", "http", "dns", "vpn")}
         known_hosts = os.path.join(folder, "machines", name, "known_hosts")
         variables = {
             "ansible_host": "127.0.0.1",
             "ansible_port": ports["ssh"],
             "ansible_user": "root",
-            "ansible_ssh_private_key_file": os.path.join(folder, "key"),
+            "ansible_ssh_private_key_file": os.path.join(cache_folder, "key"),
             # A machine of the lab is made here and now; its key is learnt at the first connection and kept.
             "ansible_ssh_common_args": "-o StrictHostKeyChecking=accept-new -o "
             + shlex.quote(f'UserKnownHostsFile="{known_hosts}"'),

@@ -49,9 +49,10 @@ options:
     type: str
     default: bookworm
   sources:
-    description: A mirror or a sources.list. By default the machine's own mirror.
-    type: str
-    default: ""
+    description: Lines of a sources.list to take them from. By default mmdebstrap's own.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -93,7 +94,7 @@ def main():
             "cache": {"type": "path", "required": True},
             "content": {"type": "path"},
             "suite": {"type": "str", "default": "bookworm"},
-            "sources": {"type": "str", "default": ""},
+            "sources": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )

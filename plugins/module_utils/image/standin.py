@@ -33,7 +33,7 @@ MODULES = {
     "vpn": ("xen-netfront", "xen-blkfront", "tun"),
 }
 # Before "--" for Linux, behind it for us: what a user declares is never read by the kernel.
-PREFIX = "console=hvc0 quiet panic=-1 -- "
+PREFIX = "console=hvc0 quiet loglevel=1 panic=-1 -- "
 
 
 def _digest_of_folder(folder: str) -> str:
@@ -56,15 +56,7 @@ def _files(folder: str) -> list[tuple[str, bytes]]:
     return found
 
 
-def _own_mirror() -> str:
-    """The mirror of Debian that this machine installs from itself; "" when apt does not say."""
-    command = ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    prefix = "Debian Debian "
-    return next((line[len(prefix) :] for line in done.stdout.splitlines() if line.startswith(prefix)), "")
-
-
-def _debian_tree(cache: str, suite: str, sources: str) -> str:
+def _debian_tree(cache: str, suite: str, sources: list[str]) -> str:
     """The folder with the packages' files, extracted, made once for each suite and list of packages."""
     name = hashlib.sha256(json.dumps([suite, PACKAGES]).encode()).hexdigest()[:16]
     tree = os.path.join(cache, f"tree-{suite}-{name}")
@@ -79,8 +71,7 @@ def _debian_tree(cache: str, suite: str, sources: str) -> str:
     try:
         command = ["mmdebstrap", "--quiet", "--variant=extract", "--mode=root", "--include=" + ",".join(PACKAGES)]
         command += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false"]
-        mirror = sources or _own_mirror()
-        command += [suite, os.path.join(work, "tree"), *([mirror] if mirror else [])]
+        command += [suite, os.path.join(work, "tree"), *sources]
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False
         )
@@ -179,7 +170,7 @@ def key_of(service: str, files: str, content: str | None, suite: str) -> str:
 
 
 def build(
-    store: str, cache: str, service: str, files: str, content: str | None, suite: str, sources: str, check: bool
+    store: str, cache: str, service: str, files: str, content: str | None, suite: str, sources: list[str], check: bool
 ) -> tuple[bool, dict[str, Any]]:
     """Put the stand-in for ``service`` into the store; (changed, manifest). One process-free look when it is there."""
     if service == "web" and not (content and os.path.isdir(content)):

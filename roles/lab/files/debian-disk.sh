@@ -1,13 +1,11 @@
 #!/bin/sh
 # Make a bootable disk with plain Debian on it, as a provider hands a machine over: firmware, GRUB from
 # the disk, Debian's kernel, sshd with one key, Python; nothing of Xen. No loop device, no mount.
-# usage: debian-disk.sh SUITE SOURCES PUBLIC_KEY SIZE OUTPUT     (SOURCES: a mirror or sources.list, or "")
+# usage: debian-disk.sh SUITE PUBLIC_KEY SIZE OUTPUT SOURCE...     (SOURCE: a line of a sources.list)
 # SPDX-License-Identifier: GPL-3.0-or-later
 set -eu
-suite=$1 sources=$2 key=$3 size=$4 output=$5
-# The mirror that this machine installs from itself; nothing found: mmdebstrap's own default.
-[ -n "$sources" ] || sources=$(apt-get indextargets --format '$(ORIGIN) $(LABEL) $(REPO_URI)' 'Created-By: Packages' |
-  sed -n 's/^Debian Debian //p' | sort -u | head -n 1)
+suite=$1 key=$2 size=$3 output=$4
+shift 4
 
 work=$(mktemp -d "$output.XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -72,7 +70,7 @@ mmdebstrap --quiet --skip=cleanup/apt/lists --variant=minbase --mode=root --form
   --essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d"; echo MODULES=list >"$1/etc/initramfs-tools/conf.d/lab"; printf "virtio_pci\nvirtio_blk\next4\ncrc32c_generic\n" >"$1/etc/initramfs-tools/modules"' \
   --essential-hook='echo grub-pc grub-pc/install_devices_empty boolean true | chroot "$1" debconf-set-selections' \
   --customize-hook="'$work/customize'"' "$1"' \
-  "$suite" "$work/root" ${sources:+"$sources"}
+  "$suite" "$work/root" "$@"
 
 truncate -s "$size" "$work/raw"
 printf 'label: dos\nstart=2048, type=83, bootable\n' | sfdisk -q "$work/raw"

@@ -1,0 +1,69 @@
+# The two commands: make site, make test. The rest is for looking around.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+export LC_ALL := C.UTF-8
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Relative names only: the clone's path may have spaces, and make's targets may not.
+VENV := .venv
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+CACHE := $${XDG_CACHE_HOME:-$$HOME/.cache}/unikernels.xen
+PACKAGES := python3 python3-venv qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs openssh-client \
+	easy-rsa openvpn openssl xz-utils lz4 zstd curl bind9-dnsutils iputils-ping git ca-certificates
+LAB_MACHINE ?= xen1
+LAB_FOLDER = "$${LAB_DIR:-$(CACHE)/lab}"
+ARGS ?=
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+
+setup: $(VENV)/ready ## Debian's packages and one virtual environment
+
+$(VENV)/ready: requirements.txt Makefile
+	@missing=; for package in $(PACKAGES); do \
+	  dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null | grep -qx installed || missing="$$missing $$package"; done; \
+	if [ -n "$$missing" ]; then \
+	  echo "== Installing Debian's packages:$$missing"; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=3 update >$(VENV).log 2>&1 && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o Acquire::Retries=3 --no-install-recommends install $$missing >>$(VENV).log 2>&1 || \
+	  { grep -E '^(E|W|sudo):' $(VENV).log | tail -n 3; echo "Debian's packages could not be installed: is the package mirror reachable? (log: $(VENV).log)"; exit 1; }; \
+	fi
+	@echo "== Making the virtual environment $(VENV)"
+	@/usr/bin/python3 -m venv $(VENV) && $(VENV)/bin/python -m pip install -q -r requirements.txt >$(VENV).log 2>&1 || \
+	  { grep -E '^(ERROR|error)' $(VENV).log | tail -n 3; echo "Python's packages could not be installed: is the package index reachable? (log: $(VENV).log)"; exit 1; }
+	@rm -f $(VENV).log; touch $(VENV)/ready
+
+site: setup ## the lab, Xen, and three services that answer
+	@$(RUN) ansible-playbook site.yml $(ARGS)
+
+lab: setup ## boot the lab's machines only
+	@$(RUN) ansible-playbook playbooks/lab.yml $(ARGS)
+
+lab-down: setup ## end the lab and remove its machines
+	@$(RUN) ansible-playbook playbooks/lab_down.yml $(ARGS)
+
+lab-ssh: setup ## a shell in Dom0 (LAB_MACHINE=xen2 for the second)
+	@$(RUN) tools/lab-ssh $(LAB_MACHINE) $(ARGS)
+
+lab-console: ## follow a machine's serial console
+	@tail -n 50 -f $(LAB_FOLDER)/machines/$(LAB_MACHINE)/console.log
+
+test: setup ## everything that CI checks
+	@$(RUN) tests/run $(ARGS)
+
+lint: setup ## ansible-lint, yamllint, ruff, mypy
+	@$(RUN) tests/run lint
+
+unit: setup ## the pure parts, in seconds
+	@$(RUN) tests/run unit
+
+integration: setup ## every promise on a lab of its own
+	@$(RUN) tests/run integration
+
+molecule: setup ## the scenarios of role developers
+	@$(RUN) tests/run molecule
+
+clean: ## remove what make setup made
+	rm -rf $(VENV) $(VENV).log .ansible
+
+.PHONY: help setup site lab lab-down lab-ssh lab-console test lint unit integration molecule clean

@@ -1,0 +1,86 @@
+"""The filters that the roles use: every mistake in an inventory is one line, before any host is asked."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.filter.declarations import (
+    as_domains,
+    config_block,
+    declaration_problems,
+    network_words,
+    standin_lines,
+    used_images,
+)
+from ansible_collections.unikernels.xen.plugins.lookup.debian_sources import lines_for
+from ansible_collections.unikernels.xen.plugins.modules.host_files import with_block
+from hypothesis import given
+from hypothesis import strategies as st
+
+UNIKERNEL = {"name": "www", "image": "web", "interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}
+IMAGES = {"web": {"file": "/web.xen"}}
+
+
+def problems(*changes, images=IMAGES):
+    return declaration_problems([{**UNIKERNEL, **change} for change in changes], images, "h")
+
+
+def test_a_right_declaration():
+    assert problems({}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "words"),
+    [
+        ([{"memroy": 1}], IMAGES, "domain www: unknown key 'memroy'"),
+        ([{"image": "wbe"}], IMAGES, "image: 'wbe' is not in unikernel_images (known: web)"),
+        ([{"image": None}], IMAGES, "image: is required"),
+        ([{}, {}], IMAGES, "declared twice"),
+        ([{}, {"name": "b"}], IMAGES, "the same address 10.0.0.10"),
+        ([{}], {"web": {"url": "http://x/y"}}, "a url needs the sha256"),
+        ([{}], {"web": {"file": "/x", "sha": 1}}, "unknown key 'sha'"),
+        ([{}], {"web": {}}, "exactly one of file, url, standin"),
+        ([{}], {"web": {"file": "/x", "sha256": "123"}}, "64 hexadecimal digits"),
+        ([{"arguments": ["a\nb"]}], IMAGES, "newline"),
+    ],
+)
+def test_each_mistake_is_one_line(changes, images, words):
+    lines = problems(*changes, images=images)
+    assert any(words in line for line in lines), lines
+    assert all("\n" not in line for line in lines)
+
+
+def test_wrong_shapes():
+    assert declaration_problems({}, {}, "h") == ["unikernels must be a list, not dict"]
+    assert declaration_problems([3], {}, "h") == ["a domain must be a mapping, not int"]
+    assert declaration_problems([], [], "h")[0].startswith("unikernel_images must be a mapping")
+
+
+def test_images_become_kernels():
+    stored = {"web": {"sha256": "ab" * 32, "standin": True, "description": "stand-in for web"}}
+    assert as_domains([UNIKERNEL], stored, "/store")[0]["kernel"] == f"/store/{'ab' * 32}.xen"
+    assert "image" not in as_domains([UNIKERNEL], stored, "/store")[0]
+    assert used_images([UNIKERNEL], {**IMAGES, "other": {}}) == IMAGES
+    assert used_images([{**UNIKERNEL, "state": "absent"}], IMAGES) == {}
+    assert standin_lines([UNIKERNEL], stored) == ["www runs a STAND-IN, not a unikernel (stand-in for web)"]
+
+
+@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))))
+def test_a_config_block_is_whole_sectors_of_the_text(text):
+    block = config_block(text)
+    assert len(block.encode()) % 512 == 0
+    assert block.rstrip("\0") == text
+    assert block
+
+
+def test_network_words():
+    assert network_words("10.8.0.0/24") == "10.8.0.0 255.255.255.0"
+
+
+def test_a_block_is_replaced_not_repeated():
+    once = with_block("A=1\n", "B=2")
+    assert once == "A=1\n# BEGIN unikernels.xen\nB=2\n# END unikernels.xen\n"
+    assert with_block(once, "B=2") == once
+    assert with_block(once + "C=3\n", "B=4") == "A=1\nC=3\n# BEGIN unikernels.xen\nB=4\n# END unikernels.xen\n"
+
+
+def test_sources_follow_the_release():
+    listing = "Debian|main|http://m/debian/|bookworm\nDebian|main|http://m/sec/|bookworm-security\nOther|main|http://x/|nodistro\n"
+    assert lines_for(listing, "trixie") == ["deb http://m/debian/ trixie main", "deb http://m/sec/ trixie-security main"]

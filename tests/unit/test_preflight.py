@@ -1,0 +1,65 @@
+"""Which machine may become a host, and what fits on it."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import host_refusals, placement_refusals
+
+INFO = {
+    "distribution": "debian",
+    "release": "12",
+    "machine": "x86_64",
+    "hardware_virtualization": True,
+    "under_xen": False,
+    "pvh_capable": False,
+    "secure_boot": False,
+    "memory": 2560,
+    "dom0_memory": 0,
+    "free_disk": 7000,
+    "uplink": "ens3",
+    "networks": {"ens3": ["10.0.2.15/24"]},
+    "bridges": {},
+    "network_style": "ifupdown",
+}
+
+
+def refusals(**changes):
+    return host_refusals({**INFO, **changes}, 1024, "xenbr0", True)
+
+
+def test_a_good_machine():
+    assert refusals() == []
+    assert refusals(release="13") == []
+    assert refusals(bridges={"xenbr0": []}, network_style="netplan") == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distribution": "fedora", "release": "42"}, "runs fedora 42; xen_host supports Debian 12 and 13"),
+        ({"release": "11"}, "runs debian 11"),
+        ({"machine": "aarch64"}, "is a aarch64 machine"),
+        ({"hardware_virtualization": False}, "has no VT-x or AMD-V: enable virtualization"),
+        ({"under_xen": True, "pvh_capable": False}, "without hardware virtualization"),
+        ({"secure_boot": True}, "Secure Boot off"),
+        ({"memory": 1024}, "too little is left for domains"),
+        ({"free_disk": 200}, "has 200 MiB free"),
+        ({"network_style": "netplan"}, "configures its network with netplan"),
+        ({"uplink": ""}, "has no default route"),
+    ],
+)
+def test_each_refusal_says_what_to_do(changes, words):
+    (line,) = refusals(**changes)
+    assert words in line
+
+
+def placement(memory=64, address="10.0.2.101/24", **info):
+    options = {"name": "www", "kernel": "/k", "memory": memory, "interfaces": [{"bridge": "xenbr0", "address": address}]}
+    return placement_refusals([declaration_of(options, "h")], {**INFO, **info}, 1024, "xenbr0")
+
+
+def test_placement():
+    assert placement() == []
+    assert "the host has 1376 MiB beside Dom0" in placement(2000)[0]
+    # The bridge is not there yet: it will have the uplink's network.
+    assert "outside the network of xenbr0 (10.0.2.0/24)" in placement(address="10.9.0.2/24")[0]
+    assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []

@@ -1,0 +1,53 @@
+"""A kernel, an initramfs and a prefix become one image that says what it is."""
+
+import struct
+import subprocess
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import inspect
+from ansible_collections.unikernels.xen.plugins.module_utils.image.pvh_wrap import cpio, payload_of, wrap
+
+from tests.guests import guest
+
+
+def test_the_joined_image_is_a_standin_and_holds_everything():
+    initramfs = b"INITRAMFS" * 1000
+    kernel = guest(target=None)
+    image = wrap(kernel, initramfs, "console=hvc0 -- ", "stand-in for web")
+    read = inspect(image)
+    assert (read.target, read.description) == ("standin", "stand-in for web")
+    assert read.entry > 0x100000
+    assert initramfs in image
+    assert b"console=hvc0 -- " in image
+
+
+def test_the_entry_code_points_at_initramfs_and_kernel():
+    initramfs = b"x" * 5000
+    image = wrap(guest(target=None), initramfs, "p ", "d")
+    entry = inspect(image).entry
+    # The last segment is the code: mov dword [ebx+16], address of the module list.
+    code = image[image.rindex(b"\xfc\xc7\x43\x0c") :]
+    modlist = struct.unpack_from("<I", code, 1 + 7 + 3)[0]
+    start, size = struct.unpack_from("<QQ", code, modlist - entry)
+    assert size == len(initramfs)
+    assert start % (2 << 20) == 0
+    assert struct.pack("<BI", 0xB8, 0x100000) + b"\xff\xe0" in code  # mov eax, kernel's entry; jmp eax
+
+
+def test_cpio_is_read_by_cpio(tmp_path):
+    archive = cpio([("dir", 0o040755, b""), ("dir/file", 0o100644, b"hello"), ("link", 0o120777, b"dir/file")])
+    (tmp_path / "a").write_bytes(archive)
+    listed = subprocess.run(["busybox", "cpio", "-t"], input=archive, capture_output=True, check=False) if _has("busybox") else None
+    if listed:
+        assert listed.stdout.split() == [b"dir", b"dir/file", b"link"]
+    assert archive.count(b"070701") == 4
+    assert cpio([("b", 0o100644, b""), ("a", 0o100644, b"")]) == cpio([("a", 0o100644, b""), ("b", 0o100644, b"")])
+
+
+def _has(program):
+    return subprocess.run(["which", program], capture_output=True, check=False).returncode == 0
+
+
+def test_what_is_no_bzimage_is_refused():
+    with pytest.raises(ValueError, match="not a bzImage"):
+        payload_of(b"\0" * 4096)

@@ -1,0 +1,77 @@
+"""The xl text: nothing in a value can end the string it stands in."""
+
+import json
+import pathlib
+import shlex
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import differences
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import SpecError, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, quote, xl_config
+from hypothesis import given
+from hypothesis import strategies as st
+
+printable = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=60)
+
+
+def unquote(text):
+    """The inverse, as xl's lexer does it: read to the first bare quote, dropping backslashes."""
+    assert text[0] == '"'
+    out, at = [], 1
+    while text[at] != '"':
+        if text[at] == "\\":
+            at += 1
+        out.append(text[at])
+        at += 1
+    return "".join(out), text[at + 1 :]
+
+
+@given(printable)
+def test_a_quoted_string_reads_back_and_ends_where_it_should(text):
+    assert unquote(quote(text)) == (text, "")
+
+
+@given(st.sampled_from(["\n", "\r", "\0", "\x1b", "\x7f"]), printable)
+def test_control_characters_are_refused(bad, text):
+    with pytest.raises(ValueError):
+        quote(text + bad)
+
+
+@given(st.lists(printable.filter(bool), max_size=4))
+def test_arguments_come_back_as_words(words):
+    try:
+        domain = declaration_of({"name": "a", "kernel": "/k", "arguments": words}, "h").domain
+    except SpecError:
+        return
+    assert shlex.split(domain.arguments) == [word for word in words if word]
+    lines = [line for line in xl_config(domain).splitlines() if line.startswith("cmdline")]
+    if words:
+        assert unquote(lines[0][len("cmdline = ") :]) == (domain.arguments, "")
+
+
+def test_every_line_is_an_assignment():
+    options = {"name": "a", "kernel": '/k";type="pv', "arguments": ['";on_crash="restart"'], "disks": [{"path": '/x",y'}]}
+    text = xl_config(declaration_of(options, "h").domain)
+    keys = [line.split(" = ")[0] for line in text.splitlines() if not line.startswith("#")]
+    assert keys == ["name", "type", "uuid", "kernel", "memory", "maxmem", "vcpus", "cmdline", "disk", "on_poweroff", "on_reboot", "on_crash"]
+
+
+def test_what_xen_reported_is_what_was_declared():
+    """The JSON was printed by Xen 4.17's `xl list -l` for a domain made from this declaration."""
+    recorded = json.loads((pathlib.Path(__file__).parent / "xl-list.json").read_text())
+    options = {
+        "name": "w2",
+        "kernel": "/root/image.xen",
+        "memory": 128,
+        "vcpus": 2,
+        "on_poweroff": "preserve",
+        "on_crash": "destroy",
+        "interfaces": [
+            {"bridge": "xenbr0", "mac": "00:16:3e:11:22:33"},
+            {"bridge": "xenbr0", "mac": "00:16:3e:11:22:34"},
+        ],
+        "arguments": ["--name=a 'quoted' ünï word"],
+        "disks": [{"path": "/root/d.img", "access": "w"}, {"path": "/root/www,x.cfg"}],
+    }
+    declared = declaration_of(options, "h").domain
+    assert differences(declared, domain_from_libxl(recorded[0]["config"])) == []
