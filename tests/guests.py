@@ -35,9 +35,7 @@ def guest(code: bytes = IDLE, target: int | None = 6, pvh: bool = True, memory_s
         notes += note(b"Solo5", SOLO5_NOTE_MANIFEST, b"\0" * 4 + struct.pack("<II", 1, 1) + b"\0" * 4 + reserved)
     notes_at = 64 + 2 * 56
     code_at = 4096
-    header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, LOAD, 64, 0, 0, 64, 56, 2, 0, 0, 0
-    )
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, LOAD, 64, 0, 0, 64, 56, 2, 0, 0, 0)
     table = struct.pack("<IIQQQQQQ", 1, 5, code_at, LOAD, LOAD, len(code), max(memory_size, len(code)), 4096)
     table += struct.pack("<IIQQQQQQ", 4, 4, notes_at, 0, 0, len(notes), len(notes), 4)
     return (header + table + notes).ljust(code_at, b"\0") + code

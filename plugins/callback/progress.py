@@ -25,33 +25,34 @@ options:
 import os
 import threading
 import time
+from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 
 
-class CallbackModule(CallbackBase):
+class CallbackModule(CallbackBase):  # type: ignore[misc]
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "unikernels.xen.progress"
     CALLBACK_NEEDS_ENABLED = True
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self._began = time.monotonic()
         self._task_began = self._began
         self._task = ""
         self._ended = threading.Event()
 
-    def v2_playbook_on_start(self, playbook):
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         threading.Thread(target=self._tell, args=(self.get_option("every"),), daemon=True).start()
 
-    def v2_playbook_on_task_start(self, task, is_conditional):
+    def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         self._task, self._task_began = task.get_name().rsplit(" : ", 1)[-1], time.monotonic()
 
-    def v2_playbook_on_stats(self, stats):
+    def v2_playbook_on_stats(self, stats: Any) -> None:
         self._ended.set()
 
-    def _tell(self, every):
+    def _tell(self, every: int) -> None:
         told = 0
         while not self._ended.wait(0.5):
             elapsed = int(time.monotonic() - self._task_began)

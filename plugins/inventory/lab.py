@@ -72,22 +72,25 @@ hosts: 2
 
 import os
 import shlex
+from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
 PORT_STEP = 100
 # In QEMU's user network 10.0.2.0/24: 2 is the gateway, 3 the DNS forwarder, 15 the machine itself.
-WEB, DNS, VPN = "10.0.2.101", "10.0.2.102", "10.0.2.103"
+WEB = "10.0.2.101"
+DNS = "10.0.2.102"
+VPN = "10.0.2.103"
 
 
-class InventoryModule(BaseInventoryPlugin):
+class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
     NAME = "unikernels.xen.lab"
 
-    def verify_file(self, path):
-        return super().verify_file(path) and path.endswith(("lab.yml", "lab.yaml"))
+    def verify_file(self, path: str) -> bool:
+        return bool(super().verify_file(path)) and path.endswith(("lab.yml", "lab.yaml"))
 
-    def parse(self, inventory, loader, path, cache=True):
+    def parse(self, inventory: Any, loader: Any, path: str, cache: bool = True) -> None:
         super().parse(inventory, loader, path, cache)
         self._read_config_data(path)
         count = self.get_option("hosts")
@@ -104,7 +107,7 @@ class InventoryModule(BaseInventoryPlugin):
         for index in range(count):
             self._add_machine(f"xen{index + 1}", index * PORT_STEP, folder, cache_folder)
 
-    def _add_machine(self, name, shift, folder, cache_folder):
+    def _add_machine(self, name: str, shift: int, folder: str, cache_folder: str) -> None:
         ports = {kind: self.get_option(f"{kind}_port") + shift for kind in ("ssh", "http", "dns", "vpn")}
         known_hosts = os.path.join(folder, "machines", name, "known_hosts")
         variables = {

@@ -33,20 +33,21 @@ _raw:
 """
 
 import subprocess
+from typing import Any
 
 from ansible.plugins.lookup import LookupBase
 
 FORMAT = "$(ORIGIN)|$(COMPONENT)|$(REPO_URI)|$(RELEASE)"
 
 
-def lines_for(listing, suite):
+def lines_for(listing: str, suite: str) -> list[str]:
     """apt's targets (in FORMAT) as lines for another release: names such as trixie-security follow the release's."""
     found = []
     for line in listing.splitlines():
         parts = line.split("|")
         if len(parts) != 4 or parts[0] != "Debian" or parts[1] != "main":
             continue
-        own, dash, pocket = parts[3].partition("-")
+        _own, dash, pocket = parts[3].partition("-")
         if pocket not in ("", "updates", "security"):
             continue
         entry = f"deb {parts[2]} {suite}{dash}{pocket} main"
@@ -55,8 +56,8 @@ def lines_for(listing, suite):
     return found
 
 
-class LookupModule(LookupBase):
-    def run(self, terms, variables=None, **kwargs):
+class LookupModule(LookupBase):  # type: ignore[misc]
+    def run(self, terms: list[str], variables: Any = None, **kwargs: Any) -> list[str]:
         command = ["apt-get", "indextargets", "--format", FORMAT, "Created-By: Packages"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         return [entry for suite in terms for entry in lines_for(done.stdout, suite)]

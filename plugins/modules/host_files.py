@@ -85,13 +85,13 @@ import os
 import stat
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
 
-BEGIN, END = "# BEGIN unikernels.xen", "# END unikernels.xen"
+BEGIN = "# BEGIN unikernels.xen"
+END = "# END unikernels.xen"
 
 
-def with_block(text, block):
+def with_block(text: str, block: str) -> str:
     """``text`` with our block at its end, in place of the one that it has."""
     before, found, rest = text.partition(BEGIN + "\n")
     if found:
@@ -101,7 +101,7 @@ def with_block(text, block):
     return f"{before}{rest}{BEGIN}\n{block.rstrip()}\n{END}\n"
 
 
-def main():
+def main() -> None:
     entry = {"path": {"type": "path", "required": True}}
     file_options = {
         **entry,
@@ -117,7 +117,8 @@ def main():
         },
         supports_check_mode=True,
     )
-    changed, diffs = [], []
+    changed: list[str] = []
+    diffs: list[dict[str, str]] = []
     try:
         for folder in module.params["folders"]:
             path, mode = folder["path"], int(folder["mode"], 8)

@@ -86,11 +86,10 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
-
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, describe, image_path, put
 
 
-def download(module, url, folder):
+def download(module: AnsibleModule, url: str, folder: str) -> str:
     response, info = fetch_url(module, url, timeout=60)
     if info["status"] != 200:
         raise StoreError(f"url {url}: {info['msg']}")
@@ -103,7 +102,7 @@ def download(module, url, folder):
             file.write(block)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},

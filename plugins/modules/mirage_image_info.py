@@ -53,11 +53,10 @@ missing:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import listing
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},

@@ -96,6 +96,7 @@ import signal
 import socket
 import subprocess
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -157,18 +158,24 @@ def port_is_free(protocol: str, port: int) -> bool:
     return True
 
 
-def command_line(params: dict, accelerated: bool) -> list[str]:
+def command_line(params: dict[str, Any], accelerated: bool) -> list[str]:
     folder = params["folder"]
     forwards = [f"hostfwd=tcp:127.0.0.1:{params['ssh_port']}-10.0.2.15:22"]
     forwards += [
-        f"hostfwd={one['protocol']}:127.0.0.1:{one['port']}-{one['to_address']}:{one['to_port']}"
-        for one in params["forwards"]
+        f"hostfwd={one['protocol']}:127.0.0.1:{one['port']}-{one['to_address']}:{one['to_port']}" for one in params["forwards"]
     ]
     mac = "52:54:00:" + ":".join(hashlib.sha256(params["name"].encode()).hexdigest()[at : at + 2] for at in (0, 2, 4))
     # Other CPU models crash Xen under emulation; "-monitor" spares it an instruction that TCG lacks.
-    cpu = ["-accel", "kvm", "-cpu", "host"] if accelerated else [
-        "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "qemu64,+svm,+npt,+nx,-monitor",
-    ]
+    cpu = (
+        ["-accel", "kvm", "-cpu", "host"]
+        if accelerated
+        else [
+            "-accel",
+            "tcg,thread=multi,tb-size=512",
+            "-cpu",
+            "qemu64,+svm,+npt,+nx,-monitor",
+        ]
+    )
     path = {name: os.path.join(folder, name).replace(",", ",,") for name in ("overlay.qcow2", "console.log", "serial", "monitor")}
     return [
         "qemu-system-x86_64", "-name", params["name"], "-machine", "pc", *cpu,
@@ -240,7 +247,8 @@ def start(module: AnsibleModule) -> None:
             module.fail_json(msg=f"machine {params['name']} ended while it booted; its console ({console}):\n{tail(console)}")
         if time.monotonic() > until:
             module.fail_json(
-                msg=f"machine {params['name']}: no sshd after {params['boot_timeout']} s; its console ({console}) ends:\n{tail(console)}"
+                msg=f"machine {params['name']}: no sshd after {params['boot_timeout']} s;"
+                f" its console ({console}) ends:\n{tail(console)}"
             )
         time.sleep(0.5)
     module.exit_json(changed=changed, **result)

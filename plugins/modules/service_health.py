@@ -48,24 +48,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
-
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import SpecError, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration, SpecError, declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.health.checks import ask
 
 
-def wait_for(declaration):
+def wait_for(declaration: Declaration) -> str | None:
     """None when the service answered in time, else one line."""
-    until = time.monotonic() + declaration.health.within
+    health = declaration.health
+    if health is None:
+        return None
+    until = time.monotonic() + health.within
     while True:
-        answer = ask(declaration.health)
+        answer = ask(health)
         if answer is None:
             return None
         if time.monotonic() >= until:
-            return f"domain {declaration.name}: not healthy after {declaration.health.within} s: {answer}"
+            return f"domain {declaration.name}: not healthy after {health.within} s: {answer}"
         time.sleep(0.3)
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={"domains": {"type": "list", "elements": "dict", "required": True}}, supports_check_mode=True
     )
@@ -73,9 +75,7 @@ def main():
         declarations = [declaration_of({"kernel": "/", **one}, "") for one in module.params["domains"]]
     except SpecError as error:
         module.fail_json(msg=str(error))
-    asked = [
-        one for one in declarations if one.health and one.health.kind != "console" and one.state == "running"
-    ]
+    asked = [one for one in declarations if one.health and one.health.kind != "console" and one.state == "running"]
     with ThreadPoolExecutor(8) as pool:
         problems = [line for line in pool.map(wait_for, asked) if line]
     if problems:

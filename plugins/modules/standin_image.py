@@ -80,12 +80,11 @@ standin:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, build
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "service": {"type": "str", "choices": list(PROGRAMS), "required": True},

@@ -67,7 +67,6 @@ import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.host.interfaces import InterfacesError, bridged
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridges, networks_by_device, uplink
@@ -79,7 +78,8 @@ SWITCH = r"""#!/bin/sh
 # Written by unikernels.xen: put a bridge over the uplink; without a confirmation the old network returns.
 uplink=$1 bridge=$2 seconds=$3
 cd /var/lib/unikernels/network || exit 1
-put() { cp "$1" /etc/network/.interfaces.new && chmod 0644 /etc/network/.interfaces.new && sync && mv /etc/network/.interfaces.new /etc/network/interfaces; }
+new=/etc/network/.interfaces.new
+put() { cp "$1" "$new" && chmod 0644 "$new" && sync && mv "$new" /etc/network/interfaces; }
 sleep 1
 ifdown --force "$uplink"
 put new
@@ -100,7 +100,7 @@ echo "put back" >state
 """
 
 
-def state():
+def state() -> str:
     try:
         with open(os.path.join(FOLDER, "state"), encoding="ascii") as file:
             return file.read().strip()
@@ -108,11 +108,11 @@ def state():
         return ""
 
 
-def addresses(name):
+def addresses(name: str) -> list[str]:
     return networks_by_device().get(name, [])
 
 
-def confirm(module):
+def confirm(module: AnsibleModule) -> None:
     name = module.params["name"]
     if name not in bridges():
         module.fail_json(
@@ -130,7 +130,7 @@ def confirm(module):
     module.exit_json(changed=False, addresses=addresses(name))
 
 
-def begin(module, text, new, device):
+def begin(module: AnsibleModule, text: str, new: str, device: str) -> None:
     name, seconds = module.params["name"], module.params["confirm_within"]
     os.makedirs(FOLDER, mode=0o700, exist_ok=True)
     for leftover in ("confirmed", "state"):
@@ -152,7 +152,7 @@ def begin(module, text, new, device):
         module.fail_json(msg=f"bridge {name} did not come up, the old network was put back; see journalctl -u {UNIT}")
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "name": {"type": "str", "default": "xenbr0"},

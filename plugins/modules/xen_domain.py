@@ -217,7 +217,6 @@ console:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import DISK_FORMATS, EVENT_ACTIONS, STATES
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
 

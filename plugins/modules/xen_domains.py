@@ -91,7 +91,6 @@ domains:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
 
 

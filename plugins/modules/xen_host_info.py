@@ -108,12 +108,11 @@ import re
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
-
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.toolstack import Toolstack, ToolstackError
 
 
-def read(path):
+def read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read()
@@ -121,12 +120,12 @@ def read(path):
         return ""
 
 
-def os_release():
+def os_release() -> tuple[str, str]:
     found = dict(re.findall(r'^([A-Z_]+)="?(.*?)"?$', read("/etc/os-release"), re.MULTILINE))
     return found.get("ID", ""), found.get("VERSION_ID", "")
 
 
-def secure_boot():
+def secure_boot() -> bool:
     # The variable's value follows four bytes of attributes (Linux: Documentation/filesystems/efivarfs.rst).
     for path in glob.glob("/sys/firmware/efi/efivars/SecureBoot-*"):
         try:
@@ -137,7 +136,7 @@ def secure_boot():
     return False
 
 
-def network_style(device):
+def network_style(device: str) -> str:
     if re.search(rf"^\s*iface\s+{re.escape(device)}\s", read("/etc/network/interfaces"), re.MULTILINE):
         return "ifupdown"
     for style, pattern in (
@@ -151,11 +150,11 @@ def network_style(device):
     return "something unknown"
 
 
-def main():
+def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     toolstack = Toolstack()
     under_xen = toolstack.available()
-    xen = {}
+    xen: dict[str, str] = {}
     if under_xen and shutil.which("xl"):
         try:
             xen = dict(re.findall(r"^(\w+)\s*: (.*)$", toolstack.must("info"), re.MULTILINE))
@@ -163,7 +162,7 @@ def main():
             module.fail_json(msg=str(error))
     distribution, release = os_release()
     device = uplink()
-    memory = int(re.search(r"MemTotal:\s+(\d+)", read("/proc/meminfo") + "MemTotal: 0").group(1)) // 1024
+    memory = int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
     flags = re.search(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
     words = flags.group(1).split() if flags else []
     total = int(xen.get("total_memory", 0))

@@ -82,5 +82,7 @@ def test_a_block_is_replaced_not_repeated():
 
 
 def test_sources_follow_the_release():
-    listing = "Debian|main|http://m/debian/|bookworm\nDebian|main|http://m/sec/|bookworm-security\nOther|main|http://x/|nodistro\n"
+    listing = (
+        "Debian|main|http://m/debian/|bookworm\nDebian|main|http://m/sec/|bookworm-security\nOther|main|http://x/|nodistro\n"
+    )
     assert lines_for(listing, "trixie") == ["deb http://m/debian/ trixie main", "deb http://m/sec/ trixie-security main"]

@@ -30,7 +30,9 @@ def running(memory=64, name=NAME, state="running", domid=7):
     return Observed(domid, state, dataclasses.replace(declare(memory).domain, name=name))
 
 
-FOREIGN = Observed(3, "running", dataclasses.replace(declare().domain, name="database", uuid="6b1a2c54-9d96-4ee4-bd5d-42eb769bb076"))
+FOREIGN = Observed(
+    3, "running", dataclasses.replace(declare().domain, name="database", uuid="6b1a2c54-9d96-4ee4-bd5d-42eb769bb076")
+)
 
 
 class Died(Exception):
@@ -209,8 +211,8 @@ def test_a_foreign_domain_of_the_name_is_refused_unless_adopted():
 
 def test_without_room_for_two_the_old_one_ends_first():
     declaration = declare(96)
-    assert [step.action for step in plan(declaration, host(running(), free_memory=100)).steps][0] == "recreate"
-    assert [step.action for step in plan(declaration, host(running(), free_memory=200)).steps][0] == "replace"
+    assert plan(declaration, host(running(), free_memory=100)).steps[0].action == "recreate"
+    assert plan(declaration, host(running(), free_memory=200)).steps[0].action == "replace"
 
 
 def test_a_disk_open_for_writing_is_never_shared():

@@ -1,5 +1,6 @@
 """A kernel, an initramfs and a prefix become one image that says what it is."""
 
+import shutil
 import struct
 import subprocess
 
@@ -34,18 +35,13 @@ def test_the_entry_code_points_at_initramfs_and_kernel():
     assert struct.pack("<BI", 0xB8, 0x100000) + b"\xff\xe0" in code  # mov eax, kernel's entry; jmp eax
 
 
-def test_cpio_is_read_by_cpio(tmp_path):
+def test_cpio_is_read_by_cpio():
     archive = cpio([("dir", 0o040755, b""), ("dir/file", 0o100644, b"hello"), ("link", 0o120777, b"dir/file")])
-    (tmp_path / "a").write_bytes(archive)
-    listed = subprocess.run(["busybox", "cpio", "-t"], input=archive, capture_output=True, check=False) if _has("busybox") else None
-    if listed:
+    if shutil.which("cpio"):
+        listed = subprocess.run(["cpio", "-t"], input=archive, capture_output=True, check=False)
         assert listed.stdout.split() == [b"dir", b"dir/file", b"link"]
     assert archive.count(b"070701") == 4
     assert cpio([("b", 0o100644, b""), ("a", 0o100644, b"")]) == cpio([("a", 0o100644, b""), ("b", 0o100644, b"")])
-
-
-def _has(program):
-    return subprocess.run(["which", program], capture_output=True, check=False).returncode == 0
 
 
 def test_what_is_no_bzimage_is_refused():

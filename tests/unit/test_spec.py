@@ -85,7 +85,10 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"interfaces": [{"bridge": "xenbr0", "adress": "10.0.0.2/24"}]}, "unknown key 'adress'"),
         ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.2"}]}, "must be ADDRESS/PREFIX"),
         ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.255/24"}]}, "broadcast"),
-        ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.2/24", "gateway": "10.1.0.1"}]}, "is not in the interface's network"),
+        (
+            {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.2/24", "gateway": "10.1.0.1"}]},
+            "is not in the interface's network",
+        ),
         ({"interfaces": [{"mac": "00:16:3e:00:00:01"}]}, "interfaces[0]: bridge: is required"),
         ({"disks": [{"path": "d.img"}]}, "must be an absolute path"),
         ({"disks": [{"path": "/d", "format": "vdi"}]}, "must be one of raw, qcow2, vmdk"),

@@ -53,7 +53,20 @@ def test_every_line_is_an_assignment():
     options = {"name": "a", "kernel": '/k";type="pv', "arguments": ['";on_crash="restart"'], "disks": [{"path": '/x",y'}]}
     text = xl_config(declaration_of(options, "h").domain)
     keys = [line.split(" = ")[0] for line in text.splitlines() if not line.startswith("#")]
-    assert keys == ["name", "type", "uuid", "kernel", "memory", "maxmem", "vcpus", "cmdline", "disk", "on_poweroff", "on_reboot", "on_crash"]
+    assert keys == [
+        "name",
+        "type",
+        "uuid",
+        "kernel",
+        "memory",
+        "maxmem",
+        "vcpus",
+        "cmdline",
+        "disk",
+        "on_poweroff",
+        "on_reboot",
+        "on_crash",
+    ]
 
 
 def test_what_xen_reported_is_what_was_declared():

@@ -405,8 +405,7 @@ def clashes(declarations: list[Declaration]) -> list[str]:
             claims = [("name", declaration.name)]
             claims += [("MAC", interface.mac) for interface in declaration.domain.interfaces]
             claims += [
-                ("address", f"{ipaddress.ip_interface(address).ip} on {bridge}")
-                for bridge, address in declaration.addresses
+                ("address", f"{ipaddress.ip_interface(address).ip} on {bridge}") for bridge, address in declaration.addresses
             ]
         for what, value in claims:
             other = seen.setdefault((what, value), declaration.name)
@@ -431,8 +430,7 @@ def outside_networks(declarations: list[Declaration], networks: dict[str, list[s
             same = [network for network in own if network.version == ip.version]
             if same and not any(ip in network for network in same):
                 lines.append(
-                    f"domain {declaration.name}: address {ip} is outside the network of {bridge}"
-                    f" ({', '.join(map(str, same))})"
+                    f"domain {declaration.name}: address {ip} is outside the network of {bridge} ({', '.join(map(str, same))})"
                 )
             hosts = [one for one in networks.get(bridge, []) if ipaddress.ip_interface(one).ip == ip]
             if hosts:

@@ -72,9 +72,7 @@ def _action(config: dict[str, Any], event: str, default: str) -> str:
 def domain_from_libxl(config: dict[str, Any]) -> Domain:
     """The configuration part of one entry of ``xl list -l``; what libxl left out has libxl's default."""
     create, build = config.get("c_info", {}), config.get("b_info", {})
-    interfaces = tuple(
-        Interface(str(nic.get("bridge", "")), str(nic.get("mac", "")).lower()) for nic in config.get("nics", [])
-    )
+    interfaces = tuple(Interface(str(nic.get("bridge", "")), str(nic.get("mac", "")).lower()) for nic in config.get("nics", []))
     disks = tuple(
         Disk(
             path=str(disk.get("pdev_path", "")),

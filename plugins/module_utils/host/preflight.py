@@ -52,9 +52,7 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     return lines
 
 
-def placement_refusals(
-    declarations: list[Declaration], info: dict[str, Any], dom0_memory: int, bridge: str
-) -> list[str]:
+def placement_refusals(declarations: list[Declaration], info: dict[str, Any], dom0_memory: int, bridge: str) -> list[str]:
     """One line for each reason why what is declared can't run on the host, before anything on it changes."""
     networks = {name: list(addresses) for name, addresses in info["bridges"].items()}
     # The bridge will have the uplink's addresses.

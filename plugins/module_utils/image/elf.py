@@ -157,7 +157,10 @@ def inspect(data: bytes | mmap.mmap) -> Image:
             if section[1] == _SHT_NOTE and len(notes) < _MOST_NOTES:
                 notes += _notes(_slice(data, section[4], section[5], "a note section"), section[8])
 
-    target, abi_version, devices, description, entry = "pvh", None, (), "", None
+    target, description = "pvh", ""
+    abi_version: int | None = None
+    entry: int | None = None
+    devices: tuple[Device, ...] = ()
     for note in notes:
         if note.owner == b"Xen" and note.type == XEN_ELFNOTE_PHYS32_ENTRY and len(note.data) in (4, 8):
             entry = int.from_bytes(note.data, "little")

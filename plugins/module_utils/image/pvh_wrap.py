@@ -98,9 +98,7 @@ def wrap(vmlinux: bytes, initramfs: bytes, prefix: str, description: str) -> byt
     linux = inspect(vmlinux)
     header = _HEADER.unpack_from(vmlinux)
     program_at, count = header[5], header[10]
-    loads = [
-        _PROGRAM_HEADER.unpack_from(vmlinux, program_at + index * _PROGRAM_HEADER.size) for index in range(count)
-    ]
+    loads = [_PROGRAM_HEADER.unpack_from(vmlinux, program_at + index * _PROGRAM_HEADER.size) for index in range(count)]
     loads = [segment for segment in loads if segment[0] == 1]
     initramfs_at = _up(max(segment[4] + segment[6] for segment in loads), 2 << 20)
     code_at = _up(initramfs_at + len(initramfs), PAGE)

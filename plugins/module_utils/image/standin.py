@@ -72,9 +72,7 @@ def _debian_tree(cache: str, suite: str, sources: list[str]) -> str:
         command = ["mmdebstrap", "--quiet", "--variant=extract", "--mode=root", "--include=" + ",".join(PACKAGES)]
         command += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false"]
         command += [suite, os.path.join(work, "tree"), *sources]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False
-        )
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False)
         if done.returncode:
             last = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
             raise StoreError(f"mmdebstrap could not get Debian {suite}'s packages: {' '.join(last)}")

@@ -51,8 +51,10 @@ def _check_files(one: Plan, host: Host, missing: Callable[[str], None]) -> None:
             mode = os.stat(disk.path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
                 raise Refused(f"{where}: disks: {disk.path} is neither a file nor a block device")
-            if disk.format != "raw" and not glob.glob("/usr/l*/xen*/bin/qemu-system-i386") and not os.path.exists(
-                "/usr/bin/qemu-system-i386"
+            if (
+                disk.format != "raw"
+                and not glob.glob("/usr/l*/xen*/bin/qemu-system-i386")
+                and not os.path.exists("/usr/bin/qemu-system-i386")
             ):
                 raise Refused(
                     f"{where}: disks: format {disk.format} needs QEMU in Dom0: install qemu-system-xen,"
@@ -82,7 +84,7 @@ def _check_strangers(declarations: list[Declaration], host: Host) -> None:
 
 
 def _carry_out(one: Plan, toolstack: Toolstack, lock: Lock) -> dict[str, Any]:
-    done = []
+    done: list[str] = []
     for step in one.steps:
         try:
             toolstack.perform(step, one.declaration, lock)

@@ -54,8 +54,6 @@ class Lock:
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, text, 0)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.ftruncate(self._handle, 0)
         os.close(self._handle)

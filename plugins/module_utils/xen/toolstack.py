@@ -47,9 +47,7 @@ def _last_words(text: str) -> str:
 
 
 class Toolstack:
-    def __init__(
-        self, definitions: str = DEFINITIONS, autostart: str = AUTOSTART, consoles: str = CONSOLES
-    ) -> None:
+    def __init__(self, definitions: str = DEFINITIONS, autostart: str = AUTOSTART, consoles: str = CONSOLES) -> None:
         self.definitions = definitions
         self.autostart_folder = autostart
         self.consoles = consoles
@@ -397,4 +395,3 @@ def _tail(console: list[str]) -> str:
     if not console:
         return "; its console is empty or not logged"
     return "; its console ends: " + " | ".join(console[-4:])
-
