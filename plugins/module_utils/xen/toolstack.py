@@ -29,6 +29,10 @@ XL_SECONDS = 180
 # xl's own words for states, by the letter in the fifth column of `xl list`.
 _LETTERS = (("d", "dying"), ("s", "shutdown"), ("c", "shutdown"), ("p", "paused"))
 CONSOLE_LINES = 10
+# SHUTDOWN_reboot in Xen's public header xen/include/public/sched.h; a triple fault counts as one.
+_REASON_REBOOT = "1"
+# xl's daemon takes a moment to build a rebooting domain anew; meanwhile its name is in no list.
+REBOOT_SECONDS = 30
 
 
 class ToolstackError(Exception):
@@ -143,13 +147,13 @@ class Toolstack:
         return os.path.join(self.definitions, name + ".cfg")
 
     def state_of(self, name: str) -> str:
-        """running, paused, shutdown, dying, or gone: one process for one domain."""
-        code, out, _err = self.xl("list", name)
-        lines = out.splitlines()
-        if code or len(lines) < 2:
+        """running, paused, rebooting, shutdown, dying, or gone: one process for one domain."""
+        code, out, _err = self.xl("list", "-v", name)
+        found = re.search(r"\s([a-z-]{6})\s+[0-9.]+\s+[0-9a-f-]{36}\s+(\S+)", out)
+        if code or not found:
             return "gone"
-        letters = lines[1].split()[-2]
-        return next((state for letter, state in _LETTERS if letter in letters), "running")
+        state = next((state for letter, state in _LETTERS if letter in found.group(1)), "running")
+        return "rebooting" if state == "shutdown" and found.group(2) == _REASON_REBOOT else state
 
     # -- performing ------------------------------------------------------------------------------
 
@@ -320,9 +324,13 @@ class Toolstack:
         began = time.monotonic()
         bound = health.within if health else declaration.settle
         answer: str | None = "no answer yet"
+        returns = "restart" in declaration.domain.on_reboot
         while True:
             state = self.state_of(declaration.name)
-            if state not in ("running",):
+            if state == "rebooting" and returns:
+                # It asked to be started again (a triple fault asks so too), and xl's daemon does it.
+                state = self._wait(declaration.name, ("running",), REBOOT_SECONDS)
+            if state != "running":
                 raise self._died(declaration, state, time.monotonic() - began, mark)
             if health:
                 answer = self._ask(health, declaration.name, mark)

@@ -1,0 +1,126 @@
+"""What the README promises, in its order: it answers, a second run changes nothing, it comes back."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+
+from .conftest import PORTS, dig, http, playbook, run, wait_until
+
+SERVICES = {"www", "dns", "vpn"}
+
+
+def changed(done):
+    return done.counts["xen1"]["changed"]
+
+
+def test_check_mode_works_on_a_fresh_machine(site):
+    assert site.fresh_check.counts["xen1"]["failed"] == 0
+    # What it predicts: Xen is installed, the bridge made, the machine rebooted, the domains made.
+    assert site.fresh_check.counts["xen1"]["changed"] >= 5
+
+
+def test_three_services_answer(site):
+    assert "It answers" in http()
+    assert dig() == "10.0.2.101"
+    assert dig("+tcp") == "10.0.2.101"
+
+
+def test_it_says_plainly_that_standins_run(site):
+    assert site.stdout.count("runs a STAND-IN, not a unikernel") == 3
+    assert "What to type next:" in site.stdout
+
+
+def test_the_resolver_refuses_nothing_it_is_for_and_answers_nxdomain(site):
+    done = run("dig", "+time=3", "@127.0.0.1", "-p", str(PORTS["DNS"]), "nosuch.lab.example", "A")
+    assert "status: NXDOMAIN" in done.stdout
+
+
+def profile(site):
+    return re.search(r"openvpn --config (\S+\.ovpn)", site.stdout).group(1)
+
+
+def test_the_vpn_carries_a_ping(site):
+    path = profile(site)
+    assert os.stat(path).st_mode & 0o077 == 0, "a profile has a private key in it"
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    client = subprocess.Popen([*sudo, "openvpn", "--config", path, "--dev", "tun-test"], stdout=subprocess.PIPE, text=True)
+    try:
+        wait_until(
+            lambda: run("ping", "-c", "1", "-W", "1", "10.8.0.1", check=False).returncode == 0, 60, "a ping through the tunnel"
+        )
+    finally:
+        client.send_signal(signal.SIGTERM)
+        client.wait(20)
+
+
+def test_no_secret_is_printed(site):
+    for text in (site.stdout, site.stderr, site.fresh_check.stdout):
+        assert "PRIVATE KEY" not in text
+        assert "Static key" not in text
+
+
+def test_private_keys_are_private_on_the_host(dom0):
+    modes = dom0("stat -c %a /var/lib/unikernels/disks /var/lib/unikernels/disks/vpn-*.img /etc/xen/unikernels/*.cfg").split()
+    assert set(modes) == {"700", "600"}
+
+
+def test_a_second_run_changes_nothing(site, dom0):
+    before = dom0.domains()
+    second = playbook("site.yml")
+    assert changed(second) == 0
+    assert dom0.domains() == before
+
+
+def test_check_mode_on_a_converged_host_predicts_nothing(site):
+    assert changed(playbook("site.yml", "--check", "--diff")) == 0
+
+
+def test_a_destroyed_domain_comes_back(site, dom0):
+    before = dom0.domains()
+    dom0("xl destroy www")
+    assert changed(playbook("site.yml", "--tags", "deploy")) == 1
+    after = dom0.domains()
+    assert set(after) == SERVICES
+    assert (after["dns"], after["vpn"]) == (before["dns"], before["vpn"]), "the others are not touched"
+    assert "It answers" in http()
+
+
+def test_a_kernel_swapped_by_hand_is_put_right(site, dom0):
+    config = dom0("cat /etc/xen/unikernels/www.cfg")
+    other = re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/dns.cfg")).group(1)
+    own = re.search(r'kernel = "(.*)"', config).group(1)
+    dom0("cat >/root/swapped.cfg && xl destroy www && xl create /root/swapped.cfg", data=config.replace(own, other))
+    predicted = playbook("site.yml", "--tags", "deploy", "--check", "--diff")
+    assert changed(predicted) == 1
+    assert other in predicted.stdout and own in predicted.stdout, "--diff shows which kernel runs and which should"
+    playbook("site.yml", "--tags", "deploy")
+    assert own in dom0("xl list -l www")
+    assert "It answers" in http()
+
+
+def test_killed_in_the_middle_the_next_run_converges(site, dom0):
+    """kill -9 of the whole run while it replaces a domain; nothing is left over."""
+    own = re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/www.cfg")).group(1)
+    arguments = ["-e", '{"web_arguments": {"name": "killed"}}']
+    victim = subprocess.Popen(
+        ["ansible-playbook", "playbooks/deploy.yml", *arguments], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    wait_until(lambda: any("~" in name for name in dom0.domains()), 240, "a domain that stands by")
+    os.killpg(victim.pid, signal.SIGKILL)
+    dom0("pkill -9 -f AnsiballZ || pkill -9 -f ansible", check=False)
+    victim.wait(30)
+    playbook("site.yml", "--tags", "deploy")
+    assert set(dom0.domains()) == SERVICES, "no paused or nameless leftover"
+    assert own in dom0("xl list -l www")
+    assert "killed" not in dom0("xl list -l www")
+    assert changed(playbook("site.yml", "--tags", "deploy")) == 0
+
+
+def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):
+    dom0("systemctl reboot", check=False)
+    time.sleep(5)
+    wait_until(lambda: "It answers" in http() and dig() == "10.0.2.101", 600, "the services after a reboot")
+    wait_until(lambda: set(dom0.domains()) == SERVICES, 120, "all three domains")
+    assert changed(playbook("site.yml")) == 0
