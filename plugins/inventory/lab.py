@@ -77,6 +77,14 @@ from typing import Any
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
+try:
+    from ansible.template import trust_as_template
+except ImportError:  # ansible-core before 2.19 trusts what an inventory says
+
+    def trust_as_template(value: Any) -> Any:
+        return value
+
+
 PORT_STEP = 100
 # In QEMU's user network 10.0.2.0/24: 2 is the gateway, 3 the DNS forwarder, 15 the machine itself.
 WEB = "10.0.2.101"
@@ -101,6 +109,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         for group in ("lab", "xen_hosts"):
             inventory.add_group(group)
         inventory.set_variable("lab", "lab_cache", cache_folder)
+        # Where the lab's declarations find their files, whoever links to this inventory.
+        inventory.set_variable("lab", "lab_inventory", os.path.dirname(os.path.realpath(path)))
         inventory.set_variable("lab", "lab_folder", folder)
         inventory.set_variable("lab", "lab_memory", self.get_option("memory"))
         inventory.set_variable("lab", "lab_suite", self.get_option("suite"))
@@ -132,4 +142,5 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         for group in ("lab", "xen_hosts"):
             self.inventory.add_host(name, group=group)
         for key, value in variables.items():
-            self.inventory.set_variable(name, key, value)
+            # Untrusted text is exported as a mapping, which readers such as testinfra don't expect.
+            self.inventory.set_variable(name, key, trust_as_template(value) if isinstance(value, str) else value)
