@@ -1,0 +1,175 @@
+"""Bad input: one clear line, exit code not zero, before any host is changed. The commands are the user's."""
+
+import hashlib
+import json
+import os
+import socket
+import urllib.parse
+
+import pytest
+
+from tests.guests import guest
+
+from .conftest import PORTS, playbook, run
+
+LOCAL = ["ansible", "localhost", "-c", "local", "-e", "ansible_python_interpreter=/usr/bin/python3", "-m"]
+
+
+def unikernel(**changes):
+    return {"name": "extra", "image": "extra", "memory": 32, "interfaces": [], **changes}
+
+
+def interface(address="10.0.2.110/24", **more):
+    return {"bridge": "xenbr0", "address": address, **more}
+
+
+@pytest.fixture
+def refused(dom0, tmp_path):
+    """Run site.yml with more variables; it must fail with the words, in one line, and change nothing."""
+
+    def site(words, variables, before_hosts=True):
+        image = tmp_path / "good.xen"
+        if not image.exists():
+            image.write_bytes(guest())
+        variables = {"unikernel_images": {"extra": {"file": str(image)}}, **variables}
+        path = tmp_path / "variables.json"
+        path.write_text(json.dumps(variables))
+        before = dom0.domains()
+        done = playbook("site.yml", "-e", f"@{path}", check=False)
+        output = " ".join((done.stdout + done.stderr).split())
+        assert done.returncode != 0
+        assert words in output, output[-3000:]
+        assert "Traceback" not in output
+        assert done.counts["xen1"]["changed"] == 0
+        assert dom0.domains() == before
+        if before_hosts:
+            assert "Boot the machine" not in done.stdout, "a host was asked before the refusal"
+
+    return site
+
+
+@pytest.mark.parametrize(
+    ("unikernels", "words"),
+    [
+        ([unikernel(memroy=32)], "xen1: domain extra: unknown key 'memroy'; known are"),
+        ([unikernel(), unikernel()], "domain extra: declared twice"),
+        ([unikernel(name="www")], "domain www: declared twice"),
+        (
+            [
+                unikernel(interfaces=[interface(mac="00:16:3e:00:00:01")]),
+                unikernel(name="b", interfaces=[interface("10.0.2.111/24", mac="00:16:3e:00:00:01")]),
+            ],
+            "domains extra and b have the same MAC 00:16:3e:00:00:01",
+        ),
+        ([unikernel(interfaces=[interface("10.0.2.101/24")])], "have the same address 10.0.2.101 on xenbr0"),
+        ([unikernel(arguments=["--hello=a\nb"])], "must not contain a newline"),
+        ([unikernel(image="nosuch")], "image: 'nosuch' is not in unikernel_images"),
+    ],
+)
+def test_a_wrong_declaration(refused, unikernels, words):
+    refused(words, {"unikernels": unikernels})
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"#!/bin/sh\n", "not an ELF file"),
+        (guest()[:4097], "the file is truncated"),
+        (guest(target=1), "built for Solo5 target 'hvt'"),
+        (guest(pvh=False), "no PVH entry"),
+    ],
+)
+def test_a_wrong_image(refused, tmp_path, data, words):
+    path = tmp_path / "image.xen"
+    path.write_bytes(data)
+    refused(words, {"unikernels": [unikernel()], "unikernel_images": {"extra": {"file": str(path)}}})
+
+
+def test_an_image_with_another_digest(refused, tmp_path):
+    path = tmp_path / "image.xen"
+    path.write_bytes(guest())
+    images = {"extra": {"file": str(path), "sha256": "0" * 64}}
+    words = f"its sha256 is {hashlib.sha256(guest()).hexdigest()}, declared is {'0' * 64}"
+    refused(words, {"unikernels": [unikernel()], "unikernel_images": images})
+    images = {"extra": {"url": f"http://127.0.0.1:1/{urllib.parse.quote('x')}", "sha256": "0" * 64}}
+    refused("url http://127.0.0.1:1/x", {"unikernels": [unikernel()], "unikernel_images": images})
+
+
+def test_an_address_outside_the_bridge_network(refused):
+    words = "domain extra: address 192.0.2.7 is outside the network of xenbr0 (10.0.2.0/24)"
+    refused(words, {"unikernels": [unikernel(interfaces=[interface("192.0.2.7/24")])]}, before_hosts=False)
+
+
+def test_more_memory_than_the_host_has_left(refused):
+    refused("MiB beside Dom0: declare less memory", {"unikernels": [unikernel(memory=100000)]}, before_hosts=False)
+
+
+def test_a_host_that_is_not_debian(refused, dom0):
+    dom0("cp /usr/lib/os-release /root/os-release && sed -i 's/^ID=.*/ID=fedora/' /usr/lib/os-release")
+    try:
+        refused("xen1: runs fedora 12; xen_host supports Debian 12 and 13", {}, before_hosts=False)
+    finally:
+        dom0("cp /root/os-release /usr/lib/os-release")
+
+
+def test_a_host_without_hardware_virtualization(tmp_path):
+    """Where this machine has none it is itself the host that is refused."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        flags = file.read().split()
+    if "svm" in flags or "vmx" in flags:
+        pytest.skip("this machine has VT-x or AMD-V; the refusal is in the unit tests")
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(json.dumps({"xen_hosts": {"hosts": {"here": {"ansible_connection": "local", "unikernels": []}}}}))
+    done = playbook("-i", str(inventory), "site.yml", check=False)
+    assert done.returncode != 0
+    assert "here: has no VT-x or AMD-V: enable virtualization in the firmware's setup" in " ".join(done.stdout.split())
+    assert done.counts["here"]["changed"] == 0
+
+
+def machine(tmp_path, path=None, **options):
+    arguments = json.dumps({"name": "bad", "folder": str(tmp_path / "bad"), "disk": "/nosuch.qcow2", **options})
+    book = tmp_path / "machine.yml"
+    task = {"unikernels.xen.qemu_machine": json.loads(arguments)}
+    if path is not None:
+        task["environment"] = {"PATH": path}
+    book.write_text(json.dumps([{"hosts": "localhost", "gather_facts": False, "connection": "local",
+                                 "vars": {"ansible_python_interpreter": "/usr/bin/python3"}, "tasks": [task]}]))  # fmt: skip
+    done = playbook(str(book), check=False)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stdout + done.stderr
+    return " ".join(done.stdout.split())
+
+
+def test_qemu_is_missing(tmp_path):
+    assert "qemu-system-x86_64 is missing on the controller: apt-get install" in machine(tmp_path, path="/nowhere")
+
+
+def test_a_port_of_the_lab_is_in_use(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert f"port {port}/tcp on 127.0.0.1 is in use by another program" in machine(tmp_path, ssh_port=port)
+
+
+def test_no_disk_space_for_the_lab(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("needs a small file system of its own, which only root can mount")
+    small = tmp_path / "bad"
+    small.mkdir()
+    if run("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(small), check=False).returncode:
+        pytest.skip("this machine forbids mounts")
+    try:
+        assert "MiB of disk space left, the lab needs 4096 MiB" in machine(tmp_path, ssh_port=PORTS["SSH"] + 7)
+    finally:
+        run("umount", str(small))
+
+
+def test_no_network_to_the_package_mirror(tmp_path):
+    options = {
+        "lab_cache": str(tmp_path),
+        "lab_folder": str(tmp_path / "lab"),
+        "lab_sources": ["deb http://127.0.0.1:1/debian bookworm main"],
+    }
+    done = playbook("playbooks/lab.yml", "-e", json.dumps(options), check=False)
+    assert done.returncode != 0
+    assert "The lab's disk could not be made from Debian's packages: E:" in " ".join(done.stdout.split())
+    assert not list((tmp_path / "disks").iterdir())
