@@ -69,6 +69,7 @@ EXAMPLES = r"""
     name: xen1
     folder: "{{ lab_folder }}/machines/xen1"
     disk: "{{ lab_folder }}/disks/bookworm.qcow2"
+    ssh_port: "{{ lab_ssh_port }}"
 
 - name: Remove it
   unikernels.xen.qemu_machine:

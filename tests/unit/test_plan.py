@@ -103,6 +103,9 @@ class Model:
             self.state(name, "running")
         elif step.action == "confirm":
             self.end(name + PREVIOUS)
+        elif step.action == "prove":
+            self.tick()
+            assert self.domains[name].state == "running"
         elif step.action in ("pause", "unpause"):
             self.state(name, "paused" if step.action == "pause" else "running")
         elif step.action == "define":

@@ -6,7 +6,8 @@
 
 The life of one domain, as this file decides it:
 
-- not there: define, create, autostart;
+- not there: create, define, autostart; the definition is written when the domain has proved itself,
+  so a domain without one is proved (again) by the next run;
 - there and as declared: nothing;
 - there and different: replace. The new one is built paused beside it as ``NAME~next``; the old
   one is paused and renamed ``NAME~prev``, the new one takes the name and runs; when it has proved
@@ -92,6 +93,7 @@ ACTIONS = (
     "destroy",  # at once: a leftover, or a shell of a domain that has ended
     "put_back",  # the run that died had not proved the new domain: the old one returns
     "confirm",  # the run that died had switched: prove the new domain, then end the old one
+    "prove",  # it runs as declared, but no run has yet seen it healthy
     "create",
     "replace",
     "recreate",  # replace without room for two: end the old one first
@@ -190,8 +192,8 @@ def plan(declaration: Declaration, host: Host) -> Plan:
             steps += define + _remove(name, current)
         elif current is None or not current.alive:
             steps += [Step("destroy", name)] if current else []
-            steps += define
             steps.append(Step("create", name, wanted))
+            steps += define
         elif differences(wanted, current.domain):
             room = host.free_memory >= wanted.memory + OVERHEAD_MIB
             writes = {disk.path for disk in current.domain.disks + wanted.disks if disk.access == "w"}
@@ -202,11 +204,13 @@ def plan(declaration: Declaration, host: Host) -> Plan:
         else:
             if confirm:
                 steps.append(Step("confirm", name, wanted))
-            steps += define
+            elif define and declaration.state == current.state == "running":
+                steps.append(Step("prove", name, wanted))
             if declaration.state == "running" and current.state == "paused":
                 steps.append(Step("unpause", name))
             elif declaration.state == "paused" and current.state == "running":
                 steps.append(Step("pause", name))
+            steps += define
         if declaration.autostart and name not in host.autostart:
             steps.append(Step("autostart", name))
         elif not declaration.autostart and name in host.autostart and declaration.state != "stopped":

@@ -164,6 +164,7 @@ class Toolstack:
             "destroy": lambda step, _declaration: self.destroy(step.name),
             "put_back": lambda step, _declaration: self.put_back(step.name),
             "confirm": self._confirm,
+            "prove": lambda _step, declaration: self.prove(declaration, 0),
             "create": self._create,
             "replace": self._replace,
             "recreate": self._recreate,
@@ -283,6 +284,9 @@ class Toolstack:
                     self.must("pause", name)
             raise ToolstackError(f"{error}; the former domain was put back and runs", console, True) from error
         self.destroy(name + PREVIOUS)
+        for leftover in (NEXT, PREVIOUS):  # of the moment in which they had those names
+            if os.path.exists(self.console_path(name + leftover)):
+                os.unlink(self.console_path(name + leftover))
 
     def _recreate(self, step: Step, declaration: Declaration) -> None:
         assert step.domain is not None
@@ -291,7 +295,7 @@ class Toolstack:
             self._create(step, declaration)
         except ToolstackError as error:
             console = error.console or self.console_lines(step.name)
-            if not step.text or self.definitions == "":
+            if not step.text:
                 raise
             if self.state_of(step.name) != "gone":
                 self.destroy(step.name)
