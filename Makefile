@@ -54,6 +54,9 @@ test: setup ## everything that CI checks
 lint: setup ## ansible-lint, yamllint, ruff, mypy
 	@$(RUN) tests/run lint
 
+sanity: setup ## ansible-test's sanity tests, as far as they need no download
+	@$(RUN) tests/run sanity
+
 unit: setup ## the pure parts, in seconds
 	@$(RUN) tests/run unit
 
@@ -66,4 +69,4 @@ molecule: setup ## the scenarios of role developers
 clean: ## remove what make setup made
 	rm -rf $(VENV) $(VENV).log .ansible
 
-.PHONY: help setup site lab lab-down lab-ssh lab-console test lint unit integration molecule clean
+.PHONY: help setup site lab lab-down lab-ssh lab-console test lint sanity unit integration molecule clean

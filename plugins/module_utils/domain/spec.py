@@ -336,6 +336,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
     reader = _Reader(f"domain {name}", options)
     reader.known += ["name", "arguments"]
     if kernel is not None:
+        reader.known += ROLE_KEYS
         reader.options["kernel"] = kernel
     state = reader.choice("state", "running", STATES)
     path = reader.text("kernel", "" if state == "absent" else None)

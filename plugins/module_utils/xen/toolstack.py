@@ -245,8 +245,7 @@ class Toolstack:
             raise ToolstackError(f"domain {domain.name}: it was built, but is {state}")
 
     def _create(self, step: Step, declaration: Declaration) -> None:
-        assert step.domain is not None
-        self._build(step.domain, step.name)
+        self._build(step.domain or declaration.domain, step.name)
         if declaration.state == "running":
             self._start(declaration)
 
@@ -259,10 +258,9 @@ class Toolstack:
         self.prove(declaration, mark)
 
     def _replace(self, step: Step, declaration: Declaration) -> None:
-        assert step.domain is not None
         name = step.name
         was_running = self.state_of(name) == "running"
-        self._build(step.domain, name + NEXT)
+        self._build(step.domain or declaration.domain, name + NEXT)
         self.must("pause", name)
         try:
             self.must("rename", name, name + PREVIOUS)
@@ -289,7 +287,6 @@ class Toolstack:
                 os.unlink(self.console_path(name + leftover))
 
     def _recreate(self, step: Step, declaration: Declaration) -> None:
-        assert step.domain is not None
         self.stop(step.name, declaration.shutdown_timeout)
         try:
             self._create(step, declaration)

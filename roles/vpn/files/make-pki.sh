@@ -10,7 +10,7 @@ cd "$folder"
 exec 9>.lock
 flock 9
 run_easyrsa() {
-  env PATH=$PATH:/usr/share/easy-rsa EASYRSA=$folder EASYRSA_PKI=$folder/pki EASYRSA_BATCH=1 EASYRSA_SILENT=1 \
+  env "PATH=$PATH:/usr/share/easy-rsa" "EASYRSA=$folder" "EASYRSA_PKI=$folder/pki" EASYRSA_BATCH=1 EASYRSA_SILENT=1 \
     EASYRSA_ALGO=ec EASYRSA_CURVE=prime256v1 EASYRSA_CA_EXPIRE=3650 EASYRSA_CERT_EXPIRE=1825 \
     ${ca_name:+"EASYRSA_REQ_CN=$ca_name"} easyrsa "$@" >easyrsa.log 2>&1 || { cat easyrsa.log >&2; exit 1; }
 }
