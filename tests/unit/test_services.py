@@ -1,0 +1,31 @@
+"""Mistakes in a service's own variables."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.filter.services import dns_problems, vpn_problems
+
+ZONES = {"lab.example": "@ IN SOA ns hostmaster 1 2 3 4 5\n"}
+
+
+def test_right_ones():
+    assert dns_problems(["10.0.2.3", "2001:db8::1"], ZONES) == []
+    assert vpn_problems("10.8.0.0/24", "vpn.example.net", 1194, ["alice", "bob-2"]) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (dns_problems(["dns.example"], {}), "dns_forward: 'dns.example' is not an address"),
+        (dns_problems([], {"a b": ZONES["lab.example"]}), "'a b' is not the name of a zone"),
+        (dns_problems([], {"lab.example": "www IN A 10.0.0.1"}), "has no SOA record"),
+        (vpn_problems("10.8.0.1/24", "v", 1194, []), "is not an IPv4 network"),
+        (vpn_problems("10.8.0.0/30", "v", 1194, []), "too small"),
+        (vpn_problems("10.8.0.0/24", "v\nup /bin/sh", 1194, []), "neither a name nor an address"),
+        (vpn_problems("10.8.0.0/24", "v", "80 80", []), "is not a port"),
+        (vpn_problems("10.8.0.0/24", "v", 1194, ["../x"]), "vpn_clients: '../x' must be"),
+        (vpn_problems("10.8.0.0/24", "v", 1194, ["server"]), "not 'server'"),
+    ],
+)
+def test_each_mistake_is_one_line(lines, words):
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert "\n" not in lines[0]
