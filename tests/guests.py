@@ -24,15 +24,18 @@ def note(owner: bytes, kind: int, data: bytes) -> bytes:
     return struct.pack("<III", len(name), len(data), kind) + pad(name) + pad(data)
 
 
-def guest(code: bytes = IDLE, target: int | None = 6, pvh: bool = True, memory_size: int = 4096) -> bytes:
-    """An ELF image; ``target`` is Solo5's number (6 is xen), None leaves its notes out."""
+def guest(
+    code: bytes = IDLE, target: int | None = 6, pvh: bool = True, memory_size: int = 4096, blocks: tuple[bytes, ...] = ()
+) -> bytes:
+    """An ELF image; ``target`` is Solo5's number (6 is xen), None leaves its notes out; ``blocks`` names devices."""
     notes = b""
     if pvh:
         notes += note(b"Xen", XEN_ELFNOTE_PHYS32_ENTRY, struct.pack("<I", LOAD))
     if target is not None:
         notes += note(b"Solo5", SOLO5_NOTE_ABI, struct.pack("<II", target, 2))
-        reserved = b"\0" * 68 + struct.pack("<I", 1 << 30) + b"\0" * 32
-        notes += note(b"Solo5", SOLO5_NOTE_MANIFEST, b"\0" * 4 + struct.pack("<II", 1, 1) + b"\0" * 4 + reserved)
+        entries = [(b"", 1 << 30), *((name, 1) for name in blocks)]
+        manifest = b"".join(name.ljust(68, b"\0") + struct.pack("<I", kind) + b"\0" * 32 for name, kind in entries)
+        notes += note(b"Solo5", SOLO5_NOTE_MANIFEST, b"\0" * 4 + struct.pack("<II", 1, len(entries)) + manifest)
     notes_at = 64 + 2 * 56
     code_at = 4096
     header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, LOAD, 64, 0, 0, 64, 56, 2, 0, 0, 0)

@@ -1,7 +1,7 @@
 """What an image says of itself; and that no bytes make the reader stumble."""
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import ImageError, inspect, inspect_file
+from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import Device, ImageError, inspect, inspect_file
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +12,7 @@ def test_a_solo5_image_for_xen():
     image = inspect(guest())
     assert (image.target, image.abi_version, image.entry, image.memory_size) == ("xen", 2, 0x100000, 4096)
     assert image.devices == ()
+    assert inspect(guest(blocks=(b"storage",))).devices == (Device("storage", "block"),)
 
 
 def test_another_pvh_kernel():

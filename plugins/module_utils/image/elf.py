@@ -33,6 +33,8 @@ _EM_386, _EM_X86_64 = 3, 62
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+# Four bytes of padding, version, number of entries; then name[68], type and 32 bytes for each.
+_MANIFEST_ENTRIES_AT = 12
 _MANIFEST_ENTRY_SIZE = 104
 # A hostile file may claim any number of anything; real images have a handful.
 _MOST_NOTES = 256
@@ -102,7 +104,7 @@ def _manifest(data: bytes) -> tuple[Device, ...]:
     count = struct.unpack_from("<I", data, 8)[0]
     devices = []
     for index in range(min(count, _MOST_DEVICES)):
-        at = 16 + index * _MANIFEST_ENTRY_SIZE
+        at = _MANIFEST_ENTRIES_AT + index * _MANIFEST_ENTRY_SIZE
         if at + _MANIFEST_ENTRY_SIZE > len(data):
             break
         kind = struct.unpack_from("<I", data, at + 68)[0]
