@@ -21,6 +21,11 @@ def test_check_mode_works_on_a_fresh_machine(site):
     assert site.fresh_check.counts["xen1"]["changed"] >= 5
 
 
+def test_a_bridge_that_does_not_come_up_is_undone(site):
+    assert site.failed_bridge.returncode != 0
+    assert "did not come up, the old network was put back" in " ".join(site.failed_bridge.stdout.split())
+
+
 def test_three_services_answer(site):
     assert "It answers" in http()
     assert dig() == "10.0.2.101"

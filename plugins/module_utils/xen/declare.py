@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 import platform
 import stat
@@ -23,6 +22,8 @@ from .toolstack import CONSOLE_LINES, Toolstack, ToolstackError
 
 # libxl does one domain's device set-up after the other anyway; waiting for guests is what overlaps.
 WORKERS = 4
+# Where Debian's libxl looks for the QEMU that serves qcow2 and vmdk disks.
+QEMU = "/usr/libexec/xen-qemu-system-i386"
 
 
 class Refused(Exception):
@@ -51,14 +52,10 @@ def _check_files(one: Plan, host: Host, missing: Callable[[str], None]) -> None:
             mode = os.stat(disk.path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
                 raise Refused(f"{where}: disks: {disk.path} is neither a file nor a block device")
-            if (
-                disk.format != "raw"
-                and not glob.glob("/usr/l*/xen*/bin/qemu-system-i386")
-                and not os.path.exists("/usr/bin/qemu-system-i386")
-            ):
+            if disk.format != "raw" and not os.path.exists(QEMU):
                 raise Refused(
-                    f"{where}: disks: format {disk.format} needs QEMU in Dom0: install qemu-system-xen,"
-                    " or convert the disk to raw with qemu-img"
+                    f"{where}: disks: format {disk.format} needs QEMU in Dom0: set xen_host_qemu: true (package"
+                    " qemu-system-xen), or convert the disk to raw with qemu-img"
                 )
             for other in host.domains:
                 if other.domain.name.split("~")[0] != domain.name and any(

@@ -7,7 +7,12 @@ set -eu
 suite=$1 key=$2 size=$3 output=$4
 shift 4
 
-work=$(mktemp -d "$output.XXXXXX")
+# One builder at a time; what a killed one left is removed by the next.
+exec 9>"$output.lock"
+flock 9
+[ ! -e "$output" ] || exit 0
+rm -rf "$output".work.*
+work=$(mktemp -d "$output.work.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
 
