@@ -157,8 +157,8 @@ def test_bad_input_is_one_line_and_changes_nothing(domain, dom0, options, words)
 
 
 def test_a_second_run_at_once_waits_or_says_who_works(domain, dom0):
-    holder = "flock /run/unikernels-xen.lock sleep 20 >/dev/null 2>&1 &"
+    holder = "flock /run/unikernels-xen.lock sleep 60 >/dev/null 2>&1 &"
     dom0(f"nohup sh -c '{holder}' >/dev/null 2>&1; sleep 1")
     refused = domain(lock_timeout=1, check=False)
     assert "another run works on this host" in refused.stdout
-    assert changed(domain(lock_timeout=90)) == 1
+    assert changed(domain(lock_timeout=180)) == 1
