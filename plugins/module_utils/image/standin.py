@@ -167,6 +167,14 @@ def key_of(service: str, files: str, content: str | None, suite: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _give_to_invoker(*paths: str) -> None:
+    """Root is needed for mmdebstrap alone; what is left belongs to the user who called sudo."""
+    owner = os.environ.get("SUDO_UID", "")
+    if os.geteuid() == 0 and owner.isdigit():
+        for path in paths:
+            os.chown(path, int(owner), -1)
+
+
 def build(
     store: str, cache: str, service: str, files: str, content: str | None, suite: str, sources: list[str], check: bool
 ) -> tuple[bool, dict[str, Any]]:
@@ -187,14 +195,16 @@ def build(
         raise StoreError(f"Debian {suite}'s packages brought no kernel: remove {tree} and run again")
     vmlinux = _vmlinux(kernels[0])
     description = f"stand-in for {service}: {os.path.basename(kernels[0])} with {os.path.basename(PROGRAMS[service])}"
-    image = wrap(vmlinux, _initramfs(tree, service, files, content), PREFIX, description)
+    joined = wrap(vmlinux, _initramfs(tree, service, files, content), PREFIX, description)
     os.makedirs(cache, exist_ok=True)
     draft = os.path.join(cache, f".draft-{service}-{os.getpid()}")
     try:
-        write_whole(draft, image, 0o644)
+        write_whole(draft, joined, 0o644)
         changed, manifest = put(store, draft, None, {"name": service, "key": key, "source": "standin"}, False)
     finally:
         if os.path.exists(draft):
             os.unlink(draft)
     write_whole(built, manifest["sha256"].encode(), 0o644)
+    image = manifest["path"]
+    _give_to_invoker(cache, built, store, image, os.path.splitext(image)[0] + ".json")
     return changed, manifest
