@@ -99,30 +99,38 @@ class Toolstack:
             return False
 
     def observe(self) -> Host:
-        """All domains with the configuration they really run with: two processes, whatever their number."""
-        states: dict[int, str] = {}
+        """All domains with the configuration they really run with: three processes, whatever their number."""
+        for _attempt in range(5):
+            states, configurations = self._states(), self._configurations()
+            # A domain that is being built or torn down is in one list and not in the other, for a moment.
+            if set(states) == set(configurations):
+                break
+            time.sleep(1)
+        return Host(
+            domains=tuple(Observed(domid, states[domid], domain) for domid, domain in configurations.items() if domid in states),
+            definitions=self._definitions(),
+            autostart=self._autostarted(),
+            free_memory=int(self.must("info", "free_memory").strip() or 0),
+        )
+
+    def _states(self) -> dict[int, str]:
+        """Domain id -> state, without Domain-0."""
+        found = {}
         for line in self.must("list").splitlines()[1:]:
-            found = re.match(r"(.*?)\s+(\d+)\s+(\d+)\s+(\d+)\s+([a-z-]{6})\s", line)
-            if found:
-                letters = found.group(5)
-                states[int(found.group(2))] = next((state for letter, state in _LETTERS if letter in letters), "running")
-        domains = []
-        # xl fails for one domain that dies while it lists and still prints the rest.
+            columns = re.match(r".*?\s+(\d+)\s+\d+\s+\d+\s+([a-z-]{6})\s", line)
+            if columns and columns.group(1) != "0":
+                letters = columns.group(2)
+                found[int(columns.group(1))] = next((state for letter, state in _LETTERS if letter in letters), "running")
+        return found
+
+    def _configurations(self) -> dict[int, Domain]:
+        """Domain id -> what it runs with, without Domain-0. xl fails for one that dies meanwhile and prints the rest."""
         code, out, err = self.xl("list", "-l")
         try:
             entries = json.loads(out) if out.strip() else []
         except ValueError as error:
             raise ToolstackError(f"'xl list -l' printed no JSON ({code}): {_last_words(err) or error}") from error
-        for entry in entries:
-            domid = int(entry.get("domid", 0))
-            if domid and domid in states:
-                domains.append(Observed(domid, states[domid], domain_from_libxl(entry.get("config", {}))))
-        return Host(
-            domains=tuple(domains),
-            definitions=self._definitions(),
-            autostart=self._autostarted(),
-            free_memory=int(self.must("info", "free_memory").strip() or 0),
-        )
+        return {int(entry["domid"]): domain_from_libxl(entry.get("config", {})) for entry in entries if entry.get("domid")}
 
     def _definitions(self) -> dict[str, str]:
         found = {}
