@@ -6,7 +6,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Relative names only: the clone's path may have spaces, and make's targets may not.
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
-CACHE := $${XDG_CACHE_HOME:-$$HOME/.cache}/unikernels.xen
+CACHE := $$HOME/.cache/unikernels.xen
 PACKAGES := python3 python3-venv qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs openssh-client \
 	easy-rsa openvpn openssl xz-utils lz4 zstd curl bind9-dnsutils iputils-ping git ca-certificates
 LAB_MACHINE ?= xen1
