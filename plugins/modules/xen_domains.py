@@ -33,6 +33,10 @@ options:
     description: Remove domains that this collection made and that are not in O(domains). Others are never touched.
     type: bool
     default: false
+  parallel:
+    description: How many domains are worked on at once. Most of the time goes into waiting for guests to boot.
+    type: int
+    default: 4
   lock_timeout:
     description: Seconds to wait for another run on the same host.
     type: int
@@ -99,13 +103,23 @@ def main() -> None:
         argument_spec={
             "domains": {"type": "list", "elements": "dict", "required": True},
             "purge": {"type": "bool", "default": False},
+            "parallel": {"type": "int", "default": 4},
             "lock_timeout": {"type": "int", "default": 60},
         },
         supports_check_mode=True,
     )
     params = module.params
+    if not 1 <= params["parallel"] <= 64:
+        module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
     try:
-        results = declare(params["domains"], module.check_mode, module.warn, params["purge"], params["lock_timeout"])
+        results = declare(
+            params["domains"],
+            module.check_mode,
+            module.warn,
+            params["purge"],
+            params["lock_timeout"],
+            params["parallel"],
+        )
     except Refused as refusal:
         module.fail_json(msg=str(refusal))
     diffs = {side: {one["name"]: one["diff"][side] for one in results if one["changed"]} for side in ("before", "after")}

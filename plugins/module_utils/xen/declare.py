@@ -20,8 +20,6 @@ from .journal import Lock, LockError
 from .network import bridge_networks
 from .toolstack import CONSOLE_LINES, Toolstack, ToolstackError
 
-# libxl does one domain's device set-up after the other anyway; waiting for guests is what overlaps.
-WORKERS = 4
 # Where Debian's libxl looks for the QEMU that serves qcow2 and vmdk disks.
 QEMU = "/usr/libexec/xen-qemu-system-i386"
 
@@ -99,9 +97,16 @@ def _carry_out(one: Plan, toolstack: Toolstack, lock: Lock) -> dict[str, Any]:
 
 
 def declare(
-    options: list[dict[str, Any]], check: bool, warn: Callable[[str], None], purge: bool = False, lock_timeout: int = 60
+    options: list[dict[str, Any]],
+    check: bool,
+    warn: Callable[[str], None],
+    purge: bool = False,
+    lock_timeout: int = 60,
+    parallel: int = 1,
 ) -> list[dict[str, Any]]:
     """Make every domain of ``options`` what it is declared to be. Raise `Refused` before anything changes.
+
+    At most ``parallel`` domains are worked on at once.
 
     Returns for each: name, changed, failed, steps, diff {before, after}, and msg, console,
     rolled_back when it failed.
@@ -121,16 +126,21 @@ def declare(
         warn("this host does not run under Xen yet: predicting for a host without domains")
         return [_result(plan(one, Host(free_memory=1 << 30)), check=True) for one in declarations]
     if check:
-        return _run(declarations, toolstack, None, warn, purge)
+        return _run(declarations, toolstack, None, warn, purge, parallel)
     try:
         with Lock(lock_timeout) as lock:
-            return _run(declarations, toolstack, lock, warn, purge)
+            return _run(declarations, toolstack, lock, warn, purge, parallel)
     except LockError as error:
         raise Refused(str(error)) from error
 
 
 def _run(
-    declarations: list[Declaration], toolstack: Toolstack, lock: Lock | None, warn: Callable[[str], None], purge: bool
+    declarations: list[Declaration],
+    toolstack: Toolstack,
+    lock: Lock | None,
+    warn: Callable[[str], None],
+    purge: bool,
+    parallel: int,
 ) -> list[dict[str, Any]]:
     def missing(line: str) -> None:
         if lock:
@@ -160,7 +170,7 @@ def _run(
     if lock is None:
         return [_result(one, check=True) for one in plans]
     held = lock
-    with ThreadPoolExecutor(WORKERS) as pool:
+    with ThreadPoolExecutor(parallel) as pool:
         outcomes = list(pool.map(lambda one: _carry_out(one, toolstack, held), plans))
     return [{**_result(one, check=False), **outcome} for one, outcome in zip(plans, outcomes)]
 

@@ -24,6 +24,7 @@ from .journal import Lock
 DEFINITIONS = "/etc/xen/unikernels"
 AUTOSTART = "/etc/xen/auto"
 CONSOLES = "/var/log/xen/console"
+XL_LOGS = "/var/log/xen"
 # Far above what was measured under emulation (5.7 s for a create with a vif); below it xl is stuck.
 XL_SECONDS = 180
 # xl's own words for states, by the letter in the fifth column of `xl list`.
@@ -336,7 +337,7 @@ class Toolstack:
         returns = "restart" in declaration.domain.on_reboot
         while True:
             state = self.state_of(declaration.name)
-            if state == "rebooting" and returns:
+            if returns and (state == "rebooting" or (state == "gone" and self._restarting(declaration.name))):
                 # It asked to be started again (a triple fault asks so too), and xl's daemon does it.
                 state = self._wait(declaration.name, ("running",), REBOOT_SECONDS)
             if state != "running":
@@ -353,6 +354,18 @@ class Toolstack:
             raise ToolstackError(
                 f"domain {declaration.name}: it runs, but is not healthy after {bound} s: {answer}{_tail(console)}", console
             )
+
+    @staticmethod
+    def _restarting(name: str) -> bool:
+        """Does the daemon that xl leaves for each domain say that it builds it anew? Its log has the name at creation."""
+        for path in (f"{XL_LOGS}/xl-{name}.log", f"{XL_LOGS}/xl-{name}{NEXT}.log"):
+            try:
+                with open(path, encoding="utf-8", errors="replace") as file:
+                    if "is restart" in "".join(file.readlines()[-3:]):
+                        return True
+            except OSError:
+                continue
+        return False
 
     def _ask(self, health: Health, name: str, mark: int) -> str | None:
         if health.kind != "console":
