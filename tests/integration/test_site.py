@@ -95,7 +95,7 @@ def test_a_kernel_swapped_by_hand_is_put_right(site, dom0):
     config = dom0("cat /etc/xen/unikernels/www.cfg")
     other = re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/dns.cfg")).group(1)
     own = re.search(r'kernel = "(.*)"', config).group(1)
-    dom0("cat >/root/swapped.cfg && xl destroy www && xl create /root/swapped.cfg", data=config.replace(own, other))
+    dom0("cat >/root/swapped.cfg && xl destroy www && xl create -p /root/swapped.cfg", data=config.replace(own, other))
     predicted = playbook("site.yml", "--tags", "deploy", "--check", "--diff")
     assert changed(predicted) == 1
     assert other in predicted.stdout and own in predicted.stdout, "--diff shows which kernel runs and which should"
