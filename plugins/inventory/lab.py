@@ -126,8 +126,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             "ansible_user": "root",
             "ansible_ssh_private_key_file": os.path.join(cache_folder, "key"),
             # A machine of the lab is made here and now; its key is learnt at the first connection and kept.
+            # QEMU's user network does not tell ssh that a machine has rebooted: ssh must ask.
             "ansible_ssh_common_args": "-o StrictHostKeyChecking=accept-new -o "
-            + shlex.quote(f'UserKnownHostsFile="{known_hosts}"'),
+            + shlex.quote(f'UserKnownHostsFile="{known_hosts}"')
+            + " -o ServerAliveInterval=15 -o ServerAliveCountMax=4",
             "lab_ssh_port": ports["ssh"],
             "lab_http_port": ports["http"],
             "lab_dns_port": ports["dns"],

@@ -40,7 +40,7 @@ class Dom0:
         variables = json.loads(run("ansible-inventory", "--host", "xen1").stdout)
         self.command = [
             "ssh", "-q", "-i", variables["ansible_ssh_private_key_file"], "-p", str(variables["ansible_port"]),
-            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "root@127.0.0.1",
+            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "root@127.0.0.1",
         ]  # fmt: skip
 
     def __call__(self, command, check=True, timeout=300, data=None):
