@@ -38,10 +38,11 @@ class Dom0:
 
     def __init__(self):
         variables = json.loads(run("ansible-inventory", "--host", "xen1").stdout)
-        self.command = [
-            "ssh", "-q", "-i", variables["ansible_ssh_private_key_file"], "-p", str(variables["ansible_port"]),
-            "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=20", "-o", "ServerAliveInterval=15", "root@127.0.0.1",
-        ]  # fmt: skip
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=20", "ServerAliveInterval=15"]
+        self.command = ["ssh", "-q", "-i", variables["ansible_ssh_private_key_file"], "-p", str(variables["ansible_port"])]
+        for option in options:
+            self.command += ["-o", option]
+        self.command.append("root@127.0.0.1")
 
     def __call__(self, command, check=True, timeout=300, data=None):
         done = subprocess.run([*self.command, command], capture_output=True, text=True, timeout=timeout, check=False, input=data)
