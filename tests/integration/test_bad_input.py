@@ -78,6 +78,7 @@ def test_a_wrong_declaration(refused, unikernels, words):
         (guest(target=1), "built for Solo5 target 'hvt'"),
         (guest(pvh=False), "no PVH entry"),
     ],
+    ids=["script", "truncated", "hvt", "no-pvh"],
 )
 def test_a_wrong_image(refused, tmp_path, data, words):
     path = tmp_path / "image.xen"
