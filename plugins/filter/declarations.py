@@ -10,13 +10,10 @@ import ipaddress
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
-    ROLE_KEYS,
-    Declaration,
-    SpecError,
-    clashes,
-    declaration_of,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes import clashes
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
 from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight
 
 IMAGE_KEYS = ("file", "url", "sha256", "standin", "content")

@@ -48,7 +48,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration, SpecError, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
 from ansible_collections.unikernels.xen.plugins.module_utils.health.checks import ask
 
 

@@ -67,7 +67,7 @@ import os
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import BRIDGE
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import DEVICE
 from ansible_collections.unikernels.xen.plugins.module_utils.host.interfaces import InterfacesError, bridged
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridges, networks_by_device, uplink
@@ -165,7 +165,7 @@ def main() -> None:
     )
     name = module.params["name"]
     for option in ("name", "uplink"):
-        if module.params[option] and not BRIDGE.fullmatch(module.params[option]):
+        if module.params[option] and not DEVICE.fullmatch(module.params[option]):
             module.fail_json(msg=f"{option}: {module.params[option]!r} is not the name of a network device")
     if module.params["confirm"]:
         confirm(module)

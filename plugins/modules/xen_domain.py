@@ -13,9 +13,11 @@ description:
   - Makes one PVH domain what is declared, whatever runs now.
   - What is declared is compared with what Xen reports of the running domain (kernel, boot arguments, memory, devices),
     never with a file.
-  - A unikernel can't be changed in place. When something differs, the new domain is built and paused beside the old one,
-    takes its name, and must prove itself (O(health), O(settle)) before the old one is destroyed. If it does not, the old
-    one runs again and the task fails with O(ignore:rolled_back) true. Without memory for two domains the old one is ended first.
+  - A unikernel can't be changed in place. When something differs, the new domain is built beside the old one, takes its
+    name and its place on the bridge, and must prove itself (O(health), O(settle)) before the old one is destroyed. If it
+    does not, the old one runs again and the task fails with RV(rolled_back) true. See O(update).
+  - Every option that is not given has the default that is documented here, in a running domain as well; what was
+    declared before and is not any more is taken back.
   - Domain-0 and domains that this collection did not make are never touched, unless O(adopt=true).
 author:
   - unikernels.xen authors (@unikernels)
@@ -46,6 +48,14 @@ options:
       - Whether the domain is started when the host boots.
       - By default true for O(state=running) and O(state=paused).
     type: bool
+  type:
+    description: V(pvh) for unikernels and other PVH kernels, V(pv) for a paravirtualized kernel.
+    type: str
+    choices: [pvh, pv]
+    default: pvh
+  uuid:
+    description: UUID of the domain. By default derived from host and name, so that it never changes.
+    type: str
   kernel:
     description:
       - Path on the host of a kernel that Xen can boot as PVH, for example an image in the store that
@@ -55,10 +65,26 @@ options:
     description: Memory in MiB.
     type: int
     default: 64
+  maxmem:
+    description: Most memory in MiB that the guest may take later, if it has a balloon driver. By default as O(memory).
+    type: int
   vcpus:
     description: Number of virtual CPUs. A unikernel uses one.
     type: int
     default: 1
+  cpus:
+    description:
+      - CPUs that the domain may run on, as in V(0-3,^1,8) or V(all).
+      - A host may narrow it for all domains (C(vm.cpumask) in xl.conf).
+    type: str
+  cpu_weight:
+    description: Share of CPU time when CPUs are scarce; a domain with 512 gets twice that of one with 256.
+    type: int
+    default: 256
+  cap:
+    description: Most CPU time in percent of one CPU; V(0) for no limit.
+    type: int
+    default: 0
   arguments:
     description:
       - Boot arguments, as a list of words or a mapping, in which C(port 80) becomes C(--port=80), true gives the bare
@@ -91,32 +117,75 @@ options:
       gateway6:
         description: IPv6 gateway beside O(interfaces[].address6).
         type: str
+      ip:
+        description:
+          - Addresses for the hotplug script, separated by spaces; with Xen's own scripts a filter against other addresses.
+          - What the unikernel itself uses is O(interfaces[].address).
+        type: str
+      rate:
+        description: Most that the domain may send, as in V(10Mb/s) or V(500KB/s@20ms).
+        type: str
+      script:
+        description: Hotplug script, a name in C(/etc/xen/scripts) or a path. By default that of xl.conf.
+        type: str
+      vifname:
+        description: Name of the network device in Dom0. With it a domain can't be replaced beside its former self (O(update)).
+        type: str
+      mtu:
+        description: MTU of the interface. V(1500) is the bridge's.
+        type: int
       group:
         description: Mirage's name for the interface when it has several, as in C(--management-ipv4=).
         type: str
   disks:
-    description: Virtual disks, in their order.
+    description:
+      - Virtual disks, in their order.
+      - A disk whose file is not there is made, once, when O(disks[].size), O(disks[].source) or O(disks[].content) says how.
+        What is there is never overwritten.
     type: list
     elements: dict
     default: []
     suboptions:
       path:
-        description: File or block device on the host.
+        description: File or block device on the host. Required, except with O(disks[].content).
         type: path
-        required: true
       vdev:
         description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
         type: str
       format:
-        description: V(qcow2) and V(vmdk) need QEMU in Dom0.
+        description: V(qcow2) needs QEMU in Dom0 (C(xen_host_qemu)).
         type: str
-        choices: [raw, qcow2, vmdk]
+        choices: [raw, qcow2]
         default: raw
       access:
         description: V(r) read-only, V(w) read and write. A disk that is written belongs to one domain alone.
         type: str
         choices: [r, w]
         default: r
+      size:
+        description:
+          - Size in MiB. A new file is empty and sparse; one that is smaller is grown, for which its domain is started anew.
+          - Shrinking is refused.
+        type: int
+      source:
+        description:
+          - File on the host that a new disk is a copy of. What xl can't attach (vmdk, vhd, vdi) and qcow2 for a raw
+            disk is converted by C(qemu-img), once.
+        type: path
+      content:
+        description:
+          - Text that the unikernel reads from sector 0 of a read-only disk, padded with zeros to whole sectors; for example
+            the configuration of a VPN endpoint.
+          - The file is kept with mode 0600 and named after the content, so other content is another disk, and replaces
+            the domain. It goes when no domain uses it any more.
+        type: str
+  disks_on_absent:
+    description:
+      - With O(state=absent), V(remove) deletes the files of those O(disks) that this module can make. Files named after
+        their content go in any case.
+    type: str
+    choices: [keep, remove]
+    default: keep
   on_poweroff:
     description: What Xen does when the domain ends by itself.
     type: str
@@ -132,11 +201,45 @@ options:
     type: str
     choices: [destroy, restart, rename-restart, preserve, coredump-destroy, coredump-restart]
     default: preserve
+  extra_config:
+    description:
+      - The escape, a mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
+      - Xen does not report these, so they are compared with the definition that the running domain was proved with.
+    type: dict
+  update:
+    description:
+      - How a domain that differs gets replaced.
+      - V(standby) builds the new domain, paused, beside the old one. Then, in one short moment, the old one leaves the bridge
+        and the new one runs under the declared name. Without memory for both, or when both would write one disk, this is
+        V(recreate).
+      - V(warm) is V(standby), but the new domain boots first, with its interfaces off the bridge, until a line on its
+        console matches O(ready). The service is away for milliseconds. It is for unikernels that need no network to start.
+      - V(recreate) ends the old domain first. If the new one fails the old one is started again.
+      - V(never) reports in RV(differs) and changes nothing of the running domain.
+    type: str
+    choices: [standby, warm, recreate, never]
+    default: standby
+  ready:
+    description: With O(update=warm), a regular expression for the console's line that tells that the domain has booted.
+    type: str
+  ready_within:
+    description: With O(update=warm), seconds to wait for that line before the attempt is given up.
+    type: int
+    default: 60
+  live:
+    description:
+      - Change the running domain where Xen can, with V(cpus), V(cpu_weight), V(cap), V(vcpus) up to those it was made
+        with, and disks and interfaces that come or go.
+      - A guest has to take part in the last three; unikernels do not. One that does not is told back and the task fails.
+      - By default everything replaces the domain, so that what runs is what a start would bring.
+    type: bool
+    default: false
   health:
     description:
       - How a started domain proves that it serves, asked from the host in the real protocol.
       - Exactly one of C(http) (a URL, with C(status)), C(tcp) (ADDRESS:PORT), C(dns) (NAME@ADDRESS, with C(answer)),
-        C(openvpn) (ADDRESS:PORT) or C(console) (a regular expression), and C(within), seconds, 30 by default.
+        C(openvpn) (ADDRESS:PORT), C(console) (a regular expression) or C(command) (a list, a program on the host with its
+        arguments, which ends with 0), and C(within), seconds, 30 by default.
     type: dict
   settle:
     description: Without O(health), for how many seconds a started domain is watched. One that ends in this time has failed.
@@ -156,7 +259,8 @@ options:
     default: 60
 seealso:
   - module: unikernels.xen.xen_domains
-  - module: unikernels.xen.xen_host_info
+  - module: unikernels.xen.xen_domain_info
+  - module: unikernels.xen.xen_console
 """
 
 EXAMPLES = r"""
@@ -174,6 +278,38 @@ EXAMPLES = r"""
     health:
       http: http://10.0.2.101/
       within: 120
+
+- name: Give it more memory, without a gap in its service
+  unikernels.xen.xen_domain:
+    name: www
+    kernel: "{{ web_kernel }}"
+    memory: 144
+    interfaces:
+      - bridge: xenbr0
+        address: 10.0.2.101/24
+        gateway: 10.0.2.2
+        rate: 100Mb/s
+    arguments:
+      port: 80
+    update: warm
+    ready: "www: ready|web: ready"
+    health:
+      http: http://10.0.2.101/
+      within: 120
+
+- name: A domain with a disk of its own and a configuration that it reads from another
+  unikernels.xen.xen_domain:
+    name: www
+    kernel: "{{ web_kernel }}"
+    memory: 128
+    cpu_weight: 512
+    disks:
+      - path: /var/lib/unikernels/disks/www-data.img
+        size: 8
+        access: w
+      - content: |
+          # what the unikernel reads from sector 0
+    state: paused
 
 - name: Keep its definition, but stop it and don't start it at boot
   unikernels.xen.xen_domain:
@@ -205,6 +341,17 @@ steps:
   type: list
   elements: str
   sample: [replace www, define www]
+differs:
+  description: The options in which the running domain was not what is declared.
+  returned: always
+  type: list
+  elements: str
+  sample: [kernel]
+downtime_ms:
+  description: Milliseconds without service, from the switch to the first healthy answer (without O(health), until it ran).
+  returned: when a running domain was replaced
+  type: int
+  sample: 180
 rolled_back:
   description: Whether the former domain was put back after a failure.
   returned: failure
@@ -217,7 +364,13 @@ console:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import DISK_FORMATS, EVENT_ACTIONS, STATES
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
+    DISK_FORMATS,
+    EVENT_ACTIONS,
+    STATES,
+    TYPES,
+    UPDATES,
+)
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
 
 INTERFACE = {
@@ -227,13 +380,22 @@ INTERFACE = {
     "gateway": {"type": "str"},
     "address6": {"type": "str"},
     "gateway6": {"type": "str"},
+    "ip": {"type": "str"},
+    "rate": {"type": "str"},
+    "script": {"type": "str"},
+    "vifname": {"type": "str"},
+    "mtu": {"type": "int"},
     "group": {"type": "str"},
 }
 DISK = {
-    "path": {"type": "path", "required": True},
+    "path": {"type": "path"},
     "vdev": {"type": "str"},
     "format": {"type": "str", "choices": list(DISK_FORMATS), "default": "raw"},
     "access": {"type": "str", "choices": ["r", "w"], "default": "r"},
+    "size": {"type": "int"},
+    "source": {"type": "path"},
+    # Often keys; in no log.
+    "content": {"type": "str", "no_log": True},
 }
 
 
@@ -244,15 +406,27 @@ def main() -> None:
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES), "default": "running"},
             "autostart": {"type": "bool"},
+            "type": {"type": "str", "choices": list(TYPES), "default": "pvh"},
+            "uuid": {"type": "str"},
             "kernel": {"type": "path"},
             "memory": {"type": "int", "default": 64},
+            "maxmem": {"type": "int"},
             "vcpus": {"type": "int", "default": 1},
+            "cpus": {"type": "str"},
+            "cpu_weight": {"type": "int", "default": 256},
+            "cap": {"type": "int", "default": 0},
             "arguments": {"type": "raw"},
             "interfaces": {"type": "list", "elements": "dict", "default": [], "options": INTERFACE},
             "disks": {"type": "list", "elements": "dict", "default": [], "options": DISK},
             "on_poweroff": {**event, "default": "destroy"},
             "on_reboot": {**event, "default": "restart"},
             "on_crash": {**event, "default": "preserve"},
+            "disks_on_absent": {"type": "str", "choices": ["keep", "remove"], "default": "keep"},
+            "extra_config": {"type": "dict"},
+            "update": {"type": "str", "choices": list(UPDATES), "default": "standby"},
+            "ready": {"type": "str"},
+            "ready_within": {"type": "int", "default": 60},
+            "live": {"type": "bool", "default": False},
             "health": {"type": "dict"},
             "settle": {"type": "int", "default": 2},
             "shutdown_timeout": {"type": "int", "default": 10},

@@ -109,7 +109,8 @@ import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.toolstack import Toolstack, ToolstackError
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError, must
 
 
 def read(path: str) -> str:
@@ -152,12 +153,11 @@ def network_style(device: str) -> str:
 
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
-    toolstack = Toolstack()
-    under_xen = toolstack.available()
+    under_xen = available()
     xen: dict[str, str] = {}
     if under_xen and shutil.which("xl"):
         try:
-            xen = dict(re.findall(r"^(\w+)\s*: (.*)$", toolstack.must("info"), re.MULTILINE))
+            xen = dict(re.findall(r"^(\w+)\s*: (.*)$", must("info"), re.MULTILINE))
         except ToolstackError as error:
             module.fail_json(msg=str(error))
     distribution, release = os_release()

@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import (
     Host,
     Observed,
@@ -10,7 +12,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import 
     memory_shortage,
     plan,
 )
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS, SpecError, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,7 @@
 """Which machine may become a host, and what fits on it."""
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import host_refusals, placement_refusals
 
 INFO = {

@@ -6,11 +6,12 @@
 
 The life of one domain, as this file decides it:
 
-- not there: create, define, autostart; the definition is written when the domain has proved itself,
-  so a domain without one is proved (again) by the next run;
+- not there: make its disks, create, define, autostart; the definition is written when the domain has
+  proved itself, so a domain without one is proved (again) by the next run;
 - there and as declared: nothing;
-- there and different: replace. The new one is built paused beside it as ``NAME~next``; the old
-  one is paused and renamed ``NAME~prev``, the new one takes the name and runs; when it has proved
+- there and different, and ``live`` allows it and Xen can do it: the running domain is changed;
+- there and different: replace. The new one is built paused beside it as ``NAME~next``; the old one
+  becomes ``NAME~prev`` and leaves the bridge, the new one takes the name and runs; when it has proved
   itself the old one is destroyed, else the old one is put back;
 - a run that died leaves these names behind; the next plan begins by clearing them up.
 """
@@ -22,8 +23,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from .spec import NEXT, PREVIOUS, Declaration, Domain, SpecError, owned
-from .xl_config import xl_config
+from .cpus import cpu_set, cpu_text
+from .options import SpecError
+from .spec import DISKS, NEXT, PREVIOUS, Declaration, Disk, Domain, Interface, Origin, owned
+from .xl_config import extra_config, xl_config
 
 # What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
 OVERHEAD_MIB = 12
@@ -32,14 +35,21 @@ _COMPARED = (
     "type",
     "kernel",
     "memory",
+    "maxmem",
     "vcpus",
+    "cpus",
+    "cpu_weight",
+    "cap",
     "arguments",
     "interfaces",
     "disks",
     "on_poweroff",
     "on_reboot",
     "on_crash",
+    "extra_config",
 )
+# What Xen can change in a running domain, and devices where the guest takes part.
+_LIVE = {"vcpus", "cpus", "cpu_weight", "cap", "interfaces", "disks"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,9 @@ class Observed:
     domid: int
     state: str
     domain: Domain
+    max_vcpus: int = 0  # 0: as many as it uses
+    shutdown_reason: str = ""
+    cpu_seconds: float = 0.0
 
     @property
     def alive(self) -> bool:
@@ -57,12 +70,16 @@ class Observed:
 
 @dataclass(frozen=True)
 class Host:
-    """Everything that was observed on one host in one go. Memory in MiB."""
+    """Everything that was observed on one host in one go. Memory in MiB, files in bytes."""
 
     domains: tuple[Observed, ...] = ()
     definitions: dict[str, str] = field(default_factory=dict)
     autostart: frozenset[str] = frozenset()
     free_memory: int = 0
+    cpus: int = 0  # 0: not known
+    default_cpus: str = ""  # where xl.conf lets domains run; "": everywhere
+    disk_sizes: dict[str, int] = field(default_factory=dict)  # of the files that are there
+    content_disks: tuple[str, ...] = ()  # paths of all disks made from content
 
     def find(self, name: str) -> Observed | None:
         return next((one for one in self.domains if one.domain.name == name), None)
@@ -83,9 +100,12 @@ class Step:
     name: str
     domain: Domain | None = None
     text: str = ""
+    item: str = ""  # what of the domain, in --check's words
+    device: Disk | Interface | None = None
+    origins: tuple[Origin, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.action} {self.name}"
+        return " ".join(filter(None, (self.action, self.name, self.item)))
 
 
 # In the words of --check's output; toolstack.Toolstack has one method for each.
@@ -94,9 +114,15 @@ ACTIONS = (
     "put_back",  # the run that died had not proved the new domain: the old one returns
     "confirm",  # the run that died had switched: prove the new domain, then end the old one
     "prove",  # it runs as declared, but no run has yet seen it healthy
+    "make_disk",  # a file that is not there
+    "grow_disk",
+    "remove_disk",
     "create",
     "replace",
     "recreate",  # replace without room for two: end the old one first
+    "set_live",  # vcpus, cpus, cpu_weight, cap of a running domain
+    "attach",
+    "detach",
     "pause",
     "unpause",
     "stop",  # ask, wait, destroy
@@ -113,6 +139,7 @@ class Plan:
     steps: tuple[Step, ...]
     before: dict[str, Any]
     after: dict[str, Any]
+    differs: tuple[str, ...] = ()  # the options in which the running domain is not what is declared
 
     @property
     def changed(self) -> bool:
@@ -129,98 +156,266 @@ def as_options(domain: Domain) -> dict[str, Any]:
     options = dataclasses.asdict(domain)
     for key in ("interfaces", "disks"):
         options[key] = [dict(item) for item in options[key]]
+    options["maxmem"] = domain.maxmem or domain.memory
+    options["extra_config"] = dict(domain.extra_config)
     return options
 
 
-def differences(wanted: Domain, running: Domain) -> list[str]:
-    """The options in which the two differ; identity (name, uuid) is not one of them."""
-    return [key for key in _COMPARED if getattr(wanted, key) != getattr(running, key)]
+def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list[str]:
+    """The options in which the two differ; identity (name, uuid) is not one of them.
+
+    ``default_cpus``: where the host lets domains run; xl narrows every domain's own choice to it. Xen doesn't
+    report extra_config: the caller says in ``running`` what is known of it.
+    """
+
+    def seen(domain: Domain) -> dict[str, Any]:
+        return {
+            **{key: getattr(domain, key) for key in _COMPARED},
+            "maxmem": (domain.maxmem or domain.memory) - domain.memory,  # follows memory where nothing else is said
+            "cpus": narrowed(domain.cpus, default_cpus),
+        }
+
+    one, other = seen(wanted), seen(running)
+    return [key for key in _COMPARED if one[key] != other[key]]
+
+
+def narrowed(cpus: str, default_cpus: str) -> str:
+    """The CPUs that ``cpus`` becomes on a host that lets domains run on ``default_cpus`` only."""
+    chosen, allowed = cpu_set(cpus), cpu_set(default_cpus)
+    if chosen is None or allowed is None:
+        return cpus or default_cpus
+    return cpu_text(chosen & allowed)
+
+
+def cpu_refusal(domain: Domain, host: Host) -> str | None:
+    """One line when the domain is pinned to CPUs on which it can't run, else None."""
+    chosen = cpu_set(domain.cpus)
+    if chosen is None:
+        return None
+    if host.cpus and max(chosen) >= host.cpus:
+        return f"domain {domain.name}: cpus: is {domain.cpus}, the host has CPUs 0-{host.cpus - 1}"
+    if not narrowed(domain.cpus, host.default_cpus):
+        return (
+            f"domain {domain.name}: cpus: is {domain.cpus}, but this host lets domains run on {host.default_cpus} only"
+            " (vm.cpumask in /etc/xen/xl.conf, the variable xen_host_domain_cpus)"
+        )
+    return None
 
 
 def _view(domain: Domain | None, state: str, autostart: bool) -> dict[str, Any]:
     if domain is None:
         return {"state": state}
     options = {key: value for key, value in as_options(domain).items() if key in ("name", *_COMPARED)}
+    if options["maxmem"] == options["memory"]:
+        del options["maxmem"]
     return {**options, "state": state, "autostart": autostart}
 
 
 def plan(declaration: Declaration, host: Host) -> Plan:
     """What to do on ``host`` for ``declaration``. SpecError if that would touch what isn't ours."""
-    name, wanted = declaration.name, declaration.domain
+    name = declaration.name
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     if current and current.state == "dying":
         current = None
     found = current or previous
-    if found and not host.owns(found):
-        if not declaration.adopt:
-            raise SpecError(
-                f"domain {name}: a domain of that name runs (id {found.domid}) that this collection did not make;"
-                " set adopt: true to take it over"
-            )
-        wanted = dataclasses.replace(wanted, uuid=found.domain.uuid)
-    elif found and not owned(found.domain.uuid):
-        wanted = dataclasses.replace(wanted, uuid=found.domain.uuid)  # adopted before: it keeps its identity
+    wanted = _identity(declaration, found, host)
+    definition = host.definitions.get(name)
+    if current:
+        current = _with_extra_config(current, wanted, definition)
 
     steps: list[Step] = []
-    before_state = _state_of(found, name in host.definitions)
     if standby:
         steps.append(Step("destroy", name + NEXT))
     confirm = False
     if previous:
-        same = current is not None and current.state == "running" and not differences(wanted, current.domain)
+        same = (
+            current is not None
+            and current.state == "running"
+            and current.domain.uuid == wanted.uuid
+            and not differences(wanted, current.domain, host.default_cpus)
+        )
         if same and declaration.state == "running":
             confirm = True
         else:
             steps.append(Step("put_back", name))
-            current = dataclasses.replace(previous, state="running", domain=dataclasses.replace(previous.domain, name=name))
+            former = dataclasses.replace(previous, state="running", domain=dataclasses.replace(previous.domain, name=name))
+            current = _with_extra_config(former, wanted, definition)
+
+    differs: tuple[str, ...] = ()
+    if current and current.alive and declaration.state in ("running", "paused"):
+        differs = tuple(differences(wanted, current.domain, host.default_cpus))
+        if wanted.uuid != current.domain.uuid:
+            differs += ("uuid",)
+    only_told = bool(differs) and declaration.update == "never" and not _live_steps(declaration, wanted, current, differs)
 
     text = xl_config(wanted)
-    drift = host.definitions.get(name) != text
-    define = [Step("define", name, wanted, text)] if drift else []
+    define = [Step("define", name, wanted, text)] if definition != text and not only_told else []
     if declaration.state == "absent":
         steps += _remove(name, current)
         if name in host.autostart:
             steps.append(Step("no_autostart", name))
-        if name in host.definitions:
+        if definition is not None:
             steps.append(Step("undefine", name))
+        steps += _remove_disks(declaration, host)
         after = _view(None, "absent", False)
     else:
         if declaration.state == "stopped":
             # The definition first: after a reboot in the middle nothing else than what is declared may start.
             if not declaration.autostart and name in host.autostart:
                 steps.append(Step("no_autostart", name))
-            steps += define + _remove(name, current)
+            steps += _make_disks(declaration, host) + define + _remove(name, current) + _grow_disks(declaration, host)
         elif current is None or not current.alive:
             steps += [Step("destroy", name)] if current else []
+            steps += _make_disks(declaration, host) + _grow_disks(declaration, host)
             steps.append(Step("create", name, wanted))
             steps += define
-        elif differences(wanted, current.domain):
-            room = host.free_memory >= wanted.memory + OVERHEAD_MIB
-            writes = {disk.path for disk in current.domain.disks + wanted.disks if disk.access == "w"}
-            # Two domains must never have one disk open for writing, not even with one of them paused.
-            shared = writes & {disk.path for disk in current.domain.disks} & {disk.path for disk in wanted.disks}
-            steps.append(Step("replace" if room and not shared else "recreate", name, wanted, host.definitions.get(name, "")))
-            steps += define
+        elif only_told:
+            pass
         else:
-            if confirm:
+            steps += _make_disks(declaration, host)
+            live = _live_steps(declaration, wanted, current, differs)
+            if live:
+                steps += live
+            elif differs or _grow_disks(declaration, host):
+                action, growing = _how(declaration, wanted, current, host)
+                steps.append(Step(action, name, wanted, definition or "", origins=growing))
+            elif confirm:
                 steps.append(Step("confirm", name, wanted))
             elif define and declaration.state == current.state == "running":
                 steps.append(Step("prove", name, wanted))
-            if declaration.state == "running" and current.state == "paused":
-                steps.append(Step("unpause", name))
-            elif declaration.state == "paused" and current.state == "running":
-                steps.append(Step("pause", name))
+            if not differs or live:
+                if declaration.state == "running" and current.state == "paused":
+                    steps.append(Step("unpause", name))
+                elif declaration.state == "paused" and current.state == "running":
+                    steps.append(Step("pause", name))
             steps += define
         if declaration.autostart and name not in host.autostart:
             steps.append(Step("autostart", name))
         elif not declaration.autostart and name in host.autostart and declaration.state != "stopped":
             steps.append(Step("no_autostart", name))
+        if not only_told:
+            steps += _remove_old_content(name, wanted, host)
         after = _view(wanted, declaration.state, declaration.autostart)
 
-    before = _view(found.domain if found else None, before_state, name in host.autostart)
+    before = _view(found.domain if found else None, _state_of(found, definition is not None), name in host.autostart)
     if not steps:
         before = after
-    return Plan(declaration, tuple(steps), before, after)
+    return Plan(declaration, tuple(steps), before, after, differs)
+
+
+def _identity(declaration: Declaration, found: Observed | None, host: Host) -> Domain:
+    """The declared domain with the UUID that it has or is to have; SpecError when it isn't ours."""
+    wanted = declaration.domain
+    if found is None or found.domain.uuid == wanted.uuid:
+        return wanted
+    if not host.owns(found) and not declaration.adopt:
+        raise SpecError(
+            f"domain {declaration.name}: a domain of that name runs (id {found.domid}) that this collection did not make;"
+            " set adopt: true to take it over"
+        )
+    if declaration.uuid_given:
+        return wanted
+    # Adopted, or made when the host had another name: it keeps its identity.
+    return dataclasses.replace(wanted, uuid=found.domain.uuid)
+
+
+def _with_extra_config(observed: Observed, wanted: Domain, definition: str | None) -> Observed:
+    """Xen doesn't report extra_config; what the last proved definition says is what it runs with."""
+    lines = "".join(f"{key} = {value}\n" for key, value in wanted.extra_config)
+    known = wanted.extra_config if extra_config(definition or "") == lines else (("", extra_config(definition or "")),)
+    return dataclasses.replace(observed, domain=dataclasses.replace(observed.domain, extra_config=known))
+
+
+def _how(declaration: Declaration, wanted: Domain, current: Observed, host: Host) -> tuple[str, tuple[Origin, ...]]:
+    """Beside the old one where that is possible and asked for, else in its place."""
+    growing = tuple(origin for origin in declaration.origins if _grows(origin, host))
+    writes = {disk.path for disk in current.domain.disks + wanted.disks if disk.access == "w"}
+    paths = {disk.path for disk in current.domain.disks} & {disk.path for disk in wanted.disks}
+    names = {one.vifname for one in current.domain.interfaces} & {one.vifname for one in wanted.interfaces} - {""}
+    alone = (
+        declaration.update == "recreate"
+        or growing
+        or host.free_memory < wanted.memory + OVERHEAD_MIB
+        # Two domains must never have one disk open for writing, not even with one of them paused.
+        or writes & paths
+        # Nor can two network devices of Dom0 have one name.
+        or names
+    )
+    return ("recreate" if alone else "replace"), growing
+
+
+def _live_steps(declaration: Declaration, wanted: Domain, current: Observed | None, differs: tuple[str, ...]) -> list[Step]:
+    """How to change the running domain to what is declared, [] when only a new one can be it."""
+    if not declaration.live or not differs or current is None or current.state != "running" or set(differs) - _LIVE:
+        return []
+    name, steps = declaration.name, []
+    for option in differs:
+        if option == "vcpus":
+            if wanted.vcpus > (current.max_vcpus or current.domain.vcpus):
+                return []
+            steps.append(Step("set_live", name, wanted, str(wanted.vcpus), "vcpus"))
+        elif option == "cpus":
+            steps.append(Step("set_live", name, wanted, wanted.cpus or "all", "cpus"))
+        elif option in ("cpu_weight", "cap"):
+            steps.append(Step("set_live", name, wanted, str(getattr(wanted, option)), option))
+        else:
+            pairs = _device_changes(getattr(current.domain, option), getattr(wanted, option), option)
+            if pairs is None:
+                return []
+            steps += [
+                Step(action, name, wanted, item=device.vdev if isinstance(device, Disk) else device.mac, device=device)
+                for action, device in pairs
+            ]
+    return steps
+
+
+def _device_changes(old: tuple[Any, ...], new: tuple[Any, ...], option: str) -> list[tuple[str, Disk | Interface]] | None:
+    """What to detach and attach; None when a device itself changes or the order would, which a guest can't follow."""
+    key = "vdev" if option == "disks" else "mac"
+    gone = [one for one in old if getattr(one, key) not in {getattr(other, key) for other in new}]
+    come = [one for one in new if getattr(one, key) not in {getattr(other, key) for other in old}]
+    if tuple(one for one in old if one not in gone) + tuple(come) != new:
+        return None
+    return [("detach", one) for one in gone] + [("attach", one) for one in come]
+
+
+def _make_disks(declaration: Declaration, host: Host) -> list[Step]:
+    return [
+        Step("make_disk", declaration.name, item=origin.path, origins=(origin,))
+        for origin in declaration.origins
+        if origin.path not in host.disk_sizes
+    ]
+
+
+def _grows(origin: Origin, host: Host) -> bool:
+    return origin.path in host.disk_sizes and host.disk_sizes[origin.path] < origin.size
+
+
+def _grow_disks(declaration: Declaration, host: Host) -> list[Step]:
+    return [
+        Step("grow_disk", declaration.name, item=origin.path, origins=(origin,))
+        for origin in declaration.origins
+        if _grows(origin, host)
+    ]
+
+
+def _remove_disks(declaration: Declaration, host: Host) -> list[Step]:
+    """Files made from content go with their domain, for they are in the declaration; others only when that is asked for."""
+    paths = list(_contents_of(declaration.name, host))
+    if declaration.remove_disks:
+        paths += [one.path for one in declaration.origins if one.path in host.disk_sizes and one.path not in paths]
+    return [Step("remove_disk", declaration.name, item=path) for path in paths]
+
+
+def _contents_of(name: str, host: Host) -> list[str]:
+    shape = re.compile(re.escape(f"{DISKS}/{name}-") + r"(xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
+    return [path for path in host.content_disks if shape.fullmatch(path)]
+
+
+def _remove_old_content(name: str, wanted: Domain, host: Host) -> list[Step]:
+    """Last, when the new domain has proved itself: what only its former self had read. It may hold old keys."""
+    kept = {disk.path for disk in wanted.disks}
+    return [Step("remove_disk", name, item=path) for path in _contents_of(name, host) if path not in kept]
 
 
 def _state_of(found: Observed | None, defined: bool) -> str:

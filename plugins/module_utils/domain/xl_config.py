@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from .spec import Disk, Domain, Interface
+from .cpus import cpu_text
+from .spec import USUAL_MTU, Disk, Domain, Interface, rate_text
 
-# libxl leaves out what has its default.
-_FORMATS_TO_XL = {"raw": "raw", "qcow2": "qcow2", "vmdk": "vmdk"}
+EXTRA = "# extra_config"
+_WEIGHT = 256
+_DEFAULT_SCRIPTS = ("", "vif-bridge", "/etc/xen/scripts/vif-bridge")
 
 
 def quote(text: str) -> str:
@@ -30,6 +32,20 @@ def _list(items: list[str]) -> str:
     return "[" + ", ".join(quote(item) for item in items) + "]"
 
 
+def vif(one: Interface) -> str:
+    """An interface as xl's vif specification (xl-network-configuration(5))."""
+    words = [f"mac={one.mac}", f"bridge={one.bridge}"]
+    words += [f"{key}={getattr(one, key)}" for key in ("ip", "rate", "script", "vifname") if getattr(one, key)]
+    if one.mtu != USUAL_MTU:
+        words.append(f"mtu={one.mtu}")
+    return ",".join(words)
+
+
+def vbd(one: Disk) -> str:
+    """A disk as xl's disk specification. target= takes the rest of the string, commas and all (xl-disk-configuration(5))."""
+    return f"format={one.format},vdev={one.vdev},access={one.access},target={one.path}"
+
+
 def xl_config(domain: Domain, name: str | None = None) -> str:
     """The whole definition file. ``name`` replaces the domain's (for the one that stands by)."""
     lines = [
@@ -39,59 +55,85 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
         f"uuid = {quote(domain.uuid)}",
         f"kernel = {quote(domain.kernel)}",
         f"memory = {domain.memory}",
-        f"maxmem = {domain.memory}",
+        f"maxmem = {domain.maxmem or domain.memory}",
         f"vcpus = {domain.vcpus}",
     ]
+    if domain.cpus:
+        lines.append(f"cpus = {quote(domain.cpus)}")
+    if domain.cpu_weight != _WEIGHT:
+        lines.append(f"cpu_weight = {domain.cpu_weight}")
+    if domain.cap:
+        lines.append(f"cap = {domain.cap}")
     if domain.arguments:
         lines.append(f"cmdline = {quote(domain.arguments)}")
     if domain.interfaces:
-        lines.append("vif = " + _list([f"mac={one.mac},bridge={one.bridge}" for one in domain.interfaces]))
+        lines.append("vif = " + _list([vif(one) for one in domain.interfaces]))
     if domain.disks:
-        # target= takes the rest of the string, commas and all (xl-disk-configuration(5)).
-        lines.append(
-            "disk = "
-            + _list(
-                [
-                    f"format={_FORMATS_TO_XL[one.format]},vdev={one.vdev},access={one.access},target={one.path}"
-                    for one in domain.disks
-                ]
-            )
-        )
+        lines.append("disk = " + _list([vbd(one) for one in domain.disks]))
     lines += [
         f"on_poweroff = {quote(domain.on_poweroff)}",
         f"on_reboot = {quote(domain.on_reboot)}",
         f"on_crash = {quote(domain.on_crash)}",
     ]
+    if domain.extra_config:
+        lines.append(EXTRA)
+        lines += [f"{key} = {value}" for key, value in domain.extra_config]
     return "\n".join(lines) + "\n"
+
+
+def extra_config(text: str) -> str:
+    """The extra_config part of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
+    return text.partition(EXTRA + "\n")[2]
 
 
 def _action(config: dict[str, Any], event: str, default: str) -> str:
     return str(config.get(event, default)).replace("_", "-")
 
 
+def _interface(nic: dict[str, Any]) -> Interface:
+    return Interface(
+        bridge=str(nic.get("bridge", "")),
+        mac=str(nic.get("mac", "")).lower(),
+        ip=str(nic.get("ip", "")),
+        rate=rate_text(int(nic.get("rate_bytes_per_interval", 0)), int(nic.get("rate_interval_usecs", 0))),
+        # libxl fills in the script that xl.conf names; a path of our own is kept as it was given.
+        script="" if str(nic.get("script", "")) in _DEFAULT_SCRIPTS else str(nic.get("script", "")),
+        vifname=str(nic.get("ifname", "")),
+        mtu=int(nic.get("mtu") or USUAL_MTU),
+    )
+
+
+def _disk(disk: dict[str, Any]) -> Disk:
+    return Disk(
+        path=str(disk.get("pdev_path", "")),
+        vdev=str(disk.get("vdev", "")),
+        format=str(disk.get("format", "raw")),
+        access="w" if disk.get("readwrite") else "r",
+    )
+
+
 def domain_from_libxl(config: dict[str, Any]) -> Domain:
     """The configuration part of one entry of ``xl list -l``; what libxl left out has libxl's default."""
     create, build = config.get("c_info", {}), config.get("b_info", {})
-    interfaces = tuple(Interface(str(nic.get("bridge", "")), str(nic.get("mac", "")).lower()) for nic in config.get("nics", []))
-    disks = tuple(
-        Disk(
-            path=str(disk.get("pdev_path", "")),
-            vdev=str(disk.get("vdev", "")),
-            format=str(disk.get("format", "raw")),
-            access="w" if disk.get("readwrite") else "r",
-        )
-        for disk in config.get("disks", [])
-    )
+    most = int(build.get("max_vcpus", 1))
+    most_memory = int(build.get("max_memkb", 0)) // 1024
+    target = build.get("target_memkb")
+    scheduling = build.get("sched_params", {})
+    pinned = {cpu for affinity in build.get("vcpu_hard_affinity") or [] for cpu in affinity}
     return Domain(
         name=str(create.get("name", "")),
         uuid=str(create.get("uuid", "")).lower(),
         type=str(create.get("type", "")),
         kernel=str(build.get("kernel", "")),
-        memory=int(build.get("max_memkb", 0)) // 1024,
-        vcpus=int(build.get("max_vcpus", 1)),
+        memory=most_memory if target is None else int(target) // 1024,
+        maxmem=most_memory,
+        vcpus=len(build.get("avail_vcpus") or []) or most,
+        cpus=cpu_text(pinned),
+        cpu_weight=int(scheduling.get("weight", _WEIGHT)) or _WEIGHT,
+        cap=max(0, int(scheduling.get("cap", 0))),
         arguments=str(build.get("cmdline", "")),
-        interfaces=interfaces,
-        disks=disks,
+        interfaces=tuple(_interface(nic) for nic in config.get("nics", [])),
+        disks=tuple(_disk(disk) for disk in config.get("disks", [])),
         on_poweroff=_action(config, "on_poweroff", "destroy"),
         on_reboot=_action(config, "on_reboot", "destroy"),
         on_crash=_action(config, "on_crash", "destroy"),

@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import struct
+import subprocess
 import urllib.error
 import urllib.request
 
@@ -22,6 +23,7 @@ from ..domain.spec import Health
 
 # One attempt: longer than a slow answer, short enough to try again soon.
 ATTEMPT_SECONDS = 5.0
+COMMAND_SECONDS = 30.0
 
 
 def _address(target: str, default_port: int) -> tuple[str, int]:
@@ -133,7 +135,21 @@ def _openvpn(health: Health) -> str | None:
     return f"{health.target}: something else than OpenVPN answers"
 
 
-_CHECKS = {"http": _http, "tcp": _tcp, "dns": _dns, "openvpn": _openvpn}
+def _command(health: Health) -> str | None:
+    try:
+        done = subprocess.run(
+            health.command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            timeout=COMMAND_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"'{health.target}' did not end within {COMMAND_SECONDS:.0f} s"
+    except OSError as error:
+        return f"'{health.target}': {error.strerror}"
+    words = " | ".join((done.stderr or done.stdout).strip().splitlines()[-2:])
+    return f"'{health.target}' ended with {done.returncode}: {words}" if done.returncode else None
+
+
+_CHECKS = {"command": _command, "http": _http, "tcp": _tcp, "dns": _dns, "openvpn": _openvpn}
 
 
 def ask(health: Health) -> str | None:

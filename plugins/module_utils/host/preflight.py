@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..domain.clashes import outside_networks
 from ..domain.plan import OVERHEAD_MIB
-from ..domain.spec import Declaration, outside_networks
+from ..domain.spec import Declaration
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.

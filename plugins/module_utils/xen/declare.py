@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import stat
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ..domain.plan import Host, Plan, memory_shortage, plan
-from ..domain.spec import Declaration, SpecError, clashes, declaration_of, outside_networks
+from ..domain.clashes import clashes, outside_networks, shared_disks, strangers
+from ..domain.declaration import declaration_of
+from ..domain.options import SpecError
+from ..domain.plan import OVERHEAD_MIB, Host, Plan, cpu_refusal, memory_shortage, plan
+from ..domain.spec import Declaration, Origin
 from ..image.elf import ImageError, inspect_file
+from . import console
+from .disks import source_format
+from .hypercalls import bindings
 from .journal import Lock, LockError
 from .network import bridge_networks
-from .toolstack import CONSOLE_LINES, Toolstack, ToolstackError
+from .observation import available, observe
+from .toolstack import Toolstack
+from .xl import ToolstackError
 
-# Where Debian's libxl looks for the QEMU that serves qcow2 and vmdk disks.
+# Where Debian's libxl looks for the QEMU that serves qcow2 disks.
 QEMU = "/usr/libexec/xen-qemu-system-i386"
 
 
@@ -28,72 +38,116 @@ class Refused(Exception):
     """One line; nothing on the host was changed."""
 
 
-def _check_files(one: Plan, host: Host, missing: Callable[[str], None]) -> None:
+class Room:
+    """Memory for domains that stand by: those worked on at once must fit beside each other. MiB."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._at_work = 0
+        self._changed = threading.Condition()
+
+    def take(self, needed: int) -> None:
+        """Wait until it is there; whoever is alone goes on and hears from Xen."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= needed or not self._at_work)
+            self._free -= needed
+            self._at_work += 1
+
+    def give(self, freed: int) -> None:
+        with self._changed:
+            self._free += freed
+            self._at_work -= 1
+            self._changed.notify_all()
+
+
+def _check_files(one: Plan, missing: Callable[[str], None]) -> None:
     """What Xen would find out half-way: kernel, disks, bridges. Only for domains that are to be built."""
-    builds = [step.domain for step in one.steps if step.domain and step.action in ("create", "replace", "recreate")]
+    builds = [step.domain for step in one.steps if step.domain and step.action in ("create", "replace", "recreate", "attach")]
     for domain in builds:
         where = f"domain {domain.name}"
-        if not os.path.exists(domain.kernel):
-            missing(f"{where}: kernel: {domain.kernel} does not exist on this host")
-        else:
-            try:
-                image = inspect_file(domain.kernel)
-            except (ImageError, OSError) as error:
-                raise Refused(f"{where}: kernel: {domain.kernel}: {getattr(error, 'strerror', None) or error}") from error
-            least = -(-image.memory_size // (1 << 20))
-            if image.memory_size > domain.memory << 20:
-                raise Refused(f"{where}: memory: is {domain.memory} MiB, the image alone takes {least} MiB")
+        _check_kernel(where, domain.kernel, domain.type, domain.memory, missing)
         for disk in domain.disks:
+            if any(origin.path == disk.path for origin in one.declaration.origins):
+                continue
             if not os.path.exists(disk.path):
                 missing(f"{where}: disks: {disk.path} does not exist on this host")
                 continue
             mode = os.stat(disk.path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
                 raise Refused(f"{where}: disks: {disk.path} is neither a file nor a block device")
-            if disk.format != "raw" and not os.path.exists(QEMU):
-                raise Refused(
-                    f"{where}: disks: format {disk.format} needs QEMU in Dom0: set xen_host_qemu: true (package"
-                    " qemu-system-xen), or convert the disk to raw with qemu-img"
-                )
-            for other in host.domains:
-                if other.domain.name.split("~")[0] != domain.name and any(
-                    used.path == disk.path and "w" in (used.access, disk.access) for used in other.domain.disks
-                ):
-                    raise Refused(f"{where}: disks: {disk.path} is used by domain {other.domain.name}; one may write alone")
+        if any(disk.format != "raw" for disk in domain.disks) and not os.path.exists(QEMU):
+            missing(
+                f"{where}: disks: format qcow2 needs QEMU in Dom0: set xen_host_qemu: true (package qemu-system-xen), or"
+                " declare a raw disk with this one as its source"
+            )
         for interface in domain.interfaces:
             if not os.path.isdir(f"/sys/class/net/{interface.bridge}/bridge"):
                 missing(f"{where}: interfaces: {interface.bridge} is not a bridge of this host")
 
 
-def _check_strangers(declarations: list[Declaration], host: Host) -> None:
-    """MACs of domains that are not in this call."""
-    names = {declaration.name for declaration in declarations}
-    for observed in host.domains:
-        base = observed.domain.name.split("~")[0]
-        for declaration in declarations:
-            if base in names or declaration.state == "absent":
-                continue
-            both = {one.mac for one in declaration.domain.interfaces} & {one.mac for one in observed.domain.interfaces}
-            if both:
-                raise Refused(f"domain {declaration.name}: mac {both.pop()} is used by running domain {base}")
+def _check_kernel(where: str, kernel: str, kind: str, memory: int, missing: Callable[[str], None]) -> None:
+    if not os.path.exists(kernel):
+        return missing(f"{where}: kernel: {kernel} does not exist on this host")
+    if kind == "pv":
+        if not os.path.isfile(kernel):
+            raise Refused(f"{where}: kernel: {kernel}: not a file")
+        return None
+    try:
+        image = inspect_file(kernel)
+    except (ImageError, OSError) as error:
+        raise Refused(f"{where}: kernel: {kernel}: {getattr(error, 'strerror', None) or error}") from error
+    least = -(-image.memory_size // (1 << 20))
+    if image.memory_size > memory << 20:
+        raise Refused(f"{where}: memory: is {memory} MiB, the image alone takes {least} MiB")
+    return None
 
 
-def _carry_out(one: Plan, toolstack: Toolstack, lock: Lock) -> dict[str, Any]:
+def _check_origins(declaration: Declaration, host: Host, missing: Callable[[str], None]) -> None:
+    """Disks that are to be made or grown."""
+    for origin in declaration.origins:
+        where = f"domain {declaration.name}: disks: {origin.path}"
+        there = host.disk_sizes.get(origin.path)
+        if there is None:
+            if origin.source and not os.path.isfile(origin.source):
+                missing(f"{where}: its source {origin.source} is not a file on this host")
+            elif _needs_qemu_img(origin) and not shutil.which("qemu-img"):
+                missing(f"{where}: needs qemu-img on this host: apt-get install qemu-utils")
+        elif origin.content is None and origin.size and there > origin.size:
+            raise Refused(
+                f"{where}: has {there} bytes, declared are {origin.size}; shrinking would lose data:"
+                " declare its size, or make a new disk"
+            )
+        elif not os.path.isfile(origin.path) and origin.size > there:
+            raise Refused(f"{where}: is a device of {there} bytes and can't be grown to {origin.size}")
+
+
+def _needs_qemu_img(origin: Origin) -> bool:
+    return origin.format != "raw" or bool(origin.source and source_format(origin.source) != "raw")
+
+
+def _carry_out(one: Plan, toolstack: Toolstack, lock: Lock, room: Room) -> dict[str, Any]:
     done: list[str] = []
+    told: dict[str, Any] = {}
     for step in one.steps:
+        needed = step.domain.memory + OVERHEAD_MIB if step.domain and step.action in ("create", "replace") else 0
+        room.take(needed)
+        freed = needed
         try:
-            toolstack.perform(step, one.declaration, lock)
+            told.update(toolstack.perform(step, one.declaration, lock))
+            freed = int(one.before["memory"]) + OVERHEAD_MIB if step.action == "replace" else 0
         except ToolstackError as error:
             return {
                 "failed": True,
-                "changed": bool(done) or not error.rolled_back,
+                "changed": bool(done) or not (error.rolled_back or error.unchanged),
                 "msg": str(error),
                 "rolled_back": error.rolled_back,
-                "console": error.console[-CONSOLE_LINES:],
+                "console": error.console[-console.LINES :],
                 "steps": done,
             }
+        finally:
+            room.give(freed)
         done.append(str(step))
-    return {"failed": False, "changed": bool(done), "steps": done}
+    return {"failed": False, "changed": bool(done), "steps": done, **told}
 
 
 def declare(
@@ -103,54 +157,50 @@ def declare(
     purge: bool = False,
     lock_timeout: int = 60,
     parallel: int = 1,
+    stop_at_failure: bool = False,
 ) -> list[dict[str, Any]]:
     """Make every domain of ``options`` what it is declared to be. Raise `Refused` before anything changes.
 
-    At most ``parallel`` domains are worked on at once.
+    At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed.
 
-    Returns for each: name, changed, failed, steps, diff {before, after}, and msg, console,
-    rolled_back when it failed.
+    Returns for each: name, state, changed, failed, steps, differs, diff {before, after}, downtime_ms after a
+    switch, and msg, console, rolled_back when it failed.
     """
-    names = platform.node()
     try:
-        declarations = [declaration_of(one, names) for one in options]
+        declarations = [declaration_of(one, platform.node()) for one in options]
     except SpecError as error:
         raise Refused(str(error)) from error
     problems = clashes(declarations) + outside_networks(declarations, bridge_networks())
     if problems:
         raise Refused(problems[0])
-    toolstack = Toolstack()
-    if not toolstack.available():
+    if not available():
         if not check:
             raise Refused("this host does not run under Xen (no /proc/xen/capabilities): run the role xen_host first")
         warn("this host does not run under Xen yet: predicting for a host without domains")
         return [_result(plan(one, Host(free_memory=1 << 30)), check=True) for one in declarations]
-    if check:
-        return _run(declarations, toolstack, None, warn, purge, parallel)
     try:
+        if check:
+            return [_result(one, check=True) for one in _plans(declarations, purge, warn, None)[0]]
         with Lock(lock_timeout) as lock:
-            return _run(declarations, toolstack, lock, warn, purge, parallel)
-    except LockError as error:
+            plans, host = _plans(declarations, purge, warn, lock)
+            return _perform(plans, host, lock, parallel, stop_at_failure)
+    except (LockError, ToolstackError) as error:
         raise Refused(str(error)) from error
 
 
-def _run(
-    declarations: list[Declaration],
-    toolstack: Toolstack,
-    lock: Lock | None,
-    warn: Callable[[str], None],
-    purge: bool,
-    parallel: int,
-) -> list[dict[str, Any]]:
+def _plans(
+    declarations: list[Declaration], purge: bool, warn: Callable[[str], None], lock: Lock | None
+) -> tuple[list[Plan], Host]:
+    """What to do, after every check that needs the host. Without a lock nothing will be done: what is missing is a warning."""
+
     def missing(line: str) -> None:
         if lock:
             raise Refused(line)
         warn(line + " (a real run may bring it before)")
 
-    try:
-        host = toolstack.observe()
-    except ToolstackError as error:
-        raise Refused(str(error)) from error
+    files = {origin.path: origin.format for one in declarations for origin in one.origins}
+    scheduling = any(one.domain.cpu_weight != 256 or one.domain.cap for one in declarations)
+    host = observe(files, scheduling)
     if purge:
         kept = {declaration.name for declaration in declarations}
         strays = {one.domain.name.split("~")[0] for one in host.domains if host.owns(one)} | set(host.definitions)
@@ -161,17 +211,31 @@ def _run(
         plans = [plan(declaration, host) for declaration in declarations]
     except SpecError as error:
         raise Refused(str(error)) from error
-    shortage = memory_shortage(plans, host)
-    if shortage:
-        raise Refused(shortage)
-    _check_strangers(declarations, host)
+    problems = [line for line in (memory_shortage(plans, host),) if line]
+    problems += strangers(declarations, host.domains) + shared_disks(declarations, host.domains)
+    problems += [line for one in declarations if one.state != "absent" for line in (cpu_refusal(one.domain, host),) if line]
+    if problems:
+        raise Refused(problems[0])
     for one in plans:
-        _check_files(one, host, missing)
-    if lock is None:
-        return [_result(one, check=True) for one in plans]
-    held = lock
+        if one.steps and one.declaration.state != "absent":
+            _check_origins(one.declaration, host, missing)
+            _check_files(one, missing)
+    return plans, host
+
+
+def _perform(plans: list[Plan], host: Host, lock: Lock, parallel: int, stop_at_failure: bool) -> list[dict[str, Any]]:
+    toolstack, room, stopped = Toolstack(bindings()), Room(host.free_memory), threading.Event()
+
+    def carry_out(one: Plan) -> dict[str, Any]:
+        if stopped.is_set():
+            return {"changed": False, "steps": [], "skipped": True}
+        outcome = _carry_out(one, toolstack, lock, room)
+        if outcome["failed"] and stop_at_failure:
+            stopped.set()
+        return outcome
+
     with ThreadPoolExecutor(parallel) as pool:
-        outcomes = list(pool.map(lambda one: _carry_out(one, toolstack, held), plans))
+        outcomes = list(pool.map(carry_out, plans))
     return [{**_result(one, check=False), **outcome} for one, outcome in zip(plans, outcomes)]
 
 
@@ -182,5 +246,6 @@ def _result(one: Plan, check: bool) -> dict[str, Any]:
         "changed": one.changed,
         "failed": False,
         "steps": [str(step) for step in one.steps] if check else [],
+        "differs": list(one.differs),
         "diff": {"before": one.before, "after": one.after},
     }

@@ -2,426 +2,374 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The hypervisor through ``xl``: observe all domains in one go, perform one step of a plan."""
+"""EDGE. Performs one step of a plan through ``xl``, Xen's bindings where they are, and Dom0's files."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any
 
-from ..domain.plan import Host, Observed, Step
-from ..domain.spec import NEXT, PREVIOUS, Declaration, Domain, Health
-from ..domain.xl_config import domain_from_libxl, xl_config
-from ..health.checks import ask
+from ..domain.plan import Step
+from ..domain.spec import NEXT, PREVIOUS, Declaration, Disk, Domain
+from ..domain.xl_config import vbd, vif, xl_config
 from ..image.store import write_whole
+from . import bridge_ports, console, disks
+from .hypercalls import Hypercalls
 from .journal import Lock
+from .observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, parse_list
+from .proof import prove, wait_for_state
+from .xenstore import Xenstore
+from .xl import ToolstackError, last_words, must, xl
 
-DEFINITIONS = "/etc/xen/unikernels"
-AUTOSTART = "/etc/xen/auto"
-CONSOLES = "/var/log/xen/console"
-XL_LOGS = "/var/log/xen"
-# Far above what was measured under emulation (5.7 s for a create with a vif); below it xl is stuck.
-XL_SECONDS = 180
-# xl's own words for states, by the letter in the fifth column of `xl list`.
-_LETTERS = (("d", "dying"), ("s", "shutdown"), ("c", "shutdown"), ("p", "paused"))
-CONSOLE_LINES = 10
-# SHUTDOWN_reboot in Xen's public header xen/include/public/sched.h; a triple fault counts as one.
-_REASON_REBOOT = "1"
-# xl's daemon takes a moment to build a rebooting domain anew; meanwhile its name is in no list.
-REBOOT_SECONDS = 30
-
-
-class ToolstackError(Exception):
-    """One line: what was tried, what Xen said, what runs now. ``console``: the domain's last lines."""
-
-    def __init__(self, message: str, console: list[str] | None = None, rolled_back: bool = False) -> None:
-        super().__init__(message)
-        self.console = console or []
-        self.rolled_back = rolled_back
-
-
-def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("Parsing config")]
-    # xl prints the cause first and the consequences after it.
-    return "; ".join(lines[:3])
+# How long the name of a destroyed domain may stay taken, and how long a device may take to connect.
+DESTROY_SECONDS = 30
+DEVICE_SECONDS = 20
+_CONNECTED = "4"  # XenbusStateConnected in xen/include/public/io/xenbus.h
 
 
 class Toolstack:
-    def __init__(self, definitions: str = DEFINITIONS, autostart: str = AUTOSTART, consoles: str = CONSOLES) -> None:
-        self.definitions = definitions
-        self.autostart_folder = autostart
-        self.consoles = consoles
-        self.log: list[str] = []
+    def __init__(self, hypercalls: Hypercalls | None = None) -> None:
+        self.hypercalls = hypercalls
 
-    # -- talking to xl ---------------------------------------------------------------------------
+    # -- looking at one domain -------------------------------------------------------------------
 
-    def xl(self, *arguments: str, timeout: float = XL_SECONDS) -> tuple[int, str, str]:
-        command = ["xl", *arguments]
-        self.log.append(" ".join(command))
-        try:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                check=False,
-                env={**os.environ, "LC_ALL": "C"},
-            )
-        except FileNotFoundError:
-            raise ToolstackError("xl is not installed on this host: run the role xen_host first") from None
-        except subprocess.TimeoutExpired:
-            raise ToolstackError(
-                f"'{' '.join(command)}' did not end within {timeout:.0f} s; is xenstored alive? See /var/log/xen"
-            ) from None
-        return done.returncode, done.stdout, done.stderr
-
-    def must(self, *arguments: str) -> str:
-        code, out, err = self.xl(*arguments)
-        if code:
-            raise ToolstackError(f"'xl {' '.join(arguments)}' failed ({code}): {_last_words(err + out)}")
-        return out
-
-    # -- observing -------------------------------------------------------------------------------
-
-    @staticmethod
-    def available() -> bool:
-        """Does this kernel run as the control domain of a Xen host?"""
-        try:
-            with open("/proc/xen/capabilities", encoding="ascii") as file:
-                return "control_d" in file.read()
-        except OSError:
-            return False
-
-    def observe(self) -> Host:
-        """All domains with the configuration they really run with: three processes, whatever their number."""
-        for _attempt in range(5):
-            states, configurations = self._states(), self._configurations()
-            # A domain that is being built or torn down is in one list and not in the other, for a moment.
-            if set(states) == set(configurations):
-                break
-            time.sleep(1)
-        return Host(
-            domains=tuple(Observed(domid, states[domid], domain) for domid, domain in configurations.items() if domid in states),
-            definitions=self._definitions(),
-            autostart=self._autostarted(),
-            free_memory=int(self.must("info", "free_memory").strip() or 0),
-        )
-
-    def _states(self) -> dict[int, str]:
-        """Domain id -> state, without Domain-0."""
-        found = {}
-        for line in self.must("list").splitlines()[1:]:
-            columns = re.match(r".*?\s+(\d+)\s+\d+\s+\d+\s+([a-z-]{6})\s", line)
-            if columns and columns.group(1) != "0":
-                letters = columns.group(2)
-                found[int(columns.group(1))] = next((state for letter, state in _LETTERS if letter in letters), "running")
-        return found
-
-    def _configurations(self) -> dict[int, Domain]:
-        """Domain id -> what it runs with, without Domain-0. xl fails for one that dies meanwhile and prints the rest."""
-        code, out, err = self.xl("list", "-l")
-        try:
-            entries = json.loads(out) if out.strip() else []
-        except ValueError as error:
-            raise ToolstackError(f"'xl list -l' printed no JSON ({code}): {_last_words(err) or error}") from error
-        return {int(entry["domid"]): domain_from_libxl(entry.get("config", {})) for entry in entries if entry.get("domid")}
-
-    def _definitions(self) -> dict[str, str]:
-        found = {}
-        if os.path.isdir(self.definitions):
-            for name in sorted(os.listdir(self.definitions)):
-                if name.endswith(".cfg") and not name.startswith("."):
-                    with open(os.path.join(self.definitions, name), encoding="utf-8", errors="replace") as file:
-                        found[name[: -len(".cfg")]] = file.read()
-        return found
-
-    def _autostarted(self) -> frozenset[str]:
-        if not os.path.isdir(self.autostart_folder):
-            return frozenset()
-        return frozenset(
-            name[: -len(".cfg")]
-            for name in os.listdir(self.autostart_folder)
-            if name.endswith(".cfg")
-            and os.path.realpath(os.path.join(self.autostart_folder, name)) == os.path.realpath(self._definition(name[:-4]))
-        )
-
-    def _definition(self, name: str) -> str:
-        return os.path.join(self.definitions, name + ".cfg")
+    def find(self, name: str) -> tuple[int, str]:
+        """(domain id, state): running, paused, rebooting, shutdown, dying, or (0, gone)."""
+        if self.hypercalls:
+            infos = self.hypercalls.domains()
+            with Xenstore() as store:
+                names = store.read([f"/local/domain/{info['domid']}/name" for info in infos])
+            found = [(info["domid"], info["state"], info["reason"]) for info, own in zip(infos, names) if own == name]
+        else:
+            code, out, _err = xl("list", "-v", name)
+            found = [] if code else [(domid, state, reason) for domid, (state, reason, _time) in parse_list(out).items()]
+        if not found:
+            return 0, "gone"
+        domid, state, reason = found[0]
+        # A triple fault asks for a reboot as well.
+        return domid, "rebooting" if state == "shutdown" and reason == "reboot" else state
 
     def state_of(self, name: str) -> str:
-        """running, paused, rebooting, shutdown, dying, or gone: one process for one domain."""
-        code, out, _err = self.xl("list", "-v", name)
-        found = re.search(r"\s([a-z-]{6})\s+[0-9.]+\s+[0-9a-f-]{36}\s+(\S+)", out)
-        if code or not found:
-            return "gone"
-        state = next((state for letter, state in _LETTERS if letter in found.group(1)), "running")
-        return "rebooting" if state == "shutdown" and found.group(2) == _REASON_REBOOT else state
+        return self.find(name)[1]
 
     # -- performing ------------------------------------------------------------------------------
 
-    def perform(self, step: Step, declaration: Declaration, lock: Lock) -> None:
-        """Do one step. Raise `ToolstackError`; what was running before a failed replace runs again."""
+    def perform(self, step: Step, declaration: Declaration, lock: Lock) -> dict[str, Any]:
+        """Do one step; what was running before a failed replace runs again. ToolstackError.
+
+        Returns what the step has to tell: ``downtime_ms`` of a switch.
+        """
         lock.note(str(step))
-        actions: dict[str, Callable[[Step, Declaration], None]] = {
+        actions: dict[str, Callable[[Step, Declaration], dict[str, Any] | None]] = {
             "destroy": lambda step, _declaration: self.destroy(step.name),
             "put_back": lambda step, _declaration: self.put_back(step.name),
             "confirm": self._confirm,
-            "prove": lambda _step, declaration: self.prove(declaration, 0),
+            "prove": lambda _step, declaration: self._prove(declaration, 0),
+            "make_disk": lambda step, _declaration: disks.make(step.origins[0]),
+            "grow_disk": lambda step, _declaration: disks.grow(step.origins[0]),
+            "remove_disk": lambda step, _declaration: disks.remove(step.item),
             "create": self._create,
             "replace": self._replace,
             "recreate": self._recreate,
-            "pause": lambda step, _declaration: self._quiet(self.must("pause", step.name)),
-            "unpause": self._unpause,
+            "set_live": self._set_live,
+            "attach": self._attach,
+            "detach": self._detach,
+            "pause": lambda step, _declaration: self._pause(step.name),
+            "unpause": lambda _step, declaration: self._start(declaration),
             "stop": lambda step, declaration: self.stop(step.name, declaration.shutdown_timeout),
             "define": lambda step, _declaration: self._define(step.name, step.text),
-            "undefine": lambda step, _declaration: os.unlink(self._definition(step.name)),
+            "undefine": lambda step, _declaration: os.unlink(definition_path(step.name)),
             "autostart": lambda step, _declaration: self._autostart(step.name),
-            "no_autostart": lambda step, _declaration: os.unlink(self._link(step.name)),
+            "no_autostart": lambda step, _declaration: os.unlink(autostart_path(step.name)),
         }
         try:
-            actions[step.action](step, declaration)
+            return actions[step.action](step, declaration) or {}
         except OSError as error:
             raise ToolstackError(f"domain {step.name}: {step.action}: {error.filename}: {error.strerror}") from error
 
-    @staticmethod
-    def _quiet(_output: str) -> None:
-        return None
-
-    def _link(self, name: str) -> str:
-        return os.path.join(self.autostart_folder, name + ".cfg")
-
     def _define(self, name: str, text: str) -> None:
-        os.makedirs(self.definitions, mode=0o755, exist_ok=True)
-        write_whole(self._definition(name), text.encode("utf-8"), 0o600)
+        os.makedirs(DEFINITIONS, mode=0o755, exist_ok=True)
+        write_whole(definition_path(name), text.encode("utf-8"), 0o600)
 
     def _autostart(self, name: str) -> None:
-        os.makedirs(self.autostart_folder, mode=0o755, exist_ok=True)
-        temporary = self._link(name) + f".{os.getpid()}"
-        os.symlink(self._definition(name), temporary)
-        os.rename(temporary, self._link(name))
+        os.makedirs(AUTOSTART, mode=0o755, exist_ok=True)
+        temporary = autostart_path(name) + f".{os.getpid()}"
+        os.symlink(definition_path(name), temporary)
+        os.rename(temporary, autostart_path(name))
+
+    def _pause(self, name: str) -> None:
+        domid, _state = self.find(name)
+        if self.hypercalls and domid:
+            self.hypercalls.pause(domid)
+        else:
+            must("pause", name)
+
+    def _let_run(self, name: str) -> None:
+        domid, _state = self.find(name)
+        if self.hypercalls and domid:
+            self.hypercalls.unpause(domid)
+        else:
+            must("unpause", name)
 
     def destroy(self, name: str) -> None:
         """End a domain at once and wait until its name is free."""
-        code, out, err = self.xl("destroy", name)
+        code, out, err = xl("destroy", name)
         # A domain that is just ending by itself makes destroy fail, and is gone all the same.
-        if self._wait(name, ("gone",), 30) != "gone":
-            raise ToolstackError(f"domain {name}: 'xl destroy' failed ({code}): {_last_words(err + out)}; it is still there")
-
-    def _wait(self, name: str, states: tuple[str, ...], seconds: float) -> str:
-        until = time.monotonic() + seconds
-        while True:
-            state = self.state_of(name)
-            if state in states or time.monotonic() >= until:
-                return state
-            time.sleep(0.2)
+        if wait_for_state(name, ("gone",), DESTROY_SECONDS, self.state_of) != "gone":
+            raise ToolstackError(f"domain {name}: 'xl destroy' failed ({code}): {last_words(err + out)}; it is still there")
 
     def stop(self, name: str, timeout: int) -> None:
         """Ask the guest to end, wait at most ``timeout`` seconds, then destroy it."""
         if timeout:
             # Without -w: xl's own waiting has no limit. A guest that doesn't listen makes it fail; so be it.
             try:
-                self.xl("shutdown", name, timeout=timeout)
-                self._wait(name, ("gone", "shutdown"), timeout)
-            except ToolstackError as error:
-                self.log.append(str(error))
+                xl("shutdown", name, timeout=timeout)
+                wait_for_state(name, ("gone", "shutdown"), timeout, self.state_of)
+            except ToolstackError:
+                pass
         if self.state_of(name) != "gone":
             self.destroy(name)
 
     def put_back(self, name: str) -> None:
+        """Safe to be cut anywhere: until the last rename it is still NAME~prev, and put back again."""
         if self.state_of(name) != "gone":
             self.destroy(name)
-        self.must("rename", name + PREVIOUS, name)
-        self._reopen_consoles()
-        self.must("unpause", name)
+        domid, _state = self.find(name + PREVIOUS)
+        bridge_ports.join(domid)
+        must("rename", name + PREVIOUS, name)
+        console.reopen()
+        self._let_run(name)
 
-    def _build(self, domain: Domain, name: str) -> None:
-        """Create ``domain`` paused under ``name``."""
+    def _build(self, domain: Domain, name: str) -> int:
+        """Create ``domain`` paused under ``name``; its id."""
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
             path = os.path.join(folder, name + ".cfg")
             write_whole(path, xl_config(domain, name).encode("utf-8"), 0o600)
-            code, out, err = self.xl("create", "-p", path)
+            code, out, err = xl("create", "-p", path)
         if code:
-            raise ToolstackError(f"domain {domain.name}: Xen could not build it ({code}): {_last_words(err + out)}")
-        state = self.state_of(name)
+            message = f"domain {domain.name}: Xen could not build it ({code}): {last_words(err + out)}"
+            raise ToolstackError(message, unchanged=True)
+        domid, state = self.find(name)
         if state != "paused":
             raise ToolstackError(f"domain {domain.name}: it was built, but is {state}")
+        return domid
 
     def _create(self, step: Step, declaration: Declaration) -> None:
         self._build(step.domain or declaration.domain, step.name)
         if declaration.state == "running":
             self._start(declaration)
 
-    def _unpause(self, _step: Step, declaration: Declaration) -> None:
-        self._start(declaration)
-
     def _start(self, declaration: Declaration) -> None:
-        mark = self.console_mark(declaration.name)
-        self.must("unpause", declaration.name)
-        self.prove(declaration, mark)
+        mark = console.mark(declaration.name)
+        self._let_run(declaration.name)
+        self._prove(declaration, mark)
 
-    def _replace(self, step: Step, declaration: Declaration) -> None:
+    def _prove(self, declaration: Declaration, mark: int) -> None:
+        prove(declaration, mark, self.state_of)
+
+    # -- replacing -------------------------------------------------------------------------------
+
+    def _replace(self, step: Step, declaration: Declaration) -> dict[str, Any]:
         name = step.name
-        was_running = self.state_of(name) == "running"
-        self._build(step.domain or declaration.domain, name + NEXT)
-        self.must("pause", name)
+        new = step.domain or declaration.domain
+        old_id, old_state = self.find(name)
+        new_id = self._build(new, name + NEXT)
+        told: dict[str, Any] = {}
         try:
-            self.must("rename", name, name + PREVIOUS)
-            self.must("rename", name + NEXT, name)
-            self._reopen_consoles()
-            if declaration.state == "running":
-                self._start(declaration)
+            if declaration.update == "warm" and declaration.state == "running":
+                self._warm_up(declaration, new_id)
+            # While the old one still serves: a run that dies from here on leaves NAME~prev, which is put back.
+            must("rename", name, name + PREVIOUS)
+            must("rename", name + NEXT, name)
+            console.reopen()
+            told = self._switch(declaration, new, old_id, new_id)
         except ToolstackError as error:
-            console = error.console or self.console_lines(name)
+            lines = error.console or console.lines(name)
             if self.state_of(name + PREVIOUS) == "gone":  # it never lost its name
                 self.destroy(name + NEXT)
-                if was_running:
-                    self.must("unpause", name)
             else:
                 if self.state_of(name + NEXT) != "gone":
                     self.destroy(name + NEXT)
                 self.put_back(name)
-                if not was_running:
-                    self.must("pause", name)
-            raise ToolstackError(f"{error}; the former domain was put back and runs", console, True) from error
+                if old_state == "paused":
+                    self._pause(name)
+            raise ToolstackError(f"{error}; the former domain {_kept(old_state)}", lines, True) from error
         self.destroy(name + PREVIOUS)
         for leftover in (NEXT, PREVIOUS):  # of the moment in which they had those names
-            if os.path.exists(self.console_path(name + leftover)):
-                os.unlink(self.console_path(name + leftover))
+            console.forget(name + leftover)
+        return told
 
-    def _recreate(self, step: Step, declaration: Declaration) -> None:
+    def _warm_up(self, declaration: Declaration, new_id: int) -> None:
+        """Let the new one boot with its interfaces off the bridge, until its console says that it has."""
+        name = declaration.name + NEXT
+        bridge_ports.leave(new_id)
+        mark = console.mark(name)
+        self.hypercalls.unpause(new_id) if self.hypercalls else must("unpause", name)
+        until = time.monotonic() + declaration.ready_within
+        while not console.find(name, declaration.ready, mark):
+            state = self.state_of(name)
+            if state != "running" or time.monotonic() >= until:
+                lines = console.lines(name, mark)
+                why = (
+                    f"is {state}" if state != "running" else f"has not said {declaration.ready!r} in {declaration.ready_within} s"
+                )
+                raise ToolstackError(f"domain {declaration.name}: the new one {why}{console.tail(lines)}", lines)
+            time.sleep(0.1)
+
+    def _switch(self, declaration: Declaration, new: Domain, old_id: int, new_id: int) -> dict[str, Any]:
+        """The short moment without service: the old one leaves the bridge, the new one takes over."""
+        mark = console.mark(declaration.name)
+        began = time.monotonic()
+        bridge_ports.leave(old_id)
+        if declaration.state != "running":
+            self._pause(declaration.name + PREVIOUS)
+            return {}
+        if declaration.update == "warm":
+            bridge_ports.join(new_id)
+        elif self.hypercalls:
+            self.hypercalls.unpause(new_id)
+        else:
+            must("unpause", declaration.name)
+        # Only now: the old one is deaf already, and this costs a process where there are no bindings.
+        self._pause(declaration.name + PREVIOUS)
+        addresses = dict(declaration.addresses)
+        for interface in new.interfaces:
+            if interface.bridge in addresses:
+                bridge_ports.announce(interface.bridge, interface.mac, addresses[interface.bridge])
+        healthy = prove(declaration, mark, self.state_of)
+        return {"downtime_ms": round((healthy - began) * 1000)}
+
+    def _recreate(self, step: Step, declaration: Declaration) -> dict[str, Any]:
+        began = time.monotonic()
         self.stop(step.name, declaration.shutdown_timeout)
         try:
+            for origin in step.origins:
+                disks.grow(origin)
             self._create(step, declaration)
         except ToolstackError as error:
-            console = error.console or self.console_lines(step.name)
+            lines = error.console or console.lines(step.name)
             if not step.text:
                 raise
             if self.state_of(step.name) != "gone":
                 self.destroy(step.name)
             # The definition on disk is still the former one.
-            code, out, err = self.xl("create", self._definition(step.name))
+            code, out, err = xl("create", definition_path(step.name))
             if code:
                 raise ToolstackError(
-                    f"{error}; and the former domain could not be started again: {_last_words(err + out)}; NOTHING runs"
-                    f" under that name, start it with: xl create {self._definition(step.name)}",
-                    console,
+                    f"{error}; and the former domain could not be started again: {last_words(err + out)}; NOTHING runs"
+                    f" under that name, start it with: xl create {definition_path(step.name)}",
+                    lines,
                 ) from error
-            raise ToolstackError(f"{error}; the former domain was started again", console, True) from error
+            raise ToolstackError(f"{error}; the former domain was started again", lines, True) from error
+        return {"downtime_ms": round((time.monotonic() - began) * 1000)} if declaration.state == "running" else {}
 
     def _confirm(self, step: Step, declaration: Declaration) -> None:
         try:
-            self.prove(declaration, 0)
+            self._prove(declaration, 0)
         except ToolstackError as error:
             self.put_back(step.name)
             raise ToolstackError(f"{error}; the former domain was put back and runs", error.console, True) from error
         self.destroy(step.name + PREVIOUS)
 
-    # -- proving that it serves ------------------------------------------------------------------
+    # -- changing a running domain ---------------------------------------------------------------
 
-    def prove(self, declaration: Declaration, mark: int) -> None:
-        """Watch a started domain until its health check passes, or for its settle time when it has none.
+    def _set_live(self, step: Step, _declaration: Declaration) -> None:
+        name, value = step.name, step.text
+        if step.item == "cpus":
+            must("vcpu-pin", name, "all", value)
+        elif step.item == "vcpus":
+            self._set_vcpus(name, int(value))
+        else:
+            scheduler = (self.hypercalls.scheduler() if self.hypercalls else "") or "sched-credit2"
+            must(scheduler, "-d", name, "-w" if step.item == "cpu_weight" else "-c", value)
 
-        A unikernel that refuses its arguments powers itself off at once; that is a failure here.
-        """
-        health = declaration.health
-        began = time.monotonic()
-        bound = health.within if health else declaration.settle
-        answer: str | None = "no answer yet"
-        returns = "restart" in declaration.domain.on_reboot
+    @staticmethod
+    def _set_vcpus(name: str, count: int) -> None:
+        """A guest takes its vCPUs on and off line itself; one that does not is told back."""
+
+        def vcpus_in_use() -> int:
+            return len(re.findall(r"\s(?:r--|-b-|---)\s", must("vcpu-list", name)))  # --p: off line
+
+        before = vcpus_in_use()
+        must("vcpu-set", name, str(count))
+        until = time.monotonic() + DEVICE_SECONDS
         while True:
-            state = self.state_of(declaration.name)
-            if returns and (state == "rebooting" or (state == "gone" and self._restarting(declaration.name))):
-                # It asked to be started again (a triple fault asks so too), and xl's daemon does it.
-                state = self._wait(declaration.name, ("running",), REBOOT_SECONDS)
-            if state != "running":
-                raise self._died(declaration, state, time.monotonic() - began, mark)
-            if health:
-                answer = self._ask(health, declaration.name, mark)
-                if answer is None:
-                    return
-            if time.monotonic() - began >= bound:
-                break
-            time.sleep(0.3)
-        if health:
-            console = self.console_lines(declaration.name, mark)
+            online = vcpus_in_use()
+            if online == count:
+                return
+            if time.monotonic() >= until:
+                must("vcpu-set", name, str(before))
+                raise ToolstackError(
+                    f"domain {name}: vcpus: the guest does not follow (it uses {online}, not {count}); it was told to stay at"
+                    f" {before}; without live: true it would be replaced",
+                    rolled_back=True,
+                )
+            time.sleep(0.2)
+
+    def _attach(self, step: Step, _declaration: Declaration) -> None:
+        device = step.device
+        if device is None:
+            return
+        kind, command, text = ("vbd", "block", vbd(device)) if isinstance(device, Disk) else ("vif", "network", vif(device))
+        domid, _state = self.find(step.name)
+        before = self._devices(domid, kind)
+        # xl reads the words of a vif one by one, those of a disk as one.
+        code, out, err = xl(f"{command}-attach", step.name, *([text] if kind == "vbd" else text.split(",")))
+        new = [one for one in self._devices(domid, kind) if one not in before]
+        problem = f"xl says: {last_words(err + out)}" if code else self._connect(domid, kind, new)
+        if problem:
+            for one in new:
+                xl(f"{command}-detach", step.name, one, "--force")
             raise ToolstackError(
-                f"domain {declaration.name}: it runs, but is not healthy after {bound} s: {answer}{_tail(console)}", console
+                f"domain {step.name}: {step.item} could not be attached to the running domain: {problem}; it was taken away"
+                " again; without live: true the domain would be replaced",
+                rolled_back=True,
             )
 
-    @staticmethod
-    def _restarting(name: str) -> bool:
-        """Does the daemon that xl leaves for each domain say that it builds it anew? Its log has the name at creation."""
-        for path in (f"{XL_LOGS}/xl-{name}.log", f"{XL_LOGS}/xl-{name}{NEXT}.log"):
-            try:
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    if "is restart" in "".join(file.readlines()[-3:]):
-                        return True
-            except OSError:
-                continue
-        return False
-
-    def _ask(self, health: Health, name: str, mark: int) -> str | None:
-        if health.kind != "console":
-            return ask(health)
-        found = re.search(health.target, "\n".join(self.console_lines(name, mark, 10000)))
-        return None if found else f"no line on its console matches {health.target!r}"
-
-    def _died(self, declaration: Declaration, state: str, seconds: float, mark: int) -> ToolstackError:
-        # xenconsoled may be a moment behind the domain's end.
-        until = time.monotonic() + 2
-        console = self.console_lines(declaration.name, mark)
-        while not any("solo5_exit" in line for line in console) and time.monotonic() < until:
+    def _detach(self, step: Step, _declaration: Declaration) -> None:
+        device = step.device
+        if device is None:
+            return
+        kind, command = ("vbd", "block") if isinstance(device, Disk) else ("vif", "network")
+        domid, _state = self.find(step.name)
+        before = self._devices(domid, kind)
+        one = device.vdev if isinstance(device, Disk) else self._devid(domid, device.mac)
+        must(f"{command}-detach", step.name, one)
+        until = time.monotonic() + DEVICE_SECONDS
+        while len(self._devices(domid, kind)) >= len(before):
+            if time.monotonic() >= until:
+                raise ToolstackError(f"domain {step.name}: the guest does not give {step.item} back; it is still attached")
             time.sleep(0.2)
-            console = self.console_lines(declaration.name, mark)
-        code = re.search(r"solo5_exit\((\d+)\)", "\n".join(console))
-        why = ""
-        if code:
-            why = f" with exit code {code.group(1)}" + (" (it refused its boot arguments)" if code.group(1) == "64" else "")
-        return ToolstackError(
-            f"domain {declaration.name}: it ended by itself {seconds:.0f} s after its start{why}"
-            f"{' and is kept in state ' + state if state != 'gone' else ''}{_tail(console)}",
-            console,
-        )
-
-    # -- consoles --------------------------------------------------------------------------------
-
-    def console_path(self, name: str) -> str:
-        return os.path.join(self.consoles, f"guest-{name}.log")
-
-    def console_mark(self, name: str) -> int:
-        """Where the console's file ends now, in bytes: what comes later belongs to the next start."""
-        try:
-            return os.path.getsize(self.console_path(name))
-        except OSError:
-            return 0
-
-    def console_lines(self, name: str, mark: int = 0, most: int = CONSOLE_LINES) -> list[str]:
-        """The last lines of a domain's console since ``mark``, without terminal control characters."""
-        try:
-            with open(self.console_path(name), "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                # Rotated since: everything in the file is new.
-                file.seek(max(mark if mark <= size else 0, size - 65536))
-                text = file.read().decode("utf-8", "replace")
-        except OSError:
-            return []
-        clean = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]", "", text)
-        return [line.rstrip() for line in clean.splitlines() if line.strip()][-most:]
 
     @staticmethod
-    def _reopen_consoles() -> None:
-        """xenconsoled names a console's file when it opens it: after a rename it must open it again."""
-        subprocess.run(["pkill", "-HUP", "-x", "xenconsoled"], capture_output=True, timeout=30, check=False)
+    def _devices(domid: int, kind: str) -> list[str]:
+        with Xenstore() as store:
+            return store.directories([f"/libxl/{domid}/device/{kind}"])[0]
+
+    @staticmethod
+    def _devid(domid: int, mac: str) -> str:
+        with Xenstore() as store:
+            ids = store.directories([f"/libxl/{domid}/device/vif"])[0]
+            macs = store.read([f"/libxl/{domid}/device/vif/{one}/mac" for one in ids])
+        return next((one for one, own in zip(ids, macs) if (own or "").lower() == mac), mac)
+
+    @staticmethod
+    def _connect(domid: int, kind: str, devices: list[str]) -> str | None:
+        """None when the guest has taken all of them, else why not."""
+        until = time.monotonic() + DEVICE_SECONDS
+        with Xenstore() as store:
+            while True:
+                states = store.read([f"/local/domain/{domid}/device/{kind}/{one}/state" for one in devices])
+                if devices and all(state == _CONNECTED for state in states):
+                    return None
+                if not devices or time.monotonic() >= until:
+                    return f"the guest does not take it (state {', '.join(map(str, states)) or 'none'})"
+                time.sleep(0.2)
 
 
-def _tail(console: list[str]) -> str:
-    if not console:
-        return "; its console is empty or not logged"
-    return "; its console ends: " + " | ".join(console[-4:])
+def _kept(old_state: str) -> str:
+    return "was put back and runs" if old_state == "running" else f"was put back and is {old_state}"

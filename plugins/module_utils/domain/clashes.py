@@ -1,0 +1,116 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Do the declarations of one host fit together, with its other domains, and with its networks? Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+
+from .plan import Observed
+from .spec import Declaration
+
+
+def clashes(declarations: list[Declaration]) -> list[str]:
+    """One line for every name, MAC or address that two declarations of one host claim."""
+    seen: dict[tuple[str, str], str] = {}
+    lines = []
+    for declaration in declarations:
+        if declaration.state == "absent":
+            claims = [("name", declaration.name)]
+        else:
+            claims = [("name", declaration.name)]
+            claims += [("MAC", interface.mac) for interface in declaration.domain.interfaces]
+            claims += [
+                ("address", f"{ipaddress.ip_interface(address).ip} on {bridge}") for bridge, address in declaration.addresses
+            ]
+        for what, value in claims:
+            other = seen.setdefault((what, value), declaration.name)
+            if other != declaration.name:
+                lines.append(f"domains {other} and {declaration.name} have the same {what} {value}")
+            elif what == "name" and sum(1 for one in declarations if one.name == value) > 1:
+                line = f"domain {value}: declared twice; a name is unique on its host"
+                if line not in lines:
+                    lines.append(line)
+    return lines
+
+
+def outside_networks(declarations: list[Declaration], networks: dict[str, list[str]]) -> list[str]:
+    """One line for every address outside the networks of its bridge; a bridge without networks is not judged."""
+    lines = []
+    for declaration in declarations:
+        if declaration.state == "absent":
+            continue
+        for bridge, address in declaration.addresses:
+            ip = ipaddress.ip_interface(address).ip
+            own = [ipaddress.ip_interface(network).network for network in networks.get(bridge, [])]
+            same = [network for network in own if network.version == ip.version]
+            if same and not any(ip in network for network in same):
+                lines.append(
+                    f"domain {declaration.name}: address {ip} is outside the network of {bridge} ({', '.join(map(str, same))})"
+                )
+            hosts = [one for one in networks.get(bridge, []) if ipaddress.ip_interface(one).ip == ip]
+            if hosts:
+                lines.append(f"domain {declaration.name}: address {ip} is the host's own on {bridge}")
+    return lines
+
+
+def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
+    """One line for every MAC, address or disk that a running domain has which is not among the declared ones."""
+    names = {declaration.name for declaration in declarations}
+    lines = []
+    for observed in domains:
+        base = observed.domain.name.split("~")[0]
+        if base in names:
+            continue
+        macs = {interface.mac for interface in observed.domain.interfaces}
+        bridges = {interface.bridge for interface in observed.domain.interfaces}
+        addresses = _addresses(observed)
+        for declaration in declarations:
+            if declaration.state == "absent":
+                continue
+            where = f"domain {declaration.name}"
+            lines += [
+                f"{where}: mac {one.mac} is used by running domain {base}"
+                for one in declaration.domain.interfaces
+                if one.mac in macs
+            ]
+            lines += [
+                f"{where}: address {ipaddress.ip_interface(address).ip} on {bridge} is used by running domain {base}"
+                for bridge, address in declaration.addresses
+                if bridge in bridges and ipaddress.ip_interface(address).ip in addresses
+            ]
+    return lines
+
+
+def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+    """Those that Xen knows of: in the boot arguments, as MirageOS takes them, and of the hotplug script."""
+    words = re.findall(r"--(?:[a-z][a-z0-9-]*-)?ipv[46]=([0-9a-fA-F.:/]+)", observed.domain.arguments)
+    words += [word for interface in observed.domain.interfaces for word in interface.ip.split()]
+    found = set()
+    for word in words:
+        try:
+            found.add(ipaddress.ip_interface(word).ip)
+        except ValueError:
+            continue
+    return found
+
+
+def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
+    """One line for every disk that two domains would have, one of them for writing."""
+    lines = []
+    users = [(one.domain.name.split("~")[0], disk) for one in domains for disk in one.domain.disks]
+    wanted = [one for one in declarations if one.state in ("running", "paused")]
+    for declaration in wanted:
+        users += [(declaration.name, disk) for disk in declaration.domain.disks]
+    for declaration in wanted:
+        for disk in declaration.domain.disks:
+            others = {name for name, used in users if name != declaration.name and used.path == disk.path
+                      and "w" in (used.access, disk.access)}  # fmt: skip
+            lines += [
+                f"domain {declaration.name}: disks: {disk.path} is used by domain {other}; one may write alone"
+                for other in sorted(others)
+            ]
+    return lines

@@ -1,0 +1,75 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. What a domain writes to its console, as xenconsoled logs it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+
+CONSOLES = "/var/log/xen/console"
+# Shown of a console in a message or a result.
+LINES = 10
+_MOST_BYTES = 65536
+
+
+def path_of(name: str) -> str:
+    return os.path.join(CONSOLES, f"guest-{name}.log")
+
+
+def mark(name: str) -> int:
+    """Where the console's file ends now, in bytes: what comes later belongs to the next start."""
+    try:
+        return os.path.getsize(path_of(name))
+    except OSError:
+        return 0
+
+
+def lines(name: str, since: int = 0, most: int = LINES) -> list[str]:
+    """The last lines of a domain's console since ``since``, without terminal control characters."""
+    try:
+        with open(path_of(name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            # Rotated since: everything in the file is new.
+            file.seek(max(since if since <= size else 0, size - _MOST_BYTES))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    clean = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]", "", text)
+    return [line.rstrip() for line in clean.splitlines() if line.strip()][-most:]
+
+
+def find(name: str, pattern: str, since: int = 0) -> str | None:
+    """The first line since ``since`` that the regular expression matches somewhere."""
+    return next((line for line in lines(name, since, 100_000) if re.search(pattern, line)), None)
+
+
+def wait(name: str, pattern: str, since: int, seconds: float) -> str | None:
+    """`find`, asked again until it has an answer or ``seconds`` have passed."""
+    until = time.monotonic() + seconds
+    while True:
+        line = find(name, pattern, since)
+        if line is not None or time.monotonic() >= until:
+            return line
+        time.sleep(0.1)
+
+
+def reopen() -> None:
+    """xenconsoled names a console's file when it opens it: after a rename it must open it again."""
+    subprocess.run(["pkill", "-HUP", "-x", "xenconsoled"], capture_output=True, timeout=30, check=False)
+
+
+def forget(name: str) -> None:
+    if os.path.exists(path_of(name)):
+        os.unlink(path_of(name))
+
+
+def tail(console: list[str]) -> str:
+    """The end of a message that shows what the domain said last."""
+    if not console:
+        return "; its console is empty or not logged"
+    return "; its console ends: " + " | ".join(console[-4:])

@@ -1,0 +1,84 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Reads from xenstore over its socket, many keys in one go, and never waits for ever.
+
+The C library's bindings have no time limit: a xenstored that hangs would hang us. The protocol is
+xen/include/public/io/xs_wire.h: a header of four 32-bit words (type, request, transaction, length)
+before each message, in the machine's byte order; one request after the other on one connection.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+
+from .xl import ToolstackError
+
+SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
+SECONDS = 20.0
+_HEADER = struct.Struct("=IIII")
+_DIRECTORY, _READ, _ERROR = 1, 2, 16
+# Requests on their way at once: their answers must fit into the socket's buffers.
+_BATCH = 64
+
+
+class Xenstore:
+    """``with Xenstore() as store:``; ToolstackError when it can't be reached or doesn't answer."""
+
+    def __init__(self, timeout: float = SECONDS) -> None:
+        self.timeout = timeout
+
+    def __enter__(self) -> Xenstore:
+        path = next((path for path in SOCKETS if os.path.exists(path)), SOCKETS[0])
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(self.timeout)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise ToolstackError(
+                f"xenstored can't be reached ({path}: {error}); restarting it needs a reboot of the host"
+            ) from None
+        return self
+
+    def __exit__(self, *_reason: object) -> None:
+        self._socket.close()
+
+    def read(self, paths: list[str]) -> list[str | None]:
+        """The values, None for what is not there."""
+        return [None if one is None else one.decode("utf-8", "replace") for one in self._ask(_READ, paths)]
+
+    def directories(self, paths: list[str]) -> list[list[str]]:
+        """The names below each path; [] for what is not there."""
+        return [
+            [] if one is None else [name for name in one.decode().split("\0") if name] for one in self._ask(_DIRECTORY, paths)
+        ]
+
+    def _ask(self, kind: int, paths: list[str]) -> list[bytes | None]:
+        answers: list[bytes | None] = []
+        try:
+            for begin in range(0, len(paths), _BATCH):
+                batch = [path.encode() + b"\0" for path in paths[begin : begin + _BATCH]]
+                self._socket.sendall(b"".join(_HEADER.pack(kind, 0, 0, len(body)) + body for body in batch))
+                for _body in batch:
+                    answered, _request, _transaction, length = _HEADER.unpack(self._receive(_HEADER.size))
+                    body = self._receive(length)
+                    answers.append(None if answered == _ERROR else body)
+        except (OSError, struct.error) as error:
+            raise ToolstackError(
+                f"xenstored does not answer ({error}, limit {self.timeout:.0f} s); domains run on, but nothing can be changed"
+                " until it does: see 'systemctl status xenstored' and /var/log/xen"
+            ) from None
+        return answers
+
+    def _receive(self, size: int) -> bytes:
+        data = b""
+        while len(data) < size:
+            block = self._socket.recv(size - len(data))
+            if not block:
+                raise OSError("it closed the connection")
+            data += block
+        return data
