@@ -201,6 +201,9 @@ options:
     type: str
     choices: [destroy, restart, rename-restart, preserve, coredump-destroy, coredump-restart]
     default: preserve
+  service:
+    description: A word for what it serves, for listings and the inventory plugin P(unikernels.xen.xen_domains#inventory).
+    type: str
   extra_config:
     description:
       - The escape, a mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
@@ -363,7 +366,6 @@ console:
   elements: str
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
     DISK_FORMATS,
     EVENT_ACTIONS,
@@ -372,6 +374,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
     UPDATES,
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 INTERFACE = {
     "bridge": {"type": "str", "required": True},
@@ -401,7 +404,7 @@ DISK = {
 
 def main() -> None:
     event = {"type": "str", "choices": list(EVENT_ACTIONS)}
-    module = AnsibleModule(
+    module = UnloggedModule(
         argument_spec={
             "name": {"type": "str", "required": True},
             "state": {"type": "str", "choices": list(STATES), "default": "running"},
@@ -422,6 +425,7 @@ def main() -> None:
             "on_reboot": {**event, "default": "restart"},
             "on_crash": {**event, "default": "preserve"},
             "disks_on_absent": {"type": "str", "choices": ["keep", "remove"], "default": "keep"},
+            "service": {"type": "str"},
             "extra_config": {"type": "dict"},
             "update": {"type": "str", "choices": list(UPDATES), "default": "standby"},
             "ready": {"type": "str"},

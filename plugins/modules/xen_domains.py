@@ -109,12 +109,12 @@ domains:
       type: bool
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = UnloggedModule(
         argument_spec={
             "domains": {"type": "list", "elements": "dict", "required": True},
             "purge": {"type": "bool", "default": False},
@@ -125,14 +125,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    if not 1 <= params["parallel"] <= 64:
-        module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
     for one in params["domains"]:
         # Often keys; in no log. The list is open, so Ansible can't know.
         disks = one.get("disks")
         for disk in disks if isinstance(disks, list) else []:
             if isinstance(disk, dict) and isinstance(disk.get("content"), str):
                 module.no_log_values.add(disk["content"])
+    if not 1 <= params["parallel"] <= 64:
+        module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
     try:
         results = declare(
             params["domains"],

@@ -60,6 +60,22 @@ host:
       description: Version of the running Xen, empty without.
       type: str
       sample: 4.17.7
+    dom0_kernel:
+      description: Release of Dom0's kernel.
+      type: str
+      sample: 6.1.0-31-amd64
+    capabilities:
+      description: What the running Xen can do with this machine (C(virt_caps) of C(xl info)).
+      type: list
+      elements: str
+      sample: [pv, hvm, hap]
+    topology:
+      description: NUMA nodes, and cores and threads of each.
+      type: dict
+      sample: {nodes: 1, cores_per_socket: 4, threads_per_core: 2}
+    pending_reboot:
+      description: Whether the Xen or the kernel that the next boot would take is newer than this boot.
+      type: bool
     xen_arguments:
       description: Command line of the running Xen.
       type: str
@@ -151,6 +167,16 @@ def network_style(device: str) -> str:
     return "something unknown"
 
 
+def pending_reboot() -> bool:
+    """Debian's mark, or a hypervisor or kernel that was installed since this boot."""
+    if os.path.exists("/run/reboot-required"):
+        return True
+    booted = re.search(r"^btime (\d+)$", read("/proc/stat"), re.MULTILINE)
+    paths = [*glob.glob("/boot/xen-*.gz"), os.path.realpath("/vmlinuz")]
+    times = [os.stat(path).st_ctime for path in paths if os.path.exists(path)]
+    return booted is not None and any(time > int(booted.group(1)) for time in times)
+
+
 def main() -> None:
     module = AnsibleModule(argument_spec={}, supports_check_mode=True)
     under_xen = available()
@@ -177,6 +203,14 @@ def main() -> None:
             "under_xen": under_xen,
             "pvh_capable": "hvm" in xen.get("virt_caps", "").split(),
             "xen_version": xen.get("xen_version", ""),
+            "dom0_kernel": platform.release(),
+            "capabilities": xen.get("virt_caps", "").split(),
+            "topology": {
+                "nodes": int(xen.get("nr_nodes", 1)),
+                "cores_per_socket": int(xen.get("cores_per_socket", 1)),
+                "threads_per_core": int(xen.get("threads_per_core", 1)),
+            },
+            "pending_reboot": pending_reboot(),
             "xen_arguments": xen.get("xen_commandline", ""),
             "secure_boot": secure_boot(),
             "memory": total or memory,

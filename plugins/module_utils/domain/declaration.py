@@ -236,6 +236,13 @@ def _uuid(reader: Reader, default: str) -> str:
         raise reader.fail("uuid", f"is {value!r}, must be as in 756e696b-1234-8234-8234-123456789abc") from None
 
 
+def _service(reader: Reader) -> str:
+    value = reader.text("service", "")
+    if value and not GROUP.fullmatch(value):
+        raise reader.fail("service", f"is {value!r}, must be lower-case letters, digits and '-', as in web")
+    return value
+
+
 def _extra_config(reader: Reader) -> tuple[tuple[str, str], ...]:
     value = reader.options.get("extra_config")
     reader.known.append("extra_config")
@@ -333,7 +340,7 @@ def _health(reader: Reader, value: Any) -> Health | None:
 
 
 # What a declaration may have that is not for a domain but for the roles around it.
-ROLE_KEYS = ("image", "service")
+ROLE_KEYS = ("image",)
 
 
 def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None) -> Declaration:
@@ -387,6 +394,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
         on_poweroff=reader.choice("on_poweroff", "destroy", EVENT_ACTIONS),
         on_reboot=reader.choice("on_reboot", "restart", EVENT_ACTIONS),
         on_crash=reader.choice("on_crash", "preserve", EVENT_ACTIONS),
+        service=_service(reader),
         extra_config=_extra_config(reader),
     )
     declaration = Declaration(

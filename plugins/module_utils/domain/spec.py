@@ -83,6 +83,7 @@ class Domain:
     on_poweroff: str = "destroy"
     on_reboot: str = "restart"
     on_crash: str = "preserve"
+    service: str = ""  # a word for listings; Xen does not know it
     extra_config: tuple[tuple[str, str], ...] = ()  # (key, value as it stands in an xl file)
 
 

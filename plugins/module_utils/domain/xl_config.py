@@ -17,6 +17,7 @@ from .cpus import cpu_text
 from .spec import USUAL_MTU, Disk, Domain, Interface, rate_text
 
 EXTRA = "# extra_config"
+SERVICE = "# service: "
 _WEIGHT = 256
 _DEFAULT_SCRIPTS = ("", "vif-bridge", "/etc/xen/scripts/vif-bridge")
 
@@ -50,6 +51,7 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
     """The whole definition file. ``name`` replaces the domain's (for the one that stands by)."""
     lines = [
         "# Written by unikernels.xen; a change by hand is undone by the next run.",
+        *([SERVICE + domain.service] if domain.service else []),
         f"name = {quote(name or domain.name)}",
         f"type = {quote(domain.type)}",
         f"uuid = {quote(domain.uuid)}",
@@ -84,6 +86,11 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
 def extra_config(text: str) -> str:
     """The extra_config part of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
     return text.partition(EXTRA + "\n")[2]
+
+
+def service_of(text: str) -> str:
+    """What a definition of ours says that its domain serves."""
+    return next((line[len(SERVICE) :] for line in text.splitlines() if line.startswith(SERVICE)), "")
 
 
 def _action(config: dict[str, Any], event: str, default: str) -> str:

@@ -322,8 +322,8 @@ class Toolstack:
         new = [one for one in self._devices(domid, kind) if one not in before]
         problem = f"xl says: {last_words(err + out)}" if code else self._connect(domid, kind, new)
         if problem:
-            for one in new:
-                xl(f"{command}-detach", step.name, one, "--force")
+            for one in new:  # a disk must be taken by force, for the guest will not let go of what it never had
+                xl(f"{command}-detach", *(["--force"] if kind == "vbd" else []), step.name, one)
             raise ToolstackError(
                 f"domain {step.name}: {step.item} could not be attached to the running domain: {problem}; it was taken away"
                 " again; without live: true the domain would be replaced",
@@ -338,11 +338,15 @@ class Toolstack:
         domid, _state = self.find(step.name)
         before = self._devices(domid, kind)
         one = device.vdev if isinstance(device, Disk) else self._devid(domid, device.mac)
-        must(f"{command}-detach", step.name, one)
-        until = time.monotonic() + DEVICE_SECONDS
+        code, out, err = xl(f"{command}-detach", step.name, one)
+        until = time.monotonic() + (DEVICE_SECONDS if not code else 0)
         while len(self._devices(domid, kind)) >= len(before):
             if time.monotonic() >= until:
-                raise ToolstackError(f"domain {step.name}: the guest does not give {step.item} back; it is still attached")
+                raise ToolstackError(
+                    f"domain {step.name}: the guest does not give {step.item} back, it is still attached"
+                    f" ({last_words(err + out) or 'xl says nothing'}); without live: true the domain would be replaced",
+                    unchanged=True,
+                )
             time.sleep(0.2)
 
     @staticmethod

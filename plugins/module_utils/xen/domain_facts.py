@@ -1,0 +1,108 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Everything that can be told of the domains of a host, in one go."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any
+
+from ..domain.plan import Host, Observed, as_options, defined_uuid
+from ..domain.spec import owned
+from ..domain.xl_config import service_of
+from ..image.store import DIGEST, SUFFIX, describe
+from . import bridge_ports, console
+from .observation import definition_path
+from .xenstore import Xenstore
+
+# Counters of Linux for a vif, seen from Dom0: what it receives the domain has sent.
+_COUNTERS = {
+    "sent_bytes": "rx_bytes",
+    "sent_packets": "rx_packets",
+    "received_bytes": "tx_bytes",
+    "received_packets": "tx_packets",
+    "dropped_packets": "tx_dropped",
+}
+
+
+def domain_facts(host: Host, names: list[str], console_lines: int) -> list[dict[str, Any]]:
+    """One entry for each domain, by id, and last those that are only defined; their keys are in xen_domain_info's RETURN."""
+    started = _start_times([one.domid for one in host.domains])
+    found = [_running(host, one, started.get(one.domid)) for one in sorted(host.domains, key=lambda one: one.domid)]
+    there = {one.domain.name for one in host.domains}
+    found += [_defined(host, name) for name in sorted(host.definitions) if name not in there]
+    found = [one for one in found if not names or one["name"] in names]
+    for one in found:
+        one["console"] = console.lines(one["name"], most=console_lines) if console_lines else []
+    return found
+
+
+def _running(host: Host, one: Observed, started: float | None) -> dict[str, Any]:
+    base = one.domain.name.split("~")[0]
+    adopted = defined_uuid(host.definitions.get(base, "")) == one.domain.uuid
+    return {
+        **as_options(one.domain),
+        "domid": one.domid,
+        "state": one.state,
+        "shutdown_reason": one.shutdown_reason,
+        "owner": "unikernels.xen" if owned(one.domain.uuid) else "adopted" if adopted else "other",
+        "defined": one.domain.name in host.definitions,
+        "autostart": one.domain.name in host.autostart,
+        "service": service_of(host.definitions.get(base, "")),
+        "image": image_of(one.domain.kernel),
+        "cpu_seconds": round(one.cpu_seconds, 1),
+        "uptime_seconds": None if started is None else max(0, round(time.time() - started)),
+        "traffic": [_traffic(device) for device in bridge_ports.devices(one.domid)],
+    }
+
+
+def _defined(host: Host, name: str) -> dict[str, Any]:
+    text = host.definitions[name]
+    kernel = re.search(r'^kernel = "(.*)"$', text, re.MULTILINE)
+    return {
+        "name": name,
+        "uuid": defined_uuid(text),
+        "domid": None,
+        "state": "stopped",
+        "shutdown_reason": "",
+        "owner": "unikernels.xen" if owned(defined_uuid(text)) else "adopted",
+        "defined": True,
+        "autostart": name in host.autostart,
+        "service": service_of(text),
+        "kernel": kernel.group(1) if kernel else "",
+        "image": image_of(kernel.group(1) if kernel else ""),
+        "definition": definition_path(name),
+    }
+
+
+def image_of(kernel: str) -> dict[str, Any]:
+    """What the store says of a kernel that lies in one; {} for any other."""
+    folder, name = os.path.split(kernel)
+    digest, suffix = os.path.splitext(name)
+    if suffix != SUFFIX or not DIGEST.fullmatch(digest):
+        return {}
+    found = describe(folder, digest)
+    return {key: found.get(key) for key in ("sha256", "name", "target", "standin", "size", "description")}
+
+
+def _start_times(domids: list[int]) -> dict[int, float]:
+    """Domain id -> when it was created, as libxl notes it below /vm (seconds since the epoch)."""
+    with Xenstore() as store:
+        paths = store.read([f"/local/domain/{domid}/vm" for domid in domids])
+        times = store.read([f"{path or '/none'}/start_time" for path in paths])
+    return {domid: float(value) for domid, value in zip(domids, times) if value and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)}
+
+
+def _traffic(device: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"device": device}
+    for key, counter in _COUNTERS.items():
+        try:
+            with open(f"/sys/class/net/{device}/statistics/{counter}", encoding="ascii") as file:
+                found[key] = int(file.read())
+        except (OSError, ValueError):
+            found[key] = 0
+    return found

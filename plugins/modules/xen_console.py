@@ -1,0 +1,123 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: xen_console
+short_description: Read a domain's console, or wait for a line on it
+version_added: 0.1.0
+description:
+  - Returns the last lines that a domain wrote to its console; with O(pattern) waits until one matches. Changes nothing.
+  - Reads the log that xenconsoled keeps (role P(unikernels.xen.xen_host#role)), so also what a domain said that has ended.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+options:
+  name:
+    description: Name of the domain.
+    type: str
+    required: true
+  lines:
+    description: How many lines to return.
+    type: int
+    default: 50
+  pattern:
+    description: Regular expression to wait for.
+    type: str
+  within:
+    description: Seconds to wait for O(pattern), after which the task fails and shows the last lines.
+    type: int
+    default: 30
+  since:
+    description: Look only at what comes after this position, the RV(position) of an earlier call.
+    type: int
+    default: 0
+seealso:
+  - module: unikernels.xen.xen_domain
+"""
+
+EXAMPLES = r"""
+- name: Wait until the web server says that it is ready
+  unikernels.xen.xen_console:
+    name: www
+    pattern: ready
+    within: 60
+  register: console
+
+- name: What does it say after that?
+  unikernels.xen.xen_console:
+    name: www
+    since: "{{ console.position }}"
+    lines: 20
+"""
+
+RETURN = r"""
+console:
+  description: The last lines, without terminal control characters.
+  returned: always
+  type: list
+  elements: str
+match:
+  description: The line that matched.
+  returned: with O(pattern)
+  type: str
+position:
+  description: Where the console's log ended, for O(since) of a later call.
+  returned: success
+  type: int
+"""
+
+import os
+import re
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import NAME
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import console
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "name": {"type": "str", "required": True},
+            "lines": {"type": "int", "default": 50},
+            "pattern": {"type": "str"},
+            "within": {"type": "int", "default": 30},
+            "since": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    name, lines, pattern, within, since = (module.params[key] for key in ("name", "lines", "pattern", "within", "since"))
+    if not NAME.fullmatch(name):
+        module.fail_json(msg=f"name: {name!r} is not the name of a domain")
+    for option, value, low, high in (("lines", lines, 0, 10000), ("within", within, 0, 3600), ("since", since, 0, 1 << 62)):
+        if not low <= value <= high:
+            module.fail_json(msg=f"{option}: is {value}, must be {low}..{high}")
+    try:
+        re.compile(pattern or "")
+    except (re.error, OverflowError, RecursionError) as error:
+        module.fail_json(msg=f"pattern: {pattern!r} is not a regular expression: {error}")
+    found = {}
+    if pattern:
+        match = console.wait(name, pattern, since, within)
+        if match is None:
+            where = "" if os.path.exists(console.path_of(name)) else f" ({console.path_of(name)} does not exist)"
+            module.fail_json(
+                msg=f"domain {name}: no line on its console matched {pattern!r} within {within} s{where}",
+                console=console.lines(name, since, lines),
+            )
+        found["match"] = match
+    position = console.mark(name)
+    module.exit_json(changed=False, console=console.lines(name, since, lines) if lines else [], position=position, **found)
+
+
+if __name__ == "__main__":
+    main()
