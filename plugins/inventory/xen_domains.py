@@ -38,7 +38,8 @@ options:
     default: 20
   name:
     description:
-      - Pattern for the entries' names, in which C({host}) and C({domain}) are replaced. Two hosts may have domains of the same name.
+      - Pattern for the entries' names, in which C({host}) and C({domain}) are replaced.
+      - Two hosts may have domains of the same name, so leave one of them out only where yours do not.
     type: str
     default: "{domain}.{host}"
   owned_only:
@@ -49,7 +50,8 @@ notes:
   - "Each entry has the variables C(xen_host), C(xen_domain), C(xen_state), C(xen_kernel), C(xen_image) (digest),
     C(xen_image_name), C(xen_standin), C(xen_service), C(xen_memory), C(xen_vcpus), C(xen_uuid), C(xen_autostart), C(xen_macs)
     and, when its boot arguments have one, C(ansible_host)."
-  - "Groups: C(xen_domains) for all, C(xen_on_HOST), C(xen_state_STATE), and C(xen_image_NAME) and C(xen_service_SERVICE) where known."
+  - "Groups: C(xen_domains) for all, C(xen_on_HOST), C(xen_state_STATE), and, where known, C(xen_image_NAME) and
+    C(xen_service_SERVICE)."
 """
 
 EXAMPLES = r"""
@@ -57,7 +59,7 @@ EXAMPLES = r"""
 plugin: unikernels.xen.xen_domains
 timeout: 10
 keyed_groups:
-  - key: xen_memory
+  - key: xen_memory | string
     prefix: memory
 compose:
   web_url: "'http://' ~ ansible_host if ansible_host is defined else ''"
@@ -214,7 +216,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         group = self.inventory.groups.get(self.get_option("group"))
         if group is None:
             self.display.warning(
-                f"there is no group {self.get_option('group')} yet: name the hosts' own inventory before this one (-i hosts.yml -i ...)"
+                f"there is no group {self.get_option('group')} yet: name the hosts' own inventory before this one"
+                " (-i hosts.yml -i domains.xen_domains.yml)"
             )
             return {}
         hosts = group.get_hosts()
@@ -248,9 +251,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         self.inventory.add_host(name, group="xen_domains")
         variables = {**variables, "xen_host": host}
         for key, value in variables.items():
-            self.inventory.set_variable(
-                name, key, trust_as_template(value) if isinstance(value, str) and "{" not in value else value
-            )
+            # Untrusted text is exported as a mapping, which some readers don't expect; without a brace it is no template.
+            plain = isinstance(value, str) and "{" not in value
+            self.inventory.set_variable(name, key, trust_as_template(value) if plain else value)
         for prefix, value in (
             ("on", host),
             ("state", variables["xen_state"]),
