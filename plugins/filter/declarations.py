@@ -17,7 +17,6 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
 from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight
 
 IMAGE_KEYS = ("file", "url", "sha256", "standin", "content")
-SECTOR = 512
 
 
 def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declaration]:
@@ -112,10 +111,9 @@ def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, 
     return lines
 
 
-def config_block(text: str) -> str:
-    """Text as a unikernel reads it from a block device: from sector 0, padded with zeros to whole sectors."""
-    size = len(text.encode("utf-8"))
-    return text + "\0" * (-size % SECTOR or (SECTOR if not size else 0))
+def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What service_health takes: nothing of a declaration but what it asks for."""
+    return [{key: one[key] for key in ("name", "state", "health") if one.get(key) is not None} for one in unikernels]
 
 
 def network_words(network: str) -> str:
@@ -136,6 +134,6 @@ class FilterModule:
             "host_problems": host_problems,
             "as_domains": as_domains,
             "standin_lines": standin_lines,
-            "config_block": config_block,
+            "health_checks": health_checks,
             "network_words": network_words,
         }

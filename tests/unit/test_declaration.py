@@ -1,10 +1,21 @@
 """What a user may write, and what is refused, in one line that says where."""
 
+import dataclasses
+import re
+
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes import clashes, outside_networks
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes import (
+    clashes,
+    outside_networks,
+    shared_disks,
+    strangers,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_set, cpu_text
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ARGUMENTS_MOST, declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import derived_mac, derived_uuid, owned
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +27,11 @@ GOOD = {
     "arguments": {"port": 80},
     "health": {"http": "http://10.0.0.10/", "status": 200, "within": 30},
 }
+OPTIONS = re.findall(r"[a-z0-9_]+", """
+    name kernel memory vcpus arguments interfaces disks state health autostart on_crash adopt maxmem cpus cpu_weight cap
+    uuid type extra_config update live ready service disks_on_absent settle shutdown_timeout""")  # fmt: skip
+DEVICE_OPTIONS = re.findall(r"[a-z0-9]+", """
+    bridge mac ip rate script vifname mtu address gateway address6 gateway6 group path vdev format access size source content""")  # fmt: skip
 
 
 def declare(**changes):
@@ -92,6 +108,41 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"health": {"http": "http://x", "tcp": "x:1"}}, "exactly one of"),
         ({"health": {"console": "("}}, "is not a regular expression"),
         ({"on_crash": "explode"}, "must be one of destroy"),
+        ({"type": "hvm"}, "type: is 'hvm', must be one of pvh, pv"),
+        ({"uuid": "756e696b"}, "uuid: is '756e696b', must be as in"),
+        ({"maxmem": 32}, "maxmem: is 32, must be at least memory (64) MiB"),
+        ({"cpus": "1-"}, "is not a set of CPUs"),
+        ({"cpus": "0-99999999"}, "is not a set of CPUs"),
+        ({"cpus": "1,^1"}, "which leaves no CPU"),
+        ({"cpus": [1]}, "cpus: must be CPU numbers"),
+        ({"cpu_weight": 0}, "cpu_weight: is 0, must be 1..65535"),
+        ({"cap": -1}, "cap: is -1, must be 0..12800"),
+        ({"service": "Web server"}, "service: is 'Web server', must be lower-case letters"),
+        ({"extra_config": {"memory": 1}}, "memory has an option of its own"),
+        ({"extra_config": {"a\nb": 1}}, "is not a key of xl.cfg"),
+        ({"extra_config": {"pool": "a\nb"}}, "control character"),
+        ({"extra_config": {"pool": {"a": 1}}}, "must be a number, true or false, text, or a list of text"),
+        ({"extra_config": [1]}, "must be a mapping"),
+        ({"update": "never", "live": "yes"}, "live: must be true or false"),
+        ({"update": "later"}, "must be one of standby, warm, recreate, never"),
+        ({"update": "warm"}, "ready: is required with update: warm"),
+        ({"update": "warm", "ready": "a{99999999999999999999}"}, "is not a regular expression"),
+        ({"update": "warm", "ready": "x", "health": {"console": "x"}}, "says nothing after a warm switch"),
+        ({"health": {"command": "/bin/true"}}, "must be a list of words"),
+        ({"health": {"command": ["true"]}}, "must be the absolute path of a program"),
+        ({"interfaces": [{"bridge": "xenbr0", "rate": "fast"}]}, "rate: is 'fast', must be as in 10Mb/s"),
+        ({"interfaces": [{"bridge": "xenbr0", "rate": "1B/s@1us"}]}, "must be 1 byte an interval to 34 Gb/s"),
+        ({"interfaces": [{"bridge": "xenbr0", "ip": "10.0.0.2,script=x"}]}, "is not an address"),
+        ({"interfaces": [{"bridge": "xenbr0", "script": "a,mac=b"}]}, "neither a name in /etc/xen/scripts nor"),
+        ({"interfaces": [{"bridge": "xenbr0", "vifname": "a,b"}]}, "is not the name of a network device"),
+        ({"interfaces": [{"bridge": "xenbr0", "mtu": 10}]}, "mtu: is 10, must be 68..65535 bytes"),
+        ({"interfaces": [{"bridge": "b", "vifname": "v"}, {"bridge": "b", "vifname": "v"}]}, "vifname v is used twice"),
+        ({"disks": [{"vdev": "xvda"}]}, "disks[0]: path: is required"),
+        ({"disks": [{"path": "/d", "size": 0.5}]}, "size: must be a whole number of MiB"),
+        ({"disks": [{"path": "/d", "content": "x"}]}, "content: goes without path"),
+        ({"disks": [{"content": "x", "access": "w"}]}, "for reading only"),
+        ({"disks": [{"content": 1}]}, "content: must be text"),
+        ({"disks": [{"path": "/d", "source": "e"}]}, "source: 'e' must be an absolute path"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(changes, words):
@@ -109,9 +160,7 @@ _anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=6,
 )
-_keys = st.sampled_from(
-    ["name", "kernel", "memory", "vcpus", "arguments", "interfaces", "disks", "state", "health", "autostart", "on_crash", "adopt"]
-)
+_keys = st.sampled_from(OPTIONS)
 
 
 @given(st.dictionaries(_keys, _anything))
@@ -120,6 +169,67 @@ def test_no_input_gives_a_traceback(changes):
         declaration_of({**GOOD, **changes}, "host1")
     except SpecError as refusal:
         assert "\n" not in str(refusal)
+
+
+@given(st.sampled_from(["interfaces", "disks"]), st.dictionaries(st.sampled_from(DEVICE_OPTIONS), _anything))
+def test_no_device_gives_a_traceback(option, device):
+    try:
+        declaration_of({**GOOD, option: [device]}, "host1")
+    except SpecError as refusal:
+        assert "\n" not in str(refusal)
+
+
+@given(
+    st.integers(1, 9999), st.sampled_from("GMK "), st.sampled_from("bB"), st.integers(1, 999), st.sampled_from(["ms", "us", ""])
+)
+def test_a_rate_comes_back_from_xen_as_it_was_declared(number, factor, unit, interval, scale):
+    """The arithmetic of xlu_vif_parse_rate, on the text that we write for xl."""
+    text = f"{number}{factor.strip()}{unit}/s" + (f"@{interval}{scale}" if scale else "")
+    try:
+        domain = declare(interfaces=[{"bridge": "xenbr0", "rate": text}]).domain
+    except SpecError:
+        return
+    per_second, usecs = re.fullmatch(r"([0-9]+)B/s@([0-9]+)us", domain.interfaces[0].rate).groups()
+    reported = {"rate_bytes_per_interval": int(per_second) * int(usecs) // 1_000_000, "rate_interval_usecs": int(usecs)}
+    assert domain_from_libxl({"nics": [reported]}).interfaces[0].rate == domain.interfaces[0].rate
+
+
+@given(st.sets(st.integers(0, 63), min_size=1))
+def test_a_set_of_cpus_is_what_its_text_says(cpus):
+    assert cpu_set(cpu_text(cpus)) == cpus
+    assert declare(cpus=cpu_text(cpus)).domain.cpus == cpu_text(cpus)
+
+
+def test_cpus_as_xl_writes_them():
+    assert declare(cpus="0-3,^1,8").domain.cpus == "0,2-3,8"
+    assert declare(cpus="all").domain.cpus == ""
+    assert declare(cpus=1).domain.cpus == "1"
+
+
+def test_content_names_its_disk():
+    one, other = declare(disks=[{"content": "a"}]), declare(disks=[{"content": "b"}])
+    assert one.domain.disks[0].path != other.domain.disks[0].path
+    assert one.domain.disks[0].path.startswith("/var/lib/unikernels/disks/www-xvda-")
+    assert one.domain.disks == declare(disks=[{"content": "a"}]).domain.disks
+
+
+def test_a_running_stranger_clashes():
+    stranger = Observed(3, "running", dataclasses.replace(declare().domain, name="other"))
+    assert strangers([declare(name="new")], (stranger,)) == [
+        "domain new: address 10.0.0.10 on xenbr0 is used by running domain other"
+    ]
+    mac = {"bridge": "xenbr0", "mac": stranger.domain.interfaces[0].mac}
+    assert "mac" in strangers([declare(name="new", interfaces=[mac])], (stranger,))[0]
+    assert strangers([declare(name="new"), declare(name="other", state="absent")], (stranger,)) == []
+
+
+def test_a_disk_has_one_writer():
+    writer = Observed(3, "running", declare(name="db", interfaces=[], disks=[{"path": "/d", "access": "w"}]).domain)
+    reader = declare(interfaces=[], disks=[{"path": "/d"}])
+    assert shared_disks([reader], (writer,)) == ["domain www: disks: /d is used by domain db; one may write alone"]
+    assert shared_disks([reader, declare(name="b", interfaces=[], disks=[{"path": "/d"}])], ()) == []
+    both = [declare(name=name, interfaces=[], disks=[{"path": "/d", "access": "w"}]) for name in ("a", "b")]
+    assert len(shared_disks(both, ())) == 2
 
 
 def test_clashes_are_named():

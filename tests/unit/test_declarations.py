@@ -3,16 +3,14 @@
 import pytest
 from ansible_collections.unikernels.xen.plugins.filter.declarations import (
     as_domains,
-    config_block,
     declaration_problems,
+    health_checks,
     network_words,
     standin_lines,
     used_images,
 )
 from ansible_collections.unikernels.xen.plugins.lookup.debian_sources import lines_for
 from ansible_collections.unikernels.xen.plugins.modules.host_files import with_block
-from hypothesis import given
-from hypothesis import strategies as st
 
 UNIKERNEL = {"name": "www", "image": "web", "interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}
 IMAGES = {"web": {"file": "/web.xen"}}
@@ -62,14 +60,6 @@ def test_images_become_kernels():
     assert standin_lines([UNIKERNEL], stored) == ["www runs a STAND-IN, not a unikernel (stand-in for web)"]
 
 
-@given(st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",))))
-def test_a_config_block_is_whole_sectors_of_the_text(text):
-    block = config_block(text)
-    assert len(block.encode()) % 512 == 0
-    assert block.rstrip("\0") == text
-    assert block
-
-
 def test_network_words():
     assert network_words("10.8.0.0/24") == "10.8.0.0 255.255.255.0"
 
@@ -86,3 +76,8 @@ def test_sources_follow_the_release():
         "Debian|main|http://m/debian/|bookworm\nDebian|main|http://m/sec/|bookworm-security\nOther|main|http://x/|nodistro\n"
     )
     assert lines_for(listing, "trixie") == ["deb http://m/debian/ trixie main", "deb http://m/sec/ trixie-security main"]
+
+
+def test_a_health_check_takes_no_secret_along():
+    one = {"name": "vpn", "disks": [{"content": "key"}], "health": {"tcp": "10.0.0.1:1194"}, "state": "running"}
+    assert health_checks([one]) == [{"name": "vpn", "state": "running", "health": {"tcp": "10.0.0.1:1194"}}]

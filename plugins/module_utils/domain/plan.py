@@ -233,6 +233,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
             and current.state == "running"
             and current.domain.uuid == wanted.uuid
             and not differences(wanted, current.domain, host.default_cpus)
+            and not _growing_under(declaration, current, host)
         )
         if same and declaration.state == "running":
             confirm = True
@@ -272,18 +273,19 @@ def plan(declaration: Declaration, host: Host) -> Plan:
         elif only_told:
             pass
         else:
-            steps += _make_disks(declaration, host)
-            live = _live_steps(declaration, wanted, current, differs)
+            steps += _make_disks(declaration, host) + _grow_disks(declaration, host, but=current)
+            growing = _growing_under(declaration, current, host)
+            live = _live_steps(declaration, wanted, current, differs) if not growing else []
             if live:
                 steps += live
-            elif differs or _grow_disks(declaration, host):
-                action, growing = _how(declaration, wanted, current, host)
+            elif differs or growing:
+                action = _how(declaration, wanted, current, host, growing)
                 steps.append(Step(action, name, wanted, definition or "", origins=growing))
             elif confirm:
                 steps.append(Step("confirm", name, wanted))
             elif define and declaration.state == current.state == "running":
                 steps.append(Step("prove", name, wanted))
-            if not differs or live:
+            if live or not (differs or growing):
                 if declaration.state == "running" and current.state == "paused":
                     steps.append(Step("unpause", name))
                 elif declaration.state == "paused" and current.state == "running":
@@ -326,9 +328,8 @@ def _with_extra_config(observed: Observed, wanted: Domain, definition: str | Non
     return dataclasses.replace(observed, domain=dataclasses.replace(observed.domain, extra_config=known))
 
 
-def _how(declaration: Declaration, wanted: Domain, current: Observed, host: Host) -> tuple[str, tuple[Origin, ...]]:
+def _how(declaration: Declaration, wanted: Domain, current: Observed, host: Host, growing: tuple[Origin, ...]) -> str:
     """Beside the old one where that is possible and asked for, else in its place."""
-    growing = tuple(origin for origin in declaration.origins if _grows(origin, host))
     writes = {disk.path for disk in current.domain.disks + wanted.disks if disk.access == "w"}
     paths = {disk.path for disk in current.domain.disks} & {disk.path for disk in wanted.disks}
     names = {one.vifname for one in current.domain.interfaces} & {one.vifname for one in wanted.interfaces} - {""}
@@ -341,7 +342,7 @@ def _how(declaration: Declaration, wanted: Domain, current: Observed, host: Host
         # Nor can two network devices of Dom0 have one name.
         or names
     )
-    return ("recreate" if alone else "replace"), growing
+    return "recreate" if alone else "replace"
 
 
 def _live_steps(declaration: Declaration, wanted: Domain, current: Observed | None, differs: tuple[str, ...]) -> list[Step]:
@@ -391,12 +392,20 @@ def _grows(origin: Origin, host: Host) -> bool:
     return origin.path in host.disk_sizes and host.disk_sizes[origin.path] < origin.size
 
 
-def _grow_disks(declaration: Declaration, host: Host) -> list[Step]:
+def _grow_disks(declaration: Declaration, host: Host, but: Observed | None = None) -> list[Step]:
+    """Those that have to grow, ``but`` for those that a domain has open."""
+    under = _growing_under(declaration, but, host) if but else ()
     return [
         Step("grow_disk", declaration.name, item=origin.path, origins=(origin,))
         for origin in declaration.origins
-        if _grows(origin, host)
+        if _grows(origin, host) and origin not in under
     ]
+
+
+def _growing_under(declaration: Declaration, current: Observed, host: Host) -> tuple[Origin, ...]:
+    """Disks that have to grow and that the domain has open: it must end for that."""
+    paths = {disk.path for disk in current.domain.disks}
+    return tuple(origin for origin in declaration.origins if origin.path in paths and _grows(origin, host))
 
 
 def _remove_disks(declaration: Declaration, host: Host) -> list[Step]:
