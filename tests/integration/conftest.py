@@ -1,13 +1,20 @@
 """A lab of real machines: site.yml has run on it before the first test, and tests share it."""
 
+import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
+import textwrap
 import time
 
 import pytest
 
+from tests.guests import ENDS, IDLE, guest
+
+# A lab that was kept is no fresh machine; what needs one is skipped.
+KEPT = bool(os.environ.get("KEEP_LAB"))
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PORTS = {
     name: int(os.environ.get(f"LAB_{name}_PORT", default))
@@ -50,6 +57,21 @@ class Dom0:
             raise AssertionError(f"on Dom0: {command} failed ({done.returncode}): {done.stdout} {done.stderr}")
         return done.stdout
 
+    def ship_engine(self):
+        """The collection's own code into Dom0's /root/engine, to call it there without Ansible around it."""
+        archive = subprocess.run(
+            ["tar", "-c", "--exclude=__pycache__", "plugins/module_utils"], cwd=ROOT, capture_output=True, check=True
+        ).stdout
+        target = "/root/engine/ansible_collections/unikernels/xen"
+        subprocess.run([*self.command, f"mkdir -p {target} && tar -x -C {target}"], input=archive, check=True, timeout=60)
+
+    def engine(self, code, check=True, timeout=300):
+        """Run Python in Dom0 with the collection's module_utils as ``utils``; what it prints."""
+        head = "import importlib, json, sys\nsys.path.insert(0, '/root/engine')\n"
+        head += "utils = 'ansible_collections.unikernels.xen.plugins.module_utils'\n"
+        head += "def load(name): return importlib.import_module(f'{utils}.{name}')\n"
+        return self("python3 -", data=head + textwrap.dedent(code), check=check, timeout=timeout)
+
     def domains(self):
         """Name -> domid of everything but Dom0."""
         rows = [line.split() for line in self("xl list").splitlines()[1:]]
@@ -79,7 +101,8 @@ def dig(*options):
 @pytest.fixture(scope="session")
 def site():
     """The first run of site.yml, from plain Debian."""
-    began = time.monotonic()
+    if KEPT:
+        return playbook("site.yml")
     playbook("playbooks/lab.yml")
     # Plain Debian has no bridge-utils, so this switch must fail, and the old network must come back by itself.
     bridge = run("ansible", "xen1", "-m", "unikernels.xen.xen_bridge", check=False)
@@ -87,13 +110,71 @@ def site():
     first = playbook("site.yml")
     first.fresh_check = fresh_check
     first.failed_bridge = bridge
-    first.seconds = time.monotonic() - began
     return first
 
 
 @pytest.fixture(scope="session")
 def dom0(site):
     return Dom0()
+
+
+@pytest.fixture(scope="session")
+def engine(dom0):
+    dom0.ship_engine()
+    return dom0.engine
+
+
+STORE = "/var/lib/unikernels/images"
+
+
+@pytest.fixture(scope="session")
+def images(dom0, tmp_path_factory):
+    """Tiny guests, put on the host through the module that a user would use, and the kernel of the lab's web server."""
+    paths = {"web": re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/www.cfg")).group(1)}
+    folder = tmp_path_factory.mktemp("images")
+    tasks = []
+    for name, data in {"idle": guest(IDLE), "idle2": guest(IDLE + b"\x90"), "ends": guest(ENDS)}.items():
+        (folder / name).write_bytes(data)
+        paths[name] = f"{STORE}/{hashlib.sha256(data).hexdigest()}.xen"
+        tasks += [
+            {"ansible.builtin.copy": {"src": str(folder / name), "dest": f"/root/{name}", "mode": "0644"}},
+            {"unikernels.xen.mirage_image": {"file": f"/root/{name}", "name": name}},
+        ]
+    book = folder / "play.yml"
+    book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": tasks}]))
+    playbook(str(book))
+    return paths
+
+
+@pytest.fixture
+def cleared(dom0):
+    """Whatever a test leaves of the domains whose names begin with "try" is gone after it."""
+    yield
+    dom0(
+        "rm -f /usr/local/sbin/xl; for name in $(xl list | awk '$1 ~ /^try/ {print $1}'); do xl destroy $name 2>/dev/null; done;"
+        " rm -f /etc/xen/unikernels/try*.cfg /etc/xen/auto/try*.cfg /var/lib/unikernels/disks/try*"
+    )
+
+
+@pytest.fixture
+def declared(play, tmp_path):
+    """xen_domains with one list as a user's task; the answer of ansible-playbook has what it returned as .result."""
+
+    def declare(*domains, check=True, flags=(), **options):
+        path = tmp_path / "result.json"
+        path.write_text("{}")
+        keep = {"ansible.builtin.copy": {"content": "{{ done | to_json }}", "dest": str(path), "mode": "0600"}}
+        local = {"ansible_connection": "local", "ansible_host": "localhost", "ansible_python_interpreter": "/usr/bin/python3"}
+        done = play(
+            {"unikernels.xen.xen_domains": {"domains": list(domains), **options}, "register": "done", "ignore_errors": not check},
+            {**keep, "delegate_to": "localhost", "vars": local, "check_mode": False, "changed_when": False, "diff": False},
+            arguments=flags,
+        )
+        assert "Traceback" not in done.stdout + done.stderr
+        done.result = json.loads(path.read_text())
+        return done
+
+    return declare
 
 
 @pytest.fixture

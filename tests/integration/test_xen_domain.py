@@ -1,40 +1,14 @@
 """The module on real Xen: each promise of its documentation, each fault really produced."""
 
-import hashlib
 import json
 import re
 import shlex
 
 import pytest
 
-from tests.guests import ENDS, IDLE, guest
-
-from .conftest import playbook
-
-STORE = "/var/lib/unikernels/images"
-
-
-@pytest.fixture(scope="module")
-def images(dom0, tmp_path_factory):
-    """Tiny guests, put on the host through the module that a user would use."""
-    paths = {}
-    folder = tmp_path_factory.mktemp("images")
-    tasks = []
-    for name, data in {"idle": guest(IDLE), "idle2": guest(IDLE + b"\x90"), "ends": guest(ENDS)}.items():
-        (folder / name).write_bytes(data)
-        paths[name] = f"{STORE}/{hashlib.sha256(data).hexdigest()}.xen"
-        tasks += [
-            {"ansible.builtin.copy": {"src": str(folder / name), "dest": f"/root/{name}", "mode": "0644"}},
-            {"unikernels.xen.mirage_image": {"file": f"/root/{name}", "name": name}},
-        ]
-    book = folder / "play.yml"
-    book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": tasks}]))
-    playbook(str(book))
-    return paths
-
 
 @pytest.fixture
-def domain(play, images, dom0):
+def domain(play, images, cleared):
     """Declare the domain `try`; gone after the test."""
 
     def declare(check=True, arguments=(), arguments_of_the_domain=None, **options):
@@ -43,8 +17,7 @@ def domain(play, images, dom0):
         options = {"name": "try", "kernel": images["idle"], "memory": 32, "settle": 0, "shutdown_timeout": 0, **options}
         return play({"unikernels.xen.xen_domain": options}, check=check, arguments=arguments)
 
-    yield declare
-    dom0("for name in try 'try~next' 'try~prev'; do xl destroy $name 2>/dev/null; done; rm -f /etc/xen/*/try.cfg")
+    return declare
 
 
 def changed(done):

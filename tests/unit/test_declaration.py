@@ -31,7 +31,8 @@ OPTIONS = re.findall(r"[a-z0-9_]+", """
     name kernel memory vcpus arguments interfaces disks state health autostart on_crash adopt maxmem cpus cpu_weight cap
     uuid type extra_config update live ready service disks_on_absent settle shutdown_timeout""")  # fmt: skip
 DEVICE_OPTIONS = re.findall(r"[a-z0-9]+", """
-    bridge mac ip rate script vifname mtu address gateway address6 gateway6 group path vdev format access size source content""")  # fmt: skip
+    bridge mac ip rate script vifname mtu address gateway address6 gateway6 group
+    path vdev format access size source content""")  # fmt: skip
 
 
 def declare(**changes):

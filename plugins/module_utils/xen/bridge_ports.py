@@ -26,25 +26,42 @@ def devices(domid: int) -> list[str]:
 
 
 def leave(domid: int) -> None:
-    """Off the bridge, which forgets at once that the MAC was there: the next frame for it goes to every port."""
+    """Off the bridge, which forgets at once that the MAC was there."""
     for device in devices(domid):
-        _ip("link", "set", "dev", device, "nomaster")
+        _run("ip", "link", "set", "dev", device, "nomaster")
 
 
 def join(domid: int) -> None:
     """(Back) on the bridges that the domain was made with."""
+    for device, bridge, mac in _made_with(domid):
+        _run("ip", "link", "set", "dev", device, "master", bridge)
+        _run("bridge", "fdb", "replace", mac, "dev", device, "master", "static")
+
+
+def lead_to(domid: int) -> None:
+    """Let the bridges send to the domain what is for it, before it has sent anything itself.
+
+    Until then they would send it to every port, also into the network outside, where somebody else may answer.
+    Static, for a port whose guest has not connected yet takes no other; it goes with the port.
+    """
+    for device, _bridge, mac in _made_with(domid):
+        _run("bridge", "fdb", "replace", mac, "dev", device, "master", "static")
+
+
+def _made_with(domid: int) -> list[tuple[str, str, str]]:
+    """(device in Dom0, bridge, MAC) of each interface that was put on a bridge."""
     names = devices(domid)
+    paths = [f"/libxl/{domid}/device/vif/{name.split('.')[1]}" for name in names]
     with Xenstore() as store:
-        bridges = store.read([f"/libxl/{domid}/device/vif/{name.split('.')[1]}/bridge" for name in names])
-    for device, bridge in zip(names, bridges):
-        if bridge:
-            _ip("link", "set", "dev", device, "master", bridge)
+        values = store.read([f"{path}/{key}" for path in paths for key in ("bridge", "mac")])
+    found = zip(names, values[::2], values[1::2])
+    return [(device, bridge, mac) for device, bridge, mac in found if bridge and mac]
 
 
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=30, check=False)
+def _run(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
     if done.returncode:
-        raise ToolstackError(f"'ip {' '.join(words)}' failed: {done.stderr.strip()}")
+        raise ToolstackError(f"'{' '.join(words)}' failed: {done.stderr.strip()}")
 
 
 def announce(bridge: str, mac: str, address: str) -> None:

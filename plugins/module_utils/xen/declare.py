@@ -12,7 +12,6 @@ import shutil
 import stat
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ..domain.clashes import clashes, outside_networks, shared_disks, strangers
@@ -224,6 +223,8 @@ def _plans(
 
 
 def _perform(plans: list[Plan], host: Host, lock: Lock, parallel: int, stop_at_failure: bool) -> list[dict[str, Any]]:
+    if not any(one.steps for one in plans):
+        return [_result(one, check=False) for one in plans]
     toolstack, room, stopped = Toolstack(bindings()), Room(host.free_memory), threading.Event()
 
     def carry_out(one: Plan) -> dict[str, Any]:
@@ -233,6 +234,8 @@ def _perform(plans: list[Plan], host: Host, lock: Lock, parallel: int, stop_at_f
         if outcome["failed"] and stop_at_failure:
             stopped.set()
         return outcome
+
+    from concurrent.futures import ThreadPoolExecutor  # here: it takes long to load, and most runs change nothing
 
     with ThreadPoolExecutor(parallel) as pool:
         outcomes = list(pool.map(carry_out, plans))

@@ -14,6 +14,8 @@ import sys
 import threading
 from typing import Any
 
+from .xl import ToolstackError
+
 # XEN_SCHEDULER_CREDIT and _CREDIT2 in xen/include/public/domctl.h, and xl's command for each.
 SCHEDULERS = {5: "sched-credit", 6: "sched-credit2"}
 # SHUTDOWN_* in xen/include/public/sched.h.
@@ -78,9 +80,16 @@ class Hypercalls:
             return SCHEDULERS.get(self._xc.sched_id_get(), "")
 
     def pause(self, domid: int) -> None:
-        with self._lock:
-            self._xc.domain_pause(domid)
+        """Xen counts: a domain that was paused twice runs after two calls of `unpause`."""
+        self._change("pause", domid)
 
     def unpause(self, domid: int) -> None:
-        with self._lock:
-            self._xc.domain_unpause(domid)
+        """An error for one that is not paused."""
+        self._change("unpause", domid)
+
+    def _change(self, what: str, domid: int) -> None:
+        try:
+            with self._lock:
+                getattr(self._xc, "domain_" + what)(domid)
+        except Exception as error:  # the bindings' own type
+            raise ToolstackError(f"Xen did not {what} domain {domid}: {error}") from error

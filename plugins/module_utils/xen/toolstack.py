@@ -28,6 +28,7 @@ from .xl import ToolstackError, last_words, must, xl
 # How long the name of a destroyed domain may stay taken, and how long a device may take to connect.
 DESTROY_SECONDS = 30
 DEVICE_SECONDS = 20
+_MOST_PAUSES = 8
 _CONNECTED = "4"  # XenbusStateConnected in xen/include/public/io/xenbus.h
 
 
@@ -102,18 +103,27 @@ class Toolstack:
         os.rename(temporary, autostart_path(name))
 
     def _pause(self, name: str) -> None:
-        domid, _state = self.find(name)
+        """Once, for Xen counts."""
+        domid, state = self.find(name)
+        if state == "paused":
+            return
         if self.hypercalls and domid:
             self.hypercalls.pause(domid)
         else:
             must("pause", name)
 
     def _let_run(self, name: str) -> None:
-        domid, _state = self.find(name)
-        if self.hypercalls and domid:
-            self.hypercalls.unpause(domid)
-        else:
-            must("unpause", name)
+        """However often it was paused."""
+        for _count in range(_MOST_PAUSES):
+            domid, state = self.find(name)
+            if state == "running":
+                return
+            if self.hypercalls and domid:
+                self.hypercalls.unpause(domid)
+            else:
+                must("unpause", name)
+            if state != "paused":
+                return
 
     def destroy(self, name: str) -> None:
         """End a domain at once and wait until its name is free."""
@@ -134,7 +144,7 @@ class Toolstack:
         if self.state_of(name) != "gone":
             self.destroy(name)
 
-    def put_back(self, name: str) -> None:
+    def put_back(self, name: str, running: bool = True) -> None:
         """Safe to be cut anywhere: until the last rename it is still NAME~prev, and put back again."""
         if self.state_of(name) != "gone":
             self.destroy(name)
@@ -142,7 +152,8 @@ class Toolstack:
         bridge_ports.join(domid)
         must("rename", name + PREVIOUS, name)
         console.reopen()
-        self._let_run(name)
+        if running:
+            self._let_run(name)
 
     def _build(self, domain: Domain, name: str) -> int:
         """Create ``domain`` paused under ``name``; its id."""
@@ -194,9 +205,7 @@ class Toolstack:
             else:
                 if self.state_of(name + NEXT) != "gone":
                     self.destroy(name + NEXT)
-                self.put_back(name)
-                if old_state == "paused":
-                    self._pause(name)
+                self.put_back(name, old_state == "running")
             raise ToolstackError(f"{error}; the former domain {_kept(old_state)}", lines, True) from error
         self.destroy(name + PREVIOUS)
         for leftover in (NEXT, PREVIOUS):  # of the moment in which they had those names
@@ -208,7 +217,7 @@ class Toolstack:
         name = declaration.name + NEXT
         bridge_ports.leave(new_id)
         mark = console.mark(name)
-        self.hypercalls.unpause(new_id) if self.hypercalls else must("unpause", name)
+        self._let_run(name)
         until = time.monotonic() + declaration.ready_within
         while not console.find(name, declaration.ready, mark):
             state = self.state_of(name)
@@ -230,10 +239,9 @@ class Toolstack:
             return {}
         if declaration.update == "warm":
             bridge_ports.join(new_id)
-        elif self.hypercalls:
-            self.hypercalls.unpause(new_id)
         else:
-            must("unpause", declaration.name)
+            self._let_run(declaration.name)
+            bridge_ports.lead_to(new_id)
         # Only now: the old one is deaf already, and this costs a process where there are no bindings.
         self._pause(declaration.name + PREVIOUS)
         addresses = dict(declaration.addresses)

@@ -1,0 +1,83 @@
+"""Disks that are made from what is declared: once, whole, never over data."""
+
+import pytest
+
+FOLDER = "/var/lib/unikernels/disks"
+
+pytestmark = pytest.mark.usefixtures("cleared")
+
+
+@pytest.fixture
+def with_disks(declared, images, dom0):
+    """Declare `try` with disks; what xen_domains returned for it."""
+
+    def declare(*disks, check=True, **options):
+        one = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 0, "shutdown_timeout": 0}
+        done = declared({**one, "disks": list(disks), **options}, check=check).result
+        return done["domains"][0] if "domains" in done else done
+
+    return declare
+
+
+def test_an_empty_disk_is_made_once_grown_and_never_shrunk(with_disks, dom0):
+    path = f"{FOLDER}/try-data.img"
+    disk = {"path": path, "access": "w", "size": 4}
+    assert with_disks(disk)["steps"][0] == f"make_disk try {path}"
+    assert dom0(f"stat -c '%s %a' {path}").split() == [str(4 << 20), "600"]
+    dom0(f"echo precious | dd of={path} conv=notrunc 2>/dev/null")
+    assert with_disks(disk)["changed"] is False
+    grown = with_disks({**disk, "size": 6})
+    assert grown["steps"] == ["recreate try"]
+    assert dom0(f"stat -c %s {path}").strip() == str(6 << 20)
+    assert dom0("xenstore-read /libxl/$(xl domid try)/device/vbd/51712/params").strip() == path
+    assert "shrinking would lose data" in with_disks({**disk, "size": 5}, check=False)["msg"]
+    with_disks({**disk, "size": 6}, state="absent")
+    assert dom0(f"head -c 8 {path}") == "precious", "data outlives its domain"
+    removed = with_disks({**disk, "size": 6}, state="absent", disks_on_absent="remove")
+    assert removed["steps"] == [f"remove_disk try {path}"]
+    dom0(f"test ! -e {path}")
+
+
+def test_a_copy_and_a_conversion(with_disks, dom0):
+    """A raw file is copied; a vmdk becomes a raw disk, which xl can attach without QEMU."""
+    dom0("command -v qemu-img >/dev/null || apt-get -qq -y --no-install-recommends install qemu-utils >/dev/null", timeout=600)
+    dom0("head -c 1048576 /dev/urandom >/root/source.img && qemu-img convert -O vmdk /root/source.img /root/source.vmdk")
+    made = with_disks(
+        {"path": f"{FOLDER}/try-copy.img", "source": "/root/source.img"},
+        {"path": f"{FOLDER}/try-converted.img", "source": "/root/source.vmdk", "size": 2, "access": "w"},
+    )
+    assert made["failed"] is False
+    for name in ("copy", "converted"):
+        dom0(f"cmp -n 1048576 /root/source.img {FOLDER}/try-{name}.img")
+    assert dom0(f"stat -c %s {FOLDER}/try-converted.img").strip() == str(2 << 20)
+    dom0("rm /root/source.*")
+
+
+def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
+    dom0("mv /usr/libexec/xen-qemu-system-i386 /root/qemu 2>/dev/null; true")
+    try:
+        refused = with_disks({"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "size": 4}, check=False)
+    finally:
+        dom0("mv /root/qemu /usr/libexec/xen-qemu-system-i386 2>/dev/null; true")
+    assert "format qcow2 needs QEMU in Dom0: set xen_host_qemu: true" in refused["msg"]
+    dom0(f"test ! -e {FOLDER}/try.qcow2")
+
+
+def test_other_content_replaces_the_domain_and_takes_the_old_file_along(with_disks, dom0):
+    with_disks({"content": "one\n"})
+    first = dom0(f"ls {FOLDER} | grep ^try-xvda").split()
+    assert dom0(f"stat -c '%s %a' {FOLDER}/{first[0]}").split() == ["512", "600"]
+    replaced = with_disks({"content": "two\n"})
+    assert [step.split()[0] for step in replaced["steps"]] == ["make_disk", "replace", "define", "remove_disk"]
+    second = dom0(f"ls {FOLDER} | grep ^try-xvda").split()
+    assert len(second) == 1 and second != first
+    with_disks({"content": "two\n"}, state="absent")
+    assert dom0(f"ls {FOLDER} | grep ^try-xvda || true") == ""
+
+
+def test_a_disk_that_another_domain_writes_is_refused(with_disks, declared, images, dom0):
+    disk = {"path": f"{FOLDER}/try-shared.img", "size": 1, "access": "w"}
+    with_disks(disk)
+    other = {"name": "try2", "kernel": images["idle"], "memory": 16, "disks": [{"path": disk["path"]}]}
+    refused = declared(other, check=False).result
+    assert f"disks: {disk['path']} is used by domain try; one may write alone" in refused["msg"]

@@ -1,0 +1,187 @@
+"""Whatever dies on the way, the next run makes it what is declared, and nothing is left over. Each fault is produced."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from .conftest import wait_until
+
+# Stands before the real xl in Dom0's PATH: at its Nth call it kills the module that called it, with signal 9, in
+# place of the call (before) or behind it (after).
+KILLER = """#!/bin/sh
+n=$(($(cat /root/xl-calls 2>/dev/null || echo 0) + 1))
+echo $n >/root/xl-calls
+[ "$n" = "$(cat /root/xl-kill-at)" ] || exec /usr/sbin/xl "$@"
+[ "$(cat /root/xl-kill-when)" = before ] || /usr/sbin/xl "$@" >/dev/null 2>&1
+kill -9 $PPID
+"""
+
+
+@pytest.fixture
+def declare(engine, images, cleared):
+    """One call of the module's own function in Dom0: its steps, or what it said when it refused; None when it was killed."""
+
+    def call(memory=16, check=True, **options):
+        one = {"name": "try", "kernel": images["idle"], "memory": memory, "settle": 0, "shutdown_timeout": 0, **options}
+        out = engine(
+            f"""
+            declare = load("xen.declare")
+            try:
+                result = declare.declare({[one]!r}, False, lambda line: None, lock_timeout=30)[0]
+            except declare.Refused as refusal:
+                result = {{"refused": str(refusal)}}
+            print(json.dumps(result))
+            """,
+            check=check,
+        )
+        return json.loads(out) if out.strip() else None
+
+    return call
+
+
+def killed_at(dom0, call, when):
+    """Make the ``call``-th xl of the next run its last; after the run tell whether there was one."""
+    dom0(
+        f"rm -f /root/xl-calls; echo {call} >/root/xl-kill-at; echo {when} >/root/xl-kill-when;"
+        " cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl",
+        data=KILLER,
+    )
+
+
+def assert_whole(dom0, memory):
+    """It runs as declared, alone, and definition, link and domain agree."""
+    names = [name for name in dom0.domains() if name.startswith("try")]
+    assert names == ["try"], f"left over: {names}"
+    assert json.loads(dom0("/usr/sbin/xl list -l try"))[0]["config"]["b_info"]["max_memkb"] == memory * 1024
+    assert f"memory = {memory}\n" in dom0("cat /etc/xen/auto/try.cfg")
+    assert " --p--- " not in dom0("/usr/sbin/xl list try")
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_at_any_call_of_xl_the_next_run_converges(declare, dom0, when):
+    """A replacement, killed at its first call of xl, at its second, and so on until it comes through."""
+    declare(16)
+    memory, call = 16, 0
+    while True:
+        call += 1
+        assert call < 20, "a replacement has fewer calls"
+        killed_at(dom0, call, when)
+        wanted = 20 if memory == 16 else 16
+        result = declare(wanted, check=False)
+        dom0("rm -f /usr/local/sbin/xl")
+        if result is not None:
+            break
+        assert declare(wanted)["failed"] is False
+        assert_whole(dom0, wanted)
+        assert declare(wanted)["steps"] == []
+        memory = wanted
+    assert call >= 4, "build, two new names, and the end of the old one"
+    assert result["failed"] is False
+    assert_whole(dom0, wanted)
+
+
+def test_killed_while_it_is_first_made(declare, dom0):
+    for call in (1, 2):
+        killed_at(dom0, call, "after")
+        declare(16, check=False)
+        dom0("rm -f /usr/local/sbin/xl")
+        assert declare(16)["failed"] is False
+        assert_whole(dom0, 16)
+        dom0("xl destroy try; rm -f /etc/xen/unikernels/try.cfg /etc/xen/auto/try.cfg")
+
+
+def test_killed_while_it_recreates(declare, dom0):
+    declare(16)
+    for call, wanted in ((1, 20), (2, 16)):
+        killed_at(dom0, call, "after")
+        declare(wanted, check=False, update="recreate")
+        dom0("rm -f /usr/local/sbin/xl")
+        assert declare(wanted, update="recreate")["failed"] is False
+        assert_whole(dom0, wanted)
+
+
+def test_a_lost_connection_does_not_stop_the_work(play, images, cleared, dom0, tmp_path):
+    """The controller and its ssh die; the module in Dom0 ends its work, and a run that comes meanwhile waits for it."""
+    options = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 8, "shutdown_timeout": 0}
+    book = tmp_path / "lost.yml"
+    book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": [{"unikernels.xen.xen_domain": options}]}]))
+    victim = subprocess.Popen(["ansible-playbook", str(book)], stdout=subprocess.DEVNULL, start_new_session=True)
+    wait_until(lambda: "try" in dom0.domains(), 120, "the domain")
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait(30)
+    # Ansible's shared ssh connection outlives it; it goes as well.
+    subprocess.run(["pkill", "-9", "-f", "ssh.*ControlPersist.*127.0.0.1"], check=False)
+    done = play({"unikernels.xen.xen_domain": {**options, "lock_timeout": 120}})
+    assert done.counts["xen1"]["failed"] == 0
+    assert_whole(dom0, 16)
+
+
+def test_a_full_disk_loses_nothing(declare, dom0):
+    """The definition can't be written: the run says so, what is declared runs, and the next run writes it."""
+    declare(16)
+    before = dom0("cat /etc/xen/unikernels/try.cfg")
+    dom0(
+        "cp -a /etc/xen/unikernels /root/definitions && mount -t tmpfs -o size=64k,mode=755 full /etc/xen/unikernels"
+        " && cp -a /root/definitions/. /etc/xen/unikernels/; cat /dev/zero >/etc/xen/unikernels/filler 2>/dev/null; true"
+    )
+    try:
+        failed = declare(20)
+        assert failed["failed"]
+        assert "define" in failed["msg"] and "No space left on device" in failed["msg"]
+        assert dom0("cat /etc/xen/unikernels/try.cfg") == before, "half a definition"
+        assert not dom0("ls -A /etc/xen/unikernels | grep incoming || true")
+    finally:
+        dom0("umount /etc/xen/unikernels; rm -rf /root/definitions")
+    assert declare(20)["failed"] is False
+    assert_whole(dom0, 20)
+
+
+def test_a_disk_that_does_not_fit_leaves_nothing_behind(declare, dom0):
+    dom0("mkdir -p /root/small && mount -t tmpfs -o size=1m small /root/small")
+    try:
+        dom0("head -c 3000000 /dev/urandom >/root/big")
+        failed = declare(16, disks=[{"path": "/root/small/try.img", "source": "/root/big"}])
+        assert failed["failed"] and "No space left on device" in failed["msg"], failed
+        assert failed["changed"] is False
+        assert dom0("ls -A /root/small") == ""
+        assert "try" not in dom0.domains()
+    finally:
+        dom0("umount /root/small; rm -f /root/big")
+
+
+def test_a_xenstored_that_does_not_answer_is_told_in_time(declare, dom0):
+    declare(16)
+    first = dom0.domains()["try"]
+    dom0("pkill -STOP -x xenstored")
+    try:
+        refused = declare(20)["refused"]
+    finally:
+        dom0("pkill -CONT -x xenstored")
+    assert "xenstored does not answer" in refused
+    assert dom0.domains()["try"] == first
+    assert declare(20)["failed"] is False
+    assert_whole(dom0, 20)
+
+
+def test_a_bridge_that_vanishes_between_check_and_run_is_a_failure_and_the_old_one_runs(declare, dom0):
+    """xl finds out; the domain that ran runs on."""
+    dom0("ip link add trybr0 type bridge && ip link set trybr0 up")
+    try:
+        vif = {"interfaces": [{"bridge": "trybr0"}]}
+        declare(16, **vif)
+        first = dom0.domains()["try"]
+        # The bridge goes when xl is called, long after the module has looked for it.
+        dom0(
+            "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl",
+            data='#!/bin/sh\n[ "$1" != create ] || ip link del trybr0\nexec /usr/sbin/xl "$@"\n',
+        )
+        failed = declare(20, **vif)
+        assert failed["failed"] and "Xen could not build it" in failed["msg"], failed
+        assert failed["changed"] is False
+        assert dom0.domains()["try"] == first
+        assert "memory = 16\n" in dom0("cat /etc/xen/unikernels/try.cfg")
+    finally:
+        dom0("rm -f /usr/local/sbin/xl; ip link del trybr0 2>/dev/null; true")

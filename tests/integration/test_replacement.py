@@ -1,0 +1,128 @@
+"""Replacing a domain that serves: beside the old one, in its place, live, or not at all."""
+
+import json
+
+import pytest
+
+from .conftest import wait_until
+
+ADDRESS = "10.0.2.111"
+# Asks from Dom0 every few milliseconds and notes every answer: (time, ok).
+PROBE = f"""
+import os, socket, time
+gap, last = 0.0, None
+while not os.path.exists("/root/probe.stop"):
+    try:
+        with socket.create_connection(("{ADDRESS}", 80), 0.2) as sock:
+            sock.settimeout(0.3)
+            sock.sendall(b"GET / HTTP/1.0\\r\\n\\r\\n")
+            ok = sock.recv(12).endswith(b"200")
+    except OSError:
+        ok = False
+    now = time.monotonic()
+    if ok:
+        gap, last = max(gap, now - (last or now)), now
+    time.sleep(0.005)
+print(round(max(gap, time.monotonic() - last), 3))
+"""
+
+
+@pytest.fixture
+def web(declared, images, cleared):
+    """Declare `try`, a web server that answers on ADDRESS; .result is what xen_domains returned for it."""
+
+    def declare(check=True, flags=(), **options):
+        one = {
+            "name": "try", "kernel": images["web"], "memory": 128, "arguments": {"port": 80}, "shutdown_timeout": 0,
+            "interfaces": [{"bridge": "xenbr0", "address": f"{ADDRESS}/24"}],
+            "health": {"http": f"http://{ADDRESS}/", "within": 180}, **options,
+        }  # fmt: skip
+        done = declared(one, check=check, flags=flags)
+        done.result = done.result["domains"][0]
+        return done
+
+    return declare
+
+
+def longest_gap(dom0, change):
+    """In seconds, between two answers to a client in Dom0, while ``change`` runs."""
+    dom0("cat >/root/probe.py && rm -f /root/probe.stop /root/gap", data=PROBE)
+    dom0("nohup python3 /root/probe.py >/root/gap 2>/root/gap.err </dev/null &")
+    try:
+        change()
+    finally:
+        dom0("touch /root/probe.stop")
+    return float(wait_until(lambda: dom0("cat /root/gap").strip(), 60, "the probe's answer"))
+
+
+def test_a_change_of_memory_replaces_it_and_tells_for_how_long_it_was_away(web, dom0):
+    web()
+    first = dom0.domains()["try"]
+    replaced = web(memory=132)
+    assert replaced.result["steps"] == ["replace try", "define try"]
+    assert replaced.result["differs"] == ["memory"]
+    standby = replaced.result["downtime_ms"]
+    warm = web(memory=136, update="warm", ready="web: ready").result["downtime_ms"]
+    assert 0 < warm < standby / 3
+    recreated = web(memory=132, update="recreate").result
+    assert recreated["steps"] == ["recreate try", "define try"]
+    assert recreated["downtime_ms"] > warm * 3
+    assert dom0.domains()["try"] != first
+    assert not [name for name in dom0.domains() if "~" in name]
+    # What is only reported stays as it is, the definition too.
+    before = dom0("cat /etc/xen/unikernels/try.cfg"), dom0.domains()["try"]
+    reported = web(memory=140, update="never")
+    assert (reported.result["changed"], reported.result["differs"]) == (False, ["memory"])
+    assert (dom0("cat /etc/xen/unikernels/try.cfg"), dom0.domains()["try"]) == before
+
+
+def test_one_that_does_not_serve_is_taken_back(web, dom0):
+    """Silent, dead at once, and never ready: each time the old one serves on."""
+    web()
+    first = dom0.domains()["try"]
+    for words, options in (
+        ("not healthy after 5 s", {"arguments": {"port": 81}, "health": {"http": f"http://{ADDRESS}/", "within": 5}}),
+        ("it ended by itself", {"arguments": {"prot": 80}}),
+        ("the new one has not said 'never' in 5 s", {"memory": 136, "update": "warm", "ready": "never", "ready_within": 5}),
+    ):
+        failed = web(check=False, **options).result
+        assert failed["failed"] and failed["rolled_back"] and not failed["changed"], failed
+        assert words in failed["msg"]
+        assert dom0.domains()["try"] == first
+        assert not [name for name in dom0.domains() if "~" in name]
+        assert "200" in dom0(f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{ADDRESS}/').status)\"")
+    assert "option '--prot'" in " ".join(web(check=False, arguments={"prot": 80}).result["console"])
+
+
+def test_live_changes_what_xen_and_the_guest_can(web, dom0, images):
+    before = {"live": True, "vcpus": 2}
+    web(**before)
+    first = dom0.domains()["try"]
+    mac = "00:16:3e:00:00:77"
+    both = [{"bridge": "xenbr0", "address": f"{ADDRESS}/24"}, {"bridge": "xenbr0", "mac": mac}]
+    changes = {**before, "cpu_weight": 512, "cap": 80, "interfaces": both}
+    predicted = web(flags=["--check"], **changes).result["steps"]
+    assert predicted[:3] == ["set_live try cpu_weight", "set_live try cap", f"attach try {mac}"]
+    done = web(**changes).result
+    assert done["steps"] == predicted
+    assert dom0.domains()["try"] == first, "the domain went on"
+    assert " 512   80" in dom0("xl sched-credit2 -d try")
+    assert mac in dom0("xl list -l try")
+    assert web(**changes).result["changed"] is False
+    # Back again: taken back is what is no longer declared.
+    assert web(**before).result["steps"][-2] == f"detach try {mac}"
+    assert "256    0" in dom0("xl sched-credit2 -d try")
+    assert mac not in dom0("xl list -l try")
+    assert web(**before).result["changed"] is False
+    # The web stand-in has no driver for disks: it can't follow, is told back, and says so.
+    failed = web(check=False, disks=[{"path": images["idle"]}], **before).result
+    assert "could not be attached to the running domain: the guest does not take it" in failed["msg"]
+    assert "disks" not in json.loads(dom0("xl list -l try"))[0]["config"]
+    assert dom0.domains()["try"] == first
+
+
+def test_a_client_sees_a_gap_of_milliseconds(web, dom0):
+    web()
+    gap = longest_gap(dom0, lambda: web(memory=132, update="warm", ready="web: ready"))
+    assert web(memory=132).result["changed"] is False
+    assert gap < 5, f"{gap} s without an answer"
