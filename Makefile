@@ -66,7 +66,10 @@ integration: setup ## every promise on a lab of its own
 molecule: setup ## the scenarios of role developers
 	@$(RUN) tests/run molecule
 
+bench: setup ## ratios of speed, on the lab that make site made
+	@$(RUN) python tests/bench/domains.py
+
 clean: ## remove what make setup made
 	rm -rf $(VENV) $(VENV).log .ansible
 
-.PHONY: help setup site lab lab-down lab-ssh lab-console test lint sanity unit integration molecule clean
+.PHONY: help setup site lab lab-down lab-ssh lab-console test lint sanity unit integration molecule bench clean

@@ -249,11 +249,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
     def _add(self, host: str, variables: dict[str, Any]) -> None:
         name = self.get_option("name").format(host=host, domain=variables["xen_domain"])
         self.inventory.add_host(name, group="xen_domains")
-        variables = {**variables, "xen_host": host}
+        # Untrusted text is exported as a mapping, which some readers don't expect; without a brace it is no template.
+        variables = {
+            key: trust_as_template(value) if isinstance(value, str) and "{" not in value else value
+            for key, value in {**variables, "xen_host": host}.items()
+        }
         for key, value in variables.items():
-            # Untrusted text is exported as a mapping, which some readers don't expect; without a brace it is no template.
-            plain = isinstance(value, str) and "{" not in value
-            self.inventory.set_variable(name, key, trust_as_template(value) if plain else value)
+            self.inventory.set_variable(name, key, value)
         for prefix, value in (
             ("on", host),
             ("state", variables["xen_state"]),

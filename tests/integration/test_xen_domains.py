@@ -12,7 +12,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config im
 from .conftest import playbook, run
 
 UUID = "0c6f5e1a-0000-4000-8000-000000000001"  # not one of ours
-HOSTILE = ["a b", "'", '"', "\\", "${x}", "`id`", "$(id)", "%s", ";", ",", "=", "#", "ünï", "[x]", "{y}", "a" * 300]
+HOSTILE = ["a b", "'", '"', "\\", "${x}", "`id`", "$(id)", "%s", ";", ",", "=", "#", "ünï", "[x]", "{y}", "a" * 100]
 HOSTILE += ['";kernel="x', '\\"', "|&<>"]
 
 pytestmark = pytest.mark.usefixtures("cleared")
@@ -98,7 +98,7 @@ def test_one_wrong_entry_refuses_the_whole_list(declared, tiny, dom0, more, word
 
 def test_purge_removes_ours_and_only_ours(declared, tiny, images, dom0):
     declared(tiny("try1"))
-    dom0("cat >/root/foreign.cfg", data=f'name = "try-foreign"\ntype = "pvh"\nkernel = "{images["idle"]}"\nmemory = 16\n')
+    dom0("cat >/root/foreign.cfg", data=f'name = "try-foreign"\ntype = "pvh"\nkernel = "{images["idle"]}"\nmemory = 32\n')
     dom0("xl create /root/foreign.cfg")
     before = dom0.domains()
     done = playbook("site.yml", "--tags", "deploy", "-e", "unikernel_purge=true")

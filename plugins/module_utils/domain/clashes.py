@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
 
 from .plan import Observed
 from .spec import Declaration
@@ -15,13 +16,12 @@ from .spec import Declaration
 
 def clashes(declarations: list[Declaration]) -> list[str]:
     """One line for every name, MAC or address that two declarations of one host claim."""
+    names = Counter(declaration.name for declaration in declarations)
+    lines = [f"domain {name}: declared twice; a name is unique on its host" for name, count in names.items() if count > 1]
     seen: dict[tuple[str, str], str] = {}
-    lines = []
     for declaration in declarations:
-        if declaration.state == "absent":
-            claims = [("name", declaration.name)]
-        else:
-            claims = [("name", declaration.name)]
+        claims = []
+        if declaration.state != "absent":
             claims += [("MAC", interface.mac) for interface in declaration.domain.interfaces]
             claims += [
                 ("address", f"{ipaddress.ip_interface(address).ip} on {bridge}") for bridge, address in declaration.addresses
@@ -30,10 +30,6 @@ def clashes(declarations: list[Declaration]) -> list[str]:
             other = seen.setdefault((what, value), declaration.name)
             if other != declaration.name:
                 lines.append(f"domains {other} and {declaration.name} have the same {what} {value}")
-            elif what == "name" and sum(1 for one in declarations if one.name == value) > 1:
-                line = f"domain {value}: declared twice; a name is unique on its host"
-                if line not in lines:
-                    lines.append(line)
     return lines
 
 

@@ -36,6 +36,7 @@ from .spec import (
     derived_mac,
     derived_uuid,
     rate_text,
+    script_path,
 )
 from .xl_config import quote
 
@@ -133,7 +134,7 @@ def _script(reader: Reader) -> str:
     value = reader.text("script", "")
     if value and not SCRIPT.fullmatch(value):
         raise reader.fail("script", f"{value!r} is neither a name in /etc/xen/scripts nor a plain path")
-    return value
+    return script_path(value)
 
 
 def _interface(reader: Reader, host: str, name: str, index: int) -> tuple[Interface, list[str], list[tuple[str, str]]]:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .cpus import cpu_set, cpu_text
@@ -52,6 +53,10 @@ _COMPARED = (
 _LIVE = {"vcpus", "cpus", "cpu_weight", "cap", "interfaces", "disks"}
 
 
+# As spec.content_path names them.
+_CONTENT = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
+
+
 @dataclass(frozen=True)
 class Observed:
     """A domain as Xen reports it. ``state``: running, paused, shutdown or dying."""
@@ -81,8 +86,25 @@ class Host:
     disk_sizes: dict[str, int] = field(default_factory=dict)  # of the files that are there
     content_disks: tuple[str, ...] = ()  # paths of all disks made from content
 
+    @cached_property
+    def _by_name(self) -> dict[str, Observed]:
+        return {one.domain.name: one for one in reversed(self.domains)}
+
+    @cached_property
+    def _contents(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self.content_disks:
+            shape = _CONTENT.fullmatch(path)
+            if shape:
+                found.setdefault(shape.group(1), []).append(path)
+        return found
+
     def find(self, name: str) -> Observed | None:
-        return next((one for one in self.domains if one.domain.name == name), None)
+        return self._by_name.get(name)
+
+    def contents_of(self, name: str) -> list[str]:
+        """Paths of the disks made from content that was declared for the domain, now or earlier."""
+        return self._contents.get(name, [])
 
     def owns(self, observed: Observed) -> bool:
         """Ours: made by us (the UUID says so) or adopted (the definition we keep has its UUID)."""
@@ -410,21 +432,16 @@ def _growing_under(declaration: Declaration, current: Observed, host: Host) -> t
 
 def _remove_disks(declaration: Declaration, host: Host) -> list[Step]:
     """Files made from content go with their domain, for they are in the declaration; others only when that is asked for."""
-    paths = list(_contents_of(declaration.name, host))
+    paths = list(host.contents_of(declaration.name))
     if declaration.remove_disks:
         paths += [one.path for one in declaration.origins if one.path in host.disk_sizes and one.path not in paths]
     return [Step("remove_disk", declaration.name, item=path) for path in paths]
 
 
-def _contents_of(name: str, host: Host) -> list[str]:
-    shape = re.compile(re.escape(f"{DISKS}/{name}-") + r"(xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
-    return [path for path in host.content_disks if shape.fullmatch(path)]
-
-
 def _remove_old_content(name: str, wanted: Domain, host: Host) -> list[Step]:
     """Last, when the new domain has proved itself: what only its former self had read. It may hold old keys."""
     kept = {disk.path for disk in wanted.disks}
-    return [Step("remove_disk", name, item=path) for path in _contents_of(name, host) if path not in kept]
+    return [Step("remove_disk", name, item=path) for path in host.contents_of(name) if path not in kept]
 
 
 def _state_of(found: Observed | None, defined: bool) -> str:

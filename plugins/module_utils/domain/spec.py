@@ -39,7 +39,7 @@ class Interface:
     mac: str
     ip: str = ""  # addresses for the hotplug script, separated by spaces
     rate: str = ""  # BYTESB/s@MICROSECONDSus, see rate_text
-    script: str = ""
+    script: str = ""  # whole path; "": Xen's usual one
     vifname: str = ""
     mtu: int = USUAL_MTU
 
@@ -121,6 +121,12 @@ class Declaration:
     @property
     def name(self) -> str:
         return self.domain.name
+
+
+def script_path(script: str) -> str:
+    """A hotplug script as libxl finds it: a name is one in /etc/xen/scripts. Xen's usual one is ""."""
+    path = script if "/" in script or not script else "/etc/xen/scripts/" + script
+    return "" if path == "/etc/xen/scripts/vif-bridge" else path
 
 
 def owned(uuid: str) -> bool:

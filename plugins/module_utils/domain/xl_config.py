@@ -14,12 +14,11 @@ from __future__ import annotations
 from typing import Any
 
 from .cpus import cpu_text
-from .spec import USUAL_MTU, Disk, Domain, Interface, rate_text
+from .spec import USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
 
 EXTRA = "# extra_config"
 SERVICE = "# service: "
 _WEIGHT = 256
-_DEFAULT_SCRIPTS = ("", "vif-bridge", "/etc/xen/scripts/vif-bridge")
 
 
 def quote(text: str) -> str:
@@ -103,8 +102,7 @@ def _interface(nic: dict[str, Any]) -> Interface:
         mac=str(nic.get("mac", "")).lower(),
         ip=str(nic.get("ip", "")),
         rate=rate_text(int(nic.get("rate_bytes_per_interval", 0)), int(nic.get("rate_interval_usecs", 0))),
-        # libxl fills in the script that xl.conf names; a path of our own is kept as it was given.
-        script="" if str(nic.get("script", "")) in _DEFAULT_SCRIPTS else str(nic.get("script", "")),
+        script=script_path(str(nic.get("script", ""))),
         vifname=str(nic.get("ifname", "")),
         mtu=int(nic.get("mtu") or USUAL_MTU),
     )

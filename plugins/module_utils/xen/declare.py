@@ -216,7 +216,7 @@ def _plans(
     if problems:
         raise Refused(problems[0])
     for one in plans:
-        if one.steps and one.declaration.state != "absent":
+        if one.declaration.state != "absent":
             _check_origins(one.declaration, host, missing)
             _check_files(one, missing)
     return plans, host

@@ -49,9 +49,10 @@ def make(origin: Origin) -> None:
         # Never over a file that has come meanwhile.
         os.link(draft, origin.path)
     except FileExistsError:
-        raise ToolstackError(f"disk {origin.path}: it came into being meanwhile and was left alone; run again") from None
+        message = f"disk {origin.path}: it came into being meanwhile and was left alone; run again"
+        raise ToolstackError(message, unchanged=True) from None
     except OSError as error:
-        raise ToolstackError(f"disk {origin.path}: {error.strerror or error}") from error
+        raise ToolstackError(f"disk {origin.path}: {error.strerror or error}", unchanged=True) from error
     finally:
         os.unlink(draft)
 
@@ -120,5 +121,6 @@ def qemu_img(*arguments: str) -> str:
     except subprocess.TimeoutExpired:
         raise ToolstackError(f"'{' '.join(command)}' did not end within {QEMU_IMG_SECONDS} s") from None
     if done.returncode:
-        raise ToolstackError(f"'{' '.join(command)}' failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+        words = (done.stderr or done.stdout).strip().splitlines() or ["without a word"]
+        raise ToolstackError(f"'{' '.join(command)}' failed ({done.returncode}): {words[-1]}", unchanged=True)
     return done.stdout
