@@ -408,6 +408,20 @@ def test_live_changes_the_running_domain_where_xen_can():
     assert actions(declare(cap=50), settled(declare()))[0] == "replace www"
 
 
+def test_a_stranger_with_the_name_of_a_replacement_is_left_alone():
+    stranger = dataclasses.replace(FOREIGN, domain=dataclasses.replace(FOREIGN.domain, name=NAME + NEXT))
+    with pytest.raises(SpecError, match="such names are for replacements"):
+        plan(declare(), host(stranger))
+
+
+def test_a_diff_shows_also_what_xen_does_not_report():
+    extra = {"extra_config": {"max_grant_frames": 64}, "service": "web"}
+    result = plan(declare(96, **extra), settled(declare(**extra)))
+    assert {key for key in result.after if result.before.get(key) != result.after[key]} == {"memory"}
+    result = plan(declare(service="web"), settled(declare()))
+    assert (result.before["service"], result.after["service"]) == ("", "web")
+
+
 def test_extra_config_is_compared_with_the_definition():
     extra = {"extra_config": {"max_grant_frames": 64}}
     assert actions(declare(**extra), settled(declare()))[0] == "replace www"

@@ -23,9 +23,7 @@ def clashes(declarations: list[Declaration]) -> list[str]:
         claims = []
         if declaration.state != "absent":
             claims += [("MAC", interface.mac) for interface in declaration.domain.interfaces]
-            claims += [
-                ("address", f"{ipaddress.ip_interface(address).ip} on {bridge}") for bridge, address in declaration.addresses
-            ]
+            claims += [("address", f"{ipaddress.ip_interface(one.address).ip} on {one.bridge}") for one in declaration.addresses]
         for what, value in claims:
             other = seen.setdefault((what, value), declaration.name)
             if other != declaration.name:
@@ -39,8 +37,8 @@ def outside_networks(declarations: list[Declaration], networks: dict[str, list[s
     for declaration in declarations:
         if declaration.state == "absent":
             continue
-        for bridge, address in declaration.addresses:
-            ip = ipaddress.ip_interface(address).ip
+        for claim in declaration.addresses:
+            bridge, ip = claim.bridge, ipaddress.ip_interface(claim.address).ip
             own = [ipaddress.ip_interface(network).network for network in networks.get(bridge, [])]
             same = [network for network in own if network.version == ip.version]
             if same and not any(ip in network for network in same):
@@ -74,9 +72,9 @@ def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) ->
                 if one.mac in macs
             ]
             lines += [
-                f"{where}: address {ipaddress.ip_interface(address).ip} on {bridge} is used by running domain {base}"
-                for bridge, address in declaration.addresses
-                if bridge in bridges and ipaddress.ip_interface(address).ip in addresses
+                f"{where}: address {ipaddress.ip_interface(one.address).ip} on {one.bridge} is used by running domain {base}"
+                for one in declaration.addresses
+                if one.bridge in bridges and ipaddress.ip_interface(one.address).ip in addresses
             ]
     return lines
 

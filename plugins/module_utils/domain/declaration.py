@@ -26,6 +26,7 @@ from .spec import (
     TYPES,
     UPDATES,
     USUAL_MTU,
+    Address,
     Declaration,
     Disk,
     Domain,
@@ -137,7 +138,7 @@ def _script(reader: Reader) -> str:
     return script_path(value)
 
 
-def _interface(reader: Reader, host: str, name: str, index: int) -> tuple[Interface, list[str], list[tuple[str, str]]]:
+def _interface(reader: Reader, host: str, name: str, index: int) -> tuple[Interface, list[str], list[Address]]:
     bridge = _device(reader, "bridge", None)
     mac = reader.text("mac", derived_mac(host, name, index)).lower()
     if not MAC.fullmatch(mac):
@@ -156,11 +157,11 @@ def _interface(reader: Reader, host: str, name: str, index: int) -> tuple[Interf
             family = f"ipv{ipaddress.ip_interface(address).version}"
             if option == "address6" and family != "ipv6":
                 raise reader.fail(option, f"{address} is not an IPv6 address")
-            addresses.append((bridge, address))
+            addresses.append(Address(bridge, address, mac))
             arguments.append(f"{prefix}{family}={address}")
             if gateway:
                 arguments.append(f"{prefix}{family}-gateway={gateway}")
-    if len(addresses) == 2 and ":" in addresses[0][1]:
+    if len(addresses) == 2 and ":" in addresses[0].address:
         raise reader.fail("address6", "is given, but address is an IPv6 address already")
     interface = Interface(
         bridge=bridge,

@@ -27,7 +27,7 @@ from typing import Any
 from .cpus import cpu_set, cpu_text
 from .options import SpecError
 from .spec import DISKS, NEXT, PREVIOUS, Declaration, Disk, Domain, Interface, Origin, owned
-from .xl_config import extra_config, xl_config
+from .xl_config import extra_config, service_of, xl_config
 
 # What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
 OVERHEAD_MIB = 12
@@ -227,7 +227,7 @@ def cpu_refusal(domain: Domain, host: Host) -> str | None:
 def _view(domain: Domain | None, state: str, autostart: bool) -> dict[str, Any]:
     if domain is None:
         return {"state": state}
-    options = {key: value for key, value in as_options(domain).items() if key in ("name", *_COMPARED)}
+    options = {key: value for key, value in as_options(domain).items() if key in ("name", "service", *_COMPARED)}
     if options["maxmem"] == options["memory"]:
         del options["maxmem"]
     return {**options, "state": state, "autostart": autostart}
@@ -243,7 +243,14 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     wanted = _identity(declaration, found, host)
     definition = host.definitions.get(name)
     if current:
-        current = _with_extra_config(current, wanted, definition)
+        current = _as_defined(current, definition)
+
+    for leftover in (standby, previous):
+        if leftover and leftover.domain.uuid != wanted.uuid and not host.owns(leftover):
+            raise SpecError(
+                f"domain {name}: a domain named {leftover.domain.name} runs (id {leftover.domid}) that this collection did"
+                " not make; such names are for replacements: rename it"
+            )
 
     steps: list[Step] = []
     if standby:
@@ -262,7 +269,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
         else:
             steps.append(Step("put_back", name))
             former = dataclasses.replace(previous, state="running", domain=dataclasses.replace(previous.domain, name=name))
-            current = _with_extra_config(former, wanted, definition)
+            current = _as_defined(former, definition)
 
     differs: tuple[str, ...] = ()
     if current and current.alive and declaration.state in ("running", "paused"):
@@ -321,7 +328,9 @@ def plan(declaration: Declaration, host: Host) -> Plan:
             steps += _remove_old_content(name, wanted, host)
         after = _view(wanted, declaration.state, declaration.autostart)
 
-    before = _view(found.domain if found else None, _state_of(found, definition is not None), name in host.autostart)
+    before = _view(
+        _as_defined(found, definition).domain if found else None, _state_of(found, definition is not None), name in host.autostart
+    )
     if not steps:
         before = after
     return Plan(declaration, tuple(steps), before, after, differs)
@@ -343,11 +352,12 @@ def _identity(declaration: Declaration, found: Observed | None, host: Host) -> D
     return dataclasses.replace(wanted, uuid=found.domain.uuid)
 
 
-def _with_extra_config(observed: Observed, wanted: Domain, definition: str | None) -> Observed:
-    """Xen doesn't report extra_config; what the last proved definition says is what it runs with."""
-    lines = "".join(f"{key} = {value}\n" for key, value in wanted.extra_config)
-    known = wanted.extra_config if extra_config(definition or "") == lines else (("", extra_config(definition or "")),)
-    return dataclasses.replace(observed, domain=dataclasses.replace(observed.domain, extra_config=known))
+def _as_defined(observed: Observed, definition: str | None) -> Observed:
+    """With what Xen doesn't report: what the last proved definition says is what it runs with."""
+    known = dataclasses.replace(
+        observed.domain, extra_config=extra_config(definition or ""), service=service_of(definition or "")
+    )
+    return dataclasses.replace(observed, domain=known)
 
 
 def _how(declaration: Declaration, wanted: Domain, current: Observed, host: Host, growing: tuple[Origin, ...]) -> str:

@@ -45,6 +45,15 @@ class Interface:
 
 
 @dataclass(frozen=True)
+class Address:
+    """One that an interface was declared to have; ``address`` with its prefix."""
+
+    bridge: str
+    address: str
+    mac: str
+
+
+@dataclass(frozen=True)
 class Disk:
     path: str
     vdev: str
@@ -112,7 +121,7 @@ class Declaration:
     origins: tuple[Origin, ...] = ()
     uuid_given: bool = False
     remove_disks: bool = False  # with state absent
-    addresses: tuple[tuple[str, str], ...] = ()  # (bridge, address/prefix) of every interface
+    addresses: tuple[Address, ...] = ()
     shutdown_timeout: int = 10
     settle: int = 2
     ready: str = ""  # update warm: a pattern on the new domain's console

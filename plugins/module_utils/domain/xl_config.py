@@ -82,9 +82,10 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def extra_config(text: str) -> str:
-    """The extra_config part of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
-    return text.partition(EXTRA + "\n")[2]
+def extra_config(text: str) -> tuple[tuple[str, str], ...]:
+    """The extra_config of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
+    lines = text.partition(EXTRA + "\n")[2].splitlines()
+    return tuple((key, value) for key, _equals, value in (line.partition(" = ") for line in lines))
 
 
 def service_of(text: str) -> str:

@@ -186,9 +186,8 @@ class Toolstack:
 
     def _replace(self, step: Step, declaration: Declaration) -> dict[str, Any]:
         name = step.name
-        new = step.domain or declaration.domain
         old_id, old_state = self.find(name)
-        new_id = self._build(new, name + NEXT)
+        new_id = self._build(step.domain or declaration.domain, name + NEXT)
         told: dict[str, Any] = {}
         try:
             if declaration.update == "warm" and declaration.state == "running":
@@ -197,7 +196,7 @@ class Toolstack:
             must("rename", name, name + PREVIOUS)
             must("rename", name + NEXT, name)
             console.reopen()
-            told = self._switch(declaration, new, old_id, new_id)
+            told = self._switch(declaration, old_id, new_id)
         except ToolstackError as error:
             lines = error.console or console.lines(name)
             if self.state_of(name + PREVIOUS) == "gone":  # it never lost its name
@@ -229,7 +228,7 @@ class Toolstack:
                 raise ToolstackError(f"domain {declaration.name}: the new one {why}{console.tail(lines)}", lines)
             time.sleep(0.1)
 
-    def _switch(self, declaration: Declaration, new: Domain, old_id: int, new_id: int) -> dict[str, Any]:
+    def _switch(self, declaration: Declaration, old_id: int, new_id: int) -> dict[str, Any]:
         """The short moment without service: the old one leaves the bridge, the new one takes over."""
         mark = console.mark(declaration.name)
         began = time.monotonic()
@@ -244,10 +243,8 @@ class Toolstack:
             bridge_ports.lead_to(new_id)
         # Only now: the old one is deaf already, and this costs a process where there are no bindings.
         self._pause(declaration.name + PREVIOUS)
-        addresses = dict(declaration.addresses)
-        for interface in new.interfaces:
-            if interface.bridge in addresses:
-                bridge_ports.announce(interface.bridge, interface.mac, addresses[interface.bridge])
+        for one in declaration.addresses:
+            bridge_ports.announce(one.bridge, one.mac, one.address)
         healthy = prove(declaration, mark, self.state_of)
         return {"downtime_ms": round((healthy - began) * 1000)}
 
