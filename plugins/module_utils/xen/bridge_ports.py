@@ -59,7 +59,10 @@ def _made_with(domid: int) -> list[tuple[str, str, str]]:
 
 
 def _run(*words: str) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolstackError(f"'{' '.join(words)}' failed: {error}") from error
     if done.returncode:
         raise ToolstackError(f"'{' '.join(words)}' failed: {done.stderr.strip()}")
 

@@ -98,7 +98,8 @@ class Toolstack:
 
     def _autostart(self, name: str) -> None:
         os.makedirs(AUTOSTART, mode=0o755, exist_ok=True)
-        temporary = autostart_path(name) + f".{os.getpid()}"
+        # Hidden: xendomains starts every other name that it finds here.
+        temporary = os.path.join(AUTOSTART, f".{name}.{os.getpid()}")
         os.symlink(definition_path(name), temporary)
         os.rename(temporary, autostart_path(name))
 
@@ -204,7 +205,11 @@ class Toolstack:
             else:
                 if self.state_of(name + NEXT) != "gone":
                     self.destroy(name + NEXT)
-                self.put_back(name, old_state == "running")
+                try:
+                    self.put_back(name, old_state == "running")
+                except ToolstackError as second:
+                    message = f"{error}; and the former domain could not be put back ({second}): look at 'xl list', run it again"
+                    raise ToolstackError(message, lines) from error
             raise ToolstackError(f"{error}; the former domain {_kept(old_state)}", lines, True) from error
         self.destroy(name + PREVIOUS)
         for leftover in (NEXT, PREVIOUS):  # of the moment in which they had those names
