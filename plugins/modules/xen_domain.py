@@ -162,6 +162,14 @@ options:
         type: str
         choices: [r, w]
         default: r
+      shared:
+        description:
+          - Whether other hosts have the file too. Then the host holds a lock (the file with C(.lock) behind its name) as long
+            as the domain has the disk, also when it is started by hand or at boot, and refuses a disk that a domain on another
+            host writes, or would write.
+          - The lock goes when its host dies; how soon is the file server's business (NFSv4, 90 seconds by default).
+          - By default true for files on NFS, CIFS, CephFS, GlusterFS, OCFS2 and GFS2.
+        type: bool
       size:
         description:
           - Size in MiB. A new file is empty and sparse; one that is smaller is grown, for which its domain is started anew.
@@ -395,6 +403,7 @@ DISK = {
     "vdev": {"type": "str"},
     "format": {"type": "str", "choices": list(DISK_FORMATS), "default": "raw"},
     "access": {"type": "str", "choices": ["r", "w"], "default": "r"},
+    "shared": {"type": "bool"},
     "size": {"type": "int"},
     "source": {"type": "path"},
     # Often keys; in no log.

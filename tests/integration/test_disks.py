@@ -81,3 +81,27 @@ def test_a_disk_that_another_domain_writes_is_refused(with_disks, declared, imag
     other = {"name": "try2", "kernel": images["idle"], "memory": 16, "disks": [{"path": disk["path"]}]}
     refused = declared(other, check=False).result
     assert f"disks: {disk['path']} is used by domain try; one may write alone" in refused["msg"]
+
+
+def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disks, dom0):
+    """Another host is another process that holds the file server's lock; here that server is the kernel of Dom0."""
+    path = f"{FOLDER}/try-shared.img"
+    disk = {"path": path, "size": 1, "access": "w", "shared": True}
+    free = f"flock --nonblock {path}.lock true"
+    with_disks(disk)
+    assert dom0(f"{free} || echo locked").strip() == "locked"
+    assert dom0(f"cat {path}.lock").strip() == f"domain try on host {dom0('hostname').strip()}"
+    assert with_disks(disk)["changed"] is False
+    assert with_disks(disk, memory=20)["steps"] == ["recreate try", "define try"]
+    assert dom0(f"{free} || echo locked").strip() == "locked"
+    dom0(f"xl destroy try; for n in 1 2 3 4 5 6 7 8; do {free} && exit 0; sleep 1; done; exit 1")
+    # Now another host has it.
+    dom0(f"echo 'domain db on host elsewhere' >{path}.lock; nohup flock {path}.lock sleep 300 >/dev/null 2>&1 & sleep 1")
+    try:
+        refused = with_disks(disk, memory=20, check=False)
+        assert f"{path} is in use, by domain db on host elsewhere; one may write alone" in refused["msg"]
+        by_hand = dom0("xl create /etc/xen/unikernels/try.cfg 2>&1; xl list try 2>&1", check=False)
+        assert "try is an invalid domain identifier" in by_hand
+    finally:
+        dom0("pkill -f 'sleep 300'", check=False)
+    assert with_disks(disk, memory=20)["steps"] == ["create try"]

@@ -32,7 +32,7 @@ OPTIONS = re.findall(r"[a-z0-9_]+", """
     uuid type extra_config update live ready service disks_on_absent settle shutdown_timeout""")  # fmt: skip
 DEVICE_OPTIONS = re.findall(r"[a-z0-9]+", """
     bridge mac ip rate script vifname mtu address gateway address6 gateway6 group
-    path vdev format access size source content""")  # fmt: skip
+    shared path vdev format access size source content""")  # fmt: skip
 
 
 def declare(**changes):
@@ -140,6 +140,7 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"interfaces": [{"bridge": "b", "vifname": "v"}, {"bridge": "b", "vifname": "v"}]}, "vifname v is used twice"),
         ({"disks": [{"vdev": "xvda"}]}, "disks[0]: path: is required"),
         ({"disks": [{"path": "/d", "size": 0.5}]}, "size: must be a whole number of MiB"),
+        ({"disks": [{"path": "/d", "shared": "maybe"}]}, "shared: must be true or false"),
         ({"disks": [{"path": "/d", "content": "x"}]}, "content: goes without path"),
         ({"disks": [{"content": "x", "access": "w"}]}, "for reading only"),
         ({"disks": [{"content": 1}]}, "content: must be text"),

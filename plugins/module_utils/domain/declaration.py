@@ -182,6 +182,8 @@ def _disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
         raise reader.fail("vdev", f"is {vdev!r}, must be a virtual device such as xvda")
     form = reader.choice("format", "raw", DISK_FORMATS)
     access = reader.choice("access", "r", ("r", "w"))
+    # A qcow2 disk is locked by the QEMU that serves it.
+    shared = reader.flag("shared", False) and form == "raw"
     size = reader.number("size", 0, 0, 1 << 30, "MiB") * _MIB
     source = _path(reader, "source", "")
     content = reader.options.get("content")
@@ -203,7 +205,7 @@ def _disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
     reader.finish()
     made = size or source or content is not None
     origin = Origin(path, form, size, source, content) if made else None
-    return Disk(path, vdev, form, access), origin
+    return Disk(path, vdev, form, access, shared), origin
 
 
 def _path(reader: Reader, option: str, default: str | None) -> str:

@@ -25,6 +25,9 @@ DISKS = "/var/lib/unikernels/disks"
 # LIBXL_DEVICE_NIC_MTU_DEFAULT in xen/tools/libs/light: with it the bridge's own counts.
 USUAL_MTU = 1500
 
+# The block script of the role xen_host that holds a lock while a domain has the disk.
+SHARED_SCRIPT = "block-unikernels"
+
 STATES = ("running", "paused", "stopped", "absent")
 TYPES = ("pvh", "pv")
 EVENT_ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-destroy", "coredump-restart")
@@ -59,6 +62,7 @@ class Disk:
     vdev: str
     format: str = "raw"
     access: str = "r"  # r | w
+    shared: bool = False  # on storage that several hosts have: attached by SHARED_SCRIPT, which locks it
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from .cpus import cpu_text
-from .spec import USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
+from .spec import SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
 
 EXTRA = "# extra_config"
 SERVICE = "# service: "
@@ -43,7 +43,8 @@ def vif(one: Interface) -> str:
 
 def vbd(one: Disk) -> str:
     """A disk as xl's disk specification. target= takes the rest of the string, commas and all (xl-disk-configuration(5))."""
-    return f"format={one.format},vdev={one.vdev},access={one.access},target={one.path}"
+    script = f"script={SHARED_SCRIPT}," if one.shared else ""
+    return f"{script}format={one.format},vdev={one.vdev},access={one.access},target={one.path}"
 
 
 def xl_config(domain: Domain, name: str | None = None) -> str:
@@ -115,6 +116,7 @@ def _disk(disk: dict[str, Any]) -> Disk:
         vdev=str(disk.get("vdev", "")),
         format=str(disk.get("format", "raw")),
         access="w" if disk.get("readwrite") else "r",
+        shared=str(disk.get("script", "")).rpartition("/")[2] == SHARED_SCRIPT,
     )
 
 

@@ -26,6 +26,7 @@ from .hypercalls import bindings
 from .journal import Lock, LockError
 from .network import bridge_networks
 from .observation import available, observe
+from .shared_storage import holder, with_shared
 from .toolstack import Toolstack
 from .xl import ToolstackError
 
@@ -66,14 +67,18 @@ def _check_files(one: Plan, missing: Callable[[str], None]) -> None:
         where = f"domain {domain.name}"
         _check_kernel(where, domain.kernel, domain.type, domain.memory, missing)
         for disk in domain.disks:
-            if any(origin.path == disk.path for origin in one.declaration.origins):
-                continue
             if not os.path.exists(disk.path):
+                if any(origin.path == disk.path for origin in one.declaration.origins):
+                    continue
                 missing(f"{where}: disks: {disk.path} does not exist on this host")
                 continue
             mode = os.stat(disk.path).st_mode
             if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
                 raise Refused(f"{where}: disks: {disk.path} is neither a file nor a block device")
+            if disk.shared:
+                other = holder(disk, domain.name)
+                if other:
+                    raise Refused(f"{where}: disks: {disk.path} is in use, by {other}; one may write alone")
         if any(disk.format != "raw" for disk in domain.disks) and not os.path.exists(QEMU):
             missing(
                 f"{where}: disks: format qcow2 needs QEMU in Dom0: set xen_host_qemu: true (package qemu-system-xen), or"
@@ -166,7 +171,7 @@ def declare(
     switch, and msg, console, rolled_back when it failed.
     """
     try:
-        declarations = [declaration_of(one, platform.node()) for one in options]
+        declarations = [declaration_of(with_shared(one), platform.node()) for one in options]
     except SpecError as error:
         raise Refused(str(error)) from error
     problems = clashes(declarations) + outside_networks(declarations, bridge_networks())

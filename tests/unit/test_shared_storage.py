@@ -1,0 +1,37 @@
+"""Which disks do several hosts have, and who has one open?"""
+
+import fcntl
+
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Disk
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import shared_storage
+
+MOUNTS = {"/": "ext4", "/srv/disks": "nfs4", "/srv/disks/local": "xfs"}
+
+
+def test_a_file_on_nfs_is_shared_unless_it_is_said_otherwise(monkeypatch):
+    monkeypatch.setattr(shared_storage, "_mounts", lambda: MOUNTS)
+    paths = ["/srv/disks/a/b.img", "/srv/disks/local/c.img", "/var/d.img", "/srv/disksaside/e.img"]
+    options = {"disks": [*({"path": path} for path in paths), {"path": paths[0], "shared": False}, {"content": "x"}]}
+    shared = [disk.get("shared") for disk in shared_storage.with_shared(options)["disks"]]
+    assert shared == [True, None, None, None, False, None]
+    for strange in (None, [], {"disks": "x"}, {"disks": [None, {"path": 1}]}):
+        assert shared_storage.with_shared(strange) == strange
+
+
+def test_the_machine_s_own_mounts_are_read():
+    assert shared_storage._mounts()["/"]
+
+
+def test_who_has_a_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared_storage.platform, "node", lambda: "here")
+    disk = Disk(str(tmp_path / "d.img"), "xvda", access="w", shared=True)
+    assert shared_storage.holder(disk, "db") == ""
+    lock = tmp_path / "d.img.lock"
+    lock.write_text("domain db on host elsewhere\n")
+    assert shared_storage.holder(disk, "db") == "", "a file that was left over locks nothing"
+    with lock.open("r+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert shared_storage.holder(disk, "db") == "domain db on host elsewhere"
+        lock.write_text("domain db on host here\n")
+        assert shared_storage.holder(disk, "db") == ""
+        assert shared_storage.holder(disk, "other") == "domain db on host here"
