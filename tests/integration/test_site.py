@@ -59,7 +59,9 @@ def test_the_vpn_carries_a_ping(site):
     client = subprocess.Popen([*sudo, "openvpn", "--config", path, "--dev", "tun-test"], stdout=subprocess.PIPE, text=True)
     try:
         wait_until(
-            lambda: run("ping", "-c", "1", "-W", "1", "10.8.0.1", check=False).returncode == 0, 60, "a ping through the tunnel"
+            lambda: run("ping", "-I", "tun-test", "-c", "1", "-W", "1", "10.8.0.1", check=False).returncode == 0,
+            60,
+            "a ping through the tunnel",
         )
     finally:
         client.send_signal(signal.SIGTERM)

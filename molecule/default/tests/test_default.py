@@ -58,7 +58,8 @@ def test_the_vpn_endpoint_answers_openvpn():
     client = subprocess.Popen([*sudo, "openvpn", "--config", str(profile), "--dev", "tun-molecule"])
     try:
         until = time.monotonic() + 60
-        while subprocess.run(["ping", "-c", "1", "-W", "1", "10.8.0.1"], capture_output=True, check=False).returncode:
+        ping = ["ping", "-I", "tun-molecule", "-c", "1", "-W", "1", "10.8.0.1"]
+        while subprocess.run(ping, capture_output=True, check=False).returncode:
             assert time.monotonic() < until, "no ping through the tunnel within 60 s"
             time.sleep(0.5)
     finally:

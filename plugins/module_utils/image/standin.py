@@ -10,6 +10,7 @@ packages can't be had. It is labelled as such in its own ELF notes, so every lis
 
 from __future__ import annotations
 
+import fcntl
 import glob
 import hashlib
 import json
@@ -182,13 +183,30 @@ def build(
     if service == "web" and not (content and os.path.isdir(content)):
         raise StoreError(f"content: {content or 'not given'} is not a folder; a web image serves a folder")
     key = key_of(service, files, content, suite)
-    built = os.path.join(cache, "built-" + key)
-    if os.path.exists(built):
-        digest = _read(built).decode().strip()
-        if os.path.exists(image_path(store, digest)):
-            return False, describe(store, digest)
+    found = _built(store, cache, key)
+    if found:
+        return False, found
     if check:
         return True, {"sha256": None, "path": None, "target": "standin", "standin": True, "key": key}
+    os.makedirs(cache, exist_ok=True)
+    with open(os.path.join(cache, ".lock"), "a", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _built(store, cache, key)  # by another run, while this one waited
+        return (False, found) if found else _build(store, cache, service, files, content, suite, sources, key)
+
+
+def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:
+    """The manifest of the stand-in that was built for the key, if it is still in the store."""
+    try:
+        digest = _read(os.path.join(cache, "built-" + key)).decode().strip()
+    except FileNotFoundError:
+        return None
+    return describe(store, digest) if os.path.exists(image_path(store, digest)) else None
+
+
+def _build(
+    store: str, cache: str, service: str, files: str, content: str | None, suite: str, sources: list[str], key: str
+) -> tuple[bool, dict[str, Any]]:
     tree = _debian_tree(cache, suite, sources)
     kernels = glob.glob(os.path.join(tree, "boot/vmlinuz-*-cloud-amd64"))
     if not kernels:
@@ -196,7 +214,7 @@ def build(
     vmlinux = _vmlinux(kernels[0])
     description = f"stand-in for {service}: {os.path.basename(kernels[0])} with {os.path.basename(PROGRAMS[service])}"
     joined = wrap(vmlinux, _initramfs(tree, service, files, content), PREFIX, description)
-    os.makedirs(cache, exist_ok=True)
+    built = os.path.join(cache, "built-" + key)
     draft = os.path.join(cache, f".draft-{service}-{os.getpid()}")
     try:
         write_whole(draft, joined, 0o644)

@@ -46,7 +46,8 @@ class Hypercalls:
     def domains(self) -> list[dict[str, Any]]:
         """Without Domain-0; the keys of pyxc_domain_getinfo, with ``uuid`` and ``state`` in our words."""
         with self._lock:
-            found = self._xc.domain_getinfo(1, 4096)
+            # From Domain-0 on: asked from 1 on, Xen has an error instead of an empty list.
+            found = [one for one in self._xc.domain_getinfo(0, 4096) if one["domid"]]
         for one in found:
             text = bytes(one["handle"]).hex()
             one["uuid"] = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
@@ -54,7 +55,7 @@ class Hypercalls:
                 "dying" if one["dying"] else "shutdown" if one["shutdown"] else "paused" if one["paused"] else "running"
             )
             one["reason"] = REASONS.get(one["shutdown_reason"], "") if one["shutdown"] else ""
-        return list(found)
+        return found
 
     def free_memory(self) -> int:
         """MiB, with what is still being scrubbed, as xl counts."""
