@@ -103,5 +103,5 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
         by_hand = dom0("xl create /etc/xen/unikernels/try.cfg 2>&1; xl list try 2>&1", check=False)
         assert "try is an invalid domain identifier" in by_hand
     finally:
-        dom0("pkill -f 'sleep 300'", check=False)
+        dom0("pkill -f '[s]leep 300'", check=False)
     assert with_disks(disk, memory=20)["steps"] == ["create try"]
