@@ -40,7 +40,8 @@ def refused(dom0, tmp_path):
         assert done.returncode != 0
         assert words in output, output[-3000:]
         assert "Traceback" not in output
-        assert done.counts["xen1"]["changed"] == 0
+        # What a task does on the controller for a host is shown as "xen1 -> localhost".
+        assert "changed: [xen1]" not in done.stdout
         assert dom0.domains() == before
         if before_hosts:
             assert "Boot the machine" not in done.stdout, "a host was asked before the refusal"
