@@ -102,7 +102,7 @@ def dig(*options):
 def site():
     """The first run of site.yml, from plain Debian."""
     if KEPT:
-        return playbook("site.yml")
+        return playbook("site.yml", "--tags", "deploy")
     playbook("playbooks/lab.yml")
     # Plain Debian has no bridge-utils, so this switch must fail, and the old network must come back by itself.
     bridge = run("ansible", "xen1", "-m", "unikernels.xen.xen_bridge", check=False)
