@@ -78,6 +78,23 @@ class Dom0:
         return {row[0]: int(row[1]) for row in rows if row[1] != "0"}
 
 
+STATE = (
+    "uptime; xl list; systemctl status --no-pager xendomains | head -n 5; journalctl -b --no-pager -u xendomains | tail -n 15;"
+    ' for log in /var/log/xen/console/*.log; do echo "-- $log"; tail -n 5 $log; done; losetup -a; df -h / | tail -n 1'
+)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item):
+    """With a failure goes what Dom0 looked like at that moment."""
+    report = (yield).get_result()
+    if report.failed:
+        try:
+            report.sections.append(("Dom0", Dom0()(STATE, check=False, timeout=120)))
+        except Exception as error:  # no lab, or no Dom0 that answers: that says enough
+            report.sections.append(("Dom0", f"cannot be asked: {error}"))
+
+
 def wait_until(question, seconds, what):
     until = time.monotonic() + seconds
     while True:
