@@ -7,11 +7,15 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirage_image
-short_description: Put a unikernel's image into a store
+short_description: Turn OCaml source, or a finished file, into an image in a store
 version_added: 0.1.0
 description:
-  - Takes a finished image from a file or a URL, checks that Xen can boot it as PVH and that its digest is the declared one,
-    and stores it under its sha256. An image that is there is never written again.
+  - From O(source), the folder of a MirageOS unikernel or a git repository, it builds an image for Xen with the toolchain
+    that the role P(unikernels.xen.mirage_builder#role) made. A build whose sources, lock file, options and toolchain are those of
+    one that was done is not done again, and starts no process. The source's folder stays as it is.
+  - A finished image comes from O(file), or from O(url) with its digest.
+  - Either way it checks that Xen can boot it as PVH, and stores it under its sha256 together with a statement of where it
+    came from. An image that is there is never written again. A failed build leaves store and names as they were.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -26,6 +30,50 @@ options:
     description: Folder of the images.
     type: path
     default: /var/lib/unikernels/images
+  source:
+    description:
+      - Folder with C(config.ml) on the machine where the task runs, or the URL of a git repository, which needs O(version).
+      - What C(.gitignore) names, and what a build leaves, is not part of the sources.
+    type: str
+  version:
+    description: Commit, tag or branch of the git repository. A full commit is not asked for again.
+    type: str
+  subfolder:
+    description: Folder inside the git repository that holds C(config.ml).
+    type: str
+    default: ""
+  configure:
+    description: Options for C(mirage configure), each as in C(--name=value). The target is always C(xen).
+    type: list
+    elements: str
+    default: []
+  update_lock:
+    description: >-
+      Make the lock file C(mirage/NAME-xen.opam.locked) anew and put it into the source's folder, to be committed. Without it
+      the lock file must be there, for it says what is built in.
+    type: bool
+    default: false
+  verify_reproducible:
+    description: Build twice, in different folders, and fail where the two differ.
+    type: bool
+    default: false
+  toolchain:
+    description: Folder of the toolchain, as P(unikernels.xen.mirage_builder#role) makes it.
+    type: path
+    default: /opt/unikernels/toolchain
+  work:
+    description: Folder for builds and their logs.
+    type: path
+    default: /var/cache/unikernels/builds
+  timeout:
+    description: Seconds that a build may take.
+    type: int
+    default: 3600
+  signing_key:
+    description: >-
+      Private key file of ssh that signs the image's statement, or the public one of a key that C(ssh-agent) holds.
+      An image that is signed is not signed again.
+    type: path
   file:
     description: A finished image on the machine where the task runs.
     type: path
@@ -36,7 +84,9 @@ options:
     description: Digest that the image must have.
     type: str
   name:
-    description: A name for the description beside the image.
+    description: >-
+      A name that means this image from now on; the store keeps what it meant before, for a way back. Letters, digits and
+      C(. _ + -). An image that is built takes the folder's name where none is given.
     type: str
     default: ""
 seealso:
@@ -50,11 +100,32 @@ EXAMPLES = r"""
     file: "{{ image_file }}"
     name: hello
   register: hello
+
+- name: Build an image from a folder, and sign it
+  unikernels.xen.mirage_image:
+    store: "{{ store }}"
+    work: "{{ work }}"
+    toolchain: "{{ toolchain }}"
+    source: "{{ unikernel_source }}"
+    configure:
+      - --no-dhcp
+    signing_key: "{{ signing_key }}"
+  register: web
+
+- name: Build a public unikernel from git, at one commit
+  unikernels.xen.mirage_image:
+    store: "{{ store }}"
+    work: "{{ work }}"
+    toolchain: "{{ toolchain }}"
+    source: "{{ git_url }}"
+    version: "{{ git_commit }}"
+    name: unipi
+    timeout: 5400
 """
 
 RETURN = r"""
 sha256:
-  description: The image's digest.
+  description: The image's digest; none in check mode when it has yet to be built.
   returned: success
   type: str
 path:
@@ -73,6 +144,22 @@ standin:
   description: Whether it only stands in for a unikernel.
   returned: success
   type: bool
+cached:
+  description: Whether the image was there, so that nothing was built or got.
+  returned: success
+  type: bool
+key:
+  description: Digest of sources, lock file, configure options and toolchain of an image that was built.
+  returned: success
+  type: str
+log:
+  description: The build's whole log.
+  returned: when it was built
+  type: str
+provenance:
+  description: Path of the in-toto statement that says where the image came from.
+  returned: success
+  type: str
 devices:
   description: Devices that its Solo5 manifest names.
   returned: success
@@ -83,10 +170,20 @@ devices:
 import os
 import re
 import tempfile
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, describe, image_path, put
+from ansible_collections.unikernels.xen.plugins.module_utils.image import mirage, provenance, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout, is_url
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
+    NAME,
+    StoreError,
+    describe,
+    image_path,
+    point,
+    put,
+)
 
 
 def download(module: AnsibleModule, url: str, folder: str) -> str:
@@ -102,37 +199,93 @@ def download(module: AnsibleModule, url: str, folder: str) -> str:
             file.write(block)
 
 
+def finished(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
+    """Store a finished image. (changed, manifest)"""
+    params, store = module.params, module.params["store"]
+    digest = (params["sha256"] or "").lower()
+    if params["sha256"] and not re.fullmatch("[0-9a-f]{64}", digest):
+        raise StoreError(f"sha256: {params['sha256']!r} is not 64 hexadecimal digits")
+    if params["url"] and os.path.exists(image_path(store, digest)):
+        changed, manifest = False, describe(store, digest)
+    elif params["url"]:
+        with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
+            path = download(module, params["url"], folder)
+            changed, manifest = put(store, path, digest, {"name": params["name"], "source": params["url"]}, module.check_mode)
+    else:
+        extra = {"name": params["name"], "source": os.path.basename(params["file"])}
+        changed, manifest = put(store, params["file"], digest or None, extra, module.check_mode)
+    if module.check_mode:
+        return changed, manifest
+    origin = params["url"] or "file:" + os.path.basename(params["file"])
+    digest = manifest["sha256"]
+    text = provenance.statement(
+        params["name"] or digest, digest, built=False, parameters={"origin": origin},
+        materials=[{"uri": origin, "digest": {"sha256": digest}}], builder={"id": os.uname().nodename}, key="",
+    )  # fmt: skip
+    return signature.attach(store, digest, text, params["signing_key"] or "", False) or changed, manifest
+
+
+def from_source(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
+    """Build an image. (changed, manifest)"""
+    params = module.params
+    tools = mirage.toolchain(params["toolchain"])
+    if is_url(params["source"]):
+        if not params["version"]:
+            raise mirage.BuildError(f"source {params['source']}: a git repository needs version: the revision to build")
+        source = checkout(params["source"], params["version"], params["subfolder"], params["work"])
+    else:
+        folder = os.path.abspath(os.path.expanduser(params["source"]))
+        if params["version"] or params["subfolder"]:
+            raise mirage.BuildError("version, subfolder: are for a git repository, and source is a folder")
+        source = mirage.Source(folder, "file:" + os.path.basename(folder))
+    name = params["name"] or os.path.basename(source.folder.rstrip("/"))
+    request = mirage.Request(
+        name, source, tuple(params["configure"]), params["update_lock"], params["timeout"], params["signing_key"] or "",
+        params["verify_reproducible"],
+    )  # fmt: skip
+    result = mirage.build(params["store"], params["work"], request, tools, module.check_mode)
+    return result.changed, {**result.manifest, "cached": result.cached}
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
+            "source": {"type": "str"},
+            "version": {"type": "str"},
+            "subfolder": {"type": "str", "default": ""},
+            "configure": {"type": "list", "elements": "str", "default": []},
+            "update_lock": {"type": "bool", "default": False},
+            "verify_reproducible": {"type": "bool", "default": False},
+            "toolchain": {"type": "path", "default": "/opt/unikernels/toolchain"},
+            "work": {"type": "path", "default": "/var/cache/unikernels/builds"},
+            "timeout": {"type": "int", "default": 3600},
+            "signing_key": {"type": "path", "no_log": False},
             "file": {"type": "path"},
             "url": {"type": "str"},
             "sha256": {"type": "str"},
             "name": {"type": "str", "default": ""},
         },
-        mutually_exclusive=[("file", "url")],
-        required_one_of=[("file", "url")],
+        mutually_exclusive=[("file", "url", "source")],
+        required_one_of=[("file", "url", "source")],
         required_by={"url": ["sha256"]},
         supports_check_mode=True,
     )
     params = module.params
-    digest = (params["sha256"] or "").lower()
-    if params["sha256"] and not re.fullmatch("[0-9a-f]{64}", digest):
-        module.fail_json(msg=f"sha256: {params['sha256']!r} is not 64 hexadecimal digits")
+    if params["name"] and not NAME.fullmatch(params["name"]):
+        module.fail_json(msg=f"name: {params['name']!r} may have letters, digits and . _ + - only, at most 64")
     try:
-        if params["url"]:
-            if os.path.exists(image_path(params["store"], digest)):
-                module.exit_json(changed=False, **describe(params["store"], digest))
-            with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
-                path = download(module, params["url"], folder)
-                extra = {"name": params["name"], "source": params["url"]}
-                changed, manifest = put(params["store"], path, digest, extra, module.check_mode)
-        else:
-            extra = {"name": params["name"], "source": os.path.basename(params["file"])}
-            changed, manifest = put(params["store"], params["file"], digest or None, extra, module.check_mode)
-    except (StoreError, OSError) as error:
+        changed, manifest = from_source(module) if params["source"] else finished(module)
+        manifest.setdefault("cached", not changed)
+        if manifest["sha256"]:
+            manifest["provenance"] = os.path.join(params["store"], manifest["sha256"] + signature.STATEMENT)
+            if params["name"] or params["source"]:
+                name = params["name"] or manifest["name"]
+                changed = point(params["store"], name, manifest["sha256"], module.check_mode) or changed
+    except (StoreError, mirage.BuildError, signature.SignatureError) as error:
         module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or params['store']}: {error.strerror}")
     module.exit_json(changed=changed, **manifest)
 
 

@@ -4,6 +4,9 @@
 
 """EDGE. The folder of images: ``<sha256>.xen`` and, beside it, ``<sha256>.json`` with what it is.
 
+Also beside it, where it is known: ``<sha256>.provenance.json``, where it came from, and ``.provenance.json.sig``, who
+says so. ``names/NAME.json`` says which image a name means and has meant, for a way back.
+
 The name is the digest, so a file that is there is the right one and is never written again.
 Both files appear whole or not at all: written beside their place, synced, renamed. The image
 comes last, so an image without its description is never seen.
@@ -11,6 +14,7 @@ comes last, so an image without its description is never seen.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -21,7 +25,14 @@ from typing import Any
 from .elf import ImageError, inspect
 
 SUFFIX = ".xen"
+KINDS = ("xen", "json", "provenance.json", "provenance.json.sig")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+NAMES = "names"
+INCOMING = ".incoming-"
+MOST_HISTORY = 100
+# A domain is made within minutes after its image arrived.
+FRESH_SECONDS = 3600
 
 
 class StoreError(Exception):
@@ -31,7 +42,7 @@ class StoreError(Exception):
 def write_whole(path: str, data: bytes, mode: int) -> None:
     """Write ``path`` atomically: the old file or the new one, never a part, also after a power cut."""
     folder = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(prefix=".incoming-", dir=folder)
+    handle, temporary = tempfile.mkstemp(prefix=INCOMING, dir=folder)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -121,3 +132,113 @@ def put(store: str, path: str, expected: str | None, extra: dict[str, Any], chec
         except OSError as error:
             raise StoreError(f"image store {store}: {error.strerror}") from error
     return True, result
+
+
+# -- names: which image a name means, and meant before ----------------------------------------------
+
+
+def _name_path(store: str, name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise StoreError(f"image name {name!r}: letters, digits and . _ + - only, at most 64, beginning with a letter or digit")
+    return os.path.join(store, NAMES, name + ".json")
+
+
+def history(store: str, name: str) -> list[str]:
+    """The digests that ``name`` has meant, the present one first; [] for an unknown name."""
+    try:
+        with open(_name_path(store, name), encoding="utf-8") as file:
+            found = json.load(file)["history"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"image store {store}: the history of {name} cannot be read: {error}") from error
+    return [str(digest) for digest in found]
+
+
+def names(store: str) -> dict[str, list[str]]:
+    """Every name with its history."""
+    try:
+        found = sorted(os.listdir(os.path.join(store, NAMES)))
+    except FileNotFoundError:
+        return {}
+    return {name: history(store, name) for name in (os.path.splitext(file)[0] for file in found) if NAME.fullmatch(name)}
+
+
+def point(store: str, name: str, digest: str, check: bool) -> bool:
+    """Let ``name`` mean the image ``digest`` from now on; whether that is a change. Atomic; the history is kept."""
+    path, before = _name_path(store, name), history(store, name)
+    if before[:1] == [digest]:
+        return False
+    if not check:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        text = json.dumps({"name": name, "history": [digest, *before][:MOST_HISTORY]}, indent=1) + "\n"
+        write_whole(path, text.encode(), 0o644)
+    return True
+
+
+# -- looking after the folder -------------------------------------------------------------------------
+
+
+def digest_of(path: str) -> str:
+    """The sha256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fsck(store: str) -> list[str]:
+    """One line for everything in the store that is not as it should be; reads every image."""
+    lines = []
+    there = {image["sha256"] for image in listing(store)}
+    for digest in sorted(there):
+        found = digest_of(image_path(store, digest))
+        if found != digest:
+            lines.append(f"{image_path(store, digest)}: its content has the sha256 {found}: remove it and ship it again")
+        if not os.path.exists(os.path.join(store, digest + ".json")):
+            lines.append(f"{image_path(store, digest)}: has no description beside it: put it again")
+    for file in sorted(os.listdir(store)) if os.path.isdir(store) else []:
+        digest, _dot, kind = file.partition(".")
+        if DIGEST.fullmatch(digest) and digest not in there:
+            lines.append(f"{os.path.join(store, file)}: there is no image of that digest")
+        elif file.startswith(INCOMING):
+            lines.append(f"{os.path.join(store, file)}: left by a run that died; the next prune removes it")
+        elif kind not in ("", *KINDS) and DIGEST.fullmatch(digest):
+            lines.append(f"{os.path.join(store, file)}: not a file of the store")
+    for name, digests in names(store).items():
+        if digests and digests[0] not in there:
+            lines.append(f"image name {name}: means {digests[0]}, which is not in the store")
+    return lines
+
+
+def unused(store: str, used: set[str], depth: int, now: float) -> list[str]:
+    """The files that a prune removes, as paths.
+
+    An image stays while a domain uses it (``used``, digests) or one of the last 1 + ``depth`` meanings of a name
+    does; what just arrives or has arrived within the last hour stays as well, for its domain may be on the way.
+    """
+    kept = set(used)
+    for digests in names(store).values():
+        kept.update(digests[: depth + 1])
+    found = []
+    for file in sorted(os.listdir(store)) if os.path.isdir(store) else []:
+        path = os.path.join(store, file)
+        digest = file.partition(".")[0]
+        ours = (DIGEST.fullmatch(digest) and digest not in kept) or file.startswith(INCOMING)
+        if ours and os.path.isfile(path) and now - os.stat(path).st_mtime > FRESH_SECONDS:
+            found.append(path)
+    # An image whose files are of different age goes as a whole, or stays.
+    young = {os.path.basename(p).partition(".")[0] for p in _all_files(store) if p not in found}
+    return [path for path in found if os.path.basename(path).partition(".")[0] not in young or INCOMING in path]
+
+
+def _all_files(store: str) -> list[str]:
+    return [os.path.join(store, file) for file in sorted(os.listdir(store))] if os.path.isdir(store) else []
+
+
+def remove(paths: list[str]) -> None:
+    """The images first: what is left of a cut removal is a description without an image, and is removed next time."""
+    for path in sorted(paths, key=lambda path: not path.endswith(SUFFIX)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)

@@ -1,10 +1,13 @@
-"""Tiny PVH guests of our own, a few hundred bytes each, made here from nothing.
+"""Tiny PVH guests of our own, a few hundred bytes to a few KB each, made here from nothing.
 
 They carry the notes that Solo5 gives its images, so they pass through everything that a
 unikernel passes through; what they do is written in their few bytes of code.
 """
 
+import pathlib
 import struct
+import subprocess
+import tempfile
 
 from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import (
     SOLO5_NOTE_ABI,
@@ -42,3 +45,35 @@ def guest(
     table = struct.pack("<IIQQQQQQ", 1, 5, code_at, LOAD, LOAD, len(code), max(memory_size, len(code)), 4096)
     table += struct.pack("<IIQQQQQQ", 4, 4, notes_at, 0, 0, len(notes), len(notes), 4)
     return (header + table + notes).ljust(code_at, b"\0") + code
+
+
+HERE = pathlib.Path(__file__).parent
+CFLAGS = ["-m32", "-march=i686", "-mgeneral-regs-only", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-Os", "-Werror"]
+CFLAGS += ["-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fcf-protection=none", "-Wall", "-Wextra"]
+
+
+def service(greeting: str = "A guest of our own", **named) -> bytes:
+    """An image that answers HTTP, DNS and ping, or ends as its boot arguments say: service.c, with Debian's compiler."""
+    with tempfile.TemporaryDirectory() as folder:
+        flat, whole = f"{folder}/flat", f"{folder}/whole"
+        text = greeting.replace("\\", "\\\\").replace('"', '\\"')
+        commands = [
+            ["gcc", *CFLAGS, f'-DGREETING="{text}"', "-c", str(HERE / "service.c"), "-o", f"{folder}/service.o"],
+            [
+                "ld",
+                "-m",
+                "elf_i386",
+                "-T",
+                str(HERE / "service.ld"),
+                "--no-warn-rwx-segments",
+                "-o",
+                whole,
+                f"{folder}/service.o",
+            ],
+            ["objcopy", "-O", "binary", whole, flat],
+        ]
+        for command in commands:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        symbols = subprocess.run(["nm", whole], check=True, capture_output=True, text=True).stdout.splitlines()
+        end = next(int(line.split()[0], 16) for line in symbols if line.endswith(" end_of_all"))
+        return guest(pathlib.Path(flat).read_bytes(), memory_size=end - LOAD, **named)

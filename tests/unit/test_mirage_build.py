@@ -1,0 +1,377 @@
+"""From source to image through the module's own functions, with doubles of mirage, opam and dune that keep to their contract."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import (
+    BuildError,
+    Request,
+    Source,
+    build,
+    configure_refusal,
+    range_refusal,
+    reason,
+    toolchain,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import source_files
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import fsck, history, point, remove, unused
+
+from tests.doubles.toolchain import VERSIONS
+
+DOUBLES = pathlib.Path(__file__).parents[1] / "doubles"
+
+
+class Bench:
+    """A builder's folders, and a unikernel's source to change."""
+
+    def __init__(self, folder):
+        self.source, self.store, self.work = folder / "hello", str(folder / "store"), str(folder / "work")
+        shutil.copytree(DOUBLES / "hello", self.source)
+        tools = folder / "tools"
+        (tools / "bin").mkdir(parents=True)
+        (tools / "opam").mkdir()
+        (tools / "opam" / "double.json").write_text('{"switch": "mirage", "installed": []}')
+        for tool in ("opam", "mirage", "dune"):
+            (tools / "bin" / tool).symlink_to(DOUBLES / "toolchain.py")
+        (tools / "versions.json").write_text(json.dumps(VERSIONS))
+        self.tools = toolchain(str(tools))
+
+    def change(self, old, new, file="unikernel.ml"):
+        path = self.source / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    def build(self, check=False, **options):
+        request = Request("hello", Source(str(self.source), "file:hello"), **options)
+        return build(self.store, self.work, request, self.tools, check)
+
+    def images(self):
+        return sorted(os.listdir(self.store)) if os.path.isdir(self.store) else []
+
+
+@pytest.fixture
+def bench(tmp_path):
+    return Bench(tmp_path)
+
+
+@pytest.fixture
+def no_process(monkeypatch):
+    def refuse(*_arguments, **_named):
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+
+
+def test_a_build_stores_an_image_and_where_it_came_from(bench):
+    before = source_files(str(bench.source)), os.listdir(bench.source)
+    result = bench.build()
+    assert result.changed and not result.cached
+    manifest = result.manifest
+    assert manifest["target"] == "xen"
+    data = pathlib.Path(manifest["path"]).read_bytes()
+    assert b"Hello from one" in data
+    assert (source_files(str(bench.source)), os.listdir(bench.source)) == before, "the source's folder stays as it is"
+    text = pathlib.Path(bench.store, manifest["sha256"] + ".provenance.json").read_bytes()
+    said = provenance.read(text, manifest["sha256"])["predicate"]
+    assert said["buildDefinition"]["internalParameters"]["key"] == manifest["key"]
+    assert said["runDetails"]["builder"]["version"]["mirage"] == "4.11.1"
+    assert os.listdir(bench.work) and not [name for name in os.listdir(bench.work) if os.path.isdir(f"{bench.work}/{name}")]
+
+
+def test_nothing_changed_starts_no_process(bench, request):
+    first = bench.build().manifest
+    request.getfixturevalue("no_process")
+    (bench.source / "noise.log").write_text("git-ignored, so no source")
+    second = bench.build()
+    assert (second.changed, second.cached, second.manifest["sha256"]) == (False, True, first["sha256"])
+    assert not bench.build(check=True).changed
+
+
+def test_every_input_is_in_the_key(bench):
+    keys = {bench.build(check=True).manifest["key"], bench.build(check=True, configure=("--no-dhcp",)).manifest["key"]}
+    bench.change("one", "two")
+    keys.add(bench.build(check=True).manifest["key"])
+    bench.change('"0.3"', '"0.4"', "mirage/hello-xen.opam.locked")
+    keys.add(bench.build(check=True).manifest["key"])
+    bench.tools.versions["ocaml"] = "5.5.0"
+    keys.add(bench.build(check=True).manifest["key"])
+    assert len(keys) == 5
+    assert not bench.images(), "check mode builds nothing"
+
+
+def test_the_same_source_gives_the_same_image_and_another_is_told(bench):
+    assert bench.build(verify_reproducible=True).changed
+    bench.change("let start", "(* double: random *)\nlet start")
+    before = bench.images()
+    with pytest.raises(BuildError, match="not reproducible: two builds of the same sources differ from byte"):
+        bench.build(verify_reproducible=True)
+    assert bench.images() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "words"),
+    [
+        (("let start", 'let x : int = "1"\nlet start'), {},
+         'hello: make build failed (2): File "unikernel.ml", line 2, characters 14-17: Error: This constant has type string'
+         " but an expression was expected of type int"),
+        (("let start", "(* double: nothing *)\nlet start"), {}, "make build left no image in dist/"),
+        (("let main", 'let x : int = "1"\nlet main', "config.ml"), {}, 'mirage configure failed (1): File "config.ml", line 4'),
+        (("< 4.12.0", "< 4.10.0", "config.ml"), {}, "config.ml is for mirage >= 4.9.0 & < 4.10.0, installed is 4.11.1"),
+        (("hello-xen", "other-xen", "mirage/hello-xen.opam.locked"), {},
+         "make pull failed (2): opam-monorepo: [ERROR] the lockfile"),
+        (None, {"configure": ("--nosuch=1",)}, "mirage configure failed (1): mirage: unknown option '--nosuch'"),
+        (None, {"configure": ("-t=hvt",)}, "the target is always xen"),
+        (None, {"configure": ("; rm -rf /",)}, "expected an option as in --name=value"),
+        (("let start", "(* double: slow *)\nlet start"), {"timeout": 2},
+         "make build was ended: the build took longer than its 2 s"),
+        (("one", "two"), {"signing_key": "/nonexistent"}, "signing_key: /nonexistent is not a file"),
+    ],
+)  # fmt: skip
+def test_a_failed_build_says_why_in_a_line_and_leaves_the_store_as_it_was(bench, change, options, words):
+    bench.build()
+    before = bench.images(), point(bench.store, "hello", "0" * 64, False)
+    if change:
+        bench.change(*change)
+    with pytest.raises((BuildError, signature.SignatureError)) as failure:
+        bench.build(**options)
+    assert "\n" not in str(failure.value)
+    assert words in str(failure.value)
+    names = [name for name in bench.images() if name != "names"]
+    assert names == before[0]
+    assert history(bench.store, "hello") == ["0" * 64]
+
+
+def test_what_is_no_unikernel_or_has_no_lock_file_is_refused(bench, tmp_path):
+    os.unlink(bench.source / "mirage/hello-xen.opam.locked")
+    with pytest.raises(BuildError, match="there is no lock file"):
+        bench.build()
+    os.unlink(bench.source / "config.ml")
+    with pytest.raises(BuildError, match=r"not a unikernel's folder: there is no config\.ml"):
+        bench.build()
+    with pytest.raises(BuildError, match="the role mirage_builder makes one"):
+        toolchain(str(tmp_path / "nowhere"))
+
+
+def test_a_lock_file_is_made_where_asked_for_and_used_from_then_on(bench):
+    os.unlink(bench.source / "mirage/hello-xen.opam.locked")
+    made = bench.build(update_lock=True)
+    assert made.changed
+    assert (bench.source / "mirage/hello-xen.opam.locked").exists()
+    again = bench.build()
+    assert (again.changed, again.cached, again.manifest["sha256"]) == (False, True, made.manifest["sha256"])
+
+
+def test_two_builds_at_once_do_the_work_once(bench):
+    results = []
+    threads = [threading.Thread(target=lambda: results.append(bench.build())) for _count in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(result.cached for result in results) == [False, True]
+
+
+def test_killed_in_the_middle_nothing_half_is_left_and_the_next_one_builds(bench):
+    bench.change("let start", "(* double: slow *)\nlet start")
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import *\n"
+        f"build({bench.store!r}, {bench.work!r}, Request('hello', Source({str(bench.source)!r}, 'x')),"
+        f" toolchain({bench.tools.folder!r}), False)"
+    )
+    victim = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not any("Building" in path.read_text() for path in pathlib.Path(bench.work).glob("*.log")):
+        assert time.monotonic() < until, "the compiler was not started within 60 s"
+        time.sleep(0.05)
+    victim.kill()
+    victim.wait(20)
+    orphans = subprocess.run(["pgrep", "-f", f"{bench.tools.folder}/bin/dune"], capture_output=True, text=True, check=False)
+    assert [name for name in bench.images() if name != "names"] == []
+    assert orphans.stdout.split(), "the compiler outlives the module, and holds its lock"
+    for pid in orphans.stdout.split():
+        os.kill(int(pid), signal.SIGKILL)
+    bench.change("(* double: slow *)\n", "")
+    assert bench.build().changed
+    assert fsck(bench.store) == []
+
+
+# -- what is a source ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        "*.log\n!keep.log\n",
+        "/a\n",
+        "a/\n",
+        "a/b\n",
+        "**/c\n",
+        "a/**\n",
+        "# c\n\\#x\n",
+        "[ab].txt\n",
+        "a?c\n",
+        "doc/*.txt \n",
+        "c/\n!c/\n",
+    ],
+)
+def test_gitignore_is_read_as_git_reads_it(tmp_path, patterns):
+    for path in (
+        "a/b/c",
+        "a/keep.log",
+        "x.log",
+        "a.txt",
+        "c.txt",
+        "doc/a.txt",
+        "doc/x/a.txt",
+        "abc",
+        "b/a/c",
+        "c/d",
+        "#x",
+        "keep.log",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (tmp_path / ".gitignore").write_text(patterns)
+    (tmp_path / "b/.gitignore").write_text("a\n")
+    git = ["git", "-C", str(tmp_path), "-c", "core.excludesFile=/dev/null"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    done = subprocess.run([*git, "ls-files", "-co", "--exclude-standard", "-z"], capture_output=True, text=True, check=True)
+    assert source_files(str(tmp_path)) == sorted(path for path in done.stdout.split("\0") if path)
+
+
+def test_what_a_build_leaves_is_no_source(tmp_path):
+    for path in (
+        "config.ml",
+        "mirage/x-xen.opam.locked",
+        "mirage/main.ml",
+        "dist/x.xen",
+        "_build/log",
+        "duniverse/a/b.ml",
+        "dune",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    assert source_files(str(tmp_path)) == ["config.ml", "mirage/x-xen.opam.locked"]
+
+
+@pytest.mark.parametrize(
+    ("config", "installed", "refused"),
+    [
+        ("(* mirage >= 4.9.0 & < 4.12.0 *)\nopen Mirage", "4.11.1", False),
+        ("(* mirage >= 4.9.0 & < 4.12.0 *)", "4.12.0", True),
+        ("(* mirage >= 4.10 *)", "4.9.9", True),
+        ("open Mirage (* no range *)", "3.0.0", False),
+    ],
+)
+def test_the_range_of_config_ml(config, installed, refused):
+    assert bool(range_refusal(config, installed)) is refused
+
+
+def test_options_for_configure():
+    assert configure_refusal("--no-dhcp") is None
+    assert configure_refusal("--target=hvt") and configure_refusal("-o x") and configure_refusal("x")
+    assert configure_refusal("--tls=true") is None
+
+
+def test_the_last_steps_error_is_the_reason():
+    assert (
+        reason(["== a", "Error: old", "== b", "mirage: unknown option '--x'.", "Usage: mirage"])
+        == "mirage: unknown option '--x'."
+    )
+    assert reason([]) == "it said nothing"
+
+
+# -- the store ---------------------------------------------------------------------------------------
+
+
+def test_a_name_remembers_what_it_meant(tmp_path):
+    store, one, two = str(tmp_path), "1" * 64, "2" * 64
+    assert point(store, "web", one, True) and history(store, "web") == []
+    assert point(store, "web", one, False) and not point(store, "web", one, False)
+    assert point(store, "web", two, False)
+    assert history(store, "web") == [two, one]
+
+
+def test_a_prune_takes_what_nothing_uses(tmp_path):
+    store, digests = str(tmp_path), [str(number) * 64 for number in range(5)]
+    for digest in digests:
+        for kind in (".xen", ".json"):
+            (tmp_path / (digest + kind)).write_text("")
+        point(store, "web", digest, False)
+    (tmp_path / ".incoming-x").write_text("")
+    later = time.time() + 7200
+    gone = unused(store, {digests[0]}, 1, later)
+    assert {os.path.basename(path).partition(".")[0] for path in gone if "incoming" not in path} == {digests[1], digests[2]}
+    assert len(gone) == 5
+    assert unused(store, set(), 0, time.time()) == [], "what just arrived stays"
+    remove(gone)
+    assert unused(store, {digests[0]}, 1, later) == []
+    assert any("its content has the sha256" in line for line in fsck(store))
+
+
+# -- signatures --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """alice may sign, bob may no longer, carol is unknown, dora was revoked."""
+    lines = []
+    for name in ("alice", "bob", "carol", "dora"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(tmp_path / name)], check=True)
+        until = ' valid-before="20200101Z"' if name == "bob" else ""
+        if name != "carol":
+            lines.append(
+                f'{name}@example.net namespaces="{signature.NAMESPACE}"{until} {(tmp_path / (name + ".pub")).read_text()}'
+            )
+    (tmp_path / "allowed").write_text("".join(lines))
+    (tmp_path / "revoked").write_text((tmp_path / "dora.pub").read_text())
+    return tmp_path
+
+
+def signed(bench, keys, who):
+    digest = bench.build(signing_key=str(keys / who)).manifest["sha256"]
+    return digest, lambda: signature.verify(bench.store, digest, str(keys / "allowed"), str(keys / "revoked"))
+
+
+def test_a_signature_says_who(bench, keys):
+    _digest, verify = signed(bench, keys, "alice")
+    assert verify() == "alice@example.net"
+    assert not bench.build(signing_key=str(keys / "alice")).changed, "signed once"
+
+
+@pytest.mark.parametrize(
+    ("who", "words"),
+    [("bob", "does not allow"), ("carol", "does not allow (unknown, or no longer valid)"), ("dora", "is not good")],
+)
+def test_who_may_not_sign_is_refused(bench, keys, who, words):
+    _digest, verify = signed(bench, keys, who)
+    with pytest.raises(signature.SignatureError) as failure:
+        verify()
+    assert words in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_a_changed_or_borrowed_statement_is_refused(bench, keys):
+    digest, verify = signed(bench, keys, "alice")
+    path = pathlib.Path(bench.store, digest + ".provenance.json")
+    text = path.read_text()
+    path.write_text(text.replace("4.11.1", "4.11.0"))
+    with pytest.raises(signature.SignatureError, match="is not good"):
+        verify()
+    path.write_text(text.replace(digest, "0" * 64))
+    with pytest.raises(signature.SignatureError, match="about another image"):
+        verify()
+    path.write_text(text)
+    os.unlink(str(path) + ".sig")
+    with pytest.raises(signature.SignatureError, match="is not signed"):
+        verify()
