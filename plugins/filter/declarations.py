@@ -16,7 +16,19 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.options impo
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
 from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight
 
-IMAGE_KEYS = ("file", "url", "sha256", "standin", "content")
+IMAGE_KEYS = (
+    "source",
+    "version",
+    "subfolder",
+    "configure",
+    "overlay",
+    "update_lock",
+    "file",
+    "url",
+    "sha256",
+    "standin",
+    "content",
+)
 
 
 def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declaration]:
@@ -59,9 +71,9 @@ def _image_problems(key: str, image: Any) -> list[str]:
     unknown = sorted(set(image) - set(IMAGE_KEYS))
     if unknown:
         return [f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(IMAGE_KEYS)}"]
-    origins = [origin for origin in ("file", "url", "standin") if image.get(origin)]
+    origins = [origin for origin in ("source", "file", "url", "standin") if image.get(origin)]
     if len(origins) != 1:
-        return [f"{where}: must have exactly one of file, url, standin"]
+        return [f"{where}: must have exactly one of source, file, url, standin"]
     digest = image.get("sha256")
     if origins == ["url"] and not digest:
         return [f"{where}: a url needs the sha256 of what it should bring"]
@@ -101,6 +113,36 @@ def as_domains(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any
     return domains
 
 
+def image_digests(stored: dict[str, dict[str, Any]], wanted: dict[str, Any]) -> dict[str, str]:
+    """Image name -> sha256 of those of ``wanted`` that are stored; in check mode one that has yet to be built has none."""
+    return {name: image["sha256"] for name, image in stored.items() if name in wanted and image.get("sha256")}
+
+
+def rollback_problems(names: Any, unikernels: list[dict[str, Any]], histories: dict[str, list[str]], host: str) -> list[str]:
+    """Why these unikernels can't go back to what their images were before; [] when they can. ``histories``: the host's."""
+    if not isinstance(names, list) or not names:
+        return ['rollback: name the unikernels that go back, as in -e rollback=www or -e \'{"rollback": ["www", "dns"]}\'']
+    declared = {one.get("name"): one for one in unikernels}
+    lines = []
+    for name in names:
+        image = declared.get(name, {}).get("image")
+        if name not in declared:
+            lines.append(
+                f"rollback: {host} has no unikernel {name!r} (declared: {', '.join(sorted(map(str, declared))) or 'none'})"
+            )
+        elif image is None:
+            lines.append(f"rollback: {name}: names a kernel, not an image, so nothing is known of what it was")
+        elif len(histories.get(image, [])) < 2:
+            lines.append(f"rollback: {name}: the store of {host} knows nothing that image {image} was before")
+    return lines
+
+
+def rolled_back(names: list[str], unikernels: list[dict[str, Any]], histories: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
+    """Image name -> manifest, for `as_domains`, with what the named unikernels' images were before."""
+    images = {one["image"] for one in unikernels if one.get("name") in names}
+    return {image: {"sha256": histories[image][1]} for image in images}
+
+
 def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]]) -> list[str]:
     """One line for each declared unikernel that a stand-in runs for."""
     lines = []
@@ -133,6 +175,9 @@ class FilterModule:
             "placement_problems": placement_problems,
             "host_problems": host_problems,
             "as_domains": as_domains,
+            "image_digests": image_digests,
+            "rollback_problems": rollback_problems,
+            "rolled_back": rolled_back,
             "standin_lines": standin_lines,
             "health_checks": health_checks,
             "network_words": network_words,

@@ -47,6 +47,12 @@ options:
     type: list
     elements: str
     default: []
+  overlay:
+    description: >-
+      Folders that are put over the source's before it is built, path inside the source's folder to a folder on the machine
+      where the task runs: what a web server serves, for example. They are part of what decides whether to build.
+    type: dict
+    default: {}
   update_lock:
     description: >-
       Make the lock file C(mirage/NAME-xen.opam.locked) anew and put it into the source's folder, to be committed. Without it
@@ -242,6 +248,7 @@ def from_source(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
     request = mirage.Request(
         name, source, tuple(params["configure"]), params["update_lock"], params["timeout"], params["signing_key"] or "",
         params["verify_reproducible"],
+        tuple((str(path), os.path.expanduser(str(folder))) for path, folder in sorted(params["overlay"].items())),
     )  # fmt: skip
     result = mirage.build(params["store"], params["work"], request, tools, module.check_mode)
     return result.changed, {**result.manifest, "cached": result.cached}
@@ -255,6 +262,7 @@ def main() -> None:
             "version": {"type": "str"},
             "subfolder": {"type": "str", "default": ""},
             "configure": {"type": "list", "elements": "str", "default": []},
+            "overlay": {"type": "dict", "default": {}},
             "update_lock": {"type": "bool", "default": False},
             "verify_reproducible": {"type": "bool", "default": False},
             "toolchain": {"type": "path", "default": "/opt/unikernels/toolchain"},

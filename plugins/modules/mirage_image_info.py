@@ -30,12 +30,17 @@ options:
     type: list
     elements: str
     default: []
+  verify:
+    description: Read every image and compare it with its digest, and look for what does not belong there.
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
 - name: List the images of a host
   unikernels.xen.mirage_image_info:
     store: "{{ store }}"
+    verify: true
   register: images
 """
 
@@ -45,6 +50,15 @@ images:
   returned: always
   type: list
   elements: dict
+names:
+  description: Name to the digests that it means and meant before, the present one first.
+  returned: always
+  type: dict
+problems:
+  description: One line for everything that is not as it should be.
+  returned: with O(verify=true)
+  type: list
+  elements: str
 missing:
   description: Digests of O(wanted) that are not in the store.
   returned: always
@@ -53,7 +67,7 @@ missing:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import listing
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, fsck, listing, names
 
 
 def main() -> None:
@@ -61,13 +75,18 @@ def main() -> None:
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "wanted": {"type": "list", "elements": "str", "default": []},
+            "verify": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     images = listing(module.params["store"])
     there = {image["sha256"] for image in images}
     missing = [digest for digest in module.params["wanted"] if digest not in there]
-    module.exit_json(changed=False, images=images, missing=missing)
+    try:
+        problems = {"problems": fsck(module.params["store"])} if module.params["verify"] else {}
+        module.exit_json(changed=False, images=images, missing=missing, names=names(module.params["store"]), **problems)
+    except (StoreError, OSError) as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ options:
     description: Debian release to take kernel and program from.
     type: str
     default: bookworm
+  signing_key:
+    description: Key file of ssh that signs the stand-in's statement, see M(unikernels.xen.mirage_image).
+    type: path
   sources:
     description: Lines of a sources.list to take them from. By default mmdebstrap's own.
     type: list
@@ -80,6 +83,7 @@ standin:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach
 from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, build
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
@@ -93,6 +97,7 @@ def main() -> None:
             "cache": {"type": "path", "required": True},
             "content": {"type": "path"},
             "suite": {"type": "str", "default": "bookworm"},
+            "signing_key": {"type": "path", "no_log": False},
             "sources": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -109,7 +114,9 @@ def main() -> None:
             params["sources"],
             module.check_mode,
         )
-    except (StoreError, OSError) as error:
+        if params["signing_key"] and manifest["sha256"]:
+            changed = attach(params["store"], manifest["sha256"], b"", params["signing_key"], module.check_mode) or changed
+    except (StoreError, SignatureError, OSError) as error:
         module.fail_json(msg=f"stand-in for {params['service']}: {error}")
     module.exit_json(changed=changed, **manifest)
 

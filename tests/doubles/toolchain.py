@@ -107,7 +107,7 @@ def opam(arguments):
         print("2.3.0")
         return
     if words[:1] == ["init"]:
-        archive = words[1] if len(words) > 1 else ""
+        archive = words[2] if len(words) > 2 else "nowhere"
         if not os.path.isdir(archive):
             fail(40, f'[ERROR] Could not update repository "default": archive {archive} is unreachable')
         root.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ def test_a_right_declaration():
         ([{}, {"name": "b"}], IMAGES, "the same address 10.0.0.10"),
         ([{}], {"web": {"url": "http://x/y"}}, "a url needs the sha256"),
         ([{}], {"web": {"file": "/x", "sha": 1}}, "unknown key 'sha'"),
-        ([{}], {"web": {}}, "exactly one of file, url, standin"),
+        ([{}], {"web": {}}, "exactly one of source, file, url, standin"),
         ([{}], {"web": {"file": "/x", "sha256": "123"}}, "64 hexadecimal digits"),
         ([{"arguments": ["a\nb"]}], IMAGES, "newline"),
     ],

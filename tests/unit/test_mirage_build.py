@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
@@ -24,6 +25,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import source_files
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import fsck, history, point, remove, unused
+from ansible_collections.unikernels.xen.plugins.module_utils.image.toolchain import Wanted, make
 
 from tests.doubles.toolchain import VERSIONS
 
@@ -375,3 +377,44 @@ def test_a_changed_or_borrowed_statement_is_refused(bench, keys):
     os.unlink(str(path) + ".sig")
     with pytest.raises(signature.SignatureError, match="is not signed"):
         verify()
+
+
+# -- the toolchain -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def wanted(tmp_path):
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "path").mkdir()
+    opam = tmp_path / "path/opam"
+    opam.symlink_to(DOUBLES / "toolchain.py")
+    packages = {name: version for name, version in VERSIONS.items() if name != "ocaml"}
+    return Wanted(str(tmp_path / "toolchain"), VERSIONS["ocaml"], packages, str(tmp_path / "archive"), str(opam))
+
+
+def test_a_toolchain_is_made_once_and_builds(wanted, bench, request):
+    assert make(wanted, True) and not os.path.exists(wanted.folder), "check mode makes nothing"
+    assert make(wanted, False)
+    bench.tools = toolchain(wanted.folder)
+    assert bench.build().changed
+    request.getfixturevalue("no_process")
+    assert not make(wanted, False), "and is not looked at again"
+    assert make(replace(wanted, ocaml="5.5.0"), True), "another version is a change"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"archive": "/nonexistent"}, "archive /nonexistent: cannot be reached: no such folder"),
+        ({"archive": "https://127.0.0.1:9/"}, "cannot be reached: [Errno 111] Connection refused; give a proxy"),
+        ({"opam": "/nonexistent/opam"}, "there is no /nonexistent/opam: apt-get install opam"),
+        ({"packages": {"mirage": "4.11.1; reboot"}}, "expected the name of a package and its version"),
+        ({"packages": {}}, "mirage is missing"),
+        ({"archive": ""}, "opam init failed (40): [ERROR] Could not update repository"),
+    ],
+)
+def test_a_toolchain_that_cannot_be_made_says_why(wanted, change, words):
+    with pytest.raises(BuildError) as failure:
+        make(replace(wanted, **change), False)
+    assert words in str(failure.value)
+    assert not os.path.exists(os.path.join(wanted.folder, "versions.json"))

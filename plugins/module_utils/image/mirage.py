@@ -24,7 +24,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import IO, Any
 
 from . import provenance, signature
@@ -75,6 +75,7 @@ class Request:
     timeout: int = 3600
     signing_key: str = ""
     verify_reproducible: bool = False
+    overlay: tuple[tuple[str, str], ...] = ()  # (path in the source's folder, folder that is put there)
 
 
 @dataclass
@@ -125,7 +126,8 @@ def configure_refusal(option: str) -> str | None:
 def key_of(request: Request, tools: Toolchain) -> str:
     """Digest of sources, lock file, configure options and toolchain: the same key gives the same image."""
     sources, lock = digest_of_sources(request.source.folder)
-    parts = [RECIPE, sources, None if request.update_lock else lock, list(request.configure), tools.versions]
+    over = [(path, digest_of_sources(folder)[0]) for path, folder in request.overlay]
+    parts = [RECIPE, sources, over, None if request.update_lock else lock, list(request.configure), tools.versions]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -151,6 +153,11 @@ def refusals(request: Request, tools: Toolchain) -> None:
         refusal = configure_refusal(option)
         if refusal:
             raise BuildError(refusal)
+    for path, laid in request.overlay:
+        if os.path.isabs(path) or ".." in path.split("/") or not path.strip("./"):
+            raise BuildError(f"overlay: {path!r}: expected a folder inside the source's folder")
+        if not os.path.isdir(laid):
+            raise BuildError(f"overlay: {path}: {laid} is not a folder")
     refusal = range_refusal(config, tools.versions.get("mirage", ""))
     if refusal:
         raise BuildError(f"source {folder}: {refusal}")
@@ -234,7 +241,10 @@ def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_d
         source["digest"]["gitCommit"] = request.source.revision
     return provenance.statement(
         request.name, digest, built=True, parameters={"target": "xen", "configure": list(request.configure)},
-        materials=[source, {"name": "lock file", "digest": {"sha256": lock_digest}}],
+        materials=[
+            source, {"name": "lock file", "digest": {"sha256": lock_digest}},
+            *({"name": path, "digest": {"sha256": digest_of_sources(laid)[0]}} for path, laid in request.overlay),
+        ],
         builder={"id": os.uname().nodename, **tools.versions}, key=key,
     )  # fmt: skip
 
@@ -259,6 +269,12 @@ def _compare(one: str, other: str, name: str) -> None:
     )
 
 
+def _copy(source: str, folder: str) -> None:
+    for path in source_files(source):
+        os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
+        shutil.copy2(os.path.join(source, path), os.path.join(folder, path), follow_symlinks=False)
+
+
 class _Run:
     """The steps of one build, with one log, one time limit and one line of progress."""
 
@@ -272,10 +288,10 @@ class _Run:
     def once(self, folder: str) -> str:
         """Build in ``folder``; the path of the image."""
         shutil.rmtree(folder, ignore_errors=True)
-        source = self.request.source.folder
-        for path in source_files(source):
-            os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
-            shutil.copy2(os.path.join(source, path), os.path.join(folder, path), follow_symlinks=False)
+        _copy(self.request.source.folder, folder)
+        for path, laid in self.request.overlay:
+            shutil.rmtree(os.path.join(folder, path), ignore_errors=True)
+            _copy(laid, os.path.join(folder, path))
         self.step(folder, "mirage configure", ["mirage", "configure", "-t", "xen", "--color=never", *self.request.configure])
         if self.request.update_lock and not self.new_lock:
             self.step(folder, "make lock", ["make", "lock"])
@@ -313,7 +329,7 @@ class _Run:
                 os.makedirs(os.path.dirname(target), exist_ok=True)
                 write_whole(target, text, 0o644)
                 self.new_lock = True
-        request = Request(self.request.name, self.request.source, self.request.configure)
+        request = replace(self.request, update_lock=False)
         self.key_after = key_of(request, self.tools)
 
     def environment(self, folder: str) -> dict[str, str]:

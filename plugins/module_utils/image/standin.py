@@ -21,6 +21,7 @@ import subprocess
 import tempfile
 from typing import Any
 
+from . import provenance, signature
 from .pvh_wrap import cpio, payload_of, wrap
 from .store import StoreError, describe, image_path, put, write_whole
 
@@ -219,6 +220,11 @@ def _build(
     try:
         write_whole(draft, joined, 0o644)
         changed, manifest = put(store, draft, None, {"name": service, "key": key, "source": "standin"}, False)
+        told = provenance.statement(
+            f"stand-in for {service}", manifest["sha256"], built=False, parameters={"service": service, "suite": suite},
+            materials=[{"name": os.path.basename(kernels[0])}], builder={"id": os.uname().nodename}, key=key,
+        )  # fmt: skip
+        signature.attach(store, manifest["sha256"], told, "", False)
     finally:
         if os.path.exists(draft):
             os.unlink(draft)

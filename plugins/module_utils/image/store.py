@@ -22,7 +22,7 @@ import re
 import tempfile
 from typing import Any
 
-from .elf import ImageError, inspect
+from .elf import ImageError, inspect, inspect_file
 
 SUFFIX = ".xen"
 KINDS = ("xen", "json", "provenance.json", "provenance.json.sig")
@@ -54,11 +54,15 @@ def write_whole(path: str, data: bytes, mode: int) -> None:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    folder_handle = os.open(folder, os.O_RDONLY)
+    sync_folder(folder)
+
+
+def sync_folder(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder_handle)
+        os.fsync(handle)
     finally:
-        os.close(folder_handle)
+        os.close(handle)
 
 
 def image_path(store: str, digest: str) -> str:
@@ -242,3 +246,36 @@ def remove(paths: list[str]) -> None:
     for path in sorted(paths, key=lambda path: not path.endswith(SUFFIX)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+
+def take(store: str, digest: str, kinds: list[str], check: bool) -> tuple[list[str], list[str]]:
+    """Rename what arrived of an image (``.incoming-<digest>.<kind>``) into its place, the image last and verified.
+
+    Returns (kinds that were taken, kinds that are absent). StoreError when the content is not what its name says;
+    it is removed then.
+    """
+    taken, absent = [], []
+    for kind in sorted(kinds, key=lambda kind: kind == "xen"):
+        path = os.path.join(store, f"{INCOMING}{digest}.{kind}")
+        if not os.path.exists(path):
+            absent.append(kind)
+            continue
+        if kind == "xen":
+            found = digest_of(path)
+            if found != digest:
+                if not check:
+                    os.unlink(path)
+                raise StoreError(f"image {digest}: what arrived has the sha256 {found}; it was removed: run again")
+            try:
+                inspect_file(path)
+            except ImageError as error:
+                raise StoreError(f"image {digest}: {error}") from error
+        taken.append(kind)
+        if not check:
+            with open(path, "rb+") as file:
+                os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            os.rename(path, os.path.join(store, f"{digest}.{kind}"))
+    if taken and not check:
+        sync_folder(store)
+    return taken, absent

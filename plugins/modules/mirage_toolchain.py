@@ -1,0 +1,110 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mirage_toolchain
+short_description: MirageOS's toolchain at pinned versions, in a folder of its own
+version_added: 0.2.0
+description:
+  - An opam root with one switch of OCaml, solo5, ocaml-solo5, mirage and opam-monorepo, apart from any user's C(~/.opam).
+    A toolchain that is whole is not looked at again; another version makes it anew.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: Not supported.
+    support: none
+options:
+  folder:
+    description: Where it is.
+    type: path
+    default: /opt/unikernels/toolchain
+  ocaml:
+    description: Version of OCaml.
+    type: str
+    required: true
+  packages:
+    description: Package of opam to its version; C(mirage) must be one.
+    type: dict
+    required: true
+  archive:
+    description: >-
+      Address of opam's package archive or a mirror of it, with C(#revision) behind a C(git+) address, or a folder. Empty for the
+      one that opam itself knows. One that cannot be reached is told before anything is compiled.
+    type: str
+    default: ""
+  opam:
+    description: The program, where Debian's is not the one to use.
+    type: str
+    default: opam
+  proxy:
+    description: HTTP proxy for opam.
+    type: str
+    default: ""
+  timeout:
+    description: Seconds that each step may take.
+    type: int
+    default: 7200
+seealso:
+  - module: unikernels.xen.mirage_image
+"""
+
+EXAMPLES = r"""
+- name: Make the toolchain from a mirror in a folder
+  unikernels.xen.mirage_toolchain:
+    folder: "{{ toolchain_folder }}"
+    archive: "{{ opam_archive }}"
+    opam: "{{ opam }}"
+    ocaml: 5.4.1
+    packages:
+      mirage: 4.11.1
+      opam-monorepo: 0.4.3
+      solo5: 0.12.0
+      ocaml-solo5: 1.3.0
+"""
+
+RETURN = r"""
+versions:
+  description: What the toolchain is made of.
+  returned: success
+  type: dict
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.toolchain import Wanted, make
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "folder": {"type": "path", "default": "/opt/unikernels/toolchain"},
+            "ocaml": {"type": "str", "required": True},
+            "packages": {"type": "dict", "required": True},
+            "archive": {"type": "str", "default": ""},
+            "opam": {"type": "str", "default": "opam"},
+            "proxy": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 7200},
+        },
+        supports_check_mode=True,
+    )
+    packages = {str(name): str(version) for name, version in module.params["packages"].items()}
+    wanted = Wanted(**{**module.params, "packages": packages})
+    try:
+        changed = make(wanted, module.check_mode)
+    except BuildError as error:
+        module.fail_json(msg=f"toolchain: {error}")
+    except OSError as error:
+        module.fail_json(msg=f"toolchain: {error.filename}: {error.strerror}")
+    module.exit_json(changed=changed, versions=wanted.versions())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""From source to a signed image on the host to a domain that answers, and back again, by the playbooks that a user types.
+
+opam's archive is not reached everywhere, so mirage, opam and dune are doubles (tests/doubles); what they build is a real
+PVH guest that boots and answers.
+"""
+
+import http.server
+import json
+import pathlib
+import shutil
+import subprocess
+import threading
+
+import pytest
+
+from tests.doubles.toolchain import VERSIONS
+
+from .conftest import ROOT, STORE, playbook
+
+ADDRESS = "10.0.2.121"
+ASK = f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://{ADDRESS}/\", timeout=10).read().decode())'"
+
+
+class Fleet:
+    """A unikernel's source, keys to sign with, and the variables of a user who declares it."""
+
+    def __init__(self, folder):
+        self.folder, self.source = folder, folder / "hello"
+        shutil.copytree(ROOT / "tests/doubles/hello", self.source)
+        tools = folder / "tools"
+        (tools / "bin").mkdir(parents=True)
+        (tools / "opam").mkdir()
+        (tools / "opam/double.json").write_text('{"switch": "mirage", "installed": []}')
+        for tool in ("opam", "mirage", "dune"):
+            (tools / "bin" / tool).symlink_to(ROOT / "tests/doubles/toolchain.py")
+        (tools / "versions.json").write_text(json.dumps(VERSIONS))
+        for name in ("alice", "mallory"):
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
+        public = (folder / "alice.pub").read_text()
+        (folder / "allowed_signers").write_text(f'alice@example.net namespaces="image@unikernels.xen" {public}')
+        self.variables = {
+            "unikernel_images_toolchain": str(tools),
+            "unikernel_images_signature": "required",
+            "unikernel_images_signing_key": str(folder / "alice"),
+            "unikernel_images_allowed_signers": str(folder / "allowed_signers"),
+            "unikernel_images": {"hello": {"source": str(self.source)}},
+            "unikernels": [
+                {
+                    "name": "try", "image": "hello", "memory": 16, "arguments": {"name": "try"}, "shutdown_timeout": 5,
+                    "interfaces": [{"bridge": "xenbr0", "address": f"{ADDRESS}/24"}],
+                    "health": {"http": f"http://{ADDRESS}/", "within": 60},
+                }
+            ],
+        }  # fmt: skip
+
+    def change(self, old, new):
+        path = self.source / "unikernel.ml"
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new))
+
+    def run(self, book, *arguments, check=True, **variables):
+        path = self.folder / "variables.json"
+        path.write_text(json.dumps({**self.variables, **variables}))
+        done = playbook(book, "-e", f"@{path}", *arguments, check=check)
+        assert "Traceback" not in done.stdout + done.stderr
+        done.words = " ".join((done.stdout + done.stderr).split())
+        done.changed = done.counts["xen1"]["changed"]
+        return done
+
+
+@pytest.fixture(scope="module")
+def fleet(dom0, tmp_path_factory):
+    yield Fleet(tmp_path_factory.mktemp("fleet"))
+    dom0(
+        "xl destroy try 2>/dev/null; rm -f /etc/xen/unikernels/try* /etc/xen/auto/try* /etc/xen/unikernels/allowed_signers",
+        check=False,
+    )
+
+
+def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
+    before = dom0.domains()
+    fleet.run("playbooks/deploy.yml")
+    assert "Hello from one" in dom0(ASK)
+    one = dom0.domains()
+    assert {name: one[name] for name in before} == before, "the others are not touched"
+    again = fleet.run("playbooks/deploy.yml")
+    assert (again.changed, dom0.domains()) == (0, one)
+    # One line of source: one image is built, one domain replaced.
+    fleet.change("from one", "from two")
+    assert fleet.run("playbooks/deploy.yml", "--check").changed >= 2, "an image to build and a domain to replace"
+    assert dom0.domains() == one
+    fleet.run("playbooks/deploy.yml")
+    assert "Hello from two" in dom0(ASK)
+    two = dom0.domains()
+    assert two["try"] != one["try"] and {name: two[name] for name in before} == before
+    # And back, with what the host has.
+    back = fleet.run("playbooks/rollback.yml", rollback="try")
+    assert back.changed == 2
+    assert "Hello from one" in dom0(ASK)
+    assert not [name for name in dom0.domains() if "~" in name]
+    refused = fleet.run("playbooks/rollback.yml", check=False, rollback=["nosuch"])
+    assert "xen1: rollback: xen1 has no unikernel 'nosuch' (declared: dns, try, vpn, www)" in refused.words
+
+
+def test_a_host_can_be_asked_by_hand(fleet, dom0):
+    """As docs/images.md says: sha256sum, ssh-keygen and readelf."""
+    image = dom0("grep -o '[0-9a-f]\\{64\\}' /etc/xen/unikernels/try.cfg").strip()
+    dom0(f"echo '{image}  {STORE}/{image}.xen' | sha256sum -c")
+    said = dom0(
+        f"ssh-keygen -Y verify -n image@unikernels.xen -I alice@example.net -f /etc/xen/unikernels/allowed_signers"
+        f" -s {STORE}/{image}.provenance.json.sig <{STORE}/{image}.provenance.json"
+    )
+    assert "Good" in said and image in dom0(f"cat {STORE}/{image}.provenance.json")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"unikernel_images_signing_key": ""}, "is not signed"),
+        ({"unikernel_images_signing_key": "mallory"}, "does not allow (unknown, or no longer valid)"),
+        ({"unikernel_images_allowed_signers": ""}, "allowed_signers: is required to check signatures"),
+    ],
+)
+def test_what_nobody_signed_who_may_is_refused_before_a_host_is_asked(fleet, dom0, variables, words):
+    fleet.change("Hello from", "Hello again from")  # another image, that nobody has signed yet
+    before = dom0.domains()
+    if variables.get("unikernel_images_signing_key"):
+        variables = {"unikernel_images_signing_key": str(fleet.folder / "mallory")}
+    done = fleet.run("site.yml", "--tags", "images,deploy", check=False, **variables)
+    fleet.change("Hello again from", "Hello from")
+    assert done.returncode != 0 and words in done.words
+    assert "changed: [xen1]" not in done.stdout
+    assert dom0.domains() == before
+
+
+def test_a_host_gets_images_from_a_mirror_and_goes_on_where_it_was_cut(fleet, dom0, play, images):
+    """The mirror is any file server, here one on the controller, that the host reaches through the lab's gateway."""
+    folder = pathlib.Path(fleet.folder / "mirror")
+    folder.mkdir()
+    digest = pathlib.Path(images["idle2"]).stem
+    data = subprocess.run([*dom0.command, f"cat {images['idle2']}"], capture_output=True, check=True).stdout
+    (folder / f"{digest}.xen").write_bytes(data)
+    asked = []
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, directory=str(folder), **named)
+
+        def log_message(self, *arguments):
+            asked.append((self.path, self.headers.get("Range")))
+
+        def do_GET(self):
+            wanted = self.headers.get("Range")
+            path = folder / self.path.strip("/")
+            if not wanted or not path.exists():
+                super().do_GET()
+                return
+            begin = int(wanted.split("=")[1].rstrip("-"))
+            self.send_response(206)
+            self.end_headers()
+            self.wfile.write(path.read_bytes()[begin:])
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        dom0("mkdir /root/store")
+        subprocess.run([*dom0.command, f"cat >/root/store/.incoming-{digest}.xen"], input=data[:1000], check=True)
+        task = {
+            "unikernels.xen.image_store": {
+                "store": "/root/store", "wanted": {"idle": digest}, "signature": "optional",
+                "mirror": f"http://10.0.2.2:{server.server_address[1]}",
+            }
+        }  # fmt: skip
+        assert play(task).counts["xen1"]["changed"] == 1
+        assert (f"/{digest}.xen", "bytes=1000-") in asked
+        assert dom0(f"sha256sum </root/store/{digest}.xen").split()[0] == digest
+        assert play(task).counts["xen1"]["changed"] == 0
+        dom0("rm -rf /root/store")
+        (folder / f"{digest}.xen").write_bytes(data[:-1])
+        broken = play(task, check=False)
+        assert "it was removed: run again" in " ".join(broken.stdout.split())
+        assert dom0("ls -A /root/store").strip() == ""
+    finally:
+        server.shutdown()
+        dom0("rm -rf /root/store")
