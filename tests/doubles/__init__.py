@@ -1,0 +1,27 @@
+"""Doubles of what cannot run everywhere, and the folders that a user of the real things would have."""
+
+import json
+import pathlib
+
+from .toolchain import VERSIONS
+
+HERE = pathlib.Path(__file__).parent
+HELLO = HERE / "hello"
+
+
+def make_toolchain(folder):
+    """What the role mirage_builder leaves, with doubles in it."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "opam").mkdir()
+    (folder / "opam/double.json").write_text('{"switch": "mirage", "installed": []}')
+    for tool in ("opam", "mirage", "dune"):
+        (folder / "bin" / tool).symlink_to(HERE / "toolchain.py")
+    (folder / "versions.json").write_text(json.dumps(VERSIONS))
+    return str(folder)
+
+
+def make_opam(folder):
+    """The path of an `opam`, before any toolchain is made."""
+    folder.mkdir()
+    (folder / "opam").symlink_to(HERE / "toolchain.py")
+    return str(folder / "opam")

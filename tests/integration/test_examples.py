@@ -6,17 +6,21 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import subprocess
 
 import pytest
 import yaml
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import put
 
+from tests.doubles import HELLO, make_opam, make_toolchain
 from tests.guests import guest
 
 from .conftest import ROOT, playbook
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 ONLY_LOOK = {"service_health", "xen_console"}  # at the site's own domains, which they leave as they are
-ON_THE_CONTROLLER = {"standin_image", "qemu_machine"}
+ON_THE_CONTROLLER = {"standin_image", "qemu_machine", "mirage_image", "mirage_image_info", "mirage_toolchain", "image_store"}
 
 
 def examples(module):
@@ -50,6 +54,7 @@ def test_the_examples_run(module, dom0, tmp_path):
         "standin_files": str(ROOT / "roles/unikernel_images/files/standin"),
     }
     if local:
+        variables.update(_sources(tmp_path))
         variables.update({"lab_folder": str(tmp_path), "lab_ssh_port": 12299, "ansible_python_interpreter": "/usr/bin/python3"})
     tasks = yaml.safe_load(text)
     play = {"hosts": "localhost" if local else "xen1", "gather_facts": False, "vars": variables, "tasks": tasks}
@@ -68,6 +73,26 @@ def test_the_examples_run(module, dom0, tmp_path):
     path.write_text(json.dumps([play]))
     done = playbook(str(path))
     assert "Traceback" not in done.stdout
+
+
+def _sources(folder):
+    """What the examples of building an image name: sources, a git repository of them, a toolchain, a key, a stored image."""
+    for source in ("hello", "repository"):
+        shutil.copytree(HELLO, folder / source)
+    git = ["git", "-C", str(folder / "repository"), "-c", "user.name=t", "-c", "user.email=t@example.net"]
+    for command in (["init", "-q"], ["add", "-f", "."], ["commit", "-q", "-m", "one"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    (folder / "image.xen").write_bytes(guest())
+    _changed, stored = put(str(folder / "store"), str(folder / "image.xen"), None, {}, False)
+    (folder / "archive").mkdir()
+    return {
+        "unikernel_source": str(folder / "hello"), "git_url": f"file://{folder}/repository", "git_commit": commit,
+        "work": str(folder / "work"), "toolchain": make_toolchain(folder / "tools"), "signing_key": str(folder / "key"),
+        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"), "opam": make_opam(folder / "path"),
+        "hello": {"sha256": stored["sha256"]}, "image_file": str(folder / "image.xen"),
+    }  # fmt: skip
 
 
 def _lab_cache():

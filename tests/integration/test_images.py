@@ -13,9 +13,9 @@ import threading
 
 import pytest
 
-from tests.doubles.toolchain import VERSIONS
+from tests.doubles import HELLO, make_toolchain
 
-from .conftest import ROOT, STORE, playbook
+from .conftest import STORE, playbook
 
 ADDRESS = "10.0.2.121"
 ASK = f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://{ADDRESS}/\", timeout=10).read().decode())'"
@@ -26,20 +26,13 @@ class Fleet:
 
     def __init__(self, folder):
         self.folder, self.source = folder, folder / "hello"
-        shutil.copytree(ROOT / "tests/doubles/hello", self.source)
-        tools = folder / "tools"
-        (tools / "bin").mkdir(parents=True)
-        (tools / "opam").mkdir()
-        (tools / "opam/double.json").write_text('{"switch": "mirage", "installed": []}')
-        for tool in ("opam", "mirage", "dune"):
-            (tools / "bin" / tool).symlink_to(ROOT / "tests/doubles/toolchain.py")
-        (tools / "versions.json").write_text(json.dumps(VERSIONS))
+        shutil.copytree(HELLO, self.source)
         for name in ("alice", "mallory"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)], check=True)
         public = (folder / "alice.pub").read_text()
         (folder / "allowed_signers").write_text(f'alice@example.net namespaces="image@unikernels.xen" {public}')
         self.variables = {
-            "unikernel_images_toolchain": str(tools),
+            "unikernel_images_toolchain": make_toolchain(folder / "tools"),
             "unikernel_images_signature": "required",
             "unikernel_images_signing_key": str(folder / "alice"),
             "unikernel_images_allowed_signers": str(folder / "allowed_signers"),

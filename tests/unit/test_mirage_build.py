@@ -1,6 +1,5 @@
 """From source to image through the module's own functions, with doubles of mirage, opam and dune that keep to their contract."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -27,9 +26,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.sources impor
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import fsck, history, point, remove, unused
 from ansible_collections.unikernels.xen.plugins.module_utils.image.toolchain import Wanted, make
 
+from tests.doubles import HELLO, make_opam, make_toolchain
 from tests.doubles.toolchain import VERSIONS
-
-DOUBLES = pathlib.Path(__file__).parents[1] / "doubles"
 
 
 class Bench:
@@ -37,15 +35,8 @@ class Bench:
 
     def __init__(self, folder):
         self.source, self.store, self.work = folder / "hello", str(folder / "store"), str(folder / "work")
-        shutil.copytree(DOUBLES / "hello", self.source)
-        tools = folder / "tools"
-        (tools / "bin").mkdir(parents=True)
-        (tools / "opam").mkdir()
-        (tools / "opam" / "double.json").write_text('{"switch": "mirage", "installed": []}')
-        for tool in ("opam", "mirage", "dune"):
-            (tools / "bin" / tool).symlink_to(DOUBLES / "toolchain.py")
-        (tools / "versions.json").write_text(json.dumps(VERSIONS))
-        self.tools = toolchain(str(tools))
+        shutil.copytree(HELLO, self.source)
+        self.tools = toolchain(make_toolchain(folder / "tools"))
 
     def change(self, old, new, file="unikernel.ml"):
         path = self.source / file
@@ -385,11 +376,10 @@ def test_a_changed_or_borrowed_statement_is_refused(bench, keys):
 @pytest.fixture
 def wanted(tmp_path):
     (tmp_path / "archive").mkdir()
-    (tmp_path / "path").mkdir()
-    opam = tmp_path / "path/opam"
-    opam.symlink_to(DOUBLES / "toolchain.py")
     packages = {name: version for name, version in VERSIONS.items() if name != "ocaml"}
-    return Wanted(str(tmp_path / "toolchain"), VERSIONS["ocaml"], packages, str(tmp_path / "archive"), str(opam))
+    return Wanted(
+        str(tmp_path / "toolchain"), VERSIONS["ocaml"], packages, str(tmp_path / "archive"), make_opam(tmp_path / "path")
+    )
 
 
 def test_a_toolchain_is_made_once_and_builds(wanted, bench, request):
