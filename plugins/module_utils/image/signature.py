@@ -52,11 +52,14 @@ def sign(text: bytes, key: str) -> bytes:
 def attach(store: str, digest: str, text: bytes, key: str, check: bool) -> bool:
     """Put the statement ``text`` beside the image, where none is, and with a ``key`` the signature over the one that is.
 
-    Whether that is a change. What is there stays as it is.
+    Whether that is a change. What is there stays as it is. ``text`` may be empty for an image that was stored before, and
+    has its statement.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     there = os.path.exists(statement)
     wanted = bool(key) and not os.path.exists(signature)
+    if not there and not text:
+        raise SignatureError(f"image {digest}: has no statement of provenance; remove {digest}.xen from {store} and run again")
     if there and wanted:
         with open(statement, "rb") as file:
             text = file.read()
