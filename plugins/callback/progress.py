@@ -20,6 +20,12 @@ options:
     default: 15
     ini: [{section: callback_progress, key: every}]
     env: [{name: UNIKERNELS_PROGRESS_EVERY}]
+  follow:
+    description: File with a line on what a build on the controller does just now; it is shown with the task.
+    type: path
+    default: ~/.cache/unikernels.xen/builds/progress
+    ini: [{section: callback_progress, key: follow}]
+    env: [{name: UNIKERNELS_PROGRESS_FOLLOW}]
 """
 
 import os
@@ -44,7 +50,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._ended = threading.Event()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        threading.Thread(target=self._tell, args=(self.get_option("every"),), daemon=True).start()
+        threading.Thread(target=self._tell, args=(self.get_option("every"), self.get_option("follow")), daemon=True).start()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         self._task, self._task_began = task.get_name().rsplit(" : ", 1)[-1], time.monotonic()
@@ -52,7 +58,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._ended.set()
 
-    def _tell(self, every: int) -> None:
+    def _tell(self, every: int, follow: str) -> None:
         told = 0
         while not self._ended.wait(0.5):
             elapsed = int(time.monotonic() - self._task_began)
@@ -61,6 +67,17 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             elif elapsed // every != told:
                 told = elapsed // every
                 total = int(time.monotonic() - self._began)
-                line = f"   ... {elapsed} s: {self._task} (in all {total // 60}:{total % 60:02d})\n"
+                line = f"   ... {elapsed} s: {self._task}{_build_line(follow)} (in all {total // 60}:{total % 60:02d})\n"
                 # Straight to the terminal: Display's locks belong to the main thread and its forks.
                 os.write(2, line.encode())
+
+
+def _build_line(follow: str) -> str:
+    """What a build says it does, unless it said so long ago."""
+    try:
+        if time.time() - os.stat(follow).st_mtime > 10:
+            return ""
+        with open(follow, encoding="utf-8", errors="replace") as file:
+            return f": {file.readline().strip()}"
+    except OSError:
+        return ""
