@@ -53,6 +53,18 @@ def test_a_copy_and_a_conversion(with_disks, dom0):
     dom0("rm /root/source.*")
 
 
+def test_a_block_device_is_attached_as_it_is(with_disks, dom0):
+    device = dom0("truncate -s 4M /root/device.img && losetup -f --show /root/device.img").strip()
+    try:
+        assert with_disks({"path": device, "access": "w"})["failed"] is False
+        assert dom0("xenstore-read /libxl/$(xl domid try)/device/vbd/51712/params").strip() == device
+        assert with_disks({"path": device, "access": "w"})["changed"] is False
+        with_disks({"path": device, "access": "w"}, state="absent", disks_on_absent="remove")
+        dom0(f"test -b {device} && test -e /root/device.img")
+    finally:
+        dom0(f"losetup -d {device}; rm /root/device.img", check=False)
+
+
 def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
     dom0("mv /usr/libexec/xen-qemu-system-i386 /root/qemu 2>/dev/null; true")
     try:

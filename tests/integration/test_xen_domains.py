@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import random
 
 import pytest
@@ -179,6 +180,26 @@ def test_the_fleet_as_inventory(dom0, tmp_path):
     assert found["xen_service_dns"]["hosts"] == ["dns.xen1"]
     assert "www.xen1" in found["small"]["hosts"] and "www.xen1" in found["memory_160"]["hosts"]
     assert "dead was not asked for its domains" in " ".join(done.stderr.split())
+
+
+def test_a_fleet_that_was_asked_is_known_for_a_while(dom0, tmp_path):
+    source = tmp_path / "zz.xen_domains.yml"
+    source.write_text(
+        f"plugin: unikernels.xen.xen_domains\ntimeout: 60\ncache: true\ncache_plugin: jsonfile\ncache_connection: {tmp_path}/c\n"
+    )
+    command = ["ansible-inventory", "-i", "inventories/lab", "-i", str(source), "--list"]
+    first = json.loads(run(*command).stdout)["_meta"]["hostvars"]["www.xen1"]
+    # The host can't be reached any more, and need not be.
+    second = run(*command, env={**os.environ, "LAB_SSH_PORT": "1"})
+    assert json.loads(second.stdout)["_meta"]["hostvars"]["www.xen1"]["xen_domid"] == first["xen_domid"]
+    assert "was not asked" not in second.stderr
+
+
+def test_a_command_in_dom0_tells_whether_it_is_healthy(declared, tiny, dom0):
+    good = declared(tiny("try1", health={"command": ["/usr/bin/test", "-d", "/proc/xen"], "within": 20}))
+    assert good.result["domains"][0]["state"] == "running"
+    bad = declared(tiny("try2", health={"command": ["/usr/bin/test", "-d", "/nonexistent"], "within": 2}), check=False)
+    assert "not healthy after 2 s" in bad.result["domains"][0]["msg"]
 
 
 def test_the_console_is_waited_for(play, dom0):
