@@ -118,6 +118,15 @@ def image_digests(stored: dict[str, dict[str, Any]], wanted: dict[str, Any]) -> 
     return {name: image["sha256"] for name, image in stored.items() if name in wanted and image.get("sha256")}
 
 
+def image_sidecars(stored: dict[str, dict[str, Any]], wanted: dict[str, Any]) -> dict[str, str]:
+    """File name of the statements and signatures of those of ``wanted`` that are stored -> sha256."""
+    found: dict[str, str] = {}
+    for name, image in stored.items():
+        if name in wanted:
+            found.update(image.get("sidecars") or {})
+    return found
+
+
 def rollback_problems(names: Any, unikernels: list[dict[str, Any]], histories: dict[str, list[str]], host: str) -> list[str]:
     """Why these unikernels can't go back to what their images were before; [] when they can. ``histories``: the host's."""
     if not isinstance(names, list) or not names:
@@ -176,6 +185,7 @@ class FilterModule:
             "host_problems": host_problems,
             "as_domains": as_domains,
             "image_digests": image_digests,
+            "image_sidecars": image_sidecars,
             "rollback_problems": rollback_problems,
             "rolled_back": rolled_back,
             "standin_lines": standin_lines,

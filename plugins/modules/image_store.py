@@ -31,6 +31,10 @@ options:
     description: Name to the sha256 of the image that it is to mean.
     type: dict
     default: {}
+  sidecars:
+    description: File name of a statement or signature to its sha256; one that differs here is missing, for it was made anew.
+    type: dict
+    default: {}
   mirror:
     description: >-
       Address of a copy of a store, on any static HTTP(S) file server. A download that was cut goes on where it was. What
@@ -110,6 +114,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
     INCOMING,
     KINDS,
     StoreError,
+    digest_of,
     image_path,
     point,
     remove,
@@ -135,6 +140,11 @@ def pull(module: AnsibleModule, mirror: str, store: str, file: str) -> bool:
         while block := response.read(1 << 20):
             target.write(block)
     return True
+
+
+def is_missing(store: str, file: str, sidecars: dict[str, Any]) -> bool:
+    path = os.path.join(store, file)
+    return not os.path.exists(path) or (file in sidecars and digest_of(path) != sidecars[file])
 
 
 def keep_trust(params: dict[str, Any], check: bool) -> tuple[bool, str, str]:
@@ -180,7 +190,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     changed, signers_file, revoked = keep_trust(params, check)
     missing, taken = [], []
     for digest in sorted(set(wanted.values())):
-        kinds = [kind for kind in KINDS if not os.path.exists(os.path.join(store, f"{digest}.{kind}"))]
+        kinds = [kind for kind in KINDS if is_missing(store, f"{digest}.{kind}", params["sidecars"])]
         if params["mirror"] and not check:
             os.makedirs(store, mode=0o755, exist_ok=True)
             for kind in kinds:
@@ -217,6 +227,7 @@ def main() -> None:
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "wanted": {"type": "dict", "default": {}},
+            "sidecars": {"type": "dict", "default": {}},
             "mirror": {"type": "str"},
             "signature": {"type": "str", "choices": ["required", "optional"], "default": "required"},
             "allowed_signers": {"type": "str"},

@@ -78,7 +78,7 @@ options:
   signing_key:
     description: >-
       Private key file of ssh that signs the image's statement, or the public one of a key that C(ssh-agent) holds.
-      An image that is signed is not signed again.
+      What another key signed is signed anew, for keys change.
     type: path
   file:
     description: A finished image on the machine where the task runs.
@@ -166,6 +166,10 @@ provenance:
   description: Path of the in-toto statement that says where the image came from.
   returned: success
   type: str
+sidecars:
+  description: The statement's and the signature's file name, where they are, to their sha256.
+  returned: success
+  type: dict
 devices:
   description: Devices that its Solo5 manifest names.
   returned: success
@@ -286,6 +290,7 @@ def main() -> None:
         changed, manifest = from_source(module) if params["source"] else finished(module)
         manifest.setdefault("cached", not changed)
         if manifest["sha256"]:
+            manifest["sidecars"] = signature.sidecars(params["store"], manifest["sha256"])
             manifest["provenance"] = os.path.join(params["store"], manifest["sha256"] + signature.STATEMENT)
             if params["name"] or params["source"]:
                 name = params["name"] or manifest["name"]

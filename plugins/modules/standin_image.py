@@ -76,6 +76,10 @@ path:
   description: Where it is stored.
   returned: success
   type: str
+sidecars:
+  description: The statement's and the signature's file name, where they are, to their sha256.
+  returned: success
+  type: dict
 standin:
   description: Always true.
   returned: success
@@ -83,7 +87,7 @@ standin:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, sidecars
 from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, build
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
@@ -116,6 +120,8 @@ def main() -> None:
         )
         if params["signing_key"] and manifest["sha256"]:
             changed = attach(params["store"], manifest["sha256"], b"", params["signing_key"], module.check_mode) or changed
+        if manifest["sha256"]:
+            manifest["sidecars"] = sidecars(params["store"], manifest["sha256"])
     except (StoreError, SignatureError, OSError) as error:
         module.fail_json(msg=f"stand-in for {params['service']}: {error}")
     module.exit_json(changed=changed, **manifest)

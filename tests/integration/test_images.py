@@ -6,6 +6,7 @@ PVH guest that boots and answers.
 
 import http.server
 import json
+import os
 import pathlib
 import shutil
 import subprocess
@@ -33,6 +34,7 @@ class Fleet:
         (folder / "allowed_signers").write_text(f'alice@example.net namespaces="image@unikernels.xen" {public}')
         self.variables = {
             "unikernel_images_toolchain": make_toolchain(folder / "tools"),
+            "unikernel_images_controller": str(self.controller()),
             "unikernel_images_signature": "required",
             "unikernel_images_signing_key": str(folder / "alice"),
             "unikernel_images_allowed_signers": str(folder / "allowed_signers"),
@@ -45,6 +47,19 @@ class Fleet:
                 }
             ],
         }  # fmt: skip
+
+    def controller(self):
+        """A controller's folder that has the stand-ins, and nobody's signatures."""
+        cache, own = (
+            pathlib.Path(os.environ.get("LAB_CACHE") or pathlib.Path.home() / ".cache/unikernels.xen"),
+            self.folder / "cache",
+        )
+        for part, pattern in (("images", "*"), ("standins", "built-*")):
+            (own / part).mkdir(parents=True)
+            for path in (cache / part).glob(pattern):
+                if path.is_file() and path.suffix != ".sig":
+                    shutil.copy(path, own / part)
+        return own
 
     def change(self, old, new):
         path = self.source / "unikernel.ml"

@@ -341,6 +341,10 @@ def test_a_signature_says_who(bench, keys):
     _digest, verify = signed(bench, keys, "alice")
     assert verify() == "alice@example.net"
     assert not bench.build(signing_key=str(keys / "alice")).changed, "signed once"
+    assert bench.build(signing_key=str(keys / "bob"), check=True).changed
+    assert bench.build(signing_key=str(keys / "bob")).changed, "by another key, signed anew"
+    with pytest.raises(signature.SignatureError, match="does not allow"):
+        verify()
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,12 @@ What is signed is the statement of provenance, which names the image by its sha2
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 
 from .provenance import ProvenanceError, read
-from .store import write_whole
+from .store import digest_of, write_whole
 
 NAMESPACE = "image@unikernels.xen"
 STATEMENT, SIGNATURE = ".provenance.json", ".provenance.json.sig"
@@ -49,15 +50,41 @@ def sign(text: bytes, key: str) -> bytes:
     return out
 
 
+def _signed_by(signature: str, key: str) -> bool:
+    """Whether the signature file was made with ``key``, as its public half beside it says; True where there is none.
+
+    A signature is "SSHSIG", a version of 4 bytes, and the public key with its length (OpenSSH's PROTOCOL.sshsig).
+    """
+    try:
+        with open(key if key.endswith(".pub") else key + ".pub", encoding="utf-8") as file:
+            own = base64.b64decode(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return True
+    with open(signature, encoding="ascii", errors="replace") as file:
+        lines = [line for line in file.read().splitlines() if not line.startswith("-")]
+    try:
+        blob = base64.b64decode("".join(lines))
+    except ValueError:
+        return False
+    return blob[:6] == b"SSHSIG" and blob[14 : 14 + int.from_bytes(blob[10:14], "big")] == own
+
+
+def sidecars(store: str, digest: str) -> dict[str, str]:
+    """The statement and the signature of an image, where they are: file name to sha256."""
+    paths = [os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE)]
+    return {os.path.basename(path): digest_of(path) for path in paths if os.path.exists(path)}
+
+
 def attach(store: str, digest: str, text: bytes, key: str, check: bool) -> bool:
     """Put the statement ``text`` beside the image, where none is, and with a ``key`` the signature over the one that is.
 
-    Whether that is a change. What is there stays as it is. ``text`` may be empty for an image that was stored before, and
+    Whether that is a change. A statement that is there stays; a signature by another key than ``key`` is replaced, for keys
+    change. ``text`` may be empty for an image that was stored before, and
     has its statement.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     there = os.path.exists(statement)
-    wanted = bool(key) and not os.path.exists(signature)
+    wanted = bool(key) and not (os.path.exists(signature) and _signed_by(signature, key))
     if not there and not text:
         raise SignatureError(f"image {digest}: has no statement of provenance; remove {digest}.xen from {store} and run again")
     if there and wanted:

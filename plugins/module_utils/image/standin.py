@@ -202,7 +202,8 @@ def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:
         digest = _read(os.path.join(cache, "built-" + key)).decode().strip()
     except FileNotFoundError:
         return None
-    return describe(store, digest) if os.path.exists(image_path(store, digest)) else None
+    whole = all(os.path.exists(path) for path in (image_path(store, digest), os.path.join(store, digest + signature.STATEMENT)))
+    return describe(store, digest) if whole else None
 
 
 def _build(
