@@ -206,8 +206,9 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         missing += [f"{digest}.{kind}" for kind in absent]
     signers = {}
     for name, digest in wanted.items():
-        if not os.path.exists(image_path(store, digest)):
-            continue  # to be shipped first
+        awaited = {f"{digest}.xen", *params["sidecars"]}.intersection(missing)
+        if not os.path.exists(image_path(store, digest)) or any(file.startswith(digest) for file in awaited):
+            continue  # the caller has it, ships it and calls again
         if params["signature"] == "required":
             if not signers_file:
                 raise SignatureError("allowed_signers: is required to check signatures; give it, or signature: optional")
