@@ -185,7 +185,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.urls import fetch_url
 from ansible_collections.unikernels.xen.plugins.module_utils.image import mirage, provenance, signature
-from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout, is_url
+from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout, is_url, local_folder
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     NAME,
     StoreError,
@@ -244,15 +244,15 @@ def from_source(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
             raise mirage.BuildError(f"source {params['source']}: a git repository needs version: the revision to build")
         source = checkout(params["source"], params["version"], params["subfolder"], params["work"])
     else:
-        folder = os.path.abspath(os.path.expanduser(params["source"]))
         if params["version"] or params["subfolder"]:
             raise mirage.BuildError("version, subfolder: are for a git repository, and source is a folder")
+        folder = local_folder(params["source"])
         source = mirage.Source(folder, "file:" + os.path.basename(folder))
     name = params["name"] or os.path.basename(source.folder.rstrip("/"))
     request = mirage.Request(
         name, source, tuple(params["configure"]), params["update_lock"], params["timeout"], params["signing_key"] or "",
         params["verify_reproducible"],
-        tuple((str(path), os.path.expanduser(str(folder))) for path, folder in sorted(params["overlay"].items())),
+        tuple((str(path), local_folder(str(folder))) for path, folder in sorted(params["overlay"].items())),
     )  # fmt: skip
     result = mirage.build(params["store"], params["work"], request, tools, module.check_mode)
     return result.changed, {**result.manifest, "cached": result.cached}

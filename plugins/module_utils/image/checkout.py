@@ -25,6 +25,10 @@ def is_url(source: str) -> bool:
     return _URL.fullmatch(source) is not None
 
 
+def local_folder(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
+
+
 def _git(*arguments: str, folder: str | None = None) -> str:
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
     try:
