@@ -202,7 +202,7 @@ def fsck(store: str) -> list[str]:
             lines.append(f"{image_path(store, digest)}: its content has the sha256 {found}: remove it and ship it again")
         if not os.path.exists(os.path.join(store, digest + ".json")):
             lines.append(f"{image_path(store, digest)}: has no description beside it: put it again")
-    for file in sorted(os.listdir(store)) if os.path.isdir(store) else []:
+    for file in _files(store):
         digest, _dot, kind = file.partition(".")
         if DIGEST.fullmatch(digest) and digest not in there:
             lines.append(f"{os.path.join(store, file)}: there is no image of that digest")
@@ -225,20 +225,18 @@ def unused(store: str, used: set[str], depth: int, now: float) -> list[str]:
     kept = set(used)
     for digests in names(store).values():
         kept.update(digests[: depth + 1])
-    found = []
-    for file in sorted(os.listdir(store)) if os.path.isdir(store) else []:
-        path = os.path.join(store, file)
-        digest = file.partition(".")[0]
-        ours = (DIGEST.fullmatch(digest) and digest not in kept) or file.startswith(INCOMING)
-        if ours and os.path.isfile(path) and now - os.stat(path).st_mtime > FRESH_SECONDS:
-            found.append(path)
-    # An image whose files are of different age goes as a whole, or stays.
-    young = {os.path.basename(p).partition(".")[0] for p in _all_files(store) if p not in found}
-    return [path for path in found if os.path.basename(path).partition(".")[0] not in young or INCOMING in path]
+    ages: dict[str, float] = {}
+    for file in _files(store):
+        image = file if file.startswith(INCOMING) else file.partition(".")[0]
+        if file.startswith(INCOMING) or (DIGEST.fullmatch(image) and image not in kept):
+            # An image goes as a whole, when the youngest of its files is old enough.
+            ages[image] = min(ages.get(image, now), now - os.stat(os.path.join(store, file)).st_mtime)
+    old = {image for image, age in ages.items() if age > FRESH_SECONDS}
+    return [os.path.join(store, file) for file in _files(store) if file in old or file.partition(".")[0] in old]
 
 
-def _all_files(store: str) -> list[str]:
-    return [os.path.join(store, file) for file in sorted(os.listdir(store))] if os.path.isdir(store) else []
+def _files(store: str) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(store) if entry.is_file()) if os.path.isdir(store) else []
 
 
 def remove(paths: list[str]) -> None:
