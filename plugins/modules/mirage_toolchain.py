@@ -66,8 +66,8 @@ EXAMPLES = r"""
     packages:
       mirage: 4.11.1
       opam-monorepo: 0.4.3
-      solo5: 0.12.0
-      ocaml-solo5: 1.3.0
+      solo5: 0.12.1
+      ocaml-solo5: 1.3.2
 """
 
 RETURN = r"""

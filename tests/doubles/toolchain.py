@@ -9,6 +9,8 @@ tests/guests/service.c, which says what the source's ``greeting`` says. Its OCam
 * ``let NAME : int = "..."`` is the type error that it is in OCaml;
 * ``(* double: slow *)`` compiles until it is killed, ``(* double: nothing *)`` builds nothing and ends well, as
   ``make build`` does without a cross compiler, ``(* double: random *)`` gives another image each time.
+
+A file ``double-breaks`` beside the opam root names the package that `opam install` fails to compile.
 """
 
 import hashlib
@@ -22,7 +24,7 @@ import time
 ROOT = pathlib.Path(os.path.realpath(__file__)).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 
-VERSIONS = {"mirage": "4.11.1", "opam-monorepo": "0.4.3", "solo5": "0.12.0", "ocaml-solo5": "1.3.0", "ocaml": "5.4.1"}
+VERSIONS = {"mirage": "4.11.1", "opam-monorepo": "0.4.3", "solo5": "0.12.1", "ocaml-solo5": "1.3.2", "ocaml": "5.4.1"}
 KNOWN = ("--no-dhcp", "--no-depext", "--no-extra-repo", "--color", "--net", "--kv_ro", "--block", "--enable-monitoring")
 MAKEFILE = """\
 all:: depends build
@@ -119,7 +121,12 @@ def opam(arguments):
     if words[:2] == ["switch", "create"]:
         told["switch"] = words[2]
         (root / words[2] / "bin").mkdir(parents=True, exist_ok=True)
+    elif words[:1] == ["update"]:
+        pass
     elif words[:1] == ["install"] and "--deps-only" not in arguments:
+        broken = root.parent / "double-breaks"
+        if broken.exists():
+            fail(31, f'[ERROR] The compilation of {broken.read_text().strip()} failed at "make".')
         told["installed"] += words[1:]
         for tool in ("mirage", "dune"):
             link = root / told["switch"] / "bin" / tool

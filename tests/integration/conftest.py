@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 import subprocess
+import tempfile
 import textwrap
 import time
 
@@ -40,13 +41,21 @@ def playbook(*arguments, check=True, **named):
     return done
 
 
+# Short, for a socket's path ends at 108 bytes.
+CONTROL = pathlib.Path(tempfile.mkdtemp(prefix="dom0-")) / "ssh"
+
+
 class Dom0:
-    """The lab machine's Dom0 over ssh, one connection for all."""
+    """The lab machine's Dom0 over ssh, one connection for all: a new one takes an emulated machine two seconds."""
 
     def __init__(self):
         variables = json.loads(run("ansible-inventory", "--host", "xen1").stdout)
-        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=20", "ServerAliveInterval=15"]
-        self.command = ["ssh", "-q", "-i", variables["ansible_ssh_private_key_file"], "-p", str(variables["ansible_port"])]
+        port = str(variables["ansible_port"])
+        options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=20"]
+        # A machine that was reset is known within 15 s to be another one.
+        options += ["ServerAliveInterval=5", "ServerAliveCountMax=3"]
+        options += ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={CONTROL}-{port}"]
+        self.command = ["ssh", "-q", "-i", variables["ansible_ssh_private_key_file"], "-p", port]
         for option in options:
             self.command += ["-o", option]
         self.command.append("root@127.0.0.1")
@@ -174,21 +183,36 @@ def cleared(dom0):
 
 
 @pytest.fixture
-def declared(play, tmp_path):
+def results(play, tmp_path):
+    """Run tasks in one play, each whether or not the one before it failed; what each returned, in their order."""
+
+    def run_tasks(*tasks, flags=()):
+        path = tmp_path / "results.json"
+        path.write_text("[]")
+        names = [f"result{number}" for number in range(len(tasks))]
+        kept = {"content": "{{ [" + ", ".join(names) + "] | to_json }}", "dest": str(path), "mode": "0600"}
+        local = {"ansible_connection": "local", "ansible_host": "localhost", "ansible_python_interpreter": "/usr/bin/python3"}
+        done = play(
+            *({**task, "register": name, "ignore_errors": True} for task, name in zip(tasks, names, strict=True)),
+            {"ansible.builtin.copy": kept, "delegate_to": "localhost", "vars": local, "check_mode": False,
+             "changed_when": False, "diff": False},
+            arguments=flags,
+        )  # fmt: skip
+        assert "Traceback" not in done.stdout + done.stderr
+        done.results = json.loads(path.read_text())
+        return done
+
+    return run_tasks
+
+
+@pytest.fixture
+def declared(results):
     """xen_domains with one list as a user's task; the answer of ansible-playbook has what it returned as .result."""
 
     def declare(*domains, check=True, flags=(), **options):
-        path = tmp_path / "result.json"
-        path.write_text("{}")
-        keep = {"ansible.builtin.copy": {"content": "{{ done | to_json }}", "dest": str(path), "mode": "0600"}}
-        local = {"ansible_connection": "local", "ansible_host": "localhost", "ansible_python_interpreter": "/usr/bin/python3"}
-        done = play(
-            {"unikernels.xen.xen_domains": {"domains": list(domains), **options}, "register": "done", "ignore_errors": not check},
-            {**keep, "delegate_to": "localhost", "vars": local, "check_mode": False, "changed_when": False, "diff": False},
-            arguments=flags,
-        )
-        assert "Traceback" not in done.stdout + done.stderr
-        done.result = json.loads(path.read_text())
+        done = results({"unikernels.xen.xen_domains": {"domains": list(domains), **options}}, flags=flags)
+        (done.result,) = done.results
+        assert not check or not done.result.get("failed"), done.stdout
         return done
 
     return declare

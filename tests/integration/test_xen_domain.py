@@ -8,14 +8,22 @@ import pytest
 
 
 @pytest.fixture
-def domain(play, images, cleared):
-    """Declare the domain `try`; gone after the test."""
+def task(images, cleared):
+    """A task that declares the domain `try`; it is gone after the test."""
 
-    def declare(check=True, arguments=(), arguments_of_the_domain=None, **options):
-        if arguments_of_the_domain is not None:
-            options["arguments"] = arguments_of_the_domain
+    def one(more=None, /, **options):
         options = {"name": "try", "kernel": images["idle"], "memory": 32, "settle": 0, "shutdown_timeout": 0, **options}
-        return play({"unikernels.xen.xen_domain": options}, check=check, arguments=arguments)
+        return {"unikernels.xen.xen_domain": options, **(more or {})}
+
+    return one
+
+
+@pytest.fixture
+def domain(play, task):
+    """Declare the domain `try` in a play of its own."""
+
+    def declare(check=True, **options):
+        return play(task(**options), check=check)
 
     return declare
 
@@ -24,35 +32,30 @@ def changed(done):
     return done.counts["xen1"]["changed"]
 
 
-def test_a_solo5_image_runs_through_its_whole_life(domain, dom0):
-    assert changed(domain(arguments=["--check"])) == 1
-    assert "try" not in dom0.domains(), "check mode changed something"
-    assert changed(domain()) == 1
-    first = dom0.domains()["try"]
-    assert changed(domain()) == 0
-    assert dom0.domains()["try"] == first
-
-    assert changed(domain(state="paused")) == 1
-    assert re.search(r" -[b-]p--- ", dom0("xl list try"))
-    assert changed(domain(state="running")) == 1
-    assert not re.search(r" -[b-]p--- ", dom0("xl list try"))
-    assert dom0.domains()["try"] == first, "pausing does not make a new domain"
-
-    assert changed(domain(memory=40, arguments=["--diff"])) == 1
-    assert dom0.domains()["try"] != first
-    assert "memory = 40" in dom0("cat /etc/xen/auto/try.cfg")
-
-    assert changed(domain(memory=40, autostart=False)) == 1
-    dom0("test ! -e /etc/xen/auto/try.cfg && test -e /etc/xen/unikernels/try.cfg")
-
-    assert changed(domain(memory=40, state="stopped")) == 1
-    assert "try" not in dom0.domains()
-    assert changed(domain(memory=40, state="stopped")) == 0
-    dom0("test ! -e /etc/xen/auto/try.cfg && test -e /etc/xen/unikernels/try.cfg")
-
-    assert changed(domain(state="absent", kernel=None)) == 1
-    assert changed(domain(state="absent", kernel=None)) == 0
-    dom0("test ! -e /etc/xen/unikernels/try.cfg")
+def test_a_solo5_image_runs_through_its_whole_life(task, results):
+    """Each state, and each again; behind each what xl and the files say."""
+    look = "xl domid try; xl list try; cat /etc/xen/auto/try.cfg; test -e /etc/xen/unikernels/try.cfg && echo defined"
+    life = [
+        task({"check_mode": True}), task(), task(), task(state="paused"), task(state="running"), task({"diff": True}, memory=40),
+        task(memory=40, autostart=False), task(memory=40, state="stopped"), task(memory=40, state="stopped"),
+        task(state="absent", kernel=None), task(state="absent", kernel=None),
+    ]  # fmt: skip
+    tasks = [one for step in life for one in (step, {"ansible.builtin.shell": look})]
+    answers = results(*tasks).results
+    changes = [one["changed"] for one in answers[::2]]
+    assert not [one for one in answers[::2] if one.get("failed")]
+    assert changes == [True, True, False, True, True, True, True, True, False, True, False]
+    predicted, made, again, paused, unpaused, replaced, alone, stopped, _again, absent, _absent = (
+        one["stdout"] for one in answers[1::2]
+    )
+    assert predicted == "", "check mode changed something"
+    first = made.split()[0]
+    assert again.split()[0] == paused.split()[0] == unpaused.split()[0] == first, "the same domain"
+    assert re.search(r" -[b-]p--- ", paused) and not re.search(r" -[b-]p--- ", unpaused)
+    assert replaced.split()[0] != first and "memory = 40" in replaced
+    assert "try" in alone and "memory" not in alone and "defined" in alone, "it runs, is defined, and does not start by itself"
+    assert stopped == "defined"
+    assert absent == ""
 
 
 def test_one_that_ends_by_itself_is_a_failure_and_the_former_one_runs(domain, dom0, images):
@@ -68,64 +71,64 @@ def test_one_that_ends_by_itself_is_a_failure_and_the_former_one_runs(domain, do
     assert images["idle"] in dom0("cat /etc/xen/unikernels/try.cfg"), "the definition is still what runs"
 
 
-def test_disks_and_interfaces_are_what_xen_reports(domain, dom0):
+def test_disks_and_interfaces_are_what_xen_reports(task, results, dom0):
     dom0("truncate -s 1M /root/disk.img")
-    options = {"disks": [{"path": "/root/disk.img"}], "interfaces": [{"bridge": "xenbr0"}, {"bridge": "xenbr0"}]}
-    assert changed(domain(**options)) == 1
-    assert changed(domain(**options)) == 0
-    config = json.loads(dom0("xl list -l try"))[0]["config"]
+    interfaces = [{"bridge": "xenbr0"}, {"bridge": "xenbr0"}]
+    read, write = ({"disks": [{"path": "/root/disk.img", "access": access}], "interfaces": interfaces} for access in "rw")
+    look = {"ansible.builtin.command": "xl list -l try"}
+    answers = results(task(**read), task(**read), look, task(**write), task(**write)).results
+    config = json.loads(answers.pop(2)["stdout"])[0]["config"]
+    assert [one["changed"] for one in answers] == [True, False, True, False]
     assert config["disks"][0]["pdev_path"] == "/root/disk.img"
     assert len({nic["mac"] for nic in config["nics"]}) == 2
-    options["disks"][0]["access"] = "w"
-    assert changed(domain(**options)) == 1
-    assert changed(domain(**options)) == 0
 
 
-def test_hostile_arguments_reach_the_guest_as_they_are(domain, dom0):
+def test_hostile_arguments_reach_the_guest_as_they_are(task, results, dom0):
     words = ['--a="; on_crash="restart', "--b=$(touch /root/pwned) `id` \\ 'x'", "--c=ünï"]
-    assert changed(domain(arguments_of_the_domain=words)) == 1
+    assert [one["changed"] for one in results(task(arguments=words), task(arguments=words)).results] == [True, False]
     config = json.loads(dom0("xl list -l try"))[0]["config"]
     assert shlex.split(config["b_info"]["cmdline"]) == words
     assert config["on_crash"] == "preserve"
     dom0("test ! -e /root/pwned")
-    assert changed(domain(arguments_of_the_domain=words)) == 0
 
 
-def test_a_domain_that_is_not_ours_is_never_touched(domain, dom0, images):
+def test_a_domain_that_is_not_ours_is_never_touched(task, results, dom0, images):
     dom0("cat >/root/foreign.cfg", data=f'name = "try"\ntype = "pvh"\nkernel = "{images["idle"]}"\nmemory = 32\n')
     dom0("xl create /root/foreign.cfg")
     foreign = dom0.domains()["try"]
-    for state in ("running", "stopped", "absent"):
-        refused = domain(state=state, check=False)
-        assert refused.returncode != 0
-        assert "that this collection did not make" in refused.stdout
-    assert dom0.domains()["try"] == foreign
-    assert changed(domain(adopt=True, on_crash="destroy")) == 1
-    assert dom0.domains()["try"] == foreign, "adopting what is as declared does not restart it"
-    assert changed(domain(on_crash="destroy")) == 0, "from now on it is ours"
+    answers = results(
+        *(task(state=state) for state in ("running", "stopped", "absent")),
+        {"ansible.builtin.command": "xl domid try"},
+        task(adopt=True, on_crash="destroy"),
+        task(on_crash="destroy"),
+    ).results
+    for refused in answers[:3]:
+        assert refused["failed"] and "that this collection did not make" in refused["msg"]
+    assert answers[3]["stdout"] == str(foreign)
+    assert answers[4]["changed"] and dom0.domains()["try"] == foreign, "adopting what is as declared does not restart it"
+    assert answers[5]["changed"] is False, "from now on it is ours"
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"name": "Domain-0"}, "name: must be"),
-        ({"kernel": "/nosuch.xen"}, "/nosuch.xen does not exist on this host"),
-        ({"kernel": "/root"}, "not a file"),
-        ({"kernel": "/etc/passwd"}, "not an ELF file"),
-        ({"interfaces": [{"bridge": "nobr0"}]}, "nobr0 is not a bridge of this host"),
-        ({"interfaces": [{"bridge": "xenbr0", "address": "192.0.2.1/24"}]}, "outside the network of xenbr0 (10.0.2.0/24)"),
-        ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.2.15/24"}]}, "the host's own on xenbr0"),
-        ({"memory": 100000}, "the host has"),
-        ({"disks": [{"path": "/root/nosuch.img"}]}, "/root/nosuch.img does not exist"),
-        ({"arguments_of_the_domain": ["--hello=a\nb"]}, "must not contain a newline"),
-    ],
-)
-def test_bad_input_is_one_line_and_changes_nothing(domain, dom0, options, words):
+BAD = [
+    ({"name": "Domain-0"}, "name: must be"),
+    ({"kernel": "/nosuch.xen"}, "/nosuch.xen does not exist on this host"),
+    ({"kernel": "/root"}, "not a file"),
+    ({"kernel": "/etc/passwd"}, "not an ELF file"),
+    ({"interfaces": [{"bridge": "nobr0"}]}, "nobr0 is not a bridge of this host"),
+    ({"interfaces": [{"bridge": "xenbr0", "address": "192.0.2.1/24"}]}, "outside the network of xenbr0 (10.0.2.0/24)"),
+    ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.2.15/24"}]}, "the host's own on xenbr0"),
+    ({"memory": 100000}, "the host has"),
+    ({"disks": [{"path": "/root/nosuch.img"}]}, "/root/nosuch.img does not exist"),
+    ({"arguments": ["--hello=a\nb"]}, "must not contain a newline"),
+]
+
+
+def test_bad_input_is_one_line_and_changes_nothing(task, results, dom0):
     before = dom0.domains()
-    refused = domain(check=False, **options)
-    assert refused.returncode != 0
-    assert words in refused.stdout.replace("\n    ", " ").replace("    ", "")
-    assert "Traceback" not in refused.stdout + refused.stderr
+    done = results(*(task(**options) for options, _words in BAD))
+    for refused, (options, words) in zip(done.results, BAD, strict=True):
+        assert refused["failed"] and words in refused["msg"] and "\n" not in refused["msg"], (options, refused)
+        assert refused.get("changed", False) is False
     assert dom0.domains() == before
     dom0("test ! -e /etc/xen/unikernels/try.cfg")
 

@@ -78,23 +78,24 @@ def test_one_that_fails_does_not_stop_the_others(declared, tiny, images, dom0):
     assert "try3" not in dom0.domains()
 
 
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        ({"memory": 100000}, "the host has"),
-        ({"cpus": "77"}, "cpus: is 77, the host has CPUs 0-1"),
-        ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.2.101/24"}]}, "is used by running domain www"),
-        ({"disks": [{"path": "/root/x", "source": "/root/nosuch"}]}, "its source /root/nosuch is not a file"),
-        ({"kernel": "/root"}, "kernel: /root: not a file"),
-        ({"memroy": 1}, "unknown key 'memroy'"),
-    ],
-    ids=["memory", "cpus", "address", "source", "folder", "key"],
-)
-def test_one_wrong_entry_refuses_the_whole_list(declared, tiny, dom0, more, words):
+WRONG = [
+    ({"memory": 100000}, "the host has"),
+    ({"cpus": "77"}, "cpus: is 77, the host has CPUs 0-1"),
+    ({"interfaces": [{"bridge": "xenbr0", "address": "10.0.2.101/24"}]}, "is used by running domain www"),
+    ({"disks": [{"path": "/root/x", "source": "/root/nosuch"}]}, "its source /root/nosuch is not a file"),
+    ({"kernel": "/root"}, "kernel: /root: not a file"),
+    ({"memroy": 1}, "unknown key 'memroy'"),
+]
+
+
+def test_one_wrong_entry_refuses_the_whole_list(results, tiny, dom0):
     before = dom0.domains()
-    done = declared(tiny("try1"), tiny("try2", **more), check=False)
-    assert words in done.result["msg"]
-    assert "domains" not in done.result
+    lists = [{"domains": [tiny("try1"), tiny("try2", **more)]} for more, _words in WRONG]
+    for refused, (_more, words) in zip(
+        results(*({"unikernels.xen.xen_domains": one} for one in lists)).results, WRONG, strict=True
+    ):
+        assert refused["failed"] and words in refused["msg"], refused
+        assert "domains" not in refused
     assert dom0.domains() == before
 
 

@@ -396,6 +396,23 @@ def test_a_toolchain_is_made_once_and_builds(wanted, bench, request):
     assert make(replace(wanted, ocaml="5.5.0"), True), "another version is a change"
 
 
+def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
+    """The compiler stays when a package behind it fails; it goes when another one is asked for."""
+    compiler = pathlib.Path(wanted.folder, "opam/mirage/bin")
+    breaks = pathlib.Path(wanted.folder, "double-breaks")
+    compiler.parents[2].mkdir()
+    breaks.write_text("solo5.0.12.1")
+    with pytest.raises(BuildError, match=r"The compilation of solo5\.0\.12\.1 failed"):
+        make(wanted, False)
+    (compiler / "ocamlopt").write_text("an hour of work")
+    breaks.unlink()
+    assert make(wanted, False)
+    assert (compiler / "ocamlopt").exists()
+    assert pathlib.Path(wanted.folder, "toolchain.log").read_text().count("== opam switch create") == 1
+    assert make(replace(wanted, ocaml="5.5.0"), False)
+    assert not (compiler / "ocamlopt").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

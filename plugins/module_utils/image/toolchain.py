@@ -4,8 +4,8 @@
 
 """EDGE. MirageOS's toolchain in a folder of its own: an opam root with one switch, and ``versions.json`` when it is whole.
 
-``versions.json`` is written last and names what was asked for: a toolchain that has it is not looked at again, and one
-whose making was cut has none and is made anew.
+``versions.json`` is written last and names what was asked for: a toolchain that has it is not looked at again. One whose
+making was cut has none, and goes on behind the last step that ``steps.json`` has, for a compiler takes long to build.
 """
 
 from __future__ import annotations
@@ -107,37 +107,65 @@ def _reach(wanted: Wanted) -> None:
 
 
 def _make(wanted: Wanted) -> None:
-    for name in ("versions.json", "opam", "bin"):
-        path = os.path.join(wanted.folder, name)
+    log = os.path.join(wanted.folder, "toolchain.log")
+    done = _begun(wanted)
+    if not done:
+        _clear(wanted.folder)
+    archive = ["default", wanted.archive] if wanted.archive else []
+    packages = [f"{name}.{version}" for name, version in sorted(wanted.packages.items())]
+    steps = [
+        ("opam init", ["init", "--bare", "--no-setup", "--disable-sandboxing", *archive]),
+        ("opam switch create", ["switch", "create", SWITCH, f"ocaml-base-compiler.{wanted.ocaml}"]),
+        ("opam install", ["install", f"--switch={SWITCH}", *packages]),
+    ]
+    if "opam switch create" in done:
+        steps = [("opam update", ["update"]), steps[-1]]  # the archive may have what was missing
+    elif done:
+        _clear(wanted.folder)  # half a switch: nothing in it is worth much
+        done = []
+    with open(log, "a" if done else "w", encoding="utf-8"):
+        pass
+    for what, arguments in steps:
+        _run(wanted, what, arguments, log)
+        done.append(what)
+        text = json.dumps({"versions": wanted.versions(), "done": done})
+        write_whole(os.path.join(wanted.folder, "steps.json"), text.encode(), 0o644)
+    bin_folder = os.path.join(wanted.folder, "bin")
+    if not os.path.lexists(bin_folder):
+        os.symlink(os.path.join("opam", SWITCH, "bin"), bin_folder)
+    own = os.path.join(wanted.folder, "opam", SWITCH, "bin", "opam")
+    if not os.path.lexists(own):
+        os.symlink(os.path.realpath(shutil.which(wanted.opam) or wanted.opam), own)
+    if not os.path.exists(os.path.join(bin_folder, "mirage")):
+        raise BuildError(f"opam install left no mirage in {bin_folder} (log: {log})")
+    text = json.dumps(wanted.versions(), indent=1, sort_keys=True) + "\n"
+    write_whole(os.path.join(wanted.folder, "versions.json"), text.encode(), 0o644)
+
+
+def _begun(wanted: Wanted) -> list[str]:
+    """The steps that a run before this one did for the same versions."""
+    try:
+        with open(os.path.join(wanted.folder, "steps.json"), encoding="utf-8") as file:
+            begun = json.load(file)
+        return [str(step) for step in begun["done"]] if begun["versions"] == wanted.versions() else []
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def _clear(folder: str) -> None:
+    for name in ("versions.json", "steps.json", "opam", "bin"):
+        path = os.path.join(folder, name)
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         elif os.path.lexists(path):
             os.unlink(path)
-    log = os.path.join(wanted.folder, "toolchain.log")
-    with open(log, "w", encoding="utf-8"):
-        pass
-    archive = ["default", wanted.archive] if wanted.archive else []
-    packages = [f"{name}.{version}" for name, version in sorted(wanted.packages.items())]
-    for what, arguments in (
-        ("opam init", ["init", "--bare", "--no-setup", "--disable-sandboxing", *archive]),
-        ("opam switch create", ["switch", "create", SWITCH, f"ocaml-base-compiler.{wanted.ocaml}"]),
-        ("opam install", ["install", f"--switch={SWITCH}", *packages]),
-    ):
-        _run(wanted, what, arguments, log)
-    os.symlink(os.path.join("opam", SWITCH, "bin"), os.path.join(wanted.folder, "bin"))
-    own = os.path.join(wanted.folder, "opam", SWITCH, "bin", "opam")
-    if not os.path.lexists(own):
-        os.symlink(os.path.realpath(shutil.which(wanted.opam) or wanted.opam), own)
-    if not os.path.exists(os.path.join(wanted.folder, "bin", "mirage")):
-        raise BuildError(f"opam install left no mirage in {wanted.folder}/bin (log: {log})")
-    text = json.dumps(wanted.versions(), indent=1, sort_keys=True) + "\n"
-    write_whole(os.path.join(wanted.folder, "versions.json"), text.encode(), 0o644)
 
 
 def _run(wanted: Wanted, what: str, arguments: list[str], log: str) -> None:
     environment = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": wanted.folder, "OPAMROOT": os.path.join(wanted.folder, "opam"),
         "OPAMYES": "1", "OPAMCOLOR": "never", "OPAMROOTISOK": "1", "LC_ALL": "C.UTF-8",
+        "OPAMJOBS": str(os.cpu_count() or 1),
     }  # fmt: skip
     if wanted.proxy:
         environment.update(http_proxy=wanted.proxy, https_proxy=wanted.proxy)

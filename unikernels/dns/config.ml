@@ -1,0 +1,19 @@
+(* mirage >= 4.9.0 & < 4.12.0 *)
+(* Configure step of the DNS resolver: what it is built from. SPDX-License-Identifier: GPL-3.0-or-later *)
+open Mirage
+
+let stack = generic_stackv4v6 default_network
+
+let packages =
+  [
+    package "dns-server" ~sublibs:[ "zone" ];
+    package "dns-resolver" ~sublibs:[ "mirage" ];
+    package "dns-stub" ~sublibs:[ "mirage" ];
+    package "mirage-crypto-rng";
+    package "mirage-ptime";
+    package "mirage-mtime";
+    (* Only with --zone-block is there a disk: see disk.ml. *)
+    package "mirage-block-xen" ~sublibs:[ "front" ];
+  ]
+
+let () = register "dns" [ main ~packages "Unikernel.Main" (stackv4v6 @-> job) $ stack ]

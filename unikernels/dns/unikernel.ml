@@ -1,0 +1,56 @@
+(* A DNS resolver, recursive or forwarding, that answers for zones of its own. SPDX-License-Identifier: GPL-3.0-or-later *)
+open Lwt.Infix
+
+module K = struct
+  open Cmdliner
+
+  let forward =
+    let doc = "Ask this server instead of the root's; may be given again, the first that answers is taken." in
+    let info = Arg.info ~doc ~docv:"ADDRESS" [ "forward" ] in
+    Mirage_runtime.register_arg Arg.(value & opt_all Mirage_runtime_network.Arg.ip_address [] info)
+
+  let zone_block =
+    let doc = "Answer for the zones (zone file format, each with its SOA) on the domain's first disk." in
+    let info = Arg.info ~doc ~docv:"BOOL" [ "zone-block" ] in
+    Mirage_runtime.register_arg Arg.(value & opt bool false info)
+
+  let cache_size =
+    let info = Arg.info ~doc:"Answers that are kept." ~docv:"COUNT" [ "cache-size" ] in
+    Mirage_runtime.register_arg Arg.(value & opt int 10_000 info)
+end
+
+(* The zones of a text in zone file format; one that no resolver could serve ends the domain, with the reason. *)
+let trie_of_zones text =
+  match Dns_zone.parse text with
+  | Error (`Msg words) -> Fmt.failwith "--zone-block: %s" words
+  | Ok zones -> (
+      let trie = Dns_trie.insert_map zones Dns_trie.empty in
+      match Dns_trie.check trie with
+      | Ok () -> trie
+      | Error error -> Fmt.failwith "--zone-block: %a" Dns_trie.pp_zone_check error)
+
+module Main (Stack : Tcpip.Stack.V4V6) = struct
+  module Recursive = Dns_resolver_mirage.Make (Stack)
+  module Forwarding = Dns_stub_mirage.Make (Stack)
+
+  let start stack =
+    (if K.zone_block () then Disk.text () >|= trie_of_zones else Lwt.return Dns_trie.empty) >>= fun zones ->
+    let rng = Mirage_crypto_rng.generate in
+    (* Whoever asks for a whole zone gets nothing: there are no secondaries. *)
+    let primary = Dns_server.Primary.create ~unauthenticated_zone_transfer:false ~rng zones in
+    let cache_size = K.cache_size () in
+    (match K.forward () with
+    | [] ->
+        let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
+        let resolver = Dns_resolver.create ~cache_size ~record_clients:false [ `Qname_minimisation ] now elapsed rng primary in
+        let (_ : Recursive.t) = Recursive.resolver stack ~root:true resolver in
+        Lwt.return "asks the root's servers"
+    | servers ->
+        let nameservers = List.map (fun address -> "udp:" ^ Ipaddr.to_string address) servers in
+        Forwarding.H.connect_device stack >>= fun happy_eyeballs ->
+        Forwarding.create ~cache_size ~record_clients:false ~nameservers primary ~happy_eyeballs stack
+        >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " nameservers)
+    >>= fun does ->
+    Logs.app (fun f -> f "dns: ready, %s" does);
+    fst (Lwt.wait ())
+end

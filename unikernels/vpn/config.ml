@@ -1,0 +1,16 @@
+(* mirage >= 4.9.0 & < 4.12.0 *)
+(* Configure step of the VPN endpoint: what it is built from. SPDX-License-Identifier: GPL-3.0-or-later *)
+open Mirage
+
+let stack = generic_stackv4v6 default_network
+
+(* 202 << 8: the number of xvda, as in Xen's docs/man/xen-vbd-interface.7. *)
+let configuration = block_of_xenstore_id "51712"
+
+(* No release of MirageVPN is in opam's archive: a commit, so that everyone builds the same. *)
+let miragevpn = "git+https://github.com/robur-coop/miragevpn.git#f4043f0"
+
+let packages = [ package "miragevpn" ~pin:miragevpn ~sublibs:[ "mirage" ] ]
+
+let () =
+  register "vpn" [ main ~packages "Unikernel.Main" (stackv4v6 @-> block @-> job) $ stack $ configuration ]

@@ -1,0 +1,24 @@
+(* An OpenVPN-compatible endpoint on MirageVPN. SPDX-License-Identifier: GPL-3.0-or-later *)
+open Lwt.Infix
+
+module Main (Stack : Tcpip.Stack.V4V6) (Disk : Mirage_block.S) = struct
+  module Vpn = Miragevpn_mirage.Server (Stack)
+
+  (* A configuration of OpenVPN with keys and certificates in it, padded with zeros. *)
+  let text disk =
+    Disk.get_info disk >>= fun { Mirage_block.sector_size; size_sectors; _ } ->
+    let sectors = List.init (Int64.to_int size_sectors) (fun _ -> Cstruct.create sector_size) in
+    Disk.read disk 0L sectors >|= function
+    | Error error -> Fmt.failwith "disk xvda cannot be read: %a" Disk.pp_error error
+    | Ok () -> List.hd (String.split_on_char '\000' (Cstruct.to_string (Cstruct.concat sectors)))
+
+  let start stack disk =
+    text disk >>= fun text ->
+    let string_of_file name = Error (`Msg (Fmt.str "file %s: there are no files here, put it in line" name)) in
+    match Miragevpn.Config.parse_server ~string_of_file text with
+    | Error (`Msg words) -> Fmt.failwith "the configuration on disk xvda: %s" words
+    | Ok config ->
+        let (_ : Vpn.t) = Vpn.connect config stack in
+        Logs.app (fun f -> f "vpn: ready on port %d" (Miragevpn.server_bind_port config));
+        fst (Lwt.wait ())
+end

@@ -1,0 +1,78 @@
+(* What a request gets: which bytes of which file, as which status. SPDX-License-Identifier: GPL-3.0-or-later *)
+open Lwt.Infix
+
+type answer = { status : H1.Status.t; headers : (string * string) list; body : string }
+
+let plain status text = { status; headers = [ ("content-type", "text/plain; charset=utf-8") ]; body = text }
+
+(* One range of RFC 9110, 14.1.2, as first and last byte of [size]. More than one, or another unit, is not for us and
+   the whole file is sent, as that section allows. *)
+let range size words =
+  let number text = if text <> "" && String.for_all (fun c -> c >= '0' && c <= '9') text then int_of_string_opt text else None in
+  match String.split_on_char '=' words with
+  | [ "bytes"; one ] -> (
+      match String.split_on_char '-' one with
+      | [ ""; count ] -> (
+          match number count with
+          | None -> `Whole
+          | Some count when count = 0 || size = 0 -> `Unsatisfiable
+          | Some count -> `Part (max 0 (size - count), size - 1))
+      | [ first; last ] -> (
+          match (number first, number last) with
+          | Some first, _ when first >= size && (last = "" || number last <> None) -> `Unsatisfiable
+          | Some first, None when last = "" -> `Part (first, size - 1)
+          | Some first, Some last when first <= last -> `Part (first, min last (size - 1))
+          | _ -> `Whole)
+      | _ -> `Whole)
+  | _ -> `Whole
+
+let lists_tag tag words =
+  List.exists
+    (fun one ->
+      let one = String.trim one in
+      one = "*" || one = tag || one = "W/" ^ tag)
+    (String.split_on_char ',' words)
+
+module Make (Files : Mirage_kv.RO) = struct
+  let key target =
+    let path = Uri.pct_decode (Uri.path (Uri.of_string target)) in
+    Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path || path = "" then path ^ "index.html" else path)
+
+  let file files request key body =
+    Files.digest files key >|= fun digest ->
+    let header = H1.Headers.get request.H1.Request.headers in
+    let size = String.length body in
+    let tag = match digest with Ok digest -> Fmt.str "\"%s\"" (Ohex.encode digest) | Error _ -> "" in
+    let headers =
+      [ ("content-type", Magic_mime.lookup (Mirage_kv.Key.basename key)); ("accept-ranges", "bytes"); ("etag", tag) ]
+    in
+    let wanted =
+      match (header "range", header "if-range") with
+      | Some words, (None | Some "") -> range size words
+      | Some words, Some same when same = tag -> range size words
+      | _ -> `Whole
+    in
+    match header "if-none-match" with
+    | Some words when lists_tag tag words -> { status = `Not_modified; headers = [ ("etag", tag) ]; body = "" }
+    | _ -> (
+        match wanted with
+        | `Whole -> { status = `OK; headers; body }
+        | `Part (first, last) ->
+            let part = ("content-range", Fmt.str "bytes %d-%d/%d" first last size) in
+            { status = `Partial_content; headers = part :: headers; body = String.sub body first (last - first + 1) }
+        | `Unsatisfiable ->
+            let answer = plain `Range_not_satisfiable "Range not satisfiable\n" in
+            { answer with headers = ("content-range", Fmt.str "bytes */%d" size) :: answer.headers })
+
+  (* [answer files request] is the whole answer to GET; HEAD has the same without its body. *)
+  let answer files request =
+    match request.H1.Request.meth with
+    | `GET | `HEAD -> (
+        let key = key request.target in
+        Files.get files key >>= function
+        | Ok body -> file files request key body
+        | Error _ -> Lwt.return (plain `Not_found "Not found\n"))
+    | _ ->
+        let answer = plain `Method_not_allowed "Method not allowed\n" in
+        Lwt.return { answer with headers = ("allow", "GET, HEAD") :: answer.headers }
+end

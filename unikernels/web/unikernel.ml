@@ -1,0 +1,72 @@
+(* A web server over files that are part of its image. SPDX-License-Identifier: GPL-3.0-or-later *)
+open Lwt.Infix
+
+module K = struct
+  open Cmdliner
+
+  let port =
+    let info = Arg.info ~doc:"Port for HTTP." ~docv:"PORT" [ "port" ] in
+    Mirage_runtime.register_arg Arg.(value & opt int 80 info)
+
+  let https_port =
+    let doc = "Port for HTTPS. Certificates and key, in PEM, are on the domain's first disk." in
+    let info = Arg.info ~doc ~docv:"PORT" [ "https-port" ] in
+    Mirage_runtime.register_arg Arg.(value & opt (some int) None info)
+end
+
+let log = Logs.Src.create "web"
+
+module Log = (val Logs.src_log log)
+
+let tls_of_pem text =
+  let ( let* ) = Result.bind in
+  let* certificates = X509.Certificate.decode_pem_multiple text in
+  let* key = X509.Private_key.decode_pem text in
+  Tls.Config.server ~alpn_protocols:[ "http/1.1" ] ~certificates:(`Single (certificates, key)) ()
+
+module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
+  module Paf = Paf_mirage.Make (Stack.TCP)
+  module Site = Site.Make (Files)
+
+  let respond files (client, _port) reqd =
+    let request = H1.Reqd.request reqd in
+    Lwt.async @@ fun () ->
+    Site.answer files request >|= fun { Site.status; headers; body } ->
+    let size = String.length body in
+    let headers = H1.Headers.of_list (("content-length", string_of_int size) :: headers) in
+    Log.info (fun f ->
+        f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum request.meth request.target H1.Status.pp_hum status size);
+    H1.Reqd.respond_with_string reqd (H1.Response.create ~headers status) (if request.meth = `HEAD then "" else body)
+
+  let on_error (client, _port) ?request:_ error respond =
+    let words =
+      match error with
+      | `Bad_request -> "Bad request"
+      | `Bad_gateway | `Internal_server_error -> "Internal server error"
+      | `Exn exn -> Printexc.to_string exn
+    in
+    Log.warn (fun f -> f "%a: %s" Ipaddr.pp client words);
+    H1.Body.Writer.close (respond (H1.Headers.of_list [ ("content-length", "0"); ("connection", "close") ]))
+
+  let serve stack port service =
+    Paf.init ~port (Stack.tcp stack) >|= fun listening ->
+    let (`Initialized serving) = Paf.serve service listening in
+    serving
+
+  let start stack files =
+    let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond files client) in
+    serve stack (K.port ()) http >>= fun serving ->
+    (match K.https_port () with
+    | None -> Lwt.return_unit
+    | Some port -> (
+        Disk.text () >>= fun pem ->
+        match tls_of_pem pem with
+        | Error (`Msg words) -> Fmt.failwith "--https-port: certificate and key on the disk: %s" words
+        | Ok tls ->
+            let https = Paf.https_service ~tls ~error_handler:on_error (fun _flow client -> respond files client) in
+            serve stack port https >|= fun _serving ->
+            Log.app (fun f -> f "web: HTTPS on port %d" port)))
+    >>= fun () ->
+    Log.app (fun f -> f "web: ready on port %d" (K.port ()));
+    serving
+end
