@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is wrong with the variables of the service roles: one line for each mistake, before any host is asked."""
+"""The service roles: where their images come from, and what is wrong with their variables, one line for each mistake."""
 
 from __future__ import annotations
 
@@ -14,6 +14,23 @@ from typing import Any
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
+
+
+IMAGES = ("build", "prebuilt", "standin")
+
+
+def image_problems(images: Any, image: Any, service: str) -> list[str]:
+    """Mistakes in images (build, prebuilt or standin) beside what is declared as the service's image."""
+    if images not in IMAGES:
+        return [f"images: {images!r}: expected {', '.join(IMAGES[:-1])} or {IMAGES[-1]}"]
+    if images == "prebuilt" and not image:
+        return [f"{service}_image: is required by images: prebuilt; give its file, or its url with sha256"]
+    return []
+
+
+def service_image(images: str, image: dict[str, Any], source: dict[str, Any], standin: dict[str, Any]) -> dict[str, Any]:
+    """The origin of a service's image: what is declared, or else our unikernel's ``source``, or a stand-in for it."""
+    return image or {"build": source, "standin": standin}.get(images, {})
 
 
 def _is_address(text: Any) -> bool:
@@ -57,4 +74,9 @@ def vpn_problems(network: Any, remote: Any, port: Any, clients: list[Any]) -> li
 
 class FilterModule:
     def filters(self) -> dict[str, Any]:
-        return {"dns_problems": dns_problems, "vpn_problems": vpn_problems}
+        return {
+            "dns_problems": dns_problems,
+            "image_problems": image_problems,
+            "service_image": service_image,
+            "vpn_problems": vpn_problems,
+        }

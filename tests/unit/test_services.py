@@ -1,7 +1,12 @@
 """Mistakes in a service's own variables."""
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.filter.services import dns_problems, vpn_problems
+from ansible_collections.unikernels.xen.plugins.filter.services import (
+    dns_problems,
+    image_problems,
+    service_image,
+    vpn_problems,
+)
 
 ZONES = {"lab.example": "@ IN SOA ns hostmaster 1 2 3 4 5\n"}
 
@@ -14,6 +19,8 @@ def test_right_ones():
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
+        (image_problems("standins", {}, "web"), "images: 'standins': expected build, prebuilt or standin"),
+        (image_problems("prebuilt", {}, "web"), "web_image: is required by images: prebuilt"),
         (dns_problems(["dns.example"], {}), "dns_forward: 'dns.example' is not an address"),
         (dns_problems([], {"a b": ZONES["lab.example"]}), "'a b' is not the name of a zone"),
         (dns_problems([], {"lab.example": "www IN A 10.0.0.1"}), "has no SOA record"),
@@ -29,3 +36,12 @@ def test_each_mistake_is_one_line(lines, words):
     assert len(lines) == 1
     assert words in lines[0]
     assert "\n" not in lines[0]
+
+
+def test_where_an_image_comes_from():
+    origins = {"source": "/unikernels/dns"}, {"standin": "dns"}
+    assert service_image("build", {}, *origins) == origins[0]
+    assert service_image("standin", {}, *origins) == origins[1]
+    for images in ("build", "standin", "prebuilt"):
+        assert service_image(images, {"file": "/srv/dns.xen"}, *origins) == {"file": "/srv/dns.xen"}
+        assert image_problems(images, {"file": "/srv/dns.xen"}, "dns") == []
