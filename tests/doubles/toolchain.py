@@ -36,7 +36,7 @@ install-switch::
 pull::
 	opam monorepo pull -l ./mirage/{name}-xen.opam.locked
 build::
-	dune build --profile release --root . dist
+	dune build --profile release --root . ./dist
 	@echo "Your unikernel binary is now ready in ./dist/{name}.xen"
 clean::
 	mirage clean
@@ -153,6 +153,8 @@ def opam(arguments):
 
 
 def dune(_arguments):
+    if not os.path.exists("dist/dune"):
+        fail(1, "Error: Don't know how to build ./dist")
     text = pathlib.Path("unikernel.ml").read_text()
     wrong = type_error("unikernel.ml")
     if wrong:

@@ -2,7 +2,11 @@
 (* Configure step of the DNS resolver: what it is built from. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Mirage
 
-let stack = generic_stackv4v6 default_network
+(* Addresses are boot arguments, --ipv4 and --ipv6: nobody has to be asked for them. *)
+let stack =
+  let ethernet = ethif default_network in
+  let arp = arp ethernet in
+  direct_stackv4v6 default_network ethernet arp (create_ipv4 ethernet arp) (create_ipv6 default_network ethernet)
 
 let packages =
   [

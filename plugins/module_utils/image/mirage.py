@@ -34,6 +34,8 @@ from .store import describe, digest_of, image_path, put, write_whole
 
 # 1: raised whenever the same sources would be built in another way.
 RECIPE = 1
+# The switch of the toolchain's opam root.
+SWITCH = "mirage"
 # Sources say nothing about time; every image is as old as this (2020-01-01).
 EPOCH = "1577836800"
 _RANGE = re.compile(r"\(\*\s*mirage\s+((?:(?:>=|<=|<|>|=)\s*[0-9][0-9.]*\s*&?\s*)+)\*\)")
@@ -299,7 +301,8 @@ class _Run:
         for step in ("install-switch", "pull"):
             self.step(folder, f"make {step}", ["make", step])
         # `make build` ends with 0 also when nothing was built (mirage 4.11): the file is the proof.
-        shutil.rmtree(os.path.join(folder, "dist"), ignore_errors=True)
+        for old in glob.glob(os.path.join(glob.escape(folder), "dist", "*.xen")):
+            os.unlink(old)
         self.step(folder, "make build", ["make", "build"])
         images = glob.glob(os.path.join(glob.escape(folder), "dist", "*.xen"))
         if len(images) != 1:
@@ -335,10 +338,14 @@ class _Run:
     def environment(self, folder: str) -> dict[str, str]:
         """Nothing of the user's but what the toolchain needs: the same everywhere."""
         kept = {name: os.environ[name] for name in ("http_proxy", "https_proxy", "no_proxy") if name in os.environ}
-        path = [os.path.join(self.tools.folder, "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
+        switch = os.path.join(self.tools.folder, "opam", SWITCH)
+        lib = os.path.join(switch, "lib")
+        path = [os.path.join(switch, "bin"), os.path.join(self.tools.folder, "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
         return {
             **kept, "PATH": ":".join(path), "HOME": folder, "OPAMROOT": os.path.join(self.tools.folder, "opam"),
-            "OPAMYES": "1", "OPAMCOLOR": "never", "OPAMSWITCH": "mirage", "LC_ALL": "C.UTF-8", "TZ": "UTC",
+            # What `opam env` says: dune finds the switch's libraries by the first.
+            "OPAM_SWITCH_PREFIX": switch, "CAML_LD_LIBRARY_PATH": f"{lib}/stublibs:{lib}/ocaml/stublibs:{lib}/ocaml",
+            "OPAMYES": "1", "OPAMCOLOR": "never", "OPAMSWITCH": SWITCH, "LC_ALL": "C.UTF-8", "TZ": "UTC",
             "SOURCE_DATE_EPOCH": EPOCH, "BUILD_PATH_PREFIX_MAP": f"/build={folder}", "DUNE_CACHE": "disabled",
         }  # fmt: skip
 
@@ -412,7 +419,9 @@ def reason(lines: list[str]) -> str:
                         words.append(more.strip())
                     return f"{line.rstrip(':')}: {' '.join(words)}"
     for pattern in (r"\[ERROR\]", r"(mirage|opam|dune|opam-monorepo|git|fatal|error)\b.*:", r"Error\b"):
-        for line in lines:
+        for at, line in enumerate(lines):
             if re.match(pattern, line, re.IGNORECASE) and not line.startswith("make"):
-                return line.strip()
+                # opam-monorepo names the packages that it means in a list below.
+                named = [more[2:].strip() for more in lines[at + 1 : at + 20] if re.match(r"- \S+$", more)]
+                return line.strip() + (f" ({', '.join(named)})" if named else "")
     return lines[-1].strip() if lines else "it said nothing"

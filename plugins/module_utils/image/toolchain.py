@@ -20,11 +20,10 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 
-from .mirage import BuildError
+from .mirage import SWITCH, BuildError
 from .mirage import reason as reason_of
 from .store import write_whole
 
-SWITCH = "mirage"
 # A dead address is told within seconds; a compiler takes an hour on a slow machine.
 _REACH_SECONDS = 15
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9_+-]*")
