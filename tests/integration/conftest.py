@@ -1,5 +1,6 @@
 """A lab of real machines: site.yml has run on it before the first test, and tests share it."""
 
+import base64
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import time
 
 import pytest
 
-from tests.guests import ENDS, IDLE, guest
+from tests.guests import ENDS, IDLE, guest, service
 
 # A lab that was kept is no fresh machine; what needs one is skipped.
 KEPT = bool(os.environ.get("KEEP_LAB"))
@@ -61,7 +62,9 @@ class Dom0:
         self.command.append("root@127.0.0.1")
 
     def __call__(self, command, check=True, timeout=300, data=None):
-        done = subprocess.run([*self.command, command], capture_output=True, text=True, timeout=timeout, check=False, input=data)
+        # None of ours: ssh makes what it is given non-blocking, and Ansible refuses to start with that.
+        stdin = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+        done = subprocess.run([*self.command, command], capture_output=True, text=True, timeout=timeout, check=False, **stdin)
         if check and done.returncode:
             raise AssertionError(f"on Dom0: {command} failed ({done.returncode}): {done.stdout} {done.stderr}")
         return done.stdout
@@ -72,7 +75,8 @@ class Dom0:
             ["tar", "-c", "--exclude=__pycache__", "plugins/module_utils"], cwd=ROOT, capture_output=True, check=True
         ).stdout
         target = "/root/engine/ansible_collections/unikernels/xen"
-        subprocess.run([*self.command, f"mkdir -p {target} && tar -x -C {target}"], input=archive, check=True, timeout=60)
+        unpack = f"mkdir -p {target} && tar -x -C {target}"
+        subprocess.run([*self.command, unpack], input=archive, capture_output=True, check=True, timeout=60)
 
     def engine(self, code, check=True, timeout=300):
         """Run Python in Dom0 with the collection's module_utils as ``utils``; what it prints."""
@@ -150,26 +154,43 @@ def engine(dom0):
     return dom0.engine
 
 
+@pytest.fixture(scope="session")
+def engine_server(engine, dom0):
+    """engine_server(domain, ...): xen_domains' own function in Dom0, without Ansible around it; what it returned."""
+    server = "/root/engine/server.py"
+    dom0(f"cat >{server}", data=(ROOT / "tests/integration/engine_server.py").read_text())
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([*dom0.command, f"python3 -u {server}"], text=True, **pipes) as process:
+
+        def call(*domains):
+            process.stdin.write(json.dumps({"domains": domains}) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield call
+        process.stdin.close()
+
+
 STORE = "/var/lib/unikernels/images"
 
 
 @pytest.fixture(scope="session")
-def images(dom0, tmp_path_factory):
-    """Tiny guests, put on the host through the module that a user would use, and the kernel of the lab's web server."""
-    paths = {"web": re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/www.cfg")).group(1)}
-    folder = tmp_path_factory.mktemp("images")
-    tasks = []
-    for name, data in {"idle": guest(IDLE), "idle2": guest(IDLE + b"\x90"), "ends": guest(ENDS)}.items():
-        (folder / name).write_bytes(data)
-        paths[name] = f"{STORE}/{hashlib.sha256(data).hexdigest()}.xen"
-        tasks += [
-            {"ansible.builtin.copy": {"src": str(folder / name), "dest": f"/root/{name}", "mode": "0644"}},
-            {"unikernels.xen.mirage_image": {"file": f"/root/{name}", "name": name}},
-        ]
-    book = folder / "play.yml"
-    book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": tasks}]))
-    playbook(str(book))
-    return paths
+def images(dom0, engine):
+    """Tiny guests in the host's store, by the function that takes an image in, and the kernel of the lab's web server."""
+    guests = {"idle": guest(IDLE), "idle2": guest(IDLE + b"\x90"), "ends": guest(ENDS), "service": service()}
+    texts = {name: base64.b64encode(data).decode() for name, data in guests.items()}
+    engine(
+        f"""
+        import base64
+        store = load("image.store")
+        for name, text in {texts!r}.items():
+            with open("/root/guest", "wb") as file:
+                file.write(base64.b64decode(text))
+            store.put({STORE!r}, "/root/guest", None, {{"name": name}}, False)
+        """
+    )
+    paths = {name: f"{STORE}/{hashlib.sha256(data).hexdigest()}.xen" for name, data in guests.items()}
+    return {**paths, "web": re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/www.cfg")).group(1)}
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ pytestmark = pytest.mark.usefixtures("cleared")
 
 
 @pytest.fixture
-def with_disks(declared, images, dom0):
-    """Declare `try` with disks; what xen_domains returned for it."""
+def with_disks(engine_server, images):
+    """Declare `try` with disks; what xen_domains returns for it, or why it refused."""
 
-    def declare(*disks, check=True, **options):
+    def declare(*disks, **options):
         one = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 0, "shutdown_timeout": 0}
-        done = declared({**one, "disks": list(disks), **options}, check=check).result
-        return done["domains"][0] if "domains" in done else done
+        answer = engine_server({**one, "disks": list(disks), **options})
+        return answer[0] if isinstance(answer, list) else {"msg": answer["refused"]}
 
     return declare
 
@@ -30,7 +30,7 @@ def test_an_empty_disk_is_made_once_grown_and_never_shrunk(with_disks, dom0):
     assert grown["steps"] == ["recreate try"]
     assert dom0(f"stat -c %s {path}").strip() == str(6 << 20)
     assert dom0("xenstore-read /libxl/$(xl domid try)/device/vbd/51712/params").strip() == path
-    assert "shrinking would lose data" in with_disks({**disk, "size": 5}, check=False)["msg"]
+    assert "shrinking would lose data" in with_disks({**disk, "size": 5})["msg"]
     with_disks({**disk, "size": 6}, state="absent")
     assert dom0(f"head -c 8 {path}") == "precious", "data outlives its domain"
     removed = with_disks({**disk, "size": 6}, state="absent", disks_on_absent="remove")
@@ -68,7 +68,7 @@ def test_a_block_device_is_attached_as_it_is(with_disks, dom0):
 def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
     dom0("mv /usr/libexec/xen-qemu-system-i386 /root/qemu 2>/dev/null; true")
     try:
-        refused = with_disks({"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "size": 4}, check=False)
+        refused = with_disks({"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "size": 4})
     finally:
         dom0("mv /root/qemu /usr/libexec/xen-qemu-system-i386 2>/dev/null; true")
     assert "format qcow2 needs QEMU in Dom0: set xen_host_qemu: true" in refused["msg"]
@@ -87,12 +87,12 @@ def test_other_content_replaces_the_domain_and_takes_the_old_file_along(with_dis
     assert dom0(f"ls {FOLDER} | grep ^try-xvda || true") == ""
 
 
-def test_a_disk_that_another_domain_writes_is_refused(with_disks, declared, images, dom0):
+def test_a_disk_that_another_domain_writes_is_refused(with_disks, engine_server, images):
     disk = {"path": f"{FOLDER}/try-shared.img", "size": 1, "access": "w"}
     with_disks(disk)
     other = {"name": "try2", "kernel": images["idle"], "memory": 16, "disks": [{"path": disk["path"]}]}
-    refused = declared(other, check=False).result
-    assert f"disks: {disk['path']} is used by domain try; one may write alone" in refused["msg"]
+    refused = engine_server(other)["refused"]
+    assert f"disks: {disk['path']} is used by domain try; one may write alone" in refused
 
 
 def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disks, dom0):
@@ -110,7 +110,7 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
     # Now another host has it.
     dom0(f"echo 'domain db on host elsewhere' >{path}.lock; nohup flock {path}.lock sleep 300 >/dev/null 2>&1 & sleep 1")
     try:
-        refused = with_disks(disk, memory=20, check=False)
+        refused = with_disks(disk, memory=20)
         assert f"{path} is in use, by domain db on host elsewhere; one may write alone" in refused["msg"]
         by_hand = dom0("xl create /etc/xen/unikernels/try.cfg 2>&1; xl list try 2>&1", check=False)
         assert "try is an invalid domain identifier" in by_hand

