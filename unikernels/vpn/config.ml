@@ -12,9 +12,14 @@ let stack =
 let configuration = block_of_xenstore_id "51712"
 
 (* No release of MirageVPN is in opam's archive: a commit, so that everyone builds the same. *)
-let miragevpn = "git+https://github.com/robur-coop/miragevpn.git#f4043f0"
+let miragevpn = "git+https://github.com/robur-coop/miragevpn.git#f4043f0cda32602fc8d63c2d7eddd0b7d85d2dde"
 
-let packages = [ package "miragevpn" ~pin:miragevpn ~sublibs:[ "mirage" ] ]
+let packages =
+  [
+    package "miragevpn" ~pin:miragevpn ~sublibs:[ "mirage" ];
+    (* dune 3.24 has two definitions of one object file for solo5's system, "none". *)
+    package ~max:"3.24.0" "dune-configurator";
+  ]
 
 let () =
   register "vpn" [ main ~packages "Unikernel.Main" (stackv4v6 @-> block @-> job) $ stack $ configuration ]
