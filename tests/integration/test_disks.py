@@ -78,7 +78,7 @@ def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
 def test_other_content_replaces_the_domain_and_takes_the_old_file_along(with_disks, dom0):
     with_disks({"content": "one\n"})
     first = dom0(f"ls {FOLDER} | grep ^try-xvda").split()
-    assert dom0(f"stat -c '%s %a' {FOLDER}/{first[0]}").split() == ["512", "600"]
+    assert dom0(f"stat -c '%s %a' {FOLDER}/{first[0]}").split() == ["4096", "600"]
     replaced = with_disks({"content": "two\n"})
     assert [step.split()[0] for step in replaced["steps"]] == ["make_disk", "replace", "define", "remove_disk"]
     second = dom0(f"ls {FOLDER} | grep ^try-xvda").split()

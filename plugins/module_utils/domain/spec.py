@@ -19,6 +19,9 @@ MAC_PREFIX = "00:16:3e"
 UUID_MARK = "756e696b"
 # The names of a replacement: "~" is ours, so a user's name can't have it.
 NEXT, PREVIOUS = "~next", "~prev"
+# MirageOS's block front end (mirage-block-xen, lib/front/blkfront.ml, minimum_sector_size) sees no part of a disk that is
+# less than this many bytes.
+BLOCK = 4096
 # Where disks are kept that are made from content given in the declaration.
 DISKS = "/var/lib/unikernels/disks"
 
@@ -159,7 +162,13 @@ def derived_mac(host: str, name: str, index: int) -> str:
 
 def content_path(name: str, vdev: str, content: str) -> str:
     """The digest is in the name: other content is another disk, and another disk is another domain."""
-    return f"{DISKS}/{name}-{vdev}-{hashlib.sha256(content.encode('utf-8')).hexdigest()[:16]}.img"
+    return f"{DISKS}/{name}-{vdev}-{hashlib.sha256(padded(content)).hexdigest()[:16]}.img"
+
+
+def padded(content: str) -> bytes:
+    """What stands on a disk that is made from content: whole blocks, and one at least."""
+    data = content.encode("utf-8")
+    return data + b"\0" * (-len(data) % BLOCK or (0 if data else BLOCK))
 
 
 def rate_text(bytes_per_interval: int, interval: int) -> str:

@@ -16,12 +16,11 @@ import stat
 import subprocess
 import tempfile
 
-from ..domain.spec import Origin
+from ..domain.spec import Origin, padded
 from ..image.store import write_whole
 from .observation import disk_size
 from .xl import ToolstackError
 
-SECTOR = 512
 # Converting is bound by the disk; a stuck NFS server must not hold the host's lock for ever.
 QEMU_IMG_SECONDS = 3600
 
@@ -31,8 +30,7 @@ def make(origin: Origin) -> None:
     folder = os.path.dirname(origin.path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if origin.content is not None:
-        data = origin.content.encode("utf-8")
-        write_whole(origin.path, data + b"\0" * (-len(data) % SECTOR or (0 if data else SECTOR)), 0o600)
+        write_whole(origin.path, padded(origin.content), 0o600)
         return
     handle, draft = tempfile.mkstemp(prefix=".incoming-", dir=folder)
     os.close(handle)
