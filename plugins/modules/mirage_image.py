@@ -175,6 +175,10 @@ devices:
   returned: success
   type: list
   elements: dict
+debug_info:
+  description: Whether it has a symbol table, which Xen does not load; what is built from source has none.
+  returned: success
+  type: bool
 """
 
 import os

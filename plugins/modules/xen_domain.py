@@ -182,8 +182,8 @@ options:
         type: path
       content:
         description:
-          - Text that the unikernel reads from sector 0 of a read-only disk, padded with zeros to whole blocks of 4096 bytes; for example
-            the configuration of a VPN endpoint.
+          - Text that the unikernel reads from sector 0 of a read-only disk, padded with zeros to whole blocks of 4096 bytes;
+            for example the configuration of a VPN endpoint.
           - The file is kept with mode 0600 and named after the content, so other content is another disk, and replaces
             the domain. It goes when no domain uses it any more.
         type: str

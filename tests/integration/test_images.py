@@ -96,7 +96,10 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert "Hello from two" in dom0(ASK)
     two = dom0.domains()
     assert two["try"] != one["try"] and {name: two[name] for name in before} == before
-    # And back, with what the host has.
+    # Not back to what a revoked key signed, and back, with what the host has.
+    revoked = {"unikernel_images_revoked_keys": str(fleet.folder / "alice.pub")}
+    late = fleet.run("playbooks/rollback.yml", check=False, rollback="try", **revoked)
+    assert "its signature by alice@example.net is not good" in late.words and dom0.domains() == two
     back = fleet.run("playbooks/rollback.yml", rollback="try")
     assert back.changed == 2
     assert "Hello from one" in dom0(ASK)

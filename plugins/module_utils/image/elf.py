@@ -28,7 +28,7 @@ STANDIN_NOTE_OWNER = b"unikernels.xen"
 STANDIN_NOTE_TYPE = 1
 
 _PT_LOAD, _PT_NOTE = 1, 4
-_SHT_NOTE = 7
+_SHT_SYMTAB, _SHT_NOTE = 2, 7
 _EM_386, _EM_X86_64 = 3, 62
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
@@ -63,6 +63,7 @@ class Image:
     abi_version: int | None = None
     devices: tuple[Device, ...] = field(default=())
     description: str = ""  # of a stand-in: what it stands in for
+    debug_info: bool = False  # it has a symbol table, which Xen does not load
 
 
 @dataclass(frozen=True)
@@ -153,9 +154,11 @@ def inspect(data: bytes | mmap.mmap) -> Image:
             notes += _notes(_slice(data, offset, file_size, "a note segment"), align)
     if lowest is None:
         raise ImageError("no segment is loaded: nothing to boot")
+    debug_info = False
     if section_count and section_size == _SECTION_HEADER.size:
         table = _slice(data, section_at, section_size * section_count, "the section header table")
         for section in _SECTION_HEADER.iter_unpack(table):
+            debug_info = debug_info or section[1] == _SHT_SYMTAB
             if section[1] == _SHT_NOTE and len(notes) < _MOST_NOTES:
                 notes += _notes(_slice(data, section[4], section[5], "a note section"), section[8])
 
@@ -177,4 +180,4 @@ def inspect(data: bytes | mmap.mmap) -> Image:
         raise ImageError(f"built for Solo5 target '{target}'; Xen boots only target 'xen': mirage configure -t xen")
     if entry is None:
         raise ImageError("no PVH entry (ELF note Xen 18, PHYS32_ENTRY): not a kernel that Xen can start as PVH")
-    return Image(target, entry, len(data), highest - lowest, abi_version, devices, description)
+    return Image(target, entry, len(data), highest - lowest, abi_version, devices, description, debug_info)

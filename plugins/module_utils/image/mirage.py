@@ -33,7 +33,7 @@ from .sources import LOCK, digest_of_sources, source_files
 from .store import describe, digest_of, image_path, put, write_whole
 
 # 1: raised whenever the same sources would be built in another way.
-RECIPE = 1
+RECIPE = 2
 # The switch of the toolchain's opam root.
 SWITCH = "mirage"
 # Sources say nothing about time; every image is as old as this (2020-01-01).
@@ -307,6 +307,10 @@ class _Run:
         images = glob.glob(os.path.join(glob.escape(folder), "dist", "*.xen"))
         if len(images) != 1:
             raise BuildError(f"{self.request.name}: make build left {len(images) or 'no'} image in dist/: {self.reason()}")
+        # Half of a unikernel's file is its symbols: a host has no use for them, and OCaml's backtraces don't need them.
+        with contextlib.suppress(ImageError):
+            if inspect_file(images[0]).debug_info:
+                self.step(folder, "strip", ["strip", "--strip-all", images[0]])
         (lock,) = self.locks(folder)[:1] or [""]
         if lock:
             with open(lock, "rb") as file:

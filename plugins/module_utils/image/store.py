@@ -114,6 +114,7 @@ def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, A
         "standin": image.target == "standin",
         "description": image.description,
         "devices": [{"name": device.name, "type": device.type} for device in image.devices],
+        "debug_info": image.debug_info,
     }
     return data, digest, manifest
 
