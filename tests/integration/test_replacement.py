@@ -59,7 +59,7 @@ def test_one_that_does_not_serve_is_taken_back(web, dom0):
         assert dom0.domains()["try"] == first
         assert not [name for name in dom0.domains() if "~" in name]
         assert "200" in dom0(f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{ADDRESS}/').status)\"")
-    assert "option '--prot'" in " ".join(web(check=False, arguments={"prot": 80}).result["console"])
+    assert "unknown option --prot" in " ".join(web(check=False, arguments={"prot": 80}).result["console"])
 
 
 def test_live_changes_what_xen_and_the_guest_can(web, dom0, images):
