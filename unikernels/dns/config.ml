@@ -18,8 +18,8 @@ let packages =
     package "mirage-mtime";
     (* Only with --zone-block is there a disk: see disk.ml. *)
     package "mirage-block-xen" ~sublibs:[ "front" ];
-    (* dune 3.24 has two definitions of one object file for solo5's system, "none". *)
-    package ~max:"3.24.0" "dune-configurator";
+    (* Needed to build others: dune 3.24 has two definitions of one object file for solo5's system, "none". *)
+    package ~libs:[] ~max:"3.24.0" "dune-configurator";
   ]
 
 let () = register "dns" [ main ~packages "Unikernel.Main" (stackv4v6 @-> job) $ stack ]

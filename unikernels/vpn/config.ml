@@ -17,8 +17,8 @@ let miragevpn = "git+https://github.com/robur-coop/miragevpn.git#f4043f0cda32602
 let packages =
   [
     package "miragevpn" ~pin:miragevpn ~sublibs:[ "mirage" ];
-    (* dune 3.24 has two definitions of one object file for solo5's system, "none". *)
-    package ~max:"3.24.0" "dune-configurator";
+    (* Needed to build others: dune 3.24 has two definitions of one object file for solo5's system, "none". *)
+    package ~libs:[] ~max:"3.24.0" "dune-configurator";
   ]
 
 let () =

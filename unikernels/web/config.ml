@@ -21,8 +21,8 @@ let packages =
     package "magic-mime";
     (* Only with --https-port is there a disk: see disk.ml. *)
     package "mirage-block-xen" ~sublibs:[ "front" ];
-    (* dune 3.24 has two definitions of one object file for solo5's system, "none". *)
-    package ~max:"3.24.0" "dune-configurator";
+    (* Needed to build others: dune 3.24 has two definitions of one object file for solo5's system, "none". *)
+    package ~libs:[] ~max:"3.24.0" "dune-configurator";
   ]
 
 let () = register "web" [ main ~packages "Unikernel.Main" (stackv4v6 @-> kv_ro @-> job) $ stack $ content ]
