@@ -20,7 +20,12 @@ attributes:
   diff_mode:
     description: Changes nothing.
     support: none
-options: {}
+options:
+  packages:
+    description: Debian packages to look for.
+    type: list
+    elements: str
+    default: []
 """
 
 EXAMPLES = r"""
@@ -115,6 +120,10 @@ host:
     toolstack:
       description: Whether xl is installed.
       type: bool
+    missing_packages:
+      description: Those of O(packages) that are not installed.
+      type: list
+      elements: str
 """
 
 import glob
@@ -122,6 +131,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
@@ -177,8 +187,19 @@ def pending_reboot() -> bool:
     return booted is not None and any(time > int(booted.group(1)) for time in times)
 
 
+def missing_packages(names: list[str]) -> list[str]:
+    """Those that dpkg does not call installed. A tenth of the time of the module apt, which loads the whole archive."""
+    if not names or not shutil.which("dpkg-query"):
+        return names
+    # It ends with 1 where it does not know one of them, and tells of the others all the same.
+    asked = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
+    return [name for name in names if f"{name} installed" not in told]
+
+
 def main() -> None:
-    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    argument_spec = {"packages": {"type": "list", "elements": "str", "default": []}}
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     under_xen = available()
     xen: dict[str, str] = {}
     if under_xen and shutil.which("xl"):
@@ -223,6 +244,7 @@ def main() -> None:
             "bridges": bridge_networks(),
             "network_style": network_style(device) if device else "none",
             "toolstack": shutil.which("xl") is not None,
+            "missing_packages": missing_packages(module.params["packages"]),
         },
     )
 

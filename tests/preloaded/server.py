@@ -1,0 +1,97 @@
+"""Runs what is sent on stdin in a fork of itself, with Ansible's libraries and those of the standard library loaded.
+
+In the environment and folder of the process that asks; the exit status goes back as one byte.
+"""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+import array
+import importlib
+import os
+import pkgutil
+import signal
+import socket
+import struct
+import sys
+import traceback
+
+SOCKET = "/run/preloaded-python"
+LIBRARIES = """
+    concurrent.futures contextlib copy dataclasses datetime email.message enum errno fcntl functools gzip hashlib
+    http.client http.cookiejar ipaddress json logging multiprocessing pathlib platform random re secrets selectors shlex
+    shutil ssl stat string subprocess tempfile threading typing urllib.parse urllib.request uuid zipfile zipimport
+"""
+ANSIBLE = ("basic", "urls", "common.respawn", "_internal._ansiballz._loader", "six.moves.urllib.error")
+
+
+class ZipsToo(list):
+    """ansible's own path, and that of the archive that a module comes in."""
+
+    def __iter__(self):
+        yield from super().__iter__()
+        yield from (f"{path}/ansible" for path in sys.path if path.endswith(".zip"))
+
+
+def load():
+    for name in [*LIBRARIES.split(), *(f"ansible.module_utils.{name}" for name in ANSIBLE)]:
+        importlib.import_module(name)
+    for part in pkgutil.iter_modules(sys.modules["ansible.module_utils.common"].__path__):
+        importlib.import_module(f"ansible.module_utils.common.{part.name}")
+    sys.modules["ansible"].__path__ = ZipsToo(sys.modules["ansible"].__path__)
+    sys.path[0] = ""
+
+
+def run(connection):
+    """Be the process that asks. Returns its exit status."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(12))
+    for number, descriptor in enumerate(array.array("i", ancillary[0][2])):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    with open(f"/proc/{pid}/environ", "rb") as file:
+        pairs = [entry.partition(b"=") for entry in file.read().split(b"\0") if entry]
+    os.environb.clear()
+    os.environb.update({name: value for name, _, value in pairs})
+    os.chdir(f"/proc/{pid}/cwd")
+    os.setsid()
+    with open("/proc/self/comm", "w", encoding="ascii") as comm:
+        comm.write("python3")
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    sys.argv = [""]
+    with open(0, "rb", closefd=False) as stdin:
+        code = compile(stdin.read(), "<stdin>", "exec")
+    try:
+        exec(code, main.__dict__)  # noqa: S102 (what it is for)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def serve():
+    load()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    if os.path.exists(SOCKET):
+        os.unlink(SOCKET)
+    server = socket.socket(socket.AF_UNIX)
+    os.umask(0o077)
+    server.bind(SOCKET)
+    os.umask(0o022)
+    server.listen(16)
+    while True:
+        connection, _ = server.accept()
+        if os.fork() == 0:
+            server.close()
+            status = run(connection)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            connection.send(bytes([status & 255]))
+            os._exit(status & 255)
+        connection.close()
+
+
+if __name__ == "__main__":
+    serve()
