@@ -15,13 +15,7 @@ description:
   - Before a name means an image, its signature is checked, where signatures are required.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: Not supported.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes]
 options:
   store:
     description: Folder of the images.

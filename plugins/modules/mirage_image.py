@@ -18,13 +18,7 @@ description:
     came from. An image that is there is never written again. A failed build leaves store and names as they were.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: Not supported.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes]
 options:
   store:
     description: Folder of the images.

@@ -13,13 +13,7 @@ description:
   - Lists the images of a store and what each says of itself, and which of the wanted ones are missing. Read-only.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   store:
     description: Folder of the images.

@@ -14,13 +14,7 @@ description:
     A toolchain that is whole is not looked at again; another version makes it anew.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: Not supported.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes]
 options:
   folder:
     description: Where it is.

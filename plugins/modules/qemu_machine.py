@@ -16,13 +16,7 @@ description:
     else QEMU emulates a CPU that Xen boots on.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: Not supported.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes]
 options:
   name:
     description: Name of the machine.
@@ -174,7 +168,7 @@ def command_line(params: dict[str, Any], accelerated: bool) -> list[str]:
             "-accel",
             "tcg,thread=multi,tb-size=512",
             "-cpu",
-            "qemu64,+svm,+npt,+nx,-monitor",
+            "qemu64,+svm,+npt,+nx,-monitor,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq",
         ]
     )
     path = {name: os.path.join(folder, name).replace(",", ",,") for name in ("overlay.qcow2", "console.log", "serial", "monitor")}

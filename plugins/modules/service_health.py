@@ -13,13 +13,7 @@ description:
   - Makes the health checks of M(unikernels.xen.xen_domain) apart from it, from wherever the task runs. Changes nothing.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   domains:
     description: A list of mappings, as M(unikernels.xen.xen_domains) takes it; those without C(health) are passed over.

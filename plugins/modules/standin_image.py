@@ -16,13 +16,7 @@ description:
   - Needs root and mmdebstrap where it runs, the first time.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Can run in check mode.
-    support: full
-  diff_mode:
-    description: Not supported.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes]
 options:
   service:
     description: What it serves.

@@ -14,13 +14,7 @@ description:
   - Reads the log that xenconsoled keeps (role P(unikernels.xen.xen_host#role)), so also what a domain said that has ended.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   name:
     description: Name of the domain.

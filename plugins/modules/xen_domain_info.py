@@ -14,13 +14,7 @@ description:
   - Domain-0 is not among them, domains that others made are.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   names:
     description: Only these domains. By default all.

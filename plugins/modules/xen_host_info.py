@@ -13,13 +13,7 @@ description:
   - Read-only, in one round trip, on a plain Debian machine as well as on a Dom0.
 author:
   - unikernels.xen authors (@unikernels)
-attributes:
-  check_mode:
-    description: Changes nothing.
-    support: full
-  diff_mode:
-    description: Changes nothing.
-    support: none
+extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   packages:
     description: Debian packages to look for.

@@ -108,6 +108,28 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert "xen1: rollback: xen1 has no unikernel 'nosuch' (declared: try)" in refused.words
 
 
+def test_another_machine_builds(fleet):
+    """A host of the inventory, with a store of its own; the controller gets each file once."""
+    builder = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+    (fleet.folder / "inventory/builder.yml").write_text(json.dumps({"all": {"hosts": {"builder": builder}}}))
+    at = {
+        "unikernel_images_builder": "builder",
+        "unikernel_images_builder_store": str(fleet.folder / "builder/images"),
+        "unikernel_images_builder_work": str(fleet.folder / "builder/work"),
+        "unikernel_images_controller": str(fleet.folder / "elsewhere"),
+    }
+    fleet.run("playbooks/images.yml", **at)
+
+    def files(store):
+        return {path.name: path.read_bytes() for path in store.glob("*.*") if path.is_file()}
+
+    brought = files(fleet.folder / "elsewhere/images")
+    assert sorted(name.partition(".")[2] for name in brought) == ["json", "provenance.json", "provenance.json.sig", "xen"]
+    assert brought == files(fleet.folder / "builder/images")
+    again = fleet.run("playbooks/images.yml", **at)
+    assert again.changed == 0 and "(item=" not in again.stdout.partition("Bring what it lacks")[2].partition("TASK")[0]
+
+
 def test_a_host_can_be_asked_by_hand(fleet, dom0):
     """As docs/images.md says: sha256sum, ssh-keygen and readelf."""
     image = dom0("grep -o '[0-9a-f]\\{64\\}' /etc/xen/unikernels/try.cfg").strip()
