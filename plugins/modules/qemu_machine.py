@@ -161,6 +161,7 @@ def command_line(params: dict[str, Any], accelerated: bool) -> list[str]:
     ]
     mac = "52:54:00:" + ":".join(hashlib.sha256(params["name"].encode()).hexdigest()[at : at + 2] for at in (0, 2, 4))
     # Other CPU models crash Xen under emulation; "-monitor" spares it an instruction that TCG lacks.
+    # The rest is for speed: no waiting for randomness, and digests and ciphers by QEMU's own code.
     cpu = (
         ["-accel", "kvm", "-cpu", "host"]
         if accelerated
