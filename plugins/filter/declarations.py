@@ -113,6 +113,12 @@ def as_domains(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any
     return domains
 
 
+def images_by_name(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Image name -> manifest, from the results of loops over images with ``item.key`` as the name."""
+    of_the_task = ("item", "invocation", "ansible_loop_var", "failed", "changed")
+    return {one["item"]["key"]: {key: one[key] for key in one if key not in of_the_task} for one in results}
+
+
 def image_digests(stored: dict[str, dict[str, Any]], wanted: dict[str, Any]) -> dict[str, str]:
     """Image name -> sha256 of those of ``wanted`` that are stored; in check mode one that has yet to be built has none."""
     return {name: image["sha256"] for name, image in stored.items() if name in wanted and image.get("sha256")}
@@ -184,6 +190,7 @@ class FilterModule:
             "placement_problems": placement_problems,
             "host_problems": host_problems,
             "as_domains": as_domains,
+            "images_by_name": images_by_name,
             "image_digests": image_digests,
             "image_sidecars": image_sidecars,
             "rollback_problems": rollback_problems,

@@ -29,6 +29,11 @@ options:
     description: File name of a statement or signature to its sha256; one that differs here is missing, for it was made anew.
     type: dict
     default: {}
+  shipped:
+    description: >-
+      What an earlier call named as missing has been shipped: an image that has not arrived whole is an error now, not missing.
+    type: bool
+    default: false
   mirror:
     description: >-
       Address of a copy of a store, on any static HTTP(S) file server. A download that was cut goes on where it was. What
@@ -74,7 +79,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 missing:
-  description: Files that are neither in the store nor have arrived, to be shipped into it under the name C(.incoming-FILE).
+  description: Files that are neither in the store nor have arrived whole, to be shipped into it as C(.incoming-FILE).
   returned: success
   type: list
   elements: str
@@ -101,12 +106,13 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import fetch_url
+from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, verify
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     DIGEST,
     INCOMING,
     KINDS,
+    DamagedArrival,
     StoreError,
     digest_of,
     image_path,
@@ -116,24 +122,6 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
     unused,
     write_whole,
 )
-
-
-def pull(module: AnsibleModule, mirror: str, store: str, file: str) -> bool:
-    """Get ``file`` from the mirror as one that arrived; False where the mirror has none."""
-    path = os.path.join(store, INCOMING + file)
-    there = os.path.getsize(path) if os.path.exists(path) else 0
-    headers = {"Range": f"bytes={there}-"} if there else {}
-    response, info = fetch_url(module, f"{mirror.rstrip('/')}/{file}", headers=headers, timeout=60)
-    if info["status"] == 404:
-        return False
-    if info["status"] == 416:  # it has arrived whole already
-        return True
-    if info["status"] not in (200, 206):
-        raise StoreError(f"mirror {mirror}: {file}: {info['msg']}")
-    with open(path, "ab" if info["status"] == 206 else "wb") as target:
-        while block := response.read(1 << 20):
-            target.write(block)
-    return True
 
 
 def is_missing(store: str, file: str, sidecars: dict[str, Any]) -> bool:
@@ -188,8 +176,14 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         if params["mirror"] and not check:
             os.makedirs(store, mode=0o755, exist_ok=True)
             for kind in kinds:
-                pull(module, params["mirror"], store, f"{digest}.{kind}")
-        arrived, absent = take(store, digest, kinds, check)
+                file = f"{digest}.{kind}"
+                download(module, f"{params['mirror'].rstrip('/')}/{file}", os.path.join(store, INCOMING + file))
+        try:
+            arrived, absent = take(store, digest, kinds, check)
+        except DamagedArrival:
+            if params["shipped"] or params["mirror"]:
+                raise
+            arrived, absent = [], kinds  # a run that was killed left a part of it
         changed = changed or bool(arrived)
         if arrived and "xen" in arrived:
             taken.append(digest)
@@ -197,6 +191,8 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             if not check:
                 raise StoreError(f"mirror {params['mirror']}: has no image {digest}")
             changed, absent = True, []
+        if "xen" in absent and params["shipped"]:
+            raise StoreError(f"image {digest}: has not arrived in {store}: run again")
         missing += [f"{digest}.{kind}" for kind in absent]
     signers = {}
     for name, digest in wanted.items():
@@ -223,6 +219,7 @@ def main() -> None:
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "wanted": {"type": "dict", "default": {}},
             "sidecars": {"type": "dict", "default": {}},
+            "shipped": {"type": "bool", "default": False},
             "mirror": {"type": "str"},
             "signature": {"type": "str", "choices": ["required", "optional"], "default": "required"},
             "allowed_signers": {"type": "str"},

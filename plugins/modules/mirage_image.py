@@ -181,9 +181,9 @@ import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import fetch_url
 from ansible_collections.unikernels.xen.plugins.module_utils.image import mirage, provenance, signature
 from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout, is_url, local_folder
+from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     NAME,
     StoreError,
@@ -192,19 +192,6 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
     point,
     put,
 )
-
-
-def download(module: AnsibleModule, url: str, folder: str) -> str:
-    response, info = fetch_url(module, url, timeout=60)
-    if info["status"] != 200:
-        raise StoreError(f"url {url}: {info['msg']}")
-    path = os.path.join(folder, "image")
-    with open(path, "wb") as file:
-        while True:
-            block = response.read(1 << 20)
-            if not block:
-                return path
-            file.write(block)
 
 
 def finished(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
@@ -217,7 +204,9 @@ def finished(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
         changed, manifest = False, describe(store, digest)
     elif params["url"]:
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
-            path = download(module, params["url"], folder)
+            path = os.path.join(folder, "image")
+            if not download(module, params["url"], path):
+                raise StoreError(f"url {params['url']}: the server has no such file")
             changed, manifest = put(store, path, digest, {"name": params["name"], "source": params["url"]}, module.check_mode)
     else:
         extra = {"name": params["name"], "source": os.path.basename(params["file"])}

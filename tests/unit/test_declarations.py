@@ -5,6 +5,7 @@ from ansible_collections.unikernels.xen.plugins.filter.declarations import (
     as_domains,
     declaration_problems,
     health_checks,
+    images_by_name,
     network_words,
     standin_lines,
     used_images,
@@ -58,6 +59,11 @@ def test_images_become_kernels():
     assert used_images([UNIKERNEL], {**IMAGES, "other": {}}) == IMAGES
     assert used_images([{**UNIKERNEL, "state": "absent"}], IMAGES) == {}
     assert standin_lines([UNIKERNEL], stored) == ["www runs a STAND-IN, not a unikernel (stand-in for web)"]
+
+
+def test_results_of_loops_become_images():
+    results = [{"item": {"key": "www"}, "ansible_loop_var": "item", "failed": False, "changed": True, "sha256": "ab"}]
+    assert images_by_name(results) == {"www": {"sha256": "ab"}}
 
 
 def test_network_words():

@@ -39,6 +39,10 @@ class StoreError(Exception):
     """One line: what could not be stored, where and why."""
 
 
+class DamagedArrival(StoreError):
+    """What arrived of an image is a part of it, or another."""
+
+
 def write_whole(path: str, data: bytes, mode: int) -> None:
     """Write ``path`` atomically: the old file or the new one, never a part, also after a power cut."""
     folder = os.path.dirname(path)
@@ -250,8 +254,8 @@ def remove(paths: list[str]) -> None:
 def take(store: str, digest: str, kinds: list[str], check: bool) -> tuple[list[str], list[str]]:
     """Rename what arrived of an image (``.incoming-<digest>.<kind>``) into its place, the image last and verified.
 
-    Returns (kinds that were taken, kinds that are absent). StoreError when the content is not what its name says;
-    it is removed then.
+    Returns (kinds that were taken, kinds that are absent). An image that is not what its name says has not arrived
+    whole: it is removed, and DamagedArrival says so.
     """
     taken, absent = [], []
     for kind in sorted(kinds, key=lambda kind: kind == "xen"):
@@ -264,7 +268,7 @@ def take(store: str, digest: str, kinds: list[str], check: bool) -> tuple[list[s
             if found != digest:
                 if not check:
                     os.unlink(path)
-                raise StoreError(f"image {digest}: what arrived has the sha256 {found}; it was removed: run again")
+                raise DamagedArrival(f"image {digest}: what arrived has the sha256 {found}; it was removed: run again")
             try:
                 inspect_file(path)
             except ImageError as error:
