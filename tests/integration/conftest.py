@@ -50,8 +50,9 @@ CONTROL = pathlib.Path(tempfile.mkdtemp(prefix="dom0-")) / "ssh"
 class Dom0:
     """The lab machine's Dom0 over ssh, one connection for all: a new one takes an emulated machine two seconds."""
 
-    def __init__(self):
-        variables = json.loads(run("ansible-inventory", "--host", "xen1").stdout)
+    def __init__(self, name="xen1"):
+        self.name = name
+        variables = json.loads(run("ansible-inventory", "--host", name).stdout)
         port = str(variables["ansible_port"])
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=20"]
         # A machine that was reset is known within 15 s to be another one.

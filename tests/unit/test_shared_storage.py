@@ -1,6 +1,7 @@
 """Which disks do several hosts have, and who has one open?"""
 
 import fcntl
+import pathlib
 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Disk
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import shared_storage
@@ -32,6 +33,9 @@ def test_who_has_a_disk(tmp_path, monkeypatch):
     with lock.open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert shared_storage.holder(disk, "db") == "domain db on host elsewhere"
-        lock.write_text("domain db on host here\n")
+        lock.write_text("domain db on host here\nanother boot\n")
+        assert shared_storage.holder(disk, "db") == "domain db on host here", "two hosts may have one name"
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()
+        lock.write_text(f"domain db on host here\n{boot}")
         assert shared_storage.holder(disk, "db") == ""
         assert shared_storage.holder(disk, "other") == "domain db on host here"

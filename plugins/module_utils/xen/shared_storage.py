@@ -60,10 +60,18 @@ def holder(disk: Disk, name: str) -> str:
             try:
                 fcntl.flock(file, (fcntl.LOCK_EX if disk.access == "w" else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
-                words = " ".join(file.read(400).split()) or "a host that has not said its name"
+                words, _newline, boot = file.read(400).partition("\n")
                 # A domain that is to be replaced holds it itself, under any of its names.
                 own = [f"domain {one} on host {platform.node()}" for one in (name, f"{name}~next", f"{name}~prev")]
-                return "" if words in own else words
+                if words in own and boot.strip() == _boot():
+                    return ""
+                return words or "a host that has not said its name"
     except OSError:
         return ""
     return ""
+
+
+def _boot() -> str:
+    """The number of this host's boot: two hosts may have one name."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()

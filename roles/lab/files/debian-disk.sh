@@ -30,8 +30,9 @@ root=\$1
 mkdir -p -m 700 "\$root/root/.ssh"
 cat >"\$root/root/.ssh/authorized_keys" <'$key'
 echo 'LABEL=root / ext4 errors=remount-ro,noatime 0 1' >"\$root/etc/fstab"
-echo lab >"\$root/etc/hostname"
-printf '127.0.0.1 localhost\n127.0.1.1 lab\n' >"\$root/etc/hosts"
+# Several machines boot from it: each is told its name by DHCP.
+echo localhost >"\$root/etc/hostname"
+echo '127.0.0.1 localhost' >"\$root/etc/hosts"
 printf 'auto lo\niface lo inet loopback\n\nauto ens3\niface ens3 inet dhcp\n' >"\$root/etc/network/interfaces"
 chroot "\$root" passwd -l root >/dev/null
 sed -i -e 's/^GRUB_TIMEOUT=.*/GRUB_TIMEOUT=1/' \
