@@ -34,6 +34,10 @@ host:
   returned: always
   type: dict
   contains:
+    name:
+      description: Its host name, from which MACs and UUIDs of its domains are derived where none are declared.
+      type: str
+      sample: xen1
     distribution:
       description: ID of os-release.
       type: str
@@ -210,6 +214,7 @@ def main() -> None:
     module.exit_json(
         changed=False,
         host={
+            "name": platform.node(),
             "distribution": distribution,
             "release": release,
             "machine": platform.machine(),

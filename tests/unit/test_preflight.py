@@ -2,7 +2,11 @@
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
-from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import host_refusals, placement_refusals
+from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import (
+    host_refusals,
+    placement_refusals,
+    twin_refusals,
+)
 
 INFO = {
     "distribution": "debian",
@@ -63,3 +67,9 @@ def test_placement():
     # The bridge is not there yet: it will have the uplink's network.
     assert "outside the network of xenbr0 (10.0.2.0/24)" in placement(address="10.9.0.2/24")[0]
     assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []
+
+
+def test_two_machines_of_one_name():
+    assert twin_refusals({"a": "xen1", "b": "xen2"}) == []
+    (line,) = twin_refusals({"a": "xen1", "b": "xen2", "c": "xen1"})
+    assert line.startswith("a, c: all have the host name 'xen1'") and "hostnamectl set-hostname" in line

@@ -53,6 +53,20 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     return lines
 
 
+def twin_refusals(names: dict[str, str]) -> list[str]:
+    """One line for each host name that several of the inventory's hosts have; ``names``: inventory name -> host name."""
+    hosts: dict[str, list[str]] = {}
+    for host, name in names.items():
+        hosts.setdefault(name, []).append(host)
+    return [
+        f"{', '.join(twins)}: all have the host name {name!r}: either they are one machine, which must be in the inventory once,"
+        " or MACs and UUIDs of their domains and their locks on NFS, which are made from it, would clash: give each a name of"
+        " its own (hostnamectl set-hostname NAME)"
+        for name, twins in hosts.items()
+        if len(twins) > 1
+    ]
+
+
 def placement_refusals(declarations: list[Declaration], info: dict[str, Any], dom0_memory: int, bridge: str) -> list[str]:
     """One line for each reason why what is declared can't run on the host, before anything on it changes."""
     networks = {name: list(addresses) for name, addresses in info["bridges"].items()}
