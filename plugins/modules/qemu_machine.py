@@ -181,7 +181,9 @@ def command_line(params: dict[str, Any], accelerated: bool) -> list[str]:
         "-chardev", f"socket,id=serial,path={path['serial']},server=on,wait=off,logfile={path['console.log']},logappend=on",
         "-serial", "chardev:serial",
         "-drive", f"file={path['overlay.qcow2']},if=virtio,cache=unsafe,discard=unmap,format=qcow2",
-        "-netdev", f"user,id=net,ipv6=off,hostname={params['name']}," + ",".join(forwards),
+        "-netdev", "user,id=net,ipv6=off," + ",".join(forwards),
+        # The disk takes its host name from there.
+        "-smbios", "type=3,asset=" + params["name"].replace(",", ",,"),
         # A fixed place on the bus: Debian calls the card ens3.
         "-device", f"virtio-net-pci,netdev=net,bus=pci.0,addr=0x3,mac={mac}",
         "-object", "rng-random,filename=/dev/urandom,id=random", "-device", "virtio-rng-pci,rng=random,bus=pci.0,addr=0x5",

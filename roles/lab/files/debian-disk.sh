@@ -30,9 +30,24 @@ root=\$1
 mkdir -p -m 700 "\$root/root/.ssh"
 cat >"\$root/root/.ssh/authorized_keys" <'$key'
 echo 'LABEL=root / ext4 errors=remount-ro,noatime 0 1' >"\$root/etc/fstab"
-# Several machines boot from it: each is told its name by DHCP.
-echo localhost >"\$root/etc/hostname"
+# Several machines boot from it: each learns its name from its firmware, before anything asks for it, and keeps it.
+rm -f "\$root/etc/hostname"
 echo '127.0.0.1 localhost' >"\$root/etc/hosts"
+cat >"\$root/etc/systemd/system/machine-name.service" <<'UNIT'
+[Unit]
+Description=Take the name that the firmware has for this machine
+DefaultDependencies=no
+ConditionPathExists=!/etc/hostname
+After=systemd-remount-fs.service
+Before=sysinit.target
+[Service]
+Type=oneshot
+ExecStart=/bin/sh -c 'cp /sys/class/dmi/id/chassis_asset_tag /etc/hostname && hostname -F /etc/hostname'
+[Install]
+WantedBy=sysinit.target
+UNIT
+mkdir -p "\$root/etc/systemd/system/sysinit.target.wants"
+ln -s ../machine-name.service "\$root/etc/systemd/system/sysinit.target.wants/machine-name.service"
 printf 'auto lo\niface lo inet loopback\n\nauto ens3\niface ens3 inet dhcp\n' >"\$root/etc/network/interfaces"
 chroot "\$root" passwd -l root >/dev/null
 sed -i -e 's/^GRUB_TIMEOUT=.*/GRUB_TIMEOUT=1/' \
