@@ -42,7 +42,8 @@ After=systemd-remount-fs.service
 Before=sysinit.target
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'cp /sys/class/dmi/id/chassis_asset_tag /etc/hostname && hostname -F /etc/hostname'
+ExecStart=/bin/sh -c 'cp /sys/class/dmi/id/chassis_asset_tag /etc/hostname && hostname -F /etc/hostname && \
+  sed "s/^/127.0.1.1 /" /etc/hostname >>/etc/hosts'
 [Install]
 WantedBy=sysinit.target
 UNIT
