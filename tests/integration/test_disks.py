@@ -27,7 +27,7 @@ def test_an_empty_disk_is_made_once_grown_and_never_shrunk(with_disks, dom0):
     dom0(f"echo precious | dd of={path} conv=notrunc 2>/dev/null")
     assert with_disks(disk)["changed"] is False
     grown = with_disks({**disk, "size": 6})
-    assert grown["steps"] == ["recreate try"]
+    assert grown["steps"] == ["recreate try"], grown
     assert dom0(f"stat -c %s {path}").strip() == str(6 << 20)
     assert dom0("xenstore-read /libxl/$(xl domid try)/device/vbd/51712/params").strip() == path
     assert "shrinking would lose data" in with_disks({**disk, "size": 5})["msg"]
