@@ -100,11 +100,6 @@ def host_problems(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     return preflight.host_refusals(info, int(dom0_memory), bridge, bool(manage_network))
 
 
-def twin_problems(names: dict[str, str]) -> list[str]:
-    """One line for each host name that several of the inventory's hosts have."""
-    return preflight.twin_refusals(names)
-
-
 def as_domains(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]], store: str) -> list[dict[str, Any]]:
     """What xen_domains takes: `image` becomes the path of the stored file; ``stored``: image key -> manifest."""
     domains = []
@@ -194,7 +189,7 @@ class FilterModule:
             "used_images": used_images,
             "placement_problems": placement_problems,
             "host_problems": host_problems,
-            "twin_problems": twin_problems,
+            "twin_problems": preflight.twin_refusals,
             "as_domains": as_domains,
             "images_by_name": images_by_name,
             "image_digests": image_digests,
