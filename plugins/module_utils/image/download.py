@@ -27,7 +27,7 @@ def download(module: AnsibleModule, url: str, path: str) -> bool:
     if info["status"] == 416:  # nothing is after what is there: it has arrived whole
         return True
     if info["status"] not in (200, 206):
-        raise StoreError(f"{url}: {info['msg']}")
+        raise StoreError(f"url {url}: {info['msg']}")
     with open(path, "ab" if info["status"] == 206 else "wb") as file:
         while block := response.read(1 << 20):
             file.write(block)
