@@ -41,9 +41,18 @@ def _is_address(text: Any) -> bool:
     return True
 
 
-def dns_problems(forward: list[Any], zones: dict[str, Any]) -> list[str]:
-    """Mistakes in dns_forward and dns_zones."""
+def _is_network(text: Any) -> bool:
+    try:
+        ipaddress.ip_network(str(text))
+    except ValueError:
+        return False
+    return "/" in str(text)
+
+
+def dns_problems(forward: list[Any], zones: dict[str, Any], clients: list[Any]) -> list[str]:
+    """Mistakes in dns_forward, dns_zones and dns_clients."""
     lines = [f"dns_forward: {one!r} is not an address" for one in forward if not _is_address(one)]
+    lines += [f"dns_clients: {one!r} is not a network, as in 192.0.2.0/24" for one in clients if not _is_network(one)]
     for name, text in zones.items():
         if not _ZONE.fullmatch(str(name)):
             lines.append(f"dns_zones: {name!r} is not the name of a zone")

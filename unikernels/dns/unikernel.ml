@@ -9,6 +9,11 @@ module K = struct
     let described = Arg.info ~doc ~docv:"ADDRESS" [ "forward" ] in
     Mirage_runtime.register_arg Arg.(value & opt_all Mirage_runtime_network.Arg.ip_address [] described)
 
+  let clients =
+    let doc = "Resolve for this network too, beside its own; may be given again. All others get what is in the zones." in
+    let network = Arg.conv (Ipaddr.Prefix.of_string, Ipaddr.Prefix.pp) in
+    Mirage_runtime.register_arg Arg.(value & opt_all network [] (info ~doc ~docv:"NETWORK" [ "client" ]))
+
   let zone_block =
     let doc = "Answer for the zones (zone file format, each with its SOA) on the domain's first disk." in
     let described = Arg.info ~doc ~docv:"BOOL" [ "zone-block" ] in
@@ -30,23 +35,26 @@ let trie_of_zones text =
       | Error error -> Fmt.failwith "--zone-block: %a" Dns_trie.pp_zone_check error)
 
 module Main (Stack : Tcpip.Stack.V4V6) = struct
-  module Recursive = Dns_resolver_mirage.Make (Stack)
-  module Forwarding = Dns_stub_mirage.Make (Stack)
-
   let start stack =
     (if K.zone_block () then Disk.text () >|= trie_of_zones else Lwt.return Dns_trie.empty) >>= fun zones ->
     let rng = Mirage_crypto_rng.generate in
     (* Whoever asks for a whole zone gets nothing: there are no secondaries. *)
     let primary = Dns_server.Primary.create ~unauthenticated_zone_transfer:false ~rng zones in
     let cache_size = K.cache_size () in
+    let module Stack = Clients.Make (Stack) (struct
+      let networks () = Stack.IP.configured_ips (Stack.ip stack) @ K.clients ()
+      let zones = primary
+    end) in
     (match K.forward () with
     | [] ->
         let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
         let resolver = Dns_resolver.create ~cache_size ~record_clients:false [ `Qname_minimisation ] now elapsed rng primary in
+        let module Recursive = Dns_resolver_mirage.Make (Stack) in
         let (_ : Recursive.t) = Recursive.resolver stack ~root:true resolver in
         Lwt.return "asks the root's servers"
     | servers ->
         let nameservers = List.map (fun address -> "udp:" ^ Ipaddr.to_string address) servers in
+        let module Forwarding = Dns_stub_mirage.Make (Stack) in
         Forwarding.H.connect_device stack >>= fun happy_eyeballs ->
         Forwarding.create ~cache_size ~record_clients:false ~nameservers primary ~happy_eyeballs stack
         >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " nameservers)
