@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -119,6 +120,17 @@ def images_by_name(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {one["item"]["key"]: {key: one[key] for key in one if key not in of_the_task} for one in results}
 
 
+def packed_sources(wanted: dict[str, Any], packed: list[dict[str, Any]], folder: str) -> dict[str, Any]:
+    """``wanted`` with the archives in ``folder`` for sources that a loop over images packed; an overlay is in them."""
+    archives = {one["item"]["key"]: os.path.join(folder, os.path.basename(one["path"])) for one in packed}
+    return {
+        name: {**{key: value for key, value in origin.items() if key != "overlay"}, "source": archives[name]}
+        if name in archives
+        else origin
+        for name, origin in wanted.items()
+    }
+
+
 def image_digests(stored: dict[str, dict[str, Any]], wanted: dict[str, Any]) -> dict[str, str]:
     """Image name -> sha256 of those of ``wanted`` that are stored; in check mode one that has yet to be built has none."""
     return {name: image["sha256"] for name, image in stored.items() if name in wanted and image.get("sha256")}
@@ -192,6 +204,7 @@ class FilterModule:
             "twin_problems": preflight.twin_refusals,
             "as_domains": as_domains,
             "images_by_name": images_by_name,
+            "packed_sources": packed_sources,
             "image_digests": image_digests,
             "image_sidecars": image_sidecars,
             "rollback_problems": rollback_problems,

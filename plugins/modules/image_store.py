@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: image_store
 short_description: Take images into a host's store, check who signed them, and remove what nothing uses
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - One call for a host's images, whatever their number. What arrived is verified by its digest and renamed into its
     place; what is missing comes from a mirror where one is given, or is named for the caller to ship.

@@ -26,7 +26,8 @@ options:
     default: /var/lib/unikernels/images
   source:
     description:
-      - Folder with C(config.ml) on the machine where the task runs, or the URL of a git repository, which needs O(version).
+      - Folder with C(config.ml) on the machine where the task runs, or the URL of a git repository, which needs O(version),
+        or an archive that M(unikernels.xen.source_archive) made of a folder on another machine.
       - What C(.gitignore) names, and what a build leaves, is not part of the sources.
     type: str
   version:
@@ -91,6 +92,7 @@ options:
     default: ""
 seealso:
   - module: unikernels.xen.mirage_image_info
+  - module: unikernels.xen.source_archive
 """
 
 EXAMPLES = r"""
@@ -182,6 +184,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image import mirage, provenance, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image.archive import name_of, unpacked
 from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout, is_url, local_folder
 from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
@@ -225,17 +228,27 @@ def finished(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
 def from_source(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
     """Build an image. (changed, manifest)"""
     params = module.params
-    tools = mirage.toolchain(params["toolchain"])
     if is_url(params["source"]):
         if not params["version"]:
             raise mirage.BuildError(f"source {params['source']}: a git repository needs version: the revision to build")
         source = checkout(params["source"], params["version"], params["subfolder"], params["work"])
-    else:
-        if params["version"] or params["subfolder"]:
-            raise mirage.BuildError("version, subfolder: are for a git repository, and source is a folder")
-        folder = local_folder(params["source"])
-        source = mirage.Source(folder, "file:" + os.path.basename(folder))
-    name = params["name"] or os.path.basename(source.folder.rstrip("/"))
+        return build(module, source, os.path.basename(source.folder.rstrip("/")))
+    if params["version"] or params["subfolder"]:
+        raise mirage.BuildError("version, subfolder: are for a git repository, and source is a folder")
+    path = local_folder(params["source"])
+    name = name_of(path)
+    if not name:
+        return build(module, mirage.Source(path, "file:" + os.path.basename(path)), os.path.basename(path))
+    if params["update_lock"]:
+        raise mirage.BuildError("update_lock: the lock file goes into the source's folder: make it where that folder is")
+    with unpacked(path, params["work"]) as folder:
+        return build(module, mirage.Source(folder, "file:" + name), name)
+
+
+def build(module: AnsibleModule, source: mirage.Source, name: str) -> tuple[bool, dict[str, Any]]:
+    params = module.params
+    tools = mirage.toolchain(params["toolchain"])
+    name = params["name"] or name
     request = mirage.Request(
         name, source, tuple(params["configure"]), params["update_lock"], params["timeout"], params["signing_key"] or "",
         params["verify_reproducible"],

@@ -3,7 +3,9 @@
 import json
 import pathlib
 
-from .toolchain import VERSIONS
+from tests.guests import service
+
+from .toolchain import TEMPLATE, VERSIONS
 
 HERE = pathlib.Path(__file__).parent
 HELLO = HERE / "hello"
@@ -16,6 +18,7 @@ def make_toolchain(folder):
     (folder / "opam/double.json").write_text('{"switch": "mirage", "installed": []}')
     for tool in ("opam", "mirage", "dune"):
         (folder / "bin" / tool).symlink_to(HERE / "toolchain.py")
+    (folder / "service.xen").write_bytes(service(TEMPLATE))
     (folder / "versions.json").write_text(json.dumps(VERSIONS))
     return str(folder)
 
@@ -24,4 +27,5 @@ def make_opam(folder):
     """The path of an `opam`, before any toolchain is made."""
     folder.mkdir()
     (folder / "opam").symlink_to(HERE / "toolchain.py")
+    (folder / "service.xen").write_bytes(service(TEMPLATE))
     return str(folder / "opam")

@@ -3,7 +3,8 @@
 
 Called by the name of the tool that it stands for, it keeps to that tool's contract as the roles and modules use it: the
 options, the files written, the words and exit codes of failures, the lock step. What it "compiles" is a real PVH image:
-tests/guests/service.c, which says what the source's ``greeting`` says. Its OCaml is a few lines of pattern matching:
+tests/guests/service.c, compiled when the double was laid out, which says what the source's ``greeting`` says. Its OCaml is
+a few lines of pattern matching:
 
 * ``let greeting = "..."`` in unikernel.ml goes into the image;
 * ``let NAME : int = "..."`` is the type error that it is in OCaml;
@@ -21,9 +22,8 @@ import re
 import sys
 import time
 
-ROOT = pathlib.Path(os.path.realpath(__file__)).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
-
+# The greeting of the compiled image that lies beside ``bin``: a builder needs no more than Python and make.
+TEMPLATE = "@" * 80
 VERSIONS = {"mirage": "4.11.1", "opam-monorepo": "0.4.3", "solo5": "0.12.1", "ocaml-solo5": "1.3.2", "ocaml": "5.4.1"}
 KNOWN = ("--no-dhcp", "--no-depext", "--no-extra-repo", "--color", "--net", "--kv_ro", "--block", "--enable-monitoring")
 MAKEFILE = """\
@@ -132,6 +132,8 @@ def opam(arguments):
             link = root / told["switch"] / "bin" / tool
             if not link.is_symlink():
                 link.symlink_to(os.path.realpath(__file__))
+        template = pathlib.Path(sys.argv[0]).parent / "service.xen"
+        (root / told["switch"] / "service.xen").write_bytes(template.read_bytes())
     elif words[:1] == ["install"]:
         print("Nothing to do.")
     elif words[:2] == ["list", "mirage"] or words[:1] == ["list"]:
@@ -165,14 +167,14 @@ def dune(_arguments):
             time.sleep(1)
     if "(* double: nothing *)" in text:
         return
-    from tests.guests import service
-
     greeting = re.search(r'let greeting = "([^"]*)"', text)
     words = greeting.group(1) if greeting else f"A double of {name_of()} {hashlib.sha256(text.encode()).hexdigest()[:8]}"
     if "(* double: random *)" in text:
         words += f" {os.urandom(4).hex()}"
     pathlib.Path("dist").mkdir(exist_ok=True)
-    pathlib.Path(f"dist/{name_of()}.xen").write_bytes(service(words))
+    image = (pathlib.Path(sys.argv[0]).parents[1] / "service.xen").read_bytes()
+    assert TEMPLATE.encode() in image and len(words) <= len(TEMPLATE)
+    pathlib.Path(f"dist/{name_of()}.xen").write_bytes(image.replace(TEMPLATE.encode(), words.ljust(len(TEMPLATE)).encode()))
 
 
 if __name__ == "__main__":

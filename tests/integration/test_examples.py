@@ -20,7 +20,9 @@ from .conftest import ROOT, playbook
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 ONLY_LOOK = {"service_health", "xen_console"}  # at the site's own domains, which they leave as they are
-ON_THE_CONTROLLER = {"standin_image", "qemu_machine", "mirage_image", "mirage_image_info", "mirage_toolchain", "image_store"}
+ON_THE_CONTROLLER = {
+    "image_store", "mirage_image", "mirage_image_info", "mirage_toolchain", "qemu_machine", "source_archive", "standin_image"
+}  # fmt: skip
 
 
 def examples(module):

@@ -4,19 +4,22 @@ opam's archive is not reached everywhere, so mirage, opam and dune are doubles (
 PVH guest that boots and answers.
 """
 
+import base64
+import hashlib
 import http.server
 import json
 import os
 import pathlib
 import shutil
 import subprocess
+import tarfile
 import threading
 
 import pytest
 
 from tests.doubles import HELLO, make_toolchain
 
-from .conftest import ROOT, STORE, playbook
+from .conftest import ROOT, STORE, playbook, run
 
 ADDRESS = "10.0.2.121"
 ASK = f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://{ADDRESS}/\", timeout=10).read().decode())'"
@@ -109,14 +112,23 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert "xen1: rollback: xen1 has no unikernel 'nosuch' (declared: try)" in refused.words
 
 
-def test_another_machine_builds(fleet):
-    """A host of the inventory, with a store of its own; the controller gets each file once."""
-    builder = {"ansible_connection": "local", "ansible_python_interpreter": "/usr/bin/python3"}
+def test_another_machine_builds(fleet, dom0):
+    """A host of the inventory, over ssh, with nothing of ours on it: sources go there, each file comes back once."""
+    dom0("command -v make || apt-get -qq -y --no-install-recommends install make", timeout=600)
+    with tarfile.open(fleet.folder / "builder.tar", "w", dereference=True) as archive:
+        archive.add(fleet.variables["unikernel_images_toolchain"], "tools")
+        archive.add(fleet.folder / "alice", "alice")
+    dom0("mkdir -p /root/builder && base64 -d | tar -x --no-same-owner -C /root/builder",
+         data=base64.b64encode((fleet.folder / "builder.tar").read_bytes()).decode())  # fmt: skip
+    machine = json.loads(run("ansible-inventory", "-i", fleet.inventory(), "--host", "xen1").stdout)
+    builder = {name: value for name, value in machine.items() if name.startswith("ansible_")}
     (fleet.folder / "inventory/builder.yml").write_text(json.dumps({"all": {"hosts": {"builder": builder}}}))
     at = {
         "unikernel_images_builder": "builder",
-        "unikernel_images_builder_store": str(fleet.folder / "builder/images"),
-        "unikernel_images_builder_work": str(fleet.folder / "builder/work"),
+        "unikernel_images_builder_store": "/root/builder/images",
+        "unikernel_images_builder_work": "/root/builder/work",
+        "unikernel_images_toolchain": "/root/builder/tools",
+        "unikernel_images_signing_key": "/root/builder/alice",
         "unikernel_images_controller": str(fleet.folder / "elsewhere"),
     }
     fleet.run("playbooks/images.yml", "--check", **at)
@@ -127,7 +139,8 @@ def test_another_machine_builds(fleet):
 
     brought = files(fleet.folder / "elsewhere/images")
     assert sorted(name.partition(".")[2] for name in brought) == ["json", "provenance.json", "provenance.json.sig", "xen"]
-    assert brought == files(fleet.folder / "builder/images")
+    there = dom0("cd /root/builder/images && sha256sum *.*").split()
+    assert dict(zip(there[1::2], there[::2])) == {name: hashlib.sha256(data).hexdigest() for name, data in brought.items()}
     again = fleet.run("playbooks/images.yml", **at)
     assert again.changed == 0 and "(item=" not in again.stdout.partition("Bring what it lacks")[2].partition("TASK")[0]
     # A run that was killed left a part of it.

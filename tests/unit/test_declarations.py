@@ -7,6 +7,7 @@ from ansible_collections.unikernels.xen.plugins.filter.declarations import (
     health_checks,
     images_by_name,
     network_words,
+    packed_sources,
     standin_lines,
     used_images,
 )
@@ -64,6 +65,18 @@ def test_images_become_kernels():
 def test_results_of_loops_become_images():
     results = [{"item": {"key": "www"}, "ansible_loop_var": "item", "failed": False, "changed": True, "sha256": "ab"}]
     assert images_by_name(results) == {"www": {"sha256": "ab"}}
+
+
+def test_what_was_packed_is_built_from_the_archive():
+    wanted = {
+        "www": {"source": "/here/web", "overlay": {"htdocs": "/srv/www"}, "configure": ["--x=y"]},
+        "git": {"source": "https://example.net/x", "version": "main"},
+    }
+    packed = [{"item": {"key": "www"}, "path": "/cache/sources/www-ab.tar"}]
+    assert packed_sources(wanted, packed, "/work/sources") == {
+        "www": {"source": "/work/sources/www-ab.tar", "configure": ["--x=y"]},
+        "git": wanted["git"],
+    }
 
 
 def test_network_words():

@@ -143,23 +143,29 @@ def built(store: str, key: str) -> dict[str, Any] | None:
     return describe(store, digest) if os.path.exists(image_path(store, digest)) else None
 
 
-def refusals(request: Request, tools: Toolchain) -> None:
-    """BuildError for what can be known before anything is started."""
-    folder = request.source.folder
+def config_of(folder: str, overlay: tuple[tuple[str, str], ...]) -> str:
+    """The text of a unikernel's config.ml. BuildError where the folder is none's, or what is put over it is not there."""
     try:
         with open(os.path.join(folder, "config.ml"), encoding="utf-8", errors="replace") as file:
             config = file.read()
     except OSError as error:
         raise BuildError(f"source {folder}: not a unikernel's folder: there is no config.ml in it") from error
-    for option in request.configure:
-        refusal = configure_refusal(option)
-        if refusal:
-            raise BuildError(refusal)
-    for path, laid in request.overlay:
+    for path, laid in overlay:
         if os.path.isabs(path) or ".." in path.split("/") or not path.strip("./"):
             raise BuildError(f"overlay: {path!r}: expected a folder inside the source's folder")
         if not os.path.isdir(laid):
             raise BuildError(f"overlay: {path}: {laid} is not a folder")
+    return config
+
+
+def refusals(request: Request, tools: Toolchain) -> None:
+    """BuildError for what can be known before anything is started."""
+    folder = request.source.folder
+    config = config_of(folder, request.overlay)
+    for option in request.configure:
+        refusal = configure_refusal(option)
+        if refusal:
+            raise BuildError(refusal)
     refusal = range_refusal(config, tools.versions.get("mirage", ""))
     if refusal:
         raise BuildError(f"source {folder}: {refusal}")

@@ -1,0 +1,100 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. A unikernel's sources as one file, for a builder that is another machine. The same sources give the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+import tarfile
+import tempfile
+from collections.abc import Iterator
+
+from .mirage import BuildError
+from .sources import source_files
+from .store import INCOMING, digest_of
+
+_NAMED = re.compile(r"(.+)-[0-9a-f]{64}\.tar")
+
+
+def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: str, check: bool) -> tuple[bool, str]:
+    """The sources of ``folder``, with those of each (path inside, folder) over them, as ``target``/NAME-SHA256.tar.
+
+    (whether it has yet to be, or was written; its path)
+    """
+    os.makedirs(target, mode=0o755, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=INCOMING, dir=target)
+    os.close(handle)
+    try:
+        _write(folder, overlay, draft)
+        path = os.path.join(target, f"{name}-{digest_of(draft)}.tar")
+        changed = not os.path.exists(path)
+        if changed and not check:
+            os.chmod(draft, 0o644)
+            os.rename(draft, path)
+        return changed, path
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+
+
+def name_of(path: str) -> str | None:
+    """The name that ``pack`` was given, for a file of its; None for anything else."""
+    found = _NAMED.fullmatch(os.path.basename(path))
+    return found.group(1) if found and os.path.isfile(path) else None
+
+
+def _write(folder: str, overlay: tuple[tuple[str, str], ...], path: str) -> None:
+    files = {inside: os.path.join(folder, inside) for inside in source_files(folder)}
+    for place, laid in overlay:
+        below = os.path.normpath(place) + "/"
+        files = {inside: full for inside, full in files.items() if not inside.startswith(below)}
+        files.update({below + inside: os.path.join(laid, inside) for inside in source_files(laid)})
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        for inside, full in sorted(files.items()):
+            member, status = tarfile.TarInfo(inside), os.lstat(full)
+            if stat.S_ISREG(status.st_mode):
+                member.size, member.mode = status.st_size, 0o755 if status.st_mode & 0o100 else 0o644
+                with open(full, "rb") as file:
+                    archive.addfile(member, file)
+            elif stat.S_ISLNK(status.st_mode):
+                member.type, member.linkname = tarfile.SYMTYPE, os.readlink(full)
+                archive.addfile(member)
+            else:
+                raise BuildError(f"source {folder}: {inside} is neither a file nor a link")
+
+
+@contextlib.contextmanager
+def unpacked(path: str, work: str) -> Iterator[str]:
+    """A folder below ``work`` with what ``path`` holds, for as long as it is needed. BuildError."""
+    os.makedirs(work, mode=0o755, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sources-", dir=os.path.realpath(work)) as folder:
+        try:
+            with tarfile.open(path, "r:") as archive:
+                for member in archive:
+                    _unpack(archive, member, folder)
+        except (OSError, tarfile.TarError) as error:
+            raise BuildError(f"source {path}: cannot be unpacked: {error}") from error
+        yield folder
+
+
+def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: str) -> None:
+    full = os.path.join(folder, member.name)
+    parent = os.path.dirname(full)
+    if os.path.normpath(full) != full or os.path.commonpath([os.path.realpath(parent), folder]) != folder:
+        raise tarfile.TarError(f"{member.name} leads out of it")
+    os.makedirs(parent, exist_ok=True)
+    content = archive.extractfile(member) if member.isreg() else None
+    if member.issym():
+        os.symlink(member.linkname, full)
+    elif content:
+        with open(full, "xb") as file:
+            shutil.copyfileobj(content, file)
+        os.chmod(full, 0o755 if member.mode & 0o100 else 0o644)
+    else:
+        raise tarfile.TarError(f"{member.name} is neither a file nor a link")
