@@ -48,36 +48,41 @@ def test_the_resolver_refuses_nothing_it_is_for_and_answers_nxdomain(site):
     assert "status: NXDOMAIN" in done.stdout
 
 
-# Ask from an address of no client's; the answer goes to the gateway, so it is read off the wire. Prints the return code.
+# Ask from an address of no client's; the answer goes to the gateway, so it is read off the wire. Prints the return codes.
 STRANGER = """
 import socket, struct, time
+DNS, STRANGER, GATEWAY = (socket.inet_aton(one) for one in ("10.0.2.102", "192.0.2.9", "10.0.2.2"))
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
 wire.settimeout(1)
-asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-asked.bind(("192.0.2.9", 0))
-question = b"".join(bytes([len(label)]) + label.encode() for label in NAME.split(".")) + struct.pack(">BHH", 0, 1, 1)
-until = time.monotonic() + 20
-while time.monotonic() < until:
-    asked.sendto(struct.pack(">6H", 4711, 0x100, 1, 0, 0, 0) + question, ("10.0.2.102", 53))
-    try:
-        while True:
-            frame = wire.recv(2000)
-            if frame[12:20] == bytes([10, 0, 2, 102, 192, 0, 2, 9]) and frame[28:30] == struct.pack(">H", 4711):
-                raise SystemExit(print(frame[31] & 15))
-    except socket.timeout:
-        pass
+raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+def ask(name, address, number):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    question = struct.pack(">6H", number, 0x100, 1, 0, 0, 0) + labels + struct.pack(">BHH", 0, 1, 1)
+    head = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 0, 0, 0, 64, 17, 0, address, DNS)
+    raw.sendto(head + struct.pack(">4H", 5353, 53, 8 + len(question), 0) + question, (socket.inet_ntoa(DNS), 0))
+
+def answer(name, number):
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        ask(name, STRANGER, number)
+        try:
+            while True:
+                frame = wire.recv(2000)
+                if frame[12:20] == DNS + STRANGER and frame[28:30] == struct.pack(">H", number):
+                    return frame[31] & 15
+        except socket.timeout:
+            pass
+
+print(answer("www.lab.example", 4711), answer("example.org", 4712))
+# QEMU lets who asks from outside come from where the domain last answered to.
+ask("www.lab.example", GATEWAY, 4713)
 """
 
 
 def test_a_stranger_gets_the_zones_and_no_more(site, dom0):
-    dom0("ip addr add 192.0.2.9/32 dev xenbr0")
-    try:
-        answers = [
-            dom0("python3 -", data=STRANGER.replace("NAME", repr(name))).strip() for name in ("www.lab.example", "example.org")
-        ]
-    finally:
-        dom0("ip addr del 192.0.2.9/32 dev xenbr0")
-    assert answers == ["0", "5"], "NOERROR and REFUSED (RFC 1035, 4.1.1)"
+    assert dom0("python3 -", data=STRANGER).split() == ["0", "5"], "NOERROR and REFUSED (RFC 1035, 4.1.1)"
+    assert dig() == "10.0.2.101"
 
 
 def profile(site):
