@@ -153,7 +153,9 @@ options:
         description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
         type: str
       format:
-        description: V(qcow2) needs QEMU in Dom0 (C(xen_host_qemu)).
+        description: >-
+          V(qcow2) needs QEMU in Dom0 (C(xen_host_qemu)), which gives it for reading and writing only and does not lock it, so
+          that it is refused on storage that other hosts have.
         type: str
         choices: [raw, qcow2]
         default: raw

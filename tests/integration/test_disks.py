@@ -68,7 +68,7 @@ def test_a_block_device_is_attached_as_it_is(with_disks, dom0):
 def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
     dom0("mv /usr/libexec/xen-qemu-system-i386 /root/qemu 2>/dev/null; true")
     try:
-        refused = with_disks({"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "size": 4})
+        refused = with_disks({"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "access": "w", "size": 4})
     finally:
         dom0("mv /root/qemu /usr/libexec/xen-qemu-system-i386 2>/dev/null; true")
     assert "format qcow2 needs QEMU in Dom0: set xen_host_qemu: true" in refused["msg"]

@@ -103,6 +103,11 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"interfaces": [{"mac": "00:16:3e:00:00:01"}]}, "interfaces[0]: bridge: is required"),
         ({"disks": [{"path": "d.img"}]}, "must be an absolute path"),
         ({"disks": [{"path": "/d", "format": "vdi"}]}, "must be one of raw, qcow2"),
+        ({"disks": [{"path": "/d", "format": "qcow2"}]}, "access: must be w with format qcow2"),
+        (
+            {"disks": [{"path": "/d", "format": "qcow2", "access": "w", "shared": True}]},
+            "format: must be raw on storage",
+        ),
         ({"disks": [{"path": "/d\n/e"}]}, "control character"),
         ({"disks": [{"path": "/d", "vdev": "xvda"}, {"path": "/e", "vdev": "xvda"}]}, "vdev xvda is used twice"),
         ({"health": {"http": "ftp://x"}}, "must be a URL"),

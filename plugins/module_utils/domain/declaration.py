@@ -182,8 +182,16 @@ def _disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
         raise reader.fail("vdev", f"is {vdev!r}, must be a virtual device such as xvda")
     form = reader.choice("format", "raw", DISK_FORMATS)
     access = reader.choice("access", "r", ("r", "w"))
-    # A qcow2 disk is locked by the QEMU that serves it.
-    shared = reader.flag("shared", False) and form == "raw"
+    shared = reader.flag("shared", False)
+    if form == "qcow2":
+        # xen_block_drive_create in QEMU's hw/block/xen-block.c: the mode is the file's alone, and its locking is off.
+        if access != "w":
+            raise reader.fail("access", "must be w with format qcow2, which QEMU can't give for reading only (or format: raw)")
+        if shared:
+            raise reader.fail(
+                "format", "must be raw on storage that several hosts have, for QEMU locks no qcow2 disk under Xen"
+                " (or shared: false where no other host uses it)",
+            )  # fmt: skip
     size = reader.number("size", 0, 0, 1 << 30, "MiB") * _MIB
     source = _path(reader, "source", "")
     content = reader.options.get("content")

@@ -21,7 +21,7 @@ from . import bridge_ports, console, disks
 from .hypercalls import Hypercalls
 from .journal import Lock
 from .observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, parse_list
-from .proof import prove, wait_for_state
+from .proof import XL_LOGS, prove, wait_for_state
 from .xenstore import Xenstore
 from .xl import ToolstackError, last_words, must, xl
 
@@ -29,7 +29,8 @@ from .xl import ToolstackError, last_words, must, xl
 DESTROY_SECONDS = 30
 DEVICE_SECONDS = 20
 _MOST_PAUSES = 8
-_CONNECTED = "4"  # XenbusStateConnected in xen/include/public/io/xenbus.h
+# XenbusStateInitialising and XenbusStateConnected in xen/include/public/io/xenbus.h
+_UNTOUCHED, _CONNECTED = "1", "4"
 
 
 class Toolstack:
@@ -166,7 +167,26 @@ class Toolstack:
         domid, state = self.find(name)
         if state != "paused":
             raise ToolstackError(f"domain {domain.name}: it was built, but is {state}")
+        if any(disk.format != "raw" for disk in domain.disks):
+            self._await_qemu(domid, name)
         return domid
+
+    def _await_qemu(self, domid: int, name: str) -> None:
+        """xl does not wait for the QEMU that serves a domain's disks, and QEMU tells nobody but its log of one it can't open."""
+        backends = f"/local/domain/0/backend/qdisk/{domid}"
+        until = time.monotonic() + DEVICE_SECONDS
+        with Xenstore() as store:
+            (disks_of_qemu,) = store.directories([backends])
+            while _UNTOUCHED in store.read([f"{backends}/{one}/state" for one in disks_of_qemu]):
+                if time.monotonic() >= until:
+                    break
+                time.sleep(0.1)
+            else:
+                return
+        log = os.path.join(XL_LOGS, f"qemu-dm-{name}.log")
+        words = _last_line(log)
+        self.destroy(name)
+        raise ToolstackError(f"domain {name}: QEMU in Dom0 did not attach a disk: {words} ({log})", unchanged=True)
 
     def _create(self, step: Step, declaration: Declaration) -> None:
         self._build(step.domain or declaration.domain, step.name)
@@ -381,6 +401,14 @@ class Toolstack:
                 if not devices or time.monotonic() >= until:
                     return f"the guest does not take it (state {', '.join(map(str, states)) or 'none'})"
                 time.sleep(0.2)
+
+
+def _last_line(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readlines()[-1].strip()
+    except (OSError, IndexError):
+        return "it says nothing"
 
 
 def _kept(old_state: str) -> str:
