@@ -75,6 +75,23 @@ def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
     dom0(f"test ! -e {FOLDER}/try.qcow2")
 
 
+def test_qemu_serves_a_qcow2_disk_or_it_is_told_why_not(with_disks, dom0):
+    """Installing QEMU takes minutes there: ansible-playbook playbooks/provision.yml -e xen_host_qemu=true, then this."""
+    if dom0("test -x /usr/libexec/xen-qemu-system-i386 && echo there", check=False).strip() != "there":
+        pytest.skip("needs QEMU in Dom0")
+    disk = {"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "access": "w"}
+    made = with_disks({**disk, "size": 4})
+    assert made["steps"][0] == f"make_disk try {disk['path']}", made
+    assert dom0("xenstore-read /local/domain/0/backend/qdisk/$(xl domid try)/51712/state").strip() == "2", "waits for the guest"
+    assert with_disks({**disk, "size": 4})["changed"] is False
+    with_disks({**disk, "size": 4}, state="absent", disks_on_absent="remove")
+    # It has the first bytes of one, and no more.
+    dom0(f"printf 'QFI\\373\\0\\0\\0\\003' >{disk['path']} && truncate -s 4096 {disk['path']}")
+    assert "domain try: QEMU in Dom0 did not attach a disk: " in with_disks(disk)["msg"]
+    assert "try" not in dom0.domains()
+    dom0(f"rm {disk['path']}")
+
+
 def test_other_content_replaces_the_domain_and_takes_the_old_file_along(with_disks, dom0):
     with_disks({"content": "one\n"})
     first = dom0(f"ls {FOLDER} | grep ^try-xvda").split()
