@@ -73,8 +73,8 @@ def test_what_was_packed_is_built_from_the_archive():
         "git": {"source": "https://example.net/x", "version": "main"},
     }
     packed = [{"item": {"key": "www"}, "path": "/cache/sources/www-ab.tar"}]
-    assert packed_sources(wanted, packed, "/work/sources") == {
-        "www": {"source": "/work/sources/www-ab.tar", "configure": ["--x=y"]},
+    assert packed_sources(wanted, packed, "/srv/sources") == {
+        "www": {"source": "/srv/sources/www-ab.tar", "configure": ["--x=y"]},
         "git": wanted["git"],
     }
 
