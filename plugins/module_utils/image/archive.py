@@ -36,6 +36,8 @@ def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: s
         changed = not os.path.exists(path)
         if changed and not check:
             os.chmod(draft, 0o644)
+            with open(draft, "rb") as file:
+                os.fsync(file.fileno())  # a name that tells the content is never looked behind again
             os.rename(draft, path)
         return changed, path
     finally:
