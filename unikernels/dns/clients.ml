@@ -1,4 +1,4 @@
-(* One port, two services: who is a client, and what all others get. SPDX-License-Identifier: GPL-3.0-or-later *)
+(* One port, two services: who is a client, and what all others get; neither gets an answer to an answer. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Lwt.Infix
 
 let port = 53
@@ -13,6 +13,10 @@ struct
   module Dns = Dns_mirage.Make (Stack)
 
   let is_client address = List.exists (Ipaddr.Prefix.mem address) (Known.networks ())
+
+  (* An answer is no question (RFC 1035, 4.1.1: QR). Two servers that answer each other's answers, or one that is given
+     its own address as the asker's, never stop (CVE-2024-2169). *)
+  let is_question packet = Cstruct.length packet > 2 && Cstruct.get_uint8 packet 2 land 0x80 = 0
 
   (* Nobody may change the zones or be told of a change, so what else comes of a question is nothing. *)
   let answers proto address port question =
@@ -30,7 +34,9 @@ struct
 
     let listen udp ~port:listened callback =
       Stack.UDP.listen udp ~port:listened (fun ~src ~dst ~src_port question ->
-          if listened <> port || is_client src then callback ~src ~dst ~src_port question
+          if listened <> port then callback ~src ~dst ~src_port question
+          else if not (is_question question) then Lwt.return_unit
+          else if is_client src then callback ~src ~dst ~src_port question
           else
             let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
             Lwt_list.iter_s send (answers `Udp src src_port question))

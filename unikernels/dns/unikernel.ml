@@ -5,7 +5,7 @@ module K = struct
   open Cmdliner
 
   let forward =
-    let doc = "Ask this server instead of the root's; may be given again, the first that answers is taken." in
+    let doc = "Ask this server instead of the root's; of several, the first that takes a connection (TCP)." in
     let described = Arg.info ~doc ~docv:"ADDRESS" [ "forward" ] in
     Mirage_runtime.register_arg Arg.(value & opt_all Mirage_runtime_network.Arg.ip_address [] described)
 
@@ -53,7 +53,9 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
         let (_ : Recursive.t) = Recursive.resolver stack ~root:true resolver in
         Lwt.return "asks the root's servers"
     | servers ->
-        let nameservers = List.map (fun address -> "udp:" ^ Ipaddr.to_string address) servers in
+        (* Over UDP the client asks none but the first of them. *)
+        let proto = match servers with [ _ ] -> "udp:" | _ -> "tcp:" in
+        let nameservers = List.map (fun address -> proto ^ Ipaddr.to_string address) servers in
         let module Forwarding = Dns_stub_mirage.Make (Stack) in
         Forwarding.H.connect_device stack >>= fun happy_eyeballs ->
         Forwarding.create ~cache_size ~record_clients:false ~nameservers primary ~happy_eyeballs stack
