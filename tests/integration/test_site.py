@@ -69,7 +69,7 @@ def answer(name, number):
         try:
             while True:
                 frame = wire.recv(2000)
-                if frame[12:20] == DNS + STRANGER:
+                if frame[12:16] == DNS and frame[9] == 17:
                     answered.add(struct.unpack(">H", frame[28:30])[0])
                 if number in answered:
                     return frame[31] & 15
