@@ -42,9 +42,12 @@ class Xenstore:
             raise ToolstackError(
                 f"xenstored can't be reached ({path}: {error}); restarting it needs a reboot of the host"
             ) from None
+        # Buffered: a call for each answer's head and each body would be most of the time where calls are slow.
+        self._answers = self._socket.makefile("rb")
         return self
 
     def __exit__(self, *_reason: object) -> None:
+        self._answers.close()
         self._socket.close()
 
     def read(self, paths: list[str]) -> list[str | None]:
@@ -75,10 +78,7 @@ class Xenstore:
         return answers
 
     def _receive(self, size: int) -> bytes:
-        data = b""
-        while len(data) < size:
-            block = self._socket.recv(size - len(data))
-            if not block:
-                raise OSError("it closed the connection")
-            data += block
+        data = self._answers.read(size)
+        if len(data) < size:
+            raise OSError("it closed the connection")
         return data
