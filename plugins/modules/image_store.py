@@ -34,6 +34,12 @@ options:
       What an earlier call named as missing has been shipped: an image that has not arrived whole is an error now, not missing.
     type: bool
     default: false
+  statements:
+    description: >-
+      Files of O(wanted) that are texts, by file name: descriptions, statements and signatures, each a few KB. Those that
+      are missing are written, so that images alone are left to ship.
+    type: dict
+    default: {}
   mirror:
     description: >-
       Address of a copy of a store, on any static HTTP(S) file server. A download that was cut goes on where it was. What
@@ -169,6 +175,10 @@ def run(module: AnsibleModule) -> dict[str, Any]:
     for name, digest in wanted.items():
         if not DIGEST.fullmatch(digest):
             raise StoreError(f"wanted: {name}: {digest!r} is not 64 hexadecimal digits")
+    texts = {f"{digest}.{kind}" for digest in wanted.values() for kind in KINDS if kind != "xen"}
+    for file in params["statements"]:
+        if file not in texts:
+            raise StoreError(f"statements: {file!r} is not a description, statement or signature of an image of wanted")
     changed, signers_file, revoked = keep_trust(params, check)
     missing, taken = [], []
     for digest in sorted(set(wanted.values())):
@@ -178,12 +188,20 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             for kind in kinds:
                 file = f"{digest}.{kind}"
                 download(module, f"{params['mirror'].rstrip('/')}/{file}", os.path.join(store, INCOMING + file))
+        given = [kind for kind in kinds if f"{digest}.{kind}" in params["statements"]]
+        if given and not check:
+            os.makedirs(store, mode=0o755, exist_ok=True)
+            for kind in given:
+                file = f"{digest}.{kind}"
+                write_whole(os.path.join(store, INCOMING + file), params["statements"][file].encode(), 0o644)
         try:
             arrived, absent = take(store, digest, kinds, check)
         except DamagedArrival:
             if params["shipped"] or params["mirror"]:
                 raise
             arrived, absent = [], kinds  # a run that was killed left a part of it
+        if check:
+            arrived, absent = arrived + given, [kind for kind in absent if kind not in given]
         changed = changed or bool(arrived)
         if arrived and "xen" in arrived:
             taken.append(digest)
@@ -220,6 +238,7 @@ def main() -> None:
             "wanted": {"type": "dict", "default": {}},
             "sidecars": {"type": "dict", "default": {}},
             "shipped": {"type": "bool", "default": False},
+            "statements": {"type": "dict", "default": {}},
             "mirror": {"type": "str"},
             "signature": {"type": "str", "choices": ["required", "optional"], "default": "required"},
             "allowed_signers": {"type": "str"},

@@ -1,0 +1,52 @@
+"""A host's images, taken into a store in a folder."""
+
+import hashlib
+import types
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
+from ansible_collections.unikernels.xen.plugins.modules.image_store import run
+
+from tests.guests import guest
+
+IMAGE = guest()
+DIGEST = hashlib.sha256(IMAGE).hexdigest()
+TEXT = '{"size": 1}\n'
+DEFAULTS = {
+    "sidecars": {}, "shipped": True, "statements": {}, "mirror": None, "signature": "optional", "allowed_signers": None,
+    "revoked_keys": None, "trust": "/nosuch", "keep": None, "definitions": "/nosuch",
+}  # fmt: skip
+
+
+def call(store, check=False, **options):
+    params = {**DEFAULTS, "store": str(store), "wanted": {"hello": DIGEST}, **options}
+    return run(types.SimpleNamespace(params=params, check_mode=check))
+
+
+def test_texts_come_with_the_call_and_the_image_is_all_that_is_shipped(tmp_path):
+    (tmp_path / f".incoming-{DIGEST}.xen").write_bytes(IMAGE)
+    options = {"statements": {f"{DIGEST}.json": TEXT}, "sidecars": {f"{DIGEST}.json": hashlib.sha256(TEXT.encode()).hexdigest()}}
+    predicted = call(tmp_path, check=True, **options)
+    assert [path.name for path in tmp_path.iterdir()] == [f".incoming-{DIGEST}.xen"]
+    done = call(tmp_path, **options)
+    assert (done["changed"], done["taken"], done["missing"]) == (
+        True,
+        [DIGEST],
+        [f"{DIGEST}.provenance.json", f"{DIGEST}.provenance.json.sig"],
+    )
+    assert {key: predicted[key] for key in ("changed", "taken", "missing")} == {
+        key: done[key] for key in ("changed", "taken", "missing")
+    }
+    assert (tmp_path / f"{DIGEST}.xen").read_bytes() == IMAGE and (tmp_path / f"{DIGEST}.json").read_text() == TEXT
+    assert call(tmp_path, **options)["changed"] is False
+    # A statement that was made anew goes alone.
+    anew = {f"{DIGEST}.json": hashlib.sha256(b"{}").hexdigest()}
+    assert call(tmp_path, sidecars=anew, statements={f"{DIGEST}.json": "{}"})["changed"] is True
+    assert (tmp_path / f"{DIGEST}.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("file", [f"{DIGEST}.xen", f"{'0' * 64}.json", "../../etc/passwd"])
+def test_other_files_are_refused(tmp_path, file):
+    with pytest.raises(StoreError, match=r"^statements: .* is not a description, statement or signature of an image of wanted"):
+        call(tmp_path, statements={file: "x"})
+    assert list(tmp_path.iterdir()) == []
