@@ -1,10 +1,14 @@
 """A host's images, taken into a store in a folder."""
 
+import contextlib
 import hashlib
+import subprocess
+import sys
 import types
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, put
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, _check_kernel
 from ansible_collections.unikernels.xen.plugins.modules.image_store import run
 
 from tests.guests import guest
@@ -50,3 +54,45 @@ def test_other_files_are_refused(tmp_path, file):
     with pytest.raises(StoreError, match=r"^statements: .* is not a description, statement or signature of an image of wanted"):
         call(tmp_path, statements={file: "x"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_takes_nothing_is_said_in_a_line(tmp_path):
+    image = tmp_path / "hello.xen"
+    image.write_bytes(IMAGE)
+    with pytest.raises(StoreError) as failure:
+        put("/proc/images", str(image), None, {}, False)
+    assert str(failure.value) == "image store /proc/images: No such file or directory"
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True, check=False).returncode != 0,
+    reason="nothing may be mounted here",
+)
+def test_a_full_folder_is_left_as_it_was(tmp_path):
+    image, store = tmp_path / "hello.xen", tmp_path / "store"
+    image.write_bytes(IMAGE)
+    store.mkdir()
+    code = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, put\n"
+        "try:\n    put(sys.argv[2], sys.argv[1], None, {}, False)\n"
+        "except StoreError as error:\n    print(error)\n"
+    )
+    script = (
+        f'mount -t tmpfs -o size=64k none "{store}" && {{ cat /dev/zero >"{store}/filler" 2>/dev/null; true; }}'
+        f' && "$@" "{image}" "{store}" && ls -A "{store}"'
+    )
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == [f"image store {store}: No space left on device", "filler"]
+
+
+@pytest.mark.parametrize(("memory", "refused"), [(2, True), (3, False)])
+def test_an_image_larger_than_the_domains_memory(tmp_path, memory, refused):
+    image = tmp_path / "large.xen"
+    image.write_bytes(guest(memory_size=5 << 19))
+    with pytest.raises(Refused) if refused else contextlib.nullcontext() as failure:
+        _check_kernel("domain a", str(image), "pvh", memory, pytest.fail)
+    if refused:
+        assert str(failure.value) == "domain a: memory: is 2 MiB, the image alone takes 3 MiB"

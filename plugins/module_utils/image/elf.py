@@ -39,6 +39,7 @@ _MANIFEST_ENTRY_SIZE = 104
 # A hostile file may claim any number of anything; real images have a handful.
 _MOST_NOTES = 256
 _MOST_DEVICES = 64
+_MOST_HEADERS = 1024  # of one table; a kernel has a dozen
 _MOST_BYTES = 1 << 20  # of one table or note section
 
 
@@ -141,6 +142,9 @@ def inspect(data: bytes | mmap.mmap) -> Image:
     program_size, program_count, section_size, section_count = header[9], header[10], header[11], header[12]
     if program_size != _PROGRAM_HEADER.size or not program_count:
         raise ImageError("it has no program headers: an object file, not a kernel")
+    if max(program_count, section_count) > _MOST_HEADERS:
+        count, what = (program_count, "program") if program_count > _MOST_HEADERS else (section_count, "section")
+        raise ImageError(f"it has {count} {what} headers, a kernel has a dozen")
 
     notes: list[_Note] = []
     lowest, highest = None, 0
