@@ -181,6 +181,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
             raise StoreError(f"statements: {file!r} is not a description, statement or signature of an image of wanted")
     changed, signers_file, revoked = keep_trust(params, check)
     missing, taken = [], []
+    unwritten: set[str] = set()
     for digest in sorted(set(wanted.values())):
         kinds = [kind for kind in KINDS if is_missing(store, f"{digest}.{kind}", params["sidecars"])]
         if params["mirror"] and not check:
@@ -189,19 +190,20 @@ def run(module: AnsibleModule) -> dict[str, Any]:
                 file = f"{digest}.{kind}"
                 download(module, f"{params['mirror'].rstrip('/')}/{file}", os.path.join(store, INCOMING + file))
         given = [kind for kind in kinds if f"{digest}.{kind}" in params["statements"]]
-        if given and not check:
+        if check:
+            unwritten.update(f"{digest}.{kind}" for kind in given)
+        elif given:
             os.makedirs(store, mode=0o755, exist_ok=True)
             for kind in given:
                 file = f"{digest}.{kind}"
-                write_whole(os.path.join(store, INCOMING + file), params["statements"][file].encode(), 0o644)
+                write_whole(os.path.join(store, file), params["statements"][file].encode(), 0o644)
+        changed, kinds = changed or bool(given), [kind for kind in kinds if kind not in given]
         try:
             arrived, absent = take(store, digest, kinds, check)
         except DamagedArrival:
             if params["shipped"] or params["mirror"]:
                 raise
             arrived, absent = [], kinds  # a run that was killed left a part of it
-        if check:
-            arrived, absent = arrived + given, [kind for kind in absent if kind not in given]
         changed = changed or bool(arrived)
         if arrived and "xen" in arrived:
             taken.append(digest)
@@ -214,7 +216,7 @@ def run(module: AnsibleModule) -> dict[str, Any]:
         missing += [f"{digest}.{kind}" for kind in absent]
     signers = {}
     for name, digest in wanted.items():
-        awaited = {f"{digest}.xen", *params["sidecars"]}.intersection(missing)
+        awaited = {f"{digest}.xen", *params["sidecars"]}.intersection(missing) | unwritten
         if not os.path.exists(image_path(store, digest)) or any(file.startswith(digest) for file in awaited):
             continue  # the caller has it, ships it and calls again
         if params["signature"] == "required":

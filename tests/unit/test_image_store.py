@@ -7,6 +7,7 @@ import sys
 import types
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, put
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, _check_kernel
 from ansible_collections.unikernels.xen.plugins.modules.image_store import run
@@ -47,6 +48,16 @@ def test_texts_come_with_the_call_and_the_image_is_all_that_is_shipped(tmp_path)
     anew = {f"{DIGEST}.json": hashlib.sha256(b"{}").hexdigest()}
     assert call(tmp_path, sidecars=anew, statements={f"{DIGEST}.json": "{}"})["changed"] is True
     assert (tmp_path / f"{DIGEST}.json").read_text() == "{}"
+
+
+def test_check_mode_judges_no_signature_that_would_be_written(tmp_path):
+    (tmp_path / f"{DIGEST}.xen").write_bytes(IMAGE)
+    signed = {f"{DIGEST}.provenance.json": "{}", f"{DIGEST}.provenance.json.sig": "x"}
+    options = {"statements": signed, "signature": "required", "allowed_signers": "a"}
+    assert call(tmp_path, check=True, trust=str(tmp_path / "trust"), **options)["changed"] is True
+    assert [path.name for path in tmp_path.iterdir()] == [f"{DIGEST}.xen"]
+    with pytest.raises(SignatureError):
+        call(tmp_path, trust=str(tmp_path / "trust"), **options)
 
 
 @pytest.mark.parametrize("file", [f"{DIGEST}.xen", f"{'0' * 64}.json", "../../etc/passwd"])

@@ -1,4 +1,4 @@
-(* One port, two services: who is a client, and what all others get; neither gets an answer to an answer. SPDX-License-Identifier: GPL-3.0-or-later *)
+(* One port, two services: who is a client, and what all others get. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Lwt.Infix
 
 let port = 53

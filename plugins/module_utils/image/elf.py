@@ -142,9 +142,9 @@ def inspect(data: bytes | mmap.mmap) -> Image:
     program_size, program_count, section_size, section_count = header[9], header[10], header[11], header[12]
     if program_size != _PROGRAM_HEADER.size or not program_count:
         raise ImageError("it has no program headers: an object file, not a kernel")
-    if max(program_count, section_count) > _MOST_HEADERS:
-        count, what = (program_count, "program") if program_count > _MOST_HEADERS else (section_count, "section")
-        raise ImageError(f"it has {count} {what} headers, a kernel has a dozen")
+    for count, what in ((program_count, "program"), (section_count, "section")):
+        if count > _MOST_HEADERS:
+            raise ImageError(f"it has {count} {what} headers, a kernel has a dozen")
 
     notes: list[_Note] = []
     lowest, highest = None, 0
