@@ -67,7 +67,7 @@ molecule: setup ## the scenarios of role developers
 	@$(RUN) tests/run molecule
 
 bench: setup ## ratios of speed, on the lab that make site made
-	@$(RUN) python tests/bench/images.py && $(RUN) python tests/bench/domains.py
+	@$(RUN) python tests/bench/images.py && $(RUN) python tests/bench/shipping.py && $(RUN) python tests/bench/domains.py
 
 clean: ## remove what make setup made
 	rm -rf $(VENV) $(VENV).log .ansible

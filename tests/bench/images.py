@@ -34,13 +34,14 @@ def best(call, rounds=ROUNDS):
     return min(times)
 
 
-def processes(command, folder, environment):
-    """How many programs it starts, itself included."""
-    trace = ["strace", "-f", "-qq", "-e", "trace=execve", "-e", "status=successful", "-o", "trace", *command]
+def traced(command, folder, environment):
+    """(programs that it starts, itself included; files of any kind that they open), or None for want of strace."""
     if not shutil.which("strace"):
         return None
+    trace = ["strace", "-f", "-qq", "-e", "trace=execve,openat", "-e", "status=successful", "-o", "trace", *command]
     subprocess.run(trace, cwd=folder, env=environment, capture_output=True, check=False)
-    return (folder / "trace").read_text().count("execve(")
+    text = (folder / "trace").read_text()
+    return text.count(" execve("), text.count(" openat(") - text.count("O_DIRECTORY")
 
 
 def main():
@@ -58,11 +59,11 @@ def main():
         nothing = best(lambda: build(store, work, request, tools, False))
         environment = {"PATH": f"{tools.folder}/bin:/usr/bin:/bin", "OPAMROOT": f"{tools.folder}/opam", "HOME": name}
         subprocess.run(["mirage", "configure", "-t", "xen"], cwd=source, env={**os.environ, **environment}, check=True)
-        started = processes(["make", "build"], source, environment)
+        started, opened = traced(["make", "build"], source, environment) or ("no strace here", "-")
         print("| nothing changed | time | processes | files read |")
         print("|---|---|---|---|")
         print(f"| `mirage_image`'s own work | {nothing * 1000:.1f} ms | 0 | {len(source_files(str(source))) + 4} |")
-        print(f"| `make build`, with the double of dune | - | {started or 'no strace here'} | - |\n")
+        print(f"| `make build`, with the double of dune | - | {started} | {opened} |\n")
         image = folder / "large.xen"
         image.write_bytes(guest(os.urandom(5 << 20), memory_size=6 << 20))
         print(f"Reading what an image of 5 MiB says of itself: {best(lambda: inspect_file(str(image))) * 1000:.2f} ms.\n")
