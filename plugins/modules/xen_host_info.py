@@ -77,10 +77,18 @@ host:
       type: dict
       sample: {nodes: 1, cores_per_socket: 4, threads_per_core: 2}
     pending_reboot:
-      description: Whether the Xen or the kernel that the next boot would take is newer than this boot.
+      description:
+        - Whether the next boot would be another one. The Xen or the kernel is newer than this boot, or GRUB's menu gives them
+          other arguments than those that they run with.
+      type: bool
+    boot_menu_stale:
+      description: Whether the collection's part of GRUB's configuration is newer than GRUB's menu, so that C(update-grub) is due.
       type: bool
     xen_arguments:
       description: Command line of the running Xen.
+      type: str
+    linux_arguments:
+      description: Command line of the running kernel.
       type: str
     secure_boot:
       description: Whether the firmware enforces Secure Boot.
@@ -132,9 +140,14 @@ import shutil
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import other_arguments
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError, must
+
+MENU = "/boot/grub/grub.cfg"
+# What the role xen_host writes.
+MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
 
 
 def read(path: str) -> str:
@@ -175,14 +188,24 @@ def network_style(device: str) -> str:
     return "something unknown"
 
 
-def pending_reboot() -> bool:
-    """Debian's mark, or a hypervisor or kernel that was installed since this boot."""
+def pending_reboot(xen_arguments: str, linux_arguments: str) -> bool:
+    """Debian's mark, or other arguments in the menu, or a hypervisor or kernel that was installed since this boot."""
     if os.path.exists("/run/reboot-required"):
+        return True
+    if xen_arguments and other_arguments(read(MENU), xen_arguments, linux_arguments):
         return True
     booted = re.search(r"^btime (\d+)$", read("/proc/stat"), re.MULTILINE)
     paths = [*glob.glob("/boot/xen-*.gz"), os.path.realpath("/vmlinuz")]
     times = [os.stat(path).st_ctime for path in paths if os.path.exists(path)]
     return booted is not None and any(time > int(booted.group(1)) for time in times)
+
+
+def boot_menu_stale() -> bool:
+    """A run that was killed between its file and update-grub leaves a menu without what the file says."""
+    try:
+        return os.stat(MENU).st_mtime < os.stat(MENU_PART).st_mtime
+    except OSError:
+        return os.path.exists(MENU_PART)
 
 
 def missing_packages(names: list[str]) -> list[str]:
@@ -211,6 +234,7 @@ def main() -> None:
     flags = re.search(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
     words = flags.group(1).split() if flags else []
     total = int(xen.get("total_memory", 0))
+    linux_arguments = read("/proc/cmdline").strip()
     module.exit_json(
         changed=False,
         host={
@@ -230,8 +254,10 @@ def main() -> None:
                 "cores_per_socket": int(xen.get("cores_per_socket", 1)),
                 "threads_per_core": int(xen.get("threads_per_core", 1)),
             },
-            "pending_reboot": pending_reboot(),
+            "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
+            "boot_menu_stale": boot_menu_stale(),
             "xen_arguments": xen.get("xen_commandline", ""),
+            "linux_arguments": linux_arguments,
             "secure_boot": secure_boot(),
             "memory": total or memory,
             "free_memory": int(xen.get("free_memory", 0)),
