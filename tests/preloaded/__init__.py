@@ -1,4 +1,4 @@
-"""A Python in the test lab's Dom0 that has Ansible's libraries loaded already: what it is and how it gets there."""
+"""A Python in the test lab's Dom0 that has Ansible's and our libraries loaded already: what it is and how it gets there."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -13,6 +13,7 @@ import tempfile
 import ansible
 
 HERE = pathlib.Path(__file__).parent
+MODULE_UTILS = HERE.parents[1] / "plugins/module_utils"
 UNIT = """[Unit]
 Description=Python with the libraries of Ansible loaded
 [Service]
@@ -27,6 +28,7 @@ WantedBy=multi-user.target
 INSTALL = """set -e
 digest=%s
 systemctl is-active -q preloaded-python && [ "$(cat /root/preloaded/digest)" = $digest ] && exit
+rm -rf /root/preloaded
 tar -x -C /
 [ -e /usr/bin/python3.real ] || cp -P /usr/bin/python3 /usr/bin/python3.real
 chmod 755 /root/preloaded/python3
@@ -52,7 +54,7 @@ def install(command):
 
 
 def archive():
-    """What Dom0 gets, as a tar archive: the program, the server and ansible.module_utils as the controller has it."""
+    """What Dom0 gets, as a tar archive: the program, the server, ansible.module_utils as the controller has it, and ours."""
     buffer = io.BytesIO()
     source = pathlib.Path(ansible.__file__).parent
 
@@ -75,5 +77,6 @@ def archive():
         # As in the archive that a module comes in, the package itself is empty.
         tar.add(os.devnull, "root/preloaded/ansible/__init__.py", filter=empty)
         tar.add(source / "module_utils", "root/preloaded/ansible/module_utils", filter=plain)
+        tar.add(MODULE_UTILS, "root/preloaded/ansible_collections/unikernels/xen/plugins/module_utils", filter=plain)
         tar.add(unit, "etc/systemd/system/preloaded-python.service", filter=plain)
     return buffer.getvalue()

@@ -1,6 +1,7 @@
-"""Runs what is sent on stdin in a fork of itself, with Ansible's libraries and those of the standard library loaded.
+"""Runs what is sent on stdin in a fork of itself, with the collection's module_utils and all that they need loaded.
 
-In the environment and folder of the process that asks; the exit status goes back as one byte.
+In the environment and folder of the process that asks; the exit status goes back as one byte. A module that brings
+module_utils along that differ from those that were loaded gets its own.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -8,13 +9,18 @@ In the environment and folder of the process that asks; the exit status goes bac
 import array
 import importlib
 import os
+import pathlib
 import pkgutil
 import signal
 import socket
 import struct
 import sys
 import traceback
+import zipimport
+import zlib
 
+ROOT = pathlib.Path(__file__).parent
+PLUGINS = "ansible_collections/unikernels/xen/plugins"
 SOCKET = "/run/preloaded-python"
 LIBRARIES = """
     concurrent.futures contextlib copy dataclasses datetime email.message enum errno fcntl functools gzip hashlib
@@ -25,11 +31,15 @@ ANSIBLE = ("basic", "urls", "common.respawn", "_internal._ansiballz._loader", "s
 
 
 class ZipsToo(list):
-    """ansible's own path, and that of the archive that a module comes in."""
+    """A package's own path, and that of the archive that a module comes in."""
+
+    def __init__(self, package):
+        super().__init__(sys.modules[package].__path__)
+        self.folder = package.replace(".", "/")
 
     def __iter__(self):
         yield from super().__iter__()
-        yield from (f"{path}/ansible" for path in sys.path if path.endswith(".zip"))
+        yield from (f"{path}/{self.folder}" for path in sys.path if path.endswith(".zip"))
 
 
 def load():
@@ -37,8 +47,32 @@ def load():
         importlib.import_module(name)
     for part in pkgutil.iter_modules(sys.modules["ansible.module_utils.common"].__path__):
         importlib.import_module(f"ansible.module_utils.common.{part.name}")
-    sys.modules["ansible"].__path__ = ZipsToo(sys.modules["ansible"].__path__)
+    digests = {}  # an empty file, as Ansible makes for packages, has 0
+    for path in sorted(ROOT.glob(f"{PLUGINS}/module_utils/**/*.py")):
+        name = str(path.relative_to(ROOT))
+        digests[name] = zlib.crc32(path.read_bytes())
+        importlib.import_module(name.removesuffix(".py").replace("/", "."))
+    for package in ("ansible", PLUGINS.replace("/", ".")):
+        sys.modules[package].__path__ = ZipsToo(package)
     sys.path[0] = ""
+    loader = sys.modules["ansible.module_utils._internal._ansiballz._loader"]
+    run_module = loader.run_module
+
+    def run_with_its_own(**named):
+        forget_if_other(named["modlib_path"], digests)
+        run_module(**named)
+
+    loader.run_module = run_with_its_own
+
+
+def forget_if_other(archive, digests):
+    """Have a module whose ``archive`` differs from what was loaded import what it brought along."""
+    zipimport.zipimporter(archive)  # reads the archive's directory, once for all that is imported from it
+    brought = zipimport._zip_directory_cache[archive]
+    ours = [name for name in brought if name.startswith(f"{PLUGINS}/module_utils/")]
+    if any(digests.get(name, 0) != brought[name][7] for name in ours):  # by zlib's crc32
+        for name in [name for name in sys.modules if name.partition(".")[0] == "ansible_collections"]:
+            del sys.modules[name]
 
 
 def run(connection):
