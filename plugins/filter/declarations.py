@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -194,6 +195,16 @@ def network_words(network: str) -> str:
     return f"{found.network_address} {found.netmask}"
 
 
+def batches(hosts_at_once: Any) -> Any:
+    """``hosts_at_once`` as a play's C(serial) takes it: a number of hosts, a share of them as "25%", or a list of these."""
+    for one in hosts_at_once if isinstance(hosts_at_once, list) and hosts_at_once else [hosts_at_once]:
+        if isinstance(one, bool) or not re.fullmatch(r"0*[1-9][0-9]{0,5}|0*(?:[1-9][0-9]?|100)%", str(one)):
+            raise AnsibleFilterError(
+                f"hosts_at_once: is {one!r}, must be a number of hosts (1), a share of them (25%), or a list of these"
+            )
+    return hosts_at_once
+
+
 class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
@@ -212,4 +223,5 @@ class FilterModule:
             "standin_lines": standin_lines,
             "health_checks": health_checks,
             "network_words": network_words,
+            "batches": batches,
         }

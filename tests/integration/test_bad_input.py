@@ -128,6 +128,26 @@ def test_a_host_without_hardware_virtualization(tmp_path):
     assert done.counts["here"]["changed"] == 0
 
 
+def test_in_batches_a_failure_leaves_the_hosts_after_it_alone(tmp_path):
+    """On names only: a wrong variable is refused before anything is asked or changed."""
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(
+        json.dumps({"xen_hosts": {"hosts": {name: {"ansible_connection": "local"} for name in ("first", "second")}}})
+    )
+
+    def failed(**variables):
+        arguments = json.dumps({"xen_host_domain_cpus": "!", **variables})
+        done = playbook("-i", str(inventory), "playbooks/provision.yml", "-e", arguments, check=False)
+        return [name for name, count in done.counts.items() if count["failed"]], " ".join((done.stdout + done.stderr).split())
+
+    assert failed()[0] == ["first", "second"]
+    assert failed(hosts_at_once=1)[0] == ["first"]
+    names, told = failed(hosts_at_once="one")
+    assert not names
+    assert "hosts_at_once: is 'one', must be a number of hosts (1), a share of them (25%), or a list of these" in told
+    assert "Traceback" not in told
+
+
 def machine(tmp_path, path=None, **options):
     arguments = json.dumps({"name": "bad", "folder": str(tmp_path / "bad"), "disk": "/nosuch.qcow2", **options})
     book = tmp_path / "machine.yml"

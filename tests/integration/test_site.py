@@ -1,5 +1,6 @@
 """What the README promises, in its order: it answers, a second run changes nothing, it comes back."""
 
+import json
 import os
 import re
 import signal
@@ -171,6 +172,17 @@ def test_killed_in_the_middle_the_next_run_converges(site, dom0):
     assert set(dom0.domains()) == SERVICES, "no paused or nameless leftover"
     assert own in dom0("xl list -l www")
     assert "killed" not in dom0("xl list -l www")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"xen_host_linux_arguments": "console=hvc0 clocksource=xen quiet loglevel=4"}, {"xen_host_xen_arguments": "console=com1"}],
+    ids=["another for Dom0's kernel", "one less for Xen"],
+)
+def test_other_arguments_take_a_reboot(site, changes):
+    predicted = playbook("playbooks/provision.yml", "--check", "-e", json.dumps(changes))
+    assert "Reboot into Xen (1 to 5 minutes)] **************\nchanged: [xen1]" in predicted.stdout
+    assert changed(predicted) == 2, "GRUB's configuration and the reboot"
 
 
 def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):

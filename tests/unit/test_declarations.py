@@ -1,8 +1,10 @@
 """The filters that the roles use: every mistake in an inventory is one line, before any host is asked."""
 
 import pytest
+from ansible.errors import AnsibleFilterError
 from ansible_collections.unikernels.xen.plugins.filter.declarations import (
     as_domains,
+    batches,
     declaration_problems,
     health_checks,
     images_by_name,
@@ -100,3 +102,14 @@ def test_sources_follow_the_release():
 def test_a_health_check_takes_no_secret_along():
     one = {"name": "vpn", "disks": [{"content": "key"}], "health": {"tcp": "10.0.0.1:1194"}, "state": "running"}
     assert health_checks([one]) == [{"name": "vpn", "state": "running", "health": {"tcp": "10.0.0.1:1194"}}]
+
+
+@pytest.mark.parametrize("value", [1, "1", "25%", "100%", [1, "10", "100%"]])
+def test_batches_are_what_a_play_takes(value):
+    assert batches(value) == value
+
+
+@pytest.mark.parametrize("value", [0, "0", -1, True, 1.5, "one", "0%", "101%", "", None, [], [1, "x"], {}, "1\n"])
+def test_other_batches_are_refused(value):
+    with pytest.raises(AnsibleFilterError, match=r"hosts_at_once: is .*, must be a number of hosts"):
+        batches(value)
