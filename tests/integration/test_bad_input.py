@@ -129,21 +129,25 @@ def test_a_host_without_hardware_virtualization(tmp_path):
 
 
 def test_in_batches_a_failure_leaves_the_hosts_after_it_alone(tmp_path):
-    """On names only: a wrong variable is refused before anything is asked or changed."""
+    """On this machine under three names, in check mode; a wrong variable is refused before anything is asked."""
     inventory = tmp_path / "hosts.yml"
-    inventory.write_text(
-        json.dumps({"xen_hosts": {"hosts": {name: {"ansible_connection": "local"} for name in ("first", "second")}}})
-    )
+    hosts = {name: {"ansible_connection": "local"} for name in ("first", "second", "third")}
+    hosts["first"]["xen_host_domain_cpus"] = "!"
+    inventory.write_text(json.dumps({"xen_hosts": {"hosts": hosts}}))
 
-    def failed(**variables):
-        arguments = json.dumps({"xen_host_domain_cpus": "!", **variables})
-        done = playbook("-i", str(inventory), "playbooks/provision.yml", "-e", arguments, check=False)
-        return [name for name, count in done.counts.items() if count["failed"]], " ".join((done.stdout + done.stderr).split())
+    def provision(**variables):
+        arguments = ["--check", "-i", str(inventory), "-e", json.dumps(variables)]
+        done = playbook("playbooks/provision.yml", *arguments, check=False)
+        assert done.returncode != 0
+        return done.stdout + done.stderr, set(done.counts)
 
-    assert failed()[0] == ["first", "second"]
-    assert failed(hosts_at_once=1)[0] == ["first"]
-    names, told = failed(hosts_at_once="one")
-    assert not names
+    assert provision()[1] == {"first", "second", "third"}
+    assert provision(hosts_at_once=1)[1] == {"first"}
+    told, reached = provision(hosts_at_once=2)
+    assert reached == {"first", "second"}
+    assert "Look at the machine" not in told, "the second one stops where the first one failed"
+    told, reached = provision(hosts_at_once="one")
+    assert not reached
     assert "hosts_at_once: is 'one', must be a number of hosts (1), a share of them (25%), or a list of these" in told
     assert "Traceback" not in told
 
