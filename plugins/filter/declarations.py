@@ -16,7 +16,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes impo
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
-from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight
+from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, preflight
 
 IMAGE_KEYS = (
     "source",
@@ -224,4 +224,5 @@ class FilterModule:
             "health_checks": health_checks,
             "network_words": network_words,
             "batches": batches,
+            "differing_arguments": boot_menu.differing_arguments,
         }

@@ -84,6 +84,10 @@ host:
     boot_menu_stale:
       description: Whether the collection's part of GRUB's configuration is newer than GRUB's menu, so that C(update-grub) is due.
       type: bool
+    written_arguments:
+      description: Arguments that the collection's part of GRUB's configuration has for Xen and its Dom0.
+      type: list
+      elements: str
     xen_arguments:
       description: Command line of the running Xen.
       type: str
@@ -140,7 +144,7 @@ import shutil
 import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import other_arguments
+from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import other_arguments, written_arguments
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError, must
@@ -256,6 +260,7 @@ def main() -> None:
             },
             "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
             "boot_menu_stale": boot_menu_stale(),
+            "written_arguments": written_arguments(read(MENU_PART)),
             "xen_arguments": xen.get("xen_commandline", ""),
             "linux_arguments": linux_arguments,
             "secure_boot": secure_boot(),

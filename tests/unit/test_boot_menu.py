@@ -1,7 +1,11 @@
 """What GRUB's menu says that the next boot gets, against what runs."""
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import other_arguments
+from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import (
+    differing_arguments,
+    other_arguments,
+    written_arguments,
+)
 
 # As update-grub of Debian 12 writes it, shortened.
 MENU = """
@@ -51,3 +55,43 @@ def test_the_menu_is_told_from_what_runs(xen, linux, other):
 )
 def test_a_menu_without_xen_says_nothing(menu):
     assert other_arguments(menu, XEN, LINUX) is False
+
+
+# As grub.cfg.j2 writes it.
+PART = """# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.
+XEN_OVERRIDE_GRUB_DEFAULT=1
+GRUB_CMDLINE_XEN="dom0_mem=768M,max:768M console=com1"
+GRUB_CMDLINE_LINUX_XEN_REPLACE="console=hvc0"
+"""
+
+
+@pytest.mark.parametrize(
+    ("part", "xen", "linux", "differing"),
+    [
+        (PART, ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0"], []),
+        # A host that another version of the role wrote for, with the same arguments, is not booted again.
+        (PART.replace("undone", "overwritten"), ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0"], []),
+        ("", ["dom0_mem=768M,max:768M"], [], []),
+        (
+            PART,
+            ["dom0_mem=1024M,max:1024M", "console=com1"],
+            ["console=hvc0"],
+            ["dom0_mem=1024M,max:1024M", "dom0_mem=768M,max:768M"],
+        ),
+        (PART, ["dom0_mem=768M,max:768M"], ["console=hvc0"], ["console=com1"]),
+        (PART, ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0", "loglevel=4"], ["loglevel=4"]),
+        (PART, ["dom0_mem=768M,max:768M", "console=com1"], [], ["console=hvc0"]),
+        # Written, and taken back before it ever ran.
+        (PART.replace("com1", "com2"), ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0"], []),
+        # Xen's is none of Linux'.
+        (PART, ["dom0_mem=768M,max:768M", "console=com1", "quiet"], ["console=hvc0"], ["quiet"]),
+    ],
+)
+def test_what_a_boot_would_bring_or_take_away(part, xen, linux, differing):
+    info = {"xen_arguments": XEN, "linux_arguments": LINUX, "written_arguments": written_arguments(part)}
+    assert differing_arguments(info, xen, linux) == differing
+
+
+def test_a_machine_before_its_first_boot_of_xen_lacks_all_of_it():
+    info = {"xen_arguments": "", "linux_arguments": "root=UUID=dfac ro", "written_arguments": []}
+    assert differing_arguments(info, ["console=com1"], ["console=hvc0"]) == ["console=com1", "console=hvc0"]
