@@ -5,7 +5,7 @@ module K = struct
   open Cmdliner
 
   let forward =
-    let doc = "Ask this server instead of the root's; of several, the first that takes a connection (TCP)." in
+    let doc = "Ask this server instead of the root's; of several, all, and the first that knows has answered." in
     let described = Arg.info ~doc ~docv:"ADDRESS" [ "forward" ] in
     Mirage_runtime.register_arg Arg.(value & opt_all Mirage_runtime_network.Arg.ip_address [] described)
 
@@ -52,14 +52,16 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
         let module Recursive = Dns_resolver_mirage.Make (Stack) in
         let (_ : Recursive.t) = Recursive.resolver stack ~root:true resolver in
         Lwt.return "asks the root's servers"
-    | servers ->
-        (* Over UDP the client asks none but the first of them. *)
-        let proto = match servers with [ _ ] -> "udp:" | _ -> "tcp:" in
-        let nameservers = List.map (fun address -> proto ^ Ipaddr.to_string address) servers in
+    | first :: _ as servers ->
+        let module Stack = Forwarders.Make (Stack) (struct
+          let servers = servers
+          let tcp = Stack.tcp stack
+        end) in
+        let nameservers = [ "udp:" ^ Ipaddr.to_string first ] in
         let module Forwarding = Dns_stub_mirage.Make (Stack) in
         Forwarding.H.connect_device stack >>= fun happy_eyeballs ->
         Forwarding.create ~cache_size ~record_clients:false ~nameservers primary ~happy_eyeballs stack
-        >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " nameservers)
+        >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " (List.map Ipaddr.to_string servers))
     >>= fun does ->
     Logs.app (fun f -> f "dns: ready, %s" does);
     fst (Lwt.wait ())
