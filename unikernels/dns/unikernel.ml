@@ -22,6 +22,11 @@ module K = struct
   let cache_size =
     let described = Arg.info ~doc:"Answers that are kept." ~docv:"COUNT" [ "cache-size" ] in
     Mirage_runtime.register_arg Arg.(value & opt int 10_000 described)
+
+  let connections =
+    let doc = "TCP connections at once; of more, the one that was silent for longest ends." in
+    let described = Arg.info ~doc ~docv:"COUNT" [ "connections" ] in
+    Mirage_runtime.register_arg Arg.(value & opt int 256 described)
 end
 
 (* The zones of a text in zone file format; one that no resolver could serve ends the domain, with the reason. *)
@@ -34,7 +39,15 @@ let trie_of_zones text =
       | Ok () -> trie
       | Error error -> Fmt.failwith "--zone-block: %a" Dns_trie.pp_zone_check error)
 
-module Main (Stack : Tcpip.Stack.V4V6) = struct
+module Main (Bare : Tcpip.Stack.V4V6) = struct
+  module Stack = struct
+    module TCP = Bounded.Make (Bare.TCP) (struct let most = K.connections end)
+
+    include (
+      Bare :
+        Tcpip.Stack.V4V6 with type t = Bare.t and module IP = Bare.IP and module UDP = Bare.UDP and module TCP := Bare.TCP)
+  end
+
   let start stack =
     (if K.zone_block () then Disk.text () >|= trie_of_zones else Lwt.return Dns_trie.empty) >>= fun zones ->
     let rng = Mirage_crypto_rng.generate in

@@ -1,9 +1,16 @@
 (* What a request gets: which bytes of which file, as which status. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Lwt.Infix
 
-type answer = { status : H1.Status.t; headers : (string * string) list; body : string }
+(** The body is [length] bytes of [text], from byte [first] on. *)
+type answer = { status : H1.Status.t; headers : (string * string) list; text : string; first : int; length : int }
 
-let plain status text = { status; headers = [ ("content-type", "text/plain; charset=utf-8") ]; body = text }
+let sized length headers = ("content-length", string_of_int length) :: headers
+
+let whole status headers text =
+  let length = String.length text in
+  { status; headers = sized length headers; text; first = 0; length }
+
+let plain status text = whole status [ ("content-type", "text/plain; charset=utf-8") ] text
 
 (* One range of RFC 9110, 14.1.2, as first and last byte of [size]. More than one, or another unit, is not for us and
    the whole file is sent, as that section allows. *)
@@ -38,11 +45,25 @@ module Make (Files : Mirage_kv.RO) = struct
     let path = Uri.pct_decode (Uri.path (Uri.of_string target)) in
     Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path || path = "" then path ^ "index.html" else path)
 
-  let file files request key body =
-    Files.digest files key >|= fun digest ->
+  (* One copy of each file for all who ask for it: the files are part of the image, and never change. *)
+  let known : (Mirage_kv.Key.t, string * string) Hashtbl.t = Hashtbl.create 97
+
+  (* A file's bytes and its entity tag. *)
+  let find files key =
+    match Hashtbl.find_opt known key with
+    | Some found -> Lwt.return_some found
+    | None -> (
+        Files.get files key >>= function
+        | Error _ -> Lwt.return_none
+        | Ok text ->
+            Files.digest files key >|= fun digest ->
+            let tag = match digest with Ok digest -> Fmt.str "\"%s\"" (Ohex.encode digest) | Error _ -> "" in
+            Hashtbl.replace known key (text, tag);
+            Some (text, tag))
+
+  let file request key (text, tag) =
     let header = H1.Headers.get request.H1.Request.headers in
-    let size = String.length body in
-    let tag = match digest with Ok digest -> Fmt.str "\"%s\"" (Ohex.encode digest) | Error _ -> "" in
+    let size = String.length text in
     let headers =
       [ ("content-type", Magic_mime.lookup (Mirage_kv.Key.basename key)); ("accept-ranges", "bytes"); ("etag", tag) ]
     in
@@ -53,13 +74,15 @@ module Make (Files : Mirage_kv.RO) = struct
       | _ -> `Whole
     in
     match header "if-none-match" with
-    | Some words when lists_tag tag words -> { status = `Not_modified; headers = [ ("etag", tag) ]; body = "" }
+    | Some words when lists_tag tag words ->
+        (* Without a length: 0 would be that of the file (RFC 9110, 8.6). *)
+        { status = `Not_modified; headers = [ ("etag", tag) ]; text = ""; first = 0; length = 0 }
     | _ -> (
         match wanted with
-        | `Whole -> { status = `OK; headers; body }
+        | `Whole -> whole `OK headers text
         | `Part (first, last) ->
-            let part = ("content-range", Fmt.str "bytes %d-%d/%d" first last size) in
-            { status = `Partial_content; headers = part :: headers; body = String.sub body first (last - first + 1) }
+            let part = ("content-range", Fmt.str "bytes %d-%d/%d" first last size) and length = last - first + 1 in
+            { status = `Partial_content; headers = sized length (part :: headers); text; first; length }
         | `Unsatisfiable ->
             let answer = plain `Range_not_satisfiable "Range not satisfiable\n" in
             { answer with headers = ("content-range", Fmt.str "bytes */%d" size) :: answer.headers })
@@ -69,9 +92,9 @@ module Make (Files : Mirage_kv.RO) = struct
     match request.H1.Request.meth with
     | `GET | `HEAD -> (
         let key = key request.target in
-        Files.get files key >>= function
-        | Ok body -> file files request key body
-        | Error _ -> Lwt.return (plain `Not_found "Not found\n"))
+        find files key >|= function
+        | Some found -> file request key found
+        | None -> plain `Not_found "Not found\n")
     | _ ->
         let answer = plain `Method_not_allowed "Method not allowed\n" in
         Lwt.return { answer with headers = ("allow", "GET, HEAD") :: answer.headers }

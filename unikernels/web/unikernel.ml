@@ -12,6 +12,11 @@ module K = struct
     let doc = "Port for HTTPS. Certificates and key, in PEM, are on the domain's first disk." in
     let described = Arg.info ~doc ~docv:"PORT" [ "https-port" ] in
     Mirage_runtime.register_arg Arg.(value & opt (some int) None described)
+
+  let connections =
+    let doc = "Connections at once; of more, the one that was silent for longest ends." in
+    let described = Arg.info ~doc ~docv:"COUNT" [ "connections" ] in
+    Mirage_runtime.register_arg Arg.(value & opt int 256 described)
 end
 
 let log = Logs.Src.create "web"
@@ -25,18 +30,31 @@ let tls_of_pem text =
   Tls.Config.server ~alpn_protocols:[ "http/1.1" ] ~certificates:(`Single (certificates, key)) ()
 
 module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
-  module Paf = Paf_mirage.Make (Stack.TCP)
+  module Tcp = Bounded.Make (Stack.TCP) (struct let most = K.connections end)
+  module Paf = Paf_mirage.Make (Tcp)
   module Answers = Site.Make (Files)
+
+  (* What a client is slow to take stands in memory piece by piece, not file by file. *)
+  let piece = 4_096
+
+  let rec send writer text at left =
+    if left = 0 then H1.Body.Writer.close writer
+    else
+      let size = min piece left in
+      H1.Body.Writer.write_string writer ~off:at ~len:size text;
+      H1.Body.Writer.flush_with_reason writer (function
+        | `Written -> send writer text (at + size) (left - size)
+        | `Closed -> ())
 
   let respond files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
     Lwt.async @@ fun () ->
-    Answers.answer files request >|= fun { Site.status; headers; body } ->
-    let size = String.length body in
-    let headers = H1.Headers.of_list (("content-length", string_of_int size) :: headers) in
+    Answers.answer files request >|= fun { Site.status; headers; text; first; length } ->
     Log.info (fun f ->
-        f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum request.meth request.target H1.Status.pp_hum status size);
-    H1.Reqd.respond_with_string reqd (H1.Response.create ~headers status) (if request.meth = `HEAD then "" else body)
+        f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum request.meth request.target H1.Status.pp_hum status length);
+    let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
+    if request.meth = `HEAD || length = 0 then H1.Reqd.respond_with_string reqd response ""
+    else send (H1.Reqd.respond_with_streaming reqd response) text first length
 
   let on_error (client, _port) ?request:_ error respond =
     let words =
