@@ -121,7 +121,8 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
     assert dom0(f"{free} || echo locked").strip() == "locked"
     assert dom0(f"head -n 1 {path}.lock").strip() == f"domain try on host {dom0('hostname').strip()}"
     assert with_disks(disk)["changed"] is False
-    assert with_disks(disk, memory=20)["steps"] == ["recreate try", "define try"]
+    other = with_disks(disk, memory=20)
+    assert other["steps"] == ["recreate try", "define try"], other
     assert dom0(f"{free} || echo locked").strip() == "locked"
     dom0(f"xl destroy try; for n in 1 2 3 4 5 6 7 8; do {free} && exit 0; sleep 1; done; exit 1")
     # Now another host has it.
@@ -133,4 +134,5 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
         assert "try is an invalid domain identifier" in by_hand
     finally:
         dom0("pkill -f '[s]leep 300'", check=False)
-    assert with_disks(disk, memory=20)["steps"] == ["create try"]
+    again = with_disks(disk, memory=20)
+    assert again["steps"] == ["create try"], again
