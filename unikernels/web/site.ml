@@ -45,21 +45,25 @@ module Make (Files : Mirage_kv.RO) = struct
     let path = Uri.pct_decode (Uri.path (Uri.of_string target)) in
     Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path || path = "" then path ^ "index.html" else path)
 
-  (* One copy of each file for all who ask for it: the files are part of the image, and never change. *)
-  let known : (Mirage_kv.Key.t, string * string) Hashtbl.t = Hashtbl.create 97
+  (* One copy of a file for all who are being sent it, and none when nobody is. The files never change. *)
+  let known : (Mirage_kv.Key.t, string * string Weak.t) Hashtbl.t = Hashtbl.create 97
+
+  let load files key =
+    Files.get files key >>= function
+    | Error _ -> Lwt.return_none
+    | Ok text ->
+        Files.digest files key >|= fun digest ->
+        let tag = match digest with Ok digest -> Fmt.str "\"%s\"" (Ohex.encode digest) | Error _ -> "" in
+        let copy = Weak.create 1 in
+        Weak.set copy 0 (Some text);
+        Hashtbl.replace known key (tag, copy);
+        Some (text, tag)
 
   (* A file's bytes and its entity tag. *)
   let find files key =
-    match Hashtbl.find_opt known key with
-    | Some found -> Lwt.return_some found
-    | None -> (
-        Files.get files key >>= function
-        | Error _ -> Lwt.return_none
-        | Ok text ->
-            Files.digest files key >|= fun digest ->
-            let tag = match digest with Ok digest -> Fmt.str "\"%s\"" (Ohex.encode digest) | Error _ -> "" in
-            Hashtbl.replace known key (text, tag);
-            Some (text, tag))
+    match Option.map (fun (tag, copy) -> (tag, Weak.get copy 0)) (Hashtbl.find_opt known key) with
+    | Some (tag, Some text) -> Lwt.return_some (text, tag)
+    | _ -> load files key
 
   let file request key (text, tag) =
     let header = H1.Headers.get request.H1.Request.headers in
