@@ -1,0 +1,18 @@
+"""Our unikernels' folders: each is built alone, from a copy of it, so what two of them need stands in both."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+import pathlib
+
+UNIKERNELS = pathlib.Path(__file__).parents[2] / "unikernels"
+OWN = {"config.ml", "unikernel.ml"}
+
+
+def test_what_stands_in_two_folders_is_the_same_in_both():
+    texts = {}
+    for path in sorted(UNIKERNELS.glob("*/*.ml")):
+        if path.name not in OWN:
+            texts.setdefault(path.name, {})[path.parent.name] = path.read_text()
+    differing = [f"{name}: {', '.join(found)}" for name, found in texts.items() if len(set(found.values())) > 1]
+    assert not differing
+    assert {"disk.ml", "bounded.ml"} <= {name for name, found in texts.items() if len(found) > 1}
