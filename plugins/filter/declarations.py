@@ -37,8 +37,9 @@ def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declarati
     found = []
     for one in unikernels:
         plain = {key: value for key, value in one.items() if key not in ROLE_KEYS} if isinstance(one, dict) else one
-        # Which file an image is becomes known later; any absolute path stands for it here.
-        found.append(declaration_of(plain, host, kernel="/image" if isinstance(one, dict) and "image" in one else None))
+        # Which file an image is becomes known later; any absolute path stands for it here. Without an image too, so that
+        # a misspelt one is named as the unknown key that it is.
+        found.append(declaration_of(plain, host, kernel=None if isinstance(one, dict) and one.get("kernel") else "/image"))
     return found
 
 

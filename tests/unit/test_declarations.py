@@ -34,6 +34,7 @@ def test_a_right_declaration():
         ([{"memroy": 1}], IMAGES, "domain www: unknown key 'memroy'"),
         ([{"image": "wbe"}], IMAGES, "image: 'wbe' is not in unikernel_images (known: web)"),
         ([{"image": None}], IMAGES, "image: is required"),
+        ([{"image": None, "imgae": "web"}], IMAGES, "domain www: unknown key 'imgae'"),
         ([{}, {}], IMAGES, "declared twice"),
         ([{}, {"name": "b"}], IMAGES, "the same address 10.0.0.10"),
         ([{}], {"web": {"url": "http://x/y"}}, "a url needs the sha256"),
