@@ -22,6 +22,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import Host, Observed, plan
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 
+from tests import preloaded
 from tests.guests import guest, service
 from tests.integration.conftest import PORTS, Dom0, playbook
 
@@ -179,6 +180,8 @@ def replacing(dom0, folder, what, kernel, memory):
 
 def main():
     dom0 = Dom0()
+    # Else what is measured is, on both sides, how an emulated machine starts Python.
+    preloaded.install(dom0.command)
     dom0.ship_engine()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)

@@ -19,6 +19,7 @@ from typing import Any
 from .cpus import cpu_set, cpu_text
 from .options import Reader, SpecError
 from .spec import (
+    CONTROL,
     DISK_FORMATS,
     EVENT_ACTIONS,
     HEALTH_KINDS,
@@ -306,7 +307,7 @@ def arguments_of(value: Any, fail: Any) -> list[str]:
     for word in words:
         if isinstance(word, bool) or not isinstance(word, (str, int, float)):
             raise fail("arguments", f"{word!r} is not a word")
-        if any(ord(char) < 32 or ord(char) == 127 for char in str(word)):
+        if CONTROL.search(str(word)):
             raise fail("arguments", f"{str(word)!r} must not contain a newline or another control character")
     return [str(word) for word in words if str(word)]
 

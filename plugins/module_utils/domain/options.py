@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from .spec import CONTROL
+
 
 class SpecError(ValueError):
     """One line: which domain, which option, what is allowed."""
@@ -33,7 +35,7 @@ class Reader:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise self.fail(option, f"must be text, not {type(value).__name__}")
         value = str(value)
-        if any(ord(char) < 32 or ord(char) == 127 for char in value):
+        if CONTROL.search(value):
             raise self.fail(option, "must not contain a newline or another control character")
         try:
             value.encode("utf-8")

@@ -10,8 +10,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 
+# What neither an xl file nor a boot line can hold.
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Xen's own OUI, for addresses that the toolstack hands out.
 MAC_PREFIX = "00:16:3e"
 # "unik" in ASCII: every domain that we made has a UUID that begins so. It stays true over

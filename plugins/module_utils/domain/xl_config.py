@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from .cpus import cpu_text
-from .spec import SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
+from .spec import CONTROL, SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
 
 EXTRA = "# extra_config"
 SERVICE = "# service: "
@@ -23,7 +23,7 @@ _WEIGHT = 256
 
 def quote(text: str) -> str:
     """A string for xl's parser (xen/tools/libs/util/libxlu_cfg_l.l): only \\ and \" are special to it."""
-    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+    if CONTROL.search(text):
         raise ValueError("a control character can't be written to an xl file")
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 

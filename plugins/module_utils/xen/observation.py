@@ -143,15 +143,16 @@ def _live_values(store: Xenstore, configurations: dict[int, dict[str, Any]]) -> 
         if target and target.isdigit() and most and most.isdigit():
             found[domid].update(memory=int(target) // 1024, maxmem=int(most) // 1024)
     _online_vcpus(store, configurations, found)
-    paths = [f"/libxl/{domid}/device/{kind}" for domid in ids for kind in ("vif", "vbd")]
-    listed = store.directories(paths)
-    for index, domid in enumerate(ids):
-        config, vifs, vbds = configurations[domid], listed[2 * index], listed[2 * index + 1]
-        if config.get("nics"):
-            config["nics"] = [nic for nic in config["nics"] if str(nic.get("devid", 0)) in vifs]
-        if len(config.get("disks", [])) != len(vbds):
-            names = store.read([f"/libxl/{domid}/device/vbd/{device}/dev" for device in vbds])
-            config["disks"] = [disk for disk in config.get("disks", []) if disk.get("vdev") in names]
+    kinds = (("nics", "vif"), ("disks", "vbd"))
+    asked = [(domid, *kind) for domid in ids for kind in kinds if configurations[domid].get(kind[0])]
+    paths = [f"/libxl/{domid}/device/{kind}" for domid, _key, kind in asked]
+    for (domid, key, _kind), path, devices in zip(asked, paths, store.directories(paths)):
+        config = configurations[domid]
+        if key == "nics":
+            config["nics"] = [nic for nic in config["nics"] if str(nic.get("devid", 0)) in devices]
+        elif len(config["disks"]) != len(devices):
+            names = store.read([f"{path}/{device}/dev" for device in devices])
+            config["disks"] = [disk for disk in config["disks"] if disk.get("vdev") in names]
     return found
 
 
