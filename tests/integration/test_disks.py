@@ -134,5 +134,8 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
         assert "try is an invalid domain identifier" in by_hand
     finally:
         dom0("pkill -f '[s]leep 300'", check=False)
+    # And now the domain's former self still has it for some seconds.
+    dom0(f"printf 'domain try on host %s\\n%s\\n' $(hostname) $(cat /proc/sys/kernel/random/boot_id) >{path}.lock")
+    dom0(f"nohup flock {path}.lock sleep 12 >/dev/null 2>&1 & sleep 1")
     again = with_disks(disk, memory=20)
     assert again["steps"] == ["create try"], again
