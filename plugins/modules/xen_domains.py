@@ -43,7 +43,7 @@ options:
     type: bool
     default: false
   lock_timeout:
-    description: Seconds to wait for another run on the same host.
+    description: Seconds to wait for another run on the same host; the start of its domains at boot is waited for in any case.
     type: int
     default: 60
 seealso:
