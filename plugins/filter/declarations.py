@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes import clashes
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.checks import clashes
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration

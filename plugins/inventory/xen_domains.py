@@ -76,7 +76,7 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import Host, Observed, defined_uuid
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed, defined_uuid
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, service_of
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import parse_list
 

@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import Host, Observed, plan
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import plan
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 
 from tests import preloaded

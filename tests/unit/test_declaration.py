@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes import (
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.checks import (
     clashes,
     outside_networks,
     shared_disks,
@@ -12,8 +12,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.clashes impo
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_set, cpu_text
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ARGUMENTS_MOST, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import derived_mac, derived_uuid, owned
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl
 from hypothesis import given

@@ -3,16 +3,12 @@
 import dataclasses
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.checks import cpu_refusal
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import (
-    Host,
-    Observed,
-    cpu_refusal,
-    differences,
-    memory_shortage,
-    plan,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import memory_shortage, plan
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS, content_path
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from hypothesis import given

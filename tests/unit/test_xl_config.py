@@ -5,9 +5,9 @@ import pathlib
 import shlex
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, quote, xl_config
 from hypothesis import given
 from hypothesis import strategies as st

@@ -19,99 +19,17 @@ The life of one domain, as this file decides it:
 from __future__ import annotations
 
 import dataclasses
-import re
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
-from .cpus import cpu_set, cpu_text
+from .compare import differences, view
+from .observed import Host, Observed
 from .options import SpecError
-from .spec import DISKS, NEXT, PREVIOUS, Declaration, Disk, Domain, Interface, Origin, owned
+from .spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Disk, Domain, Interface, Origin
 from .xl_config import extra_config, service_of, xl_config
 
-# What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
-OVERHEAD_MIB = 12
-
-_COMPARED = (
-    "type",
-    "kernel",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "cpus",
-    "cpu_weight",
-    "cap",
-    "arguments",
-    "interfaces",
-    "disks",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-    "extra_config",
-)
 # What Xen can change in a running domain, and devices where the guest takes part.
 _LIVE = {"vcpus", "cpus", "cpu_weight", "cap", "interfaces", "disks"}
-
-
-# As spec.content_path names them.
-_CONTENT = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
-
-
-@dataclass(frozen=True)
-class Observed:
-    """A domain as Xen reports it. ``state``: running, paused, shutdown or dying."""
-
-    domid: int
-    state: str
-    domain: Domain
-    max_vcpus: int = 0  # 0: as many as it uses
-    shutdown_reason: str = ""
-    cpu_seconds: float = 0.0
-
-    @property
-    def alive(self) -> bool:
-        return self.state in ("running", "paused")
-
-
-@dataclass(frozen=True)
-class Host:
-    """Everything that was observed on one host in one go. Memory in MiB, files in bytes."""
-
-    domains: tuple[Observed, ...] = ()
-    definitions: dict[str, str] = field(default_factory=dict)
-    autostart: frozenset[str] = frozenset()
-    free_memory: int = 0
-    cpus: int = 0  # 0: not known
-    default_cpus: str = ""  # where xl.conf lets domains run; "": everywhere
-    disk_sizes: dict[str, int] = field(default_factory=dict)  # of the files that are there
-    content_disks: tuple[str, ...] = ()  # paths of all disks made from content
-
-    @cached_property
-    def _by_name(self) -> dict[str, Observed]:
-        return {one.domain.name: one for one in reversed(self.domains)}
-
-    @cached_property
-    def _contents(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
-        for path in self.content_disks:
-            shape = _CONTENT.fullmatch(path)
-            if shape:
-                found.setdefault(shape.group(1), []).append(path)
-        return found
-
-    def find(self, name: str) -> Observed | None:
-        return self._by_name.get(name)
-
-    def contents_of(self, name: str) -> list[str]:
-        """Paths of the disks made from content that was declared for the domain, now or earlier."""
-        return self._contents.get(name, [])
-
-    def owns(self, observed: Observed) -> bool:
-        """Ours: made by us (the UUID says so) or adopted (the definition we keep has its UUID)."""
-        if observed.domid == 0:
-            return False
-        base = observed.domain.name.split("~")[0]
-        return owned(observed.domain.uuid) or defined_uuid(self.definitions.get(base, "")) == observed.domain.uuid
 
 
 @dataclass(frozen=True)
@@ -168,71 +86,6 @@ class Plan:
         return bool(self.steps)
 
 
-def defined_uuid(text: str) -> str:
-    found = re.search(r'^uuid = "([0-9a-f-]{36})"$', text, re.MULTILINE)
-    return found.group(1) if found else ""
-
-
-def as_options(domain: Domain) -> dict[str, Any]:
-    """A domain in the words of the modules' options, for diffs and return values."""
-    options = dict(vars(domain))  # not asdict: nothing in it changes, and its deep copy is half of a plan's time
-    for key in ("interfaces", "disks"):
-        options[key] = [dict(vars(item)) for item in options[key]]
-    options["maxmem"] = domain.maxmem or domain.memory
-    options["extra_config"] = dict(domain.extra_config)
-    return options
-
-
-def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list[str]:
-    """The options in which the two differ; identity (name, uuid) is not one of them.
-
-    ``default_cpus``: where the host lets domains run; xl narrows every domain's own choice to it. Xen doesn't
-    report extra_config: the caller says in ``running`` what is known of it.
-    """
-
-    def seen(domain: Domain) -> dict[str, Any]:
-        return {
-            **{key: getattr(domain, key) for key in _COMPARED},
-            "maxmem": (domain.maxmem or domain.memory) - domain.memory,  # follows memory where nothing else is said
-            "cpus": narrowed(domain.cpus, default_cpus),
-        }
-
-    one, other = seen(wanted), seen(running)
-    return [key for key in _COMPARED if one[key] != other[key]]
-
-
-def narrowed(cpus: str, default_cpus: str) -> str:
-    """The CPUs that ``cpus`` becomes on a host that lets domains run on ``default_cpus`` only."""
-    chosen, allowed = cpu_set(cpus), cpu_set(default_cpus)
-    if chosen is None or allowed is None:
-        return cpus or default_cpus
-    return cpu_text(chosen & allowed)
-
-
-def cpu_refusal(domain: Domain, host: Host) -> str | None:
-    """One line when the domain is pinned to CPUs on which it can't run, else None."""
-    chosen = cpu_set(domain.cpus)
-    if chosen is None:
-        return None
-    if host.cpus and max(chosen) >= host.cpus:
-        return f"domain {domain.name}: cpus: is {domain.cpus}, the host has CPUs 0-{host.cpus - 1}"
-    if not narrowed(domain.cpus, host.default_cpus):
-        return (
-            f"domain {domain.name}: cpus: is {domain.cpus}, but this host lets domains run on {host.default_cpus} only"
-            " (vm.cpumask in /etc/xen/xl.conf, the variable xen_host_domain_cpus)"
-        )
-    return None
-
-
-def _view(domain: Domain | None, state: str, autostart: bool) -> dict[str, Any]:
-    if domain is None:
-        return {"state": state}
-    options = {key: value for key, value in as_options(domain).items() if key in ("name", "service", *_COMPARED)}
-    if options["maxmem"] == options["memory"]:
-        del options["maxmem"]
-    return {**options, "state": state, "autostart": autostart}
-
-
 def plan(declaration: Declaration, host: Host) -> Plan:
     """What to do on ``host`` for ``declaration``. SpecError if that would touch what isn't ours."""
     name = declaration.name
@@ -287,7 +140,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
         if definition is not None:
             steps.append(Step("undefine", name))
         steps += _remove_disks(declaration, host)
-        after = _view(None, "absent", False)
+        after = view(None, "absent", False)
     else:
         if declaration.state == "stopped":
             # The definition first: after a reboot in the middle nothing else than what is declared may start.
@@ -326,9 +179,9 @@ def plan(declaration: Declaration, host: Host) -> Plan:
             steps.append(Step("no_autostart", name))
         if not only_told:
             steps += _remove_old_content(name, wanted, host)
-        after = _view(wanted, declaration.state, declaration.autostart)
+        after = view(wanted, declaration.state, declaration.autostart)
 
-    before = _view(
+    before = view(
         _as_defined(found, definition).domain if found else None, _state_of(found, definition is not None), name in host.autostart
     )
     if not steps:

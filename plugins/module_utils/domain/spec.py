@@ -28,6 +28,9 @@ BLOCK = 4096
 # Where disks are kept that are made from content given in the declaration.
 DISKS = "/var/lib/unikernels/disks"
 
+# What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
+OVERHEAD_MIB = 12
+
 # LIBXL_DEVICE_NIC_MTU_DEFAULT in xen/tools/libs/light: with it the bridge's own counts.
 USUAL_MTU = 1500
 

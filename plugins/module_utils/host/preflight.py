@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..domain.clashes import outside_networks
-from ..domain.plan import OVERHEAD_MIB
-from ..domain.spec import Declaration
+from ..domain.checks import outside_networks
+from ..domain.spec import OVERHEAD_MIB, Declaration
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.

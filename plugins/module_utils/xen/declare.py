@@ -14,11 +14,12 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from ..domain.clashes import clashes, outside_networks, shared_disks, strangers
+from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
 from ..domain.declaration import declaration_of
+from ..domain.observed import Host
 from ..domain.options import SpecError
-from ..domain.plan import OVERHEAD_MIB, Host, Plan, cpu_refusal, memory_shortage, plan
-from ..domain.spec import Declaration, Origin
+from ..domain.plan import Plan, memory_shortage, plan
+from ..domain.spec import OVERHEAD_MIB, Declaration, Origin
 from ..image.elf import ImageError, inspect_file
 from . import console
 from .disks import source_format

@@ -11,7 +11,8 @@ import re
 import time
 from typing import Any
 
-from ..domain.plan import Host, Observed, as_options, defined_uuid
+from ..domain.compare import as_options
+from ..domain.observed import Host, Observed, defined_uuid
 from ..domain.spec import owned
 from ..domain.xl_config import service_of
 from ..image.store import DIGEST, SUFFIX, describe

@@ -19,7 +19,7 @@ import time
 from typing import Any
 
 from ..domain.cpus import cpu_set, cpu_text
-from ..domain.plan import Host, Observed
+from ..domain.observed import Host, Observed
 from ..domain.spec import DISKS, Domain
 from ..domain.xl_config import domain_from_libxl
 from .hypercalls import Hypercalls, bindings

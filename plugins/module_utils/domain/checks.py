@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Do the declarations of one host fit together, with its other domains, and with its networks? Pure."""
+"""Do the declarations of one host fit together, with its other domains, its networks, CPUs and memory? Pure."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import ipaddress
 import re
 from collections import Counter
 
-from .plan import Observed
-from .spec import Declaration
+from .compare import narrowed
+from .cpus import cpu_set
+from .observed import Host, Observed, base_name
+from .spec import Declaration, Domain
 
 
 def clashes(declarations: list[Declaration]) -> list[str]:
@@ -56,7 +58,7 @@ def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) ->
     names = {declaration.name for declaration in declarations}
     lines = []
     for observed in domains:
-        base = observed.domain.name.split("~")[0]
+        base = base_name(observed.domain.name)
         if base in names:
             continue
         macs = {interface.mac for interface in observed.domain.interfaces}
@@ -95,7 +97,7 @@ def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6
 def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
     """One line for every disk that two domains would have, one of them for writing."""
     lines = []
-    users = [(one.domain.name.split("~")[0], disk) for one in domains for disk in one.domain.disks]
+    users = [(base_name(one.domain.name), disk) for one in domains for disk in one.domain.disks]
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     for declaration in wanted:
         users += [(declaration.name, disk) for disk in declaration.domain.disks]
@@ -108,3 +110,18 @@ def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...])
                 for other in sorted(others)
             ]
     return lines
+
+
+def cpu_refusal(domain: Domain, host: Host) -> str | None:
+    """One line when the domain is pinned to CPUs on which it can't run, else None."""
+    chosen = cpu_set(domain.cpus)
+    if chosen is None:
+        return None
+    if host.cpus and max(chosen) >= host.cpus:
+        return f"domain {domain.name}: cpus: is {domain.cpus}, the host has CPUs 0-{host.cpus - 1}"
+    if not narrowed(domain.cpus, host.default_cpus):
+        return (
+            f"domain {domain.name}: cpus: is {domain.cpus}, but this host lets domains run on {host.default_cpus} only"
+            " (vm.cpumask in /etc/xen/xl.conf, the variable xen_host_domain_cpus)"
+        )
+    return None

@@ -1,0 +1,83 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What was seen on a host in one go: its domains as Xen reports them, and the files beside them. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from .spec import DISKS, Domain, owned
+
+# As spec.content_path names them.
+_CONTENT = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
+
+
+def base_name(name: str) -> str:
+    """The name that a user declared, of a domain and of both sides of its replacement."""
+    return name.split("~")[0]
+
+
+def defined_uuid(text: str) -> str:
+    found = re.search(r'^uuid = "([0-9a-f-]{36})"$', text, re.MULTILINE)
+    return found.group(1) if found else ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A domain as Xen reports it. ``state``: running, paused, shutdown or dying."""
+
+    domid: int
+    state: str
+    domain: Domain
+    max_vcpus: int = 0  # 0: as many as it uses
+    shutdown_reason: str = ""
+    cpu_seconds: float = 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ("running", "paused")
+
+
+@dataclass(frozen=True)
+class Host:
+    """Everything that was observed on one host in one go. Memory in MiB, files in bytes."""
+
+    domains: tuple[Observed, ...] = ()
+    definitions: dict[str, str] = field(default_factory=dict)
+    autostart: frozenset[str] = frozenset()
+    free_memory: int = 0
+    cpus: int = 0  # 0: not known
+    default_cpus: str = ""  # where xl.conf lets domains run; "": everywhere
+    disk_sizes: dict[str, int] = field(default_factory=dict)  # of the files that are there
+    content_disks: tuple[str, ...] = ()  # paths of all disks made from content
+
+    @cached_property
+    def _by_name(self) -> dict[str, Observed]:
+        return {one.domain.name: one for one in reversed(self.domains)}
+
+    @cached_property
+    def _contents(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for path in self.content_disks:
+            shape = _CONTENT.fullmatch(path)
+            if shape:
+                found.setdefault(shape.group(1), []).append(path)
+        return found
+
+    def find(self, name: str) -> Observed | None:
+        return self._by_name.get(name)
+
+    def contents_of(self, name: str) -> list[str]:
+        """Paths of the disks made from content that was declared for the domain, now or earlier."""
+        return self._contents.get(name, [])
+
+    def owns(self, observed: Observed) -> bool:
+        """Ours: made by us (the UUID says so) or adopted (the definition we keep has its UUID)."""
+        if observed.domid == 0:
+            return False
+        base = base_name(observed.domain.name)
+        return owned(observed.domain.uuid) or defined_uuid(self.definitions.get(base, "")) == observed.domain.uuid
