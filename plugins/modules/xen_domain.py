@@ -376,6 +376,7 @@ console:
   elements: str
 """
 
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
     DISK_FORMATS,
     EVENT_ACTIONS,
@@ -383,7 +384,6 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
     TYPES,
     UPDATES,
 )
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 INTERFACE = {
@@ -453,7 +453,7 @@ def main() -> None:
     options = dict(module.params)
     lock_timeout = options.pop("lock_timeout")
     try:
-        result = declare([options], module.check_mode, module.warn, lock_timeout=lock_timeout)[0]
+        result = converge([options], module.check_mode, module.warn, lock_timeout=lock_timeout)[0]
     except Refused as refusal:
         module.fail_json(msg=str(refusal))
     if result["failed"]:

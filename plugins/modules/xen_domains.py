@@ -109,7 +109,7 @@ domains:
       type: bool
 """
 
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -134,7 +134,7 @@ def main() -> None:
     if not 1 <= params["parallel"] <= 64:
         module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
     try:
-        results = declare(
+        results = converge(
             params["domains"],
             module.check_mode,
             module.warn,
