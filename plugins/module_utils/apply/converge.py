@@ -169,7 +169,7 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
     result: Result = {
         "name": each.name,
         "state": _state(each.name, after),
-        "changed": bool(outcome["steps"]) or (outcome["failed"] and _view(each, before) != _view(each, after)),
+        "changed": _differs(each, outcome, before, after) if outcome["failed"] else bool(outcome["steps"]),
         "differs": list(each.differs),
         "diff": {"before": each.before, "after": each.after},
         "failed": outcome["failed"],
@@ -182,6 +182,12 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
         result["console"] = outcome.get("console", [])[-console.LINES :]
         result["diff"] = {"before": each.before, "after": _view(each, after)}
     return result
+
+
+def _differs(each: Plan, outcome: Outcome, before: Host, after: Host) -> bool:
+    """Is it, after a failure, other than before? Disks that were made or grown stay so."""
+    disks = any(title.startswith(("make_disk ", "grow_disk ")) for title in outcome["steps"])
+    return disks or _view(each, before) != _view(each, after)
 
 
 def _state(name: str, host: Host) -> str:
