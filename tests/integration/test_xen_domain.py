@@ -64,7 +64,7 @@ def test_one_that_ends_by_itself_is_a_failure_and_the_former_one_runs(domain, do
     failed = domain(kernel=images["ends"], settle=5, check=False)
     assert failed.returncode != 0
     assert "ended by itself" in failed.stdout
-    assert "the former domain was put back and runs" in failed.stdout
+    assert "the old domain was put back and is running" in failed.stdout
     after = dom0.domains()
     assert after["try"] == first
     assert not [name for name in after if "~" in name]
