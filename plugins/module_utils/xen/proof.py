@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 from ..domain.spec import NEXT, Declaration, Health
+from ..health.checks import ask
+from ..health.patterns import problem_of
 from . import console
 from .xl import ToolstackError
 
@@ -42,7 +44,7 @@ def prove(declaration: Declaration, mark: int, state_of: Callable[[str], str]) -
         if state != "running":
             raise _died(declaration, state, time.monotonic() - began, mark)
         if health:
-            answer = _ask(health, name, mark)
+            answer = _ask(health, name, mark, began + bound)
             if answer is None:
                 return time.monotonic()
         if time.monotonic() - began >= bound:
@@ -75,12 +77,10 @@ def _restarting(name: str) -> bool:
     return False
 
 
-def _ask(health: Health, name: str, mark: int) -> str | None:
+def _ask(health: Health, name: str, mark: int, deadline: float) -> str | None:
     if health.kind == "console":
-        return None if console.find(name, health.target, mark) else f"no line on its console matches {health.target!r}"
-    from ..health.checks import ask  # here: urllib and ssl take long to load, and most runs ask nothing
-
-    return ask(health)
+        return problem_of(health.target, console.lines(name, mark, 100_000))
+    return ask(health, deadline)
 
 
 def _died(declaration: Declaration, state: str, seconds: float, mark: int) -> ToolstackError:
