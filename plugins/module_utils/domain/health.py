@@ -43,6 +43,9 @@ MAX_NAME, MAX_LABEL = 253, 63  # RFC 1035, section 2.3.4, as text
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
 # Of a name that is asked for, not connected to: also "*" and, in reverse zones, "/" (RFC 2317).
 _DNS_LABEL = re.compile(r"[A-Za-z0-9_*/-]+")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_STRINGS = re.compile(rf"(?:{_STRING.pattern}\s*)+")
+_ESCAPE = re.compile(rb"\\([0-9]{3}|.)", re.DOTALL)
 _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
 
 
@@ -104,6 +107,8 @@ def _split_url(reader: Reader, url: str) -> tuple[str, str, str]:
     if len(url) > MAX_URL:
         raise reader.fail("http", f"is {_shown(url)}, {len(url)} characters long, must be at most {MAX_URL}")
     scheme, authority, path = parts.group(1).lower(), parts.group(2), parts.group(3)
+    if not authority:
+        raise reader.fail("http", f"is {_shown(url)}, which has no host, must be as in http://10.0.0.10/")
     if "@" in authority:
         raise reader.fail("http", "must not hold a user or a password (what is before '@'): a URL is shown in messages")
     if not re.fullmatch(r"[!-~]*", path) or "\\" in path:
@@ -168,10 +173,18 @@ def canonical_answer(record: str, text: str) -> str:
             raise ValueError("an address with a zone")
         return str(ipaddress.IPv6Address(text.strip()))
     if record in ("TXT", "SPF"):
-        # Strings of at most 255 bytes that belong together (RFC 7208, section 3.3); a user writes the text.
-        strings = re.findall(r'"((?:[^"\\]|\\.)*)"', text)
-        return re.sub(r'\\(["\\])', r"\1", "".join(strings)) if strings else text
+        return _joined(text)
     return " ".join(word if word == "." else word.rstrip(".") for word in text.lower().split())
+
+
+def _joined(text: str) -> str:
+    """Strings of at most 255 bytes, in quotes, belong together (RFC 7208, section 3.3); a user may write the text alone."""
+    if not _STRINGS.fullmatch(text):
+        return text
+    data = "".join(string[1:-1] for string in _STRING.findall(text)).encode("utf-8")
+    # A byte as backslash and DDD, another character as itself (RFC 1035, section 5.1).
+    data = _ESCAPE.sub(lambda part: bytes([int(part[1]) & 255]) if len(part[1]) == 3 else part[1], data)
+    return data.decode("utf-8", "replace")
 
 
 def _openvpn(reader: Reader) -> dict[str, Any]:
@@ -227,7 +240,7 @@ def _host_port(reader: Reader, option: str, text: str, default: int | None) -> t
         raise reader.fail(option, f"{_shown(text)}: write an IPv6 address in brackets, as in [2001:db8::1]:80")
     parts = _AUTHORITY.fullmatch(text)
     if not parts or not parts.group(1):
-        raise reader.fail(option, f"{_shown(text)} must be {form}, as in 10.0.0.10:80" if text else f"has no address, {form}")
+        raise reader.fail(option, f"is {_shown(text)}, must be {form}, as in 10.0.0.10:80")
     host, port = parts.groups()
     if port is None and default is None:
         raise reader.fail(option, f"is {_shown(text)}, must be ADDRESS:PORT, as in 10.0.0.10:80")

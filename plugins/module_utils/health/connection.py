@@ -138,10 +138,12 @@ class Datagrams:
 def read_file(path: str, limit: int) -> bytes:
     """A file that a declaration names, at most ``limit`` bytes of it. OSError also for what is no file (a pipe never ends)."""
     descriptor = os.open(path.encode("utf-8"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{path} is not a file")
         if status.st_size > limit:
             raise OSError(f"{path} has {status.st_size} bytes, more than {limit}")
-        return file.read(limit)
+        return os.read(descriptor, limit)
+    finally:
+        os.close(descriptor)

@@ -47,6 +47,8 @@ def _context(health: Health) -> ssl.SSLContext:
         return ssl.create_default_context()
     found = re.findall(_CERTIFICATE, read_file(health.ca, _MAX_CA).decode("latin-1"))
     try:
+        if not found:
+            raise ValueError
         # An authority of one's own and no other: that is the one that was declared.
         return ssl.create_default_context(cadata="\n".join(found))
     except (ssl.SSLError, ValueError):
