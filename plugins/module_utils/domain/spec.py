@@ -111,7 +111,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class Health:
-    """How a started domain proves that it serves; made by `health.health_of`, which has read and checked all of it."""
+    """The check that a started domain must pass; made by `health.health_of`, which has read and checked all of it."""
 
     kind: str
     target: str  # as it was written: for messages, and the pattern of kind console

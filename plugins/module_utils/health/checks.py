@@ -11,7 +11,7 @@ None when the service answered as declared, else one line that says what came in
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from ..domain.spec import Health
 
@@ -35,26 +35,55 @@ def ask(health: Health, deadline: float | None = None) -> str | None:
     if deadline is not None:
         seconds = max(MIN_SECONDS, min(seconds, deadline - began))
     try:
-        answer = check_of(health.kind)(health, began + seconds)
+        answer = _module_of(health.kind).check(health, began + seconds)
     except Exception as error:
         # All of them: a check that raises in the middle of a replacement would leave it half done.
         answer = reason(error)
     return None if answer is None else one_line(f"{health.target}: {answer}")
 
 
-def check_of(kind: str) -> Callable[[Health, float], str | None]:
-    """The check of a kind. Loaded when it is used: ssl and dnspython take long, and most runs ask nothing."""
+def lacking(health: Health) -> str | None:
+    """What a check needs of the machine where it is made and is not there, in one line: asked before anything is changed."""
+    if health.kind == "console":
+        return None
+    try:
+        _module_of(health.kind).prepare(health)
+    except Exception as error:
+        return one_line(f"{health.kind}: {reason(error)}")
+    return None
+
+
+class Check(Protocol):
+    """A module with the check of one kind."""
+
+    def prepare(self, health: Health, /) -> object:
+        """Raise when this machine lacks a library or a file for it."""
+
+    def check(self, health: Health, deadline: float, /) -> str | None:
+        """One attempt, until ``deadline``; None, or what came instead. May raise."""
+
+
+def _module_of(kind: str) -> Check:
+    """Loaded when it is used: ssl and dnspython take long, and most runs ask nothing."""
     if kind == "http":
-        from .http_check import check
-    elif kind == "dns":
-        from .dns_check import check
-    elif kind == "openvpn":
-        from .openvpn_check import check
-    elif kind == "command":
-        from .command_check import check
-    else:
-        from .tcp_check import check
-    return check
+        from . import http_check
+
+        return http_check
+    if kind == "dns":
+        from . import dns_check
+
+        return dns_check
+    if kind == "openvpn":
+        from . import openvpn_check
+
+        return openvpn_check
+    if kind == "command":
+        from . import command_check
+
+        return command_check
+    from . import tcp_check
+
+    return tcp_check
 
 
 def reason(error: Exception) -> str:

@@ -15,8 +15,15 @@ import time
 from ..domain.spec import Health
 
 _POLL_SECONDS = 0.02
+_KILL_SECONDS = 1.0
 # What of its output is kept: the end, where a program says why it failed.
 _MAX_OUTPUT = 8192
+
+
+def prepare(health: Health) -> None:
+    program = health.command[0].encode("utf-8")
+    if not os.path.isfile(program) or not os.access(program, os.X_OK):
+        raise OSError(f"{health.command[0]} is not a program on this host")
 
 
 def check(health: Health, deadline: float) -> str | None:
@@ -40,7 +47,10 @@ def check(health: Health, deadline: float) -> str | None:
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:
             pass  # it was alone, and has ended
-        code = process.wait()
+        try:
+            code = process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "did not end, not even killed: it waits for a device or a file server"
         output.read(0)
     finally:
         # Not read to its end: a child in a session of its own may hold the other one for ever.

@@ -20,11 +20,17 @@ _MISSING = "the Python library dnspython is missing where this runs (Debian's py
 _TRUNCATED = 2  # the flag TC in a message's third byte
 
 
-def check(health: Health, deadline: float) -> str | None:
+def prepare(_health: Health) -> None:
     try:
-        import dns.message
+        import dns.message  # noqa: F401
     except ImportError:
-        return _MISSING
+        raise OSError(_MISSING) from None
+
+
+def check(health: Health, deadline: float) -> str | None:
+    prepare(health)
+    import dns.message
+
     question = dns.message.make_query(health.name, health.record)
     for transport in ("udp", "tcp") if health.transport == "both" else (health.transport,):
         response = (_over_tcp if transport == "tcp" else _over_udp)(health, question, deadline)

@@ -23,7 +23,7 @@ _MAX_CA = 4 << 20  # Debian's own file of all authorities has 200 KiB
 
 
 def check(health: Health, deadline: float) -> str | None:
-    context = _context(health) if health.tls else None
+    context = prepare(health)
     sock = connect(health.address, health.port, deadline)
     try:
         if context:
@@ -37,7 +37,10 @@ def check(health: Health, deadline: float) -> str | None:
         sock.close()
 
 
-def _context(health: Health) -> ssl.SSLContext:
+def prepare(health: Health) -> ssl.SSLContext | None:
+    """Whom it trusts; None without TLS."""
+    if not health.tls:
+        return None
     if health.insecure:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
@@ -45,12 +48,12 @@ def _context(health: Health) -> ssl.SSLContext:
         return context
     if not health.ca:
         return ssl.create_default_context()
-    found = re.findall(_CERTIFICATE, read_file(health.ca, _MAX_CA).decode("latin-1"))
+    certificates = re.findall(_CERTIFICATE, read_file(health.ca, _MAX_CA).decode("latin-1"))
     try:
-        if not found:
+        if not certificates:
             raise ValueError
         # An authority of one's own and no other: that is the one that was declared.
-        return ssl.create_default_context(cadata="\n".join(found))
+        return ssl.create_default_context(cadata="\n".join(certificates))
     except (ssl.SSLError, ValueError):
         raise OSError(f"ca: {health.ca} holds no certificates (PEM)") from None
 

@@ -89,12 +89,17 @@ def problem_of(packet: bytes, static: bytes, session: bytes) -> str | None:
     return None
 
 
-def check(health: Health, deadline: float) -> str | None:
+def prepare(health: Health) -> bytes:
+    """The key."""
     try:
         import cryptography  # noqa: F401
     except ImportError:
-        return _MISSING
-    static, session = static_key(health.key), os.urandom(_SESSION)
+        raise OSError(_MISSING) from None
+    return static_key(health.key)
+
+
+def check(health: Health, deadline: float) -> str | None:
+    static, session = prepare(health), os.urandom(_SESSION)
     packet = client_reset(static, session)
     answer = (_over_udp if health.transport == "udp" else _over_tcp)(health, packet, deadline)
     if not answer:

@@ -24,8 +24,8 @@ _REPEATS = re.compile(r"[*+?{]")
 _PROGRAM = (
     "import json,re,sys\n"
     "pattern, lines = json.load(sys.stdin)\n"
-    "found = re.compile(pattern)\n"
-    "print(next((number for number, line in enumerate(lines) if found.search(line)), -1))\n"
+    "compiled = re.compile(pattern)\n"
+    "print(next((number for number, line in enumerate(lines) if compiled.search(line)), -1))\n"
 )
 
 
@@ -47,8 +47,8 @@ def problem_of(pattern: str, lines: list[str]) -> str | None:
 
 
 def _here(pattern: str, lines: list[str]) -> int:
-    found = re.compile(pattern)
-    return next((number for number, line in enumerate(lines) if found.search(line)), -1)
+    compiled = re.compile(pattern)
+    return next((number for number, line in enumerate(lines) if compiled.search(line)), -1)
 
 
 def _apart(pattern: str, lines: list[str], seconds: float) -> int:

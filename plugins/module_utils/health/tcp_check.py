@@ -10,6 +10,10 @@ from ..domain.spec import Health
 from .connection import connect
 
 
+def prepare(_health: Health) -> None:
+    """Nothing is needed."""
+
+
 def check(health: Health, deadline: float) -> str | None:
     connect(health.address, health.port, deadline).close()
     return None

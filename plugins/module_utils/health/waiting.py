@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from ..domain.health import health_of
 from ..domain.options import Reader, SpecError
 from ..domain.spec import STATES, Health
-from .checks import ask
+from .checks import ask, lacking
 
 BETWEEN = 0.3
 # A thread for each service, so that each has all of its time, up to this many.
@@ -45,6 +45,9 @@ def declared_checks(domains: Sequence[Any]) -> list[tuple[str, Health]]:
 
 def wait_for(name: str, health: Health, began: float) -> Answer:
     """Until it answers as declared, or ``within`` seconds after ``began`` and not more than one attempt longer."""
+    absent = lacking(health)
+    if absent:  # waiting does not bring it
+        return {"name": name, "healthy": False, "msg": f"domain {name}: health: {absent}", "seconds": 0.0}
     deadline = began + health.within
     while True:
         problem = ask(health, deadline)

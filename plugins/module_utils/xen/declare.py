@@ -20,6 +20,7 @@ from ..domain.observed import Host
 from ..domain.options import SpecError
 from ..domain.plan import Plan, memory_shortage, plan
 from ..domain.spec import OVERHEAD_MIB, Declaration, Origin
+from ..health.checks import lacking
 from ..image.elf import ImageError, inspect_file
 from . import console
 from .disks import source_format
@@ -85,6 +86,9 @@ def _check_files(one: Plan, missing: Callable[[str], None]) -> None:
                 f"{where}: disks: format qcow2 needs QEMU in Dom0: set xen_host_qemu: true (package qemu-system-xen), or"
                 " declare a raw disk with this one as its source"
             )
+        absent = lacking(one.declaration.health) if one.declaration.health else None
+        if absent:
+            missing(f"{where}: health: {absent}")
         for interface in domain.interfaces:
             if not os.path.isdir(f"/sys/class/net/{interface.bridge}/bridge"):
                 missing(f"{where}: interfaces: {interface.bridge} is not a bridge of this host")

@@ -4,7 +4,7 @@ import socket
 import time
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.health import checks, connection, tcp_check
+from ansible_collections.unikernels.xen.plugins.module_utils.health import checks, command_check, connection, tcp_check
 
 from . import servers
 from .conftest import ATTEMPT, SLACK, declared
@@ -59,7 +59,8 @@ def test_a_line_is_bounded(ask, monkeypatch):
 )
 def test_the_time_of_an_attempt(monkeypatch, kind, left, seconds):
     seen = []
-    monkeypatch.setattr(checks, "check_of", lambda _kind: lambda _health, deadline: seen.append(deadline))
+    monkeypatch.setattr(tcp_check, "check", lambda _health, deadline: seen.append(deadline))
+    monkeypatch.setattr(command_check, "check", lambda _health, deadline: seen.append(deadline))
     began = time.monotonic()
     checks.ask(declared(**kind), None if left is None else began + left)
     assert began + seconds - 0.1 <= seen[0] <= began + seconds + 1
@@ -110,6 +111,27 @@ def test_datagrams_to_an_unreachable_address_leave_no_socket(monkeypatch):
     monkeypatch.setattr(connection, "resolve", lambda *_arguments: infos)
     with pytest.raises(OSError):
         connection.Datagrams("x", 53, time.monotonic() + 1)
+
+
+@pytest.mark.parametrize(
+    ("health", "problem"),
+    [
+        ({"tcp": "a:1"}, None),
+        ({"console": "x"}, None),
+        ({"http": "http://a/"}, None),
+        ({"http": "https://a/"}, None),
+        ({"http": "https://a/", "ca": "/nonexistent"}, "http: [Errno 2] No such file"),
+        ({"dns": "a@b"}, None),
+        ({"openvpn": "a:1", "key": "/nonexistent"}, "openvpn: [Errno 2] No such file"),
+        ({"openvpn": "a:1", "key": "/etc/passwd"}, "openvpn: key: /etc/passwd is not an OpenVPN static key"),
+        ({"command": ["/bin/true"]}, None),
+        ({"command": ["/etc/passwd"]}, "command: /etc/passwd is not a program on this host"),
+        ({"command": ["/nonexistent"]}, "is not a program on this host"),
+    ],
+)
+def test_what_this_host_lacks_for_a_check(health, problem):
+    line = checks.lacking(declared(**health))
+    assert line is None if problem is None else problem in line
 
 
 def test_after_the_deadline():

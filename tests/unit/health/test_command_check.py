@@ -5,7 +5,7 @@ import signal
 import time
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.health import checks
+from ansible_collections.unikernels.xen.plugins.module_utils.health import checks, command_check
 
 from .conftest import declared
 
@@ -84,6 +84,16 @@ def test_a_child_in_a_session_of_its_own_is_not_waited_for(ask_command, tmp_path
     assert ask_command(f"setsid sh -c 'echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 30' &"
                        f" until [ -e {tmp_path}/pid ]; do :; done") is None  # fmt: skip
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+def test_one_that_can_not_be_killed_is_not_waited_for(ask, monkeypatch):
+    """A process that waits for a dead disk ends with the disk."""
+    killed = []
+    monkeypatch.setattr(command_check.os, "killpg", lambda pid, _signal: killed.append(pid))
+    monkeypatch.setattr(command_check, "_KILL_SECONDS", 0.1)
+    assert "not even killed" in ask(command=["/bin/sleep", "30"])
+    monkeypatch.undo()
+    os.killpg(killed[0], signal.SIGKILL)
 
 
 def test_no_file_is_left_open(ask_command):

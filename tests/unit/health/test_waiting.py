@@ -48,6 +48,11 @@ def test_asks_again_until_it_answers(monkeypatch):
     assert service_health([{"name": "www", "health": {"tcp": "a:1"}}])["healthy"] == ["www"]
 
 
+def test_what_can_not_be_asked_here_is_not_waited_for():
+    result = service_health([{"name": "www", "health": {"command": ["/nonexistent"], "within": 3600}}])
+    assert result["msg"] == "domain www: health: command: /nonexistent is not a program on this host"
+
+
 def test_whom_it_asks():
     checks_ = declared_checks(
         [
