@@ -147,7 +147,29 @@ def repr_short(junk):
 def test_a_malformed_answer_is_one_line(ask, junk):
     with servers.udp(lambda wire: [wire[:2] + junk[2:] if len(junk) > 2 else junk]) as port:
         line = ask(dns=f"www.example.org@127.0.0.1:{port}")
-    assert "malformed" in line or "time" in line or "not resolved" in line, line
+    assert "malformed" in line or "time" in line or "more than 200 records" in line, line
+
+
+def test_names_that_point_from_one_to_the_next_take_no_time(ask):
+    """Sixty-four KiB of them took dnspython 2.3 eleven seconds, in which no other check got on."""
+
+    def bomb(wire):
+        body = bytearray(wire[:2] + b"\x81\x80\0\1\0\0\0\0\0\0" + b"\1a\0\0\1\0\1")
+        chain, before = bytearray(), 12
+        for _label in range(120):
+            here = len(body) + 12 + len(chain)
+            chain += b"\1a" + struct.pack(">H", 0xC000 | before)
+            before = here
+        body += b"\xc0\x0c" + struct.pack(">HHIH", 65400, 1, 60, len(chain)) + chain
+        count = 1
+        while len(body) < 65500:
+            body += struct.pack(">HHHIHI", 0xC000 | before, 1, 1, 60, 4, count)
+            count += 1
+        body[6:8] = struct.pack(">H", count)
+        return [bytes(body)]
+
+    with servers.tcp(over_tcp(bomb)) as port:
+        assert "more than 200 records" in ask(dns=f"a@127.0.0.1:{port}", transport="tcp")
 
 
 def test_truncated_over_udp_is_asked_over_tcp(ask_patiently):
