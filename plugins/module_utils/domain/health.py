@@ -81,9 +81,7 @@ def _http(reader: Reader) -> dict[str, Any]:
     tls = scheme == "https"
     address, port = _host_port(reader, "http", authority, 443 if tls else 80)
     _agrees_with_urllib(reader, url, address)
-    status = reader.text("status", "200")
-    if not re.fullmatch(r"[2-5][0-9][0-9]", status):
-        raise reader.fail("status", f"is {_shown(status)}, must be an HTTP status that ends an answer, 200..599")
+    status = reader.number("status", 200, 200, 599, "(an HTTP status that ends an answer)")
     host = reader.text("host", "") if "host" in reader.options else authority
     name, _port = _host_port(reader, "host" if "host" in reader.options else "http", host, 1)
     contains = _not_empty(reader, "contains", "what the body must hold")
@@ -94,7 +92,7 @@ def _http(reader: Reader) -> dict[str, Any]:
     if ca and insecure:
         raise reader.fail("insecure", "looks at no certificate, so it can't be used with ca; leave one of them out")
     return {
-        "target": url, "address": address, "port": port, "tls": tls, "path": path, "expect": status, "host": host,
+        "target": url, "address": address, "port": port, "tls": tls, "path": path, "expect": str(status), "host": host,
         "name": name.rstrip("."), "contains": contains, "ca": ca, "insecure": insecure,
     }  # fmt: skip
 

@@ -81,9 +81,11 @@ def _module_of(kind: str) -> Check:
         from . import command_check
 
         return command_check
-    from . import tcp_check
+    if kind == "tcp":
+        from . import tcp_check
 
-    return tcp_check
+        return tcp_check
+    raise ValueError(f"kind {kind} is not asked, its lines are looked for")
 
 
 def reason(error: Exception) -> str:

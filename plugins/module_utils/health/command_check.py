@@ -14,7 +14,7 @@ import time
 
 from ..domain.spec import Health
 
-_POLL_SECONDS = 0.02
+_POLL_SECONDS = 0.005
 _KILL_SECONDS = 1.0
 # What of its output is kept: the end, where a program says why it failed.
 _MAX_OUTPUT = 8192

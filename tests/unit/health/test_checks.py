@@ -37,6 +37,10 @@ def test_every_exception_is_one_line(ask, monkeypatch, error):
     assert ask(tcp="10.0.0.1:80").startswith(f"10.0.0.1:80: {type(error).__name__}")
 
 
+def test_a_console_is_not_asked(ask):
+    assert "kind console is not asked" in ask(console="ready")
+
+
 def test_a_line_is_bounded(ask, monkeypatch):
     def fails(*_arguments):
         raise OSError("x" * 100_000)
