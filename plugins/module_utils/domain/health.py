@@ -28,6 +28,11 @@ KIND_OPTIONS = {
     "console": (),
     "command": (),
 }
+_OPTION_KINDS = {
+    option: [kind for kind in HEALTH_KINDS if option in KIND_OPTIONS[kind]]
+    for options in KIND_OPTIONS.values()
+    for option in options
+}
 # Those that dnspython 2.3 (Debian 12) knows and that a server answers with records of; any other as TYPE123 (RFC 3597).
 RECORD_TYPES = (
     *("A", "AAAA", "AFSDB", "CAA", "CDNSKEY", "CDS", "CERT", "CNAME", "CSYNC", "DNAME", "DNSKEY", "DS", "EUI48", "EUI64"),
@@ -70,7 +75,7 @@ def health_of(reader: Reader, value: Any) -> Health | None:
 
 def _refuse_options_of_others(reader: Reader, kind: str) -> None:
     for option in reader.options:
-        kinds = [name for name in HEALTH_KINDS if option in KIND_OPTIONS[name]]
+        kinds = _OPTION_KINDS.get(option)
         if kinds and kind not in kinds:
             raise reader.fail(str(option), f"is for {' and '.join(kinds)}, not for {kind}")
 
@@ -82,8 +87,9 @@ def _http(reader: Reader) -> dict[str, Any]:
     address, port = _host_port(reader, "http", authority, 443 if tls else 80)
     _agrees_with_urllib(reader, url, address)
     status = reader.number("status", 200, 200, 599, "(an HTTP status that ends an answer)")
-    host = reader.text("host", "") if "host" in reader.options else authority
-    name, _port = _host_port(reader, "host" if "host" in reader.options else "http", host, 1)
+    host, name = reader.text("host", authority), address
+    if "host" in reader.options:
+        name, _port = _host_port(reader, "host", host, 1)
     contains = _not_empty(reader, "contains", "what the body must hold")
     ca, insecure = _path(reader, "ca"), reader.flag("insecure", False)
     for option, given in (("ca", ca), ("insecure", insecure)):
