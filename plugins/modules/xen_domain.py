@@ -249,10 +249,29 @@ options:
     default: false
   health:
     description:
-      - How a started domain proves that it serves, asked from the host in the real protocol.
-      - Exactly one of C(http) (a URL, with C(status)), C(tcp) (ADDRESS:PORT), C(dns) (NAME@ADDRESS, with C(answer)),
-        C(openvpn) (ADDRESS:PORT), C(console) (a regular expression) or C(command) (a list, a program on the host with its
-        arguments, which ends with 0), and C(within), seconds, 30 by default.
+      - The check that a started domain must pass, and a replacement before it takes the old domain's place for good. It is asked
+        from the host in the service's protocol, until it answers as declared or C(within) seconds have passed (1..3600, 30 by
+        default).
+      - One attempt takes at most 5 seconds (30 for C(command)) as a whole, whatever is sent and however slowly.
+      - Exactly one of C(http), C(tcp), C(dns), C(openvpn), C(console) and C(command).
+      - An ADDRESS is a name (ASCII, an international one as its C(xn--) form), an IPv4 address, or an IPv6 address in brackets.
+      - C(http) is a URL, of http or https, asked with GET. No redirect is followed, no proxy used. With it C(status), the status
+        that must be answered, 200 by default; C(contains), text that must stand in the first 64 KiB of the body; C(host),
+        what the request names as its host, for https also the name in the certificate, by default the URL's; and for https
+        C(ca), the path on the host of certificates (PEM) of the authorities that count, in place of the system's, or
+        C(insecure), with which any certificate is good.
+      - C(tcp), ADDRESS:PORT, must accept a connection.
+      - C(dns), NAME@ADDRESS or NAME@ADDRESS:PORT, must answer with a record. With it C(type), the type of record, V(A) by
+        default; C(answer), one of the records, where names are compared without case and final dot, and addresses by what
+        they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both). Aliases (CNAME) in the answer are
+        followed. The host needs C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
+      - C(openvpn), ADDRESS:PORT, must answer a client's first packet. With it C(key), required, the path on the host of the
+        endpoint's tls-crypt key, without which OpenVPN answers nothing that tells it from another service (then declare C(tcp));
+        and C(transport), V(tcp) or V(udp), V(tcp) by default. The host needs C(python3-cryptography), which the role installs.
+      - C(console), a regular expression (Python's) that must match a line that the domain prints after its start. Of each line
+        the first 1000 characters are looked at, of a console the last 64 KiB, and one search takes at most 5 seconds.
+      - C(command), a list, the absolute path of a program on the host and its arguments, must exit with 0. No shell reads it. It
+        and all that it started are killed (SIGKILL) when it has ended or its time is over.
     type: dict
   settle:
     description: Without O(health), for how many seconds a started domain is watched. One that ends in this time has failed.

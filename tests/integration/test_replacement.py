@@ -51,7 +51,10 @@ def test_one_that_does_not_serve_is_taken_back(web, dom0):
     for words, options in (
         ("not healthy after 5 s", {"arguments": {"port": 81}, "health": {"http": f"http://{ADDRESS}/", "within": 5}}),
         ("it ended by itself", {"arguments": {"prot": 80}}),
-        ("the new domain did not print a line matching 'never' within 5 s", {"memory": 40, "update": "warm", "ready": "never", "ready_within": 5}),
+        (
+            "the new domain did not print a line matching 'never' within 5 s",
+            {"memory": 40, "update": "warm", "ready": "never", "ready_within": 5},
+        ),
     ):
         failed = web(check=False, **options).result
         assert failed["failed"] and failed["rolled_back"] and not failed["changed"], failed

@@ -15,6 +15,8 @@ from functools import singledispatchmethod
 from ..domain.observed import Intent
 from ..domain.spec import Disk
 from ..domain.xl_config import vbd, vif
+from ..health.checks import ask
+from ..health.patterns import problem_of
 from ..image.store import write_whole
 from ..plan import steps as do
 from ..wait import until
@@ -28,6 +30,7 @@ from ..xen.xl import ToolstackError, last_words, must, xl
 DESTROY_SECONDS = 30
 REBOOT_SECONDS = 30
 _MAX_PAUSES = 8
+_ALL_LINES = 100_000
 
 
 class Performer:
@@ -221,11 +224,8 @@ class Performer:
         health = step.health
         assert health is not None
         if health.kind == "console":
-            found = console.find(step.name, health.target, mark)
-            return None if found else f"no line on its console matches {health.target!r}"
-        from ..health.checks import ask  # here: urllib and ssl take long to load, and most runs ask nothing
-
-        return ask(health)
+            return problem_of(health.target, console.lines(step.name, mark, _ALL_LINES))
+        return ask(health, end)
 
     def _settling(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
         """``settle`` seconds after it printed its ready line, or was seen waiting for work, or ``ready_within`` is over."""

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from ..domain.observed import Host
 from ..domain.spec import BLOCK, Disk, Domain, Origin
+from ..health.checks import lacking
 from ..image.elf import ImageError, inspect_file
 from ..plan.plan import Plan
 from ..plan.steps import Attach, Build, MakeDisk
@@ -54,6 +55,9 @@ def check(plan: Plan, host: Host) -> Findings:
             for interface in domain.interfaces
             if not os.path.isdir(f"/sys/class/net/{interface.bridge}/bridge")
         ]
+        absent = lacking(plan.declaration.health) if plan.declaration.health else None
+        if absent:
+            findings.missing.append(f"{where}: health: {absent}")
     return findings
 
 

@@ -17,12 +17,12 @@ import uuid as uuids
 from typing import Any
 
 from .cpus import cpu_set, cpu_text
+from .health import health_of
 from .options import Reader, SpecError
 from .spec import (
     CONTROL,
     DISK_FORMATS,
     EVENT_ACTIONS,
-    HEALTH_KINDS,
     STATES,
     TYPES,
     UPDATES,
@@ -31,7 +31,6 @@ from .spec import (
     Declaration,
     Disk,
     Domain,
-    Health,
     Interface,
     Origin,
     content_path,
@@ -312,46 +311,6 @@ def arguments_of(value: Any, fail: Any) -> list[str]:
     return [str(word) for word in words if str(word)]
 
 
-def _command(reader: Reader) -> tuple[str, ...]:
-    words = reader.options.get("command")
-    if not isinstance(words, list) or not words or not all(isinstance(word, str) and word for word in words):
-        raise reader.fail("command", "must be a list of words, a program and its arguments; no shell reads it")
-    if not words[0].startswith("/"):
-        raise reader.fail("command", f"{words[0]!r} must be the absolute path of a program on the host")
-    if any("\0" in word for word in words):
-        raise reader.fail("command", "must not contain a zero byte")
-    return tuple(words)
-
-
-def _health(reader: Reader, value: Any) -> Health | None:
-    reader.known.append("health")
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise reader.fail("health", "must be a mapping, as in {http: 'http://10.0.0.10/', within: 30}")
-    inner = Reader(f"{reader.where}: health", value)
-    kinds = [kind for kind in HEALTH_KINDS if kind in inner.options]
-    if len(kinds) != 1:
-        raise reader.fail("health", f"must have exactly one of {', '.join(HEALTH_KINDS)}")
-    inner.known += HEALTH_KINDS
-    command = _command(inner) if kinds[0] == "command" else ()
-    target = " ".join(map(shlex.quote, command)) if command else inner.text(kinds[0])
-    if kinds[0] == "http" and not re.fullmatch(r"https?://[^\s]+", target):
-        raise inner.fail("http", f"is {target!r}, must be a URL, as in http://10.0.0.10/")
-    if kinds[0] in ("tcp", "openvpn") and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:]+):[0-9]{1,5}", target):
-        raise inner.fail(kinds[0], f"is {target!r}, must be ADDRESS:PORT")
-    if kinds[0] == "dns" and not re.fullmatch(r"[A-Za-z0-9_.-]{1,253}@(\[[0-9a-fA-F:]+\]|[^\s:@]+)(:[0-9]{1,5})?", target):
-        raise inner.fail("dns", f"is {target!r}, must be NAME@ADDRESS or NAME@ADDRESS:PORT")
-    if kinds[0] == "console":
-        _pattern(inner, "console")
-    expect = inner.text("status", "200") if kinds[0] == "http" else inner.text("answer", "") if kinds[0] == "dns" else ""
-    if kinds[0] == "http" and not re.fullmatch(r"[1-5][0-9][0-9]", expect):
-        raise inner.fail("status", f"is {expect!r}, must be an HTTP status, as in 200")
-    health = Health(kinds[0], target, inner.number("within", 30, 1, 3600, "seconds"), expect, command)
-    inner.finish()
-    return health
-
-
 # What a declaration may have that is not for a domain but for the roles around it.
 ROLE_KEYS = ("image",)
 
@@ -417,7 +376,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
         adopt=reader.flag("adopt", False),
         update=reader.choice("update", "standby", UPDATES),
         live=reader.flag("live", False),
-        health=_health(reader, reader.options.get("health")),
+        health=health_of(reader, reader.options.get("health")),
         origins=tuple(origin for _disk, origin in disks if origin),
         uuid_given=reader.options.get("uuid") is not None,
         remove_disks=reader.choice("disks_on_absent", "keep", ("keep", "remove")) == "remove",

@@ -111,13 +111,25 @@ class Domain:
 
 @dataclass(frozen=True)
 class Health:
-    """How a started domain proves that it serves. ``target`` depends on ``kind``; ``within`` in seconds."""
+    """The check that a started domain must pass; made by `health.health_of`, which has read and checked all of it."""
 
     kind: str
-    target: str
-    within: int = 30
-    expect: str = ""
+    target: str  # as it was written: for messages, and the pattern of kind console
+    within: int = 30  # seconds
+    expect: str = ""  # http: the status; dns: the answer, in its canonical form
     command: tuple[str, ...] = ()
+    address: str = ""  # what is connected to: a name or an address, without brackets
+    port: int = 0
+    name: str = ""  # http: whose certificate it must be (and SNI); dns: what is asked for
+    host: str = ""  # http: the header Host
+    path: str = ""  # http: with the query
+    tls: bool = False
+    ca: str = ""  # a file on the host: the only authorities that count
+    insecure: bool = False  # any certificate is good
+    contains: str = ""  # http: text in the first part of the body
+    record: str = "A"  # dns: the type of record
+    transport: str = "udp"  # dns: udp | tcp | both; openvpn: tcp | udp
+    key: str = ""  # openvpn: a file on the host, the endpoint's tls-crypt key
 
 
 @dataclass(frozen=True)

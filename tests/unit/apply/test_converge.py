@@ -5,6 +5,8 @@ import os
 
 import pytest
 
+from .conftest import module
+
 VIF = {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}
 
 
@@ -186,20 +188,31 @@ def test_a_ready_line_without_a_health_check_is_awaited(xen, converge):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "/etc/xen"), ValueError("unforeseen"), KeyError("x")])
-def test_whatever_is_raised_while_a_domain_is_asked_the_old_one_is_put_back(xen, converge, monkeypatch, error):
-    from .conftest import module
-
+def test_whatever_is_raised_in_a_step_the_old_one_is_put_back(xen, converge, monkeypatch, error):
     converge({"name": "www"})
 
     def raises(*_arguments):
         raise error
 
-    monkeypatch.setattr(module("health.checks"), "ask", raises)
-    health = {"health": {"tcp": "127.0.0.1:9", "within": 1}}
-    failed = converge({"name": "www", "memory": 20, **health})
+    monkeypatch.setattr(module("apply.perform"), "ask", raises)
+    failed = converge({"name": "www", "memory": 20, "health": {"tcp": "127.0.0.1:9", "within": 1}})
     assert failed["failed"] and failed["rolled_back"] and not failed["changed"]
     assert "domain www: await healthy www: " in failed["msg"] and "\n" not in failed["msg"]
     assert states(xen) == {"www": ("running", 16)}
+
+
+def test_one_that_is_never_healthy_is_put_back_in_time(xen, converge):
+    converge({"name": "www"})
+    failed = converge({"name": "www", "memory": 20, "health": {"tcp": "127.0.0.1:9", "within": 1}})
+    assert "it runs, but is not healthy after 1 s: 127.0.0.1:9: " in failed["msg"]
+    assert failed["rolled_back"] and states(xen) == {"www": ("running", 16)}
+
+
+def test_a_health_check_on_the_console(xen, converge):
+    xen.on_unpause["www"] = lambda _record: (xen.folder / "console" / "guest-www.log").write_text("up\n")
+    assert converge({"name": "www", "health": {"console": "^up$", "within": 5}})["failed"] is False
+    failed = converge({"name": "www", "memory": 20, "health": {"console": "never", "within": 1}})
+    assert "no line on its console matches 'never'" in failed["msg"] and failed["rolled_back"]
 
 
 def test_one_that_fails_loses_nothing_of_the_others(xen, converge):
@@ -332,7 +345,6 @@ def test_check_mode_warns_of_what_an_earlier_task_may_create(xen, converge):
 
 
 def test_without_root_it_is_one_line_in_check_mode_too(xen, converge, monkeypatch):
-    from .conftest import module
 
     monkeypatch.setattr(module("apply.converge").os, "geteuid", lambda: 1000)
     for check in (False, True):
@@ -341,7 +353,6 @@ def test_without_root_it_is_one_line_in_check_mode_too(xen, converge, monkeypatc
 
 
 def test_a_host_without_xen_is_predicted_for_and_refused(xen, converge, monkeypatch):
-    from .conftest import module
 
     monkeypatch.setattr(module("apply.converge"), "available", lambda: False)
     assert converge({"name": "www"}, check=True)["steps"] == ["create www", "autostart www"]
