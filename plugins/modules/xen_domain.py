@@ -89,7 +89,10 @@ options:
     description:
       - Boot arguments, as a list of words or a mapping, in which C(port 80) becomes C(--port=80), true gives the bare
         option, false leaves it out and a list repeats it.
-      - Words are quoted as MirageOS reads them. The whole line may have 8191 bytes, what Solo5 keeps.
+      - Words are quoted as MirageOS reads them (a space in a value stays in it), which differs from a shell. The whole line
+        may have 8191 bytes, what Solo5 keeps.
+      - Text is the whole line as it is, for a kernel with a grammar of its own, such as Linux. It gets no words for
+        O(interfaces[].address), which must not be given beside it.
       - The arguments of a domain are readable by everyone on the host. Secrets belong on a disk.
     type: raw
   interfaces:

@@ -60,6 +60,19 @@ def test_mapping_of_arguments():
     )
 
 
+def test_text_is_the_whole_line():
+    """A Linux kernel's command line has a grammar of its own."""
+    line = "root=/dev/xvda ro  dyndbg='file x +p' \"init=/a b\" \\"
+    assert declare(interfaces=[{"bridge": "xenbr0"}], arguments=line).domain.arguments == line
+
+
+def test_a_value_can_not_set_another_option():
+    arguments = {"hello": "Bonjour --ipv4=1.2.3.4", "logs": "*:info", "name": "it's"}
+    assert declare(interfaces=[], arguments=arguments).domain.arguments == (
+        '"--hello=Bonjour --ipv4=1.2.3.4" --logs=*:info --name=it\'s'
+    )
+
+
 def test_mac_and_uuid_are_stable_and_ours():
     first, second = declare().domain, declare().domain
     assert first == second
@@ -89,7 +102,10 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"arguments": ["--hello=a\nb"]}, "must not contain a newline"),
         ({"arguments": ["x" * 9000]}, f"Solo5 keeps only {ARGUMENTS_MOST}"),
         ({"arguments": {"a b": 1}}, "'a b' is not the name of an option"),
-        ({"arguments": "--port=80"}, "must be a list of words or a mapping"),
+        ({"arguments": "--port=80"}, "as text is the whole boot line, so that an interface's address doesn't get into it"),
+        ({"interfaces": [], "arguments": "a\nb"}, "must not contain a newline"),
+        ({"arguments": 80}, "must be a list of words, a mapping of option to value, or the whole line as text"),
+        ({"interfaces": [], "arguments": ["\\" * 4096]}, f"the line has 8194 bytes, Solo5 keeps only {ARGUMENTS_MOST}"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "01:16:3e:00:00:01"}]}, "multicast"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "nonsense"}]}, "must be six bytes"),
         ({"interfaces": [{"bridge": "x/y"}]}, "is not the name of a network device"),

@@ -16,6 +16,7 @@ import shlex
 import uuid as uuids
 from typing import Any
 
+from . import boot_line
 from .cpus import cpu_set, cpu_text
 from .options import Reader, SpecError
 from .spec import (
@@ -285,11 +286,15 @@ def _extra_value(reader: Reader, key: str, value: Any) -> str:
     raise reader.fail("extra_config", f"{key}: must be a number, true or false, text, or a list of text")
 
 
-def arguments_of(value: Any, fail: Any) -> list[str]:
-    """Boot arguments as a list: from a list of words, or a mapping (port: 80 -> --port=80).
+def arguments_of(value: Any, fail: Any) -> list[str] | str:
+    """Boot arguments as words: from a list of them, or a mapping (port: 80 -> --port=80). Text is the whole line as it is.
 
     In a mapping true gives the bare option, false and null leave it out, and a list repeats it.
     """
+    if isinstance(value, str):
+        if CONTROL.search(value):
+            raise fail("arguments", "must not contain a newline or another control character")
+        return value
     if isinstance(value, dict):
         words: list[Any] = []
         for key, item in value.items():
@@ -303,7 +308,7 @@ def arguments_of(value: Any, fail: Any) -> list[str]:
     elif isinstance(value, list):
         words = value
     else:
-        raise fail("arguments", "must be a list of words or a mapping of option to value")
+        raise fail("arguments", "must be a list of words, a mapping of option to value, or the whole line as text")
     for word in words:
         if isinstance(word, bool) or not isinstance(word, (str, int, float)):
             raise fail("arguments", f"{word!r} is not a word")
@@ -376,11 +381,17 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
 
     interfaces, words, addresses = [], [], []
     for index, item in enumerate(reader.items("interfaces")):
-        interface, arguments, own = _interface(item, host, name, index)
+        interface, address_words, own = _interface(item, host, name, index)
         interfaces.append(interface)
-        words += arguments
+        words += address_words
         addresses += own
-    words += arguments_of(reader.options.get("arguments") or [], reader.fail)
+    arguments = arguments_of(reader.options.get("arguments") or [], reader.fail)
+    if isinstance(arguments, str) and words:
+        raise reader.fail(
+            "arguments",
+            "as text is the whole boot line, so that an interface's address doesn't get into it: write a list of words or a"
+            " mapping (MirageOS), or leave address and gateway out and write them into the text (others)",
+        )
     disks = [_disk(item, name, index) for index, item in enumerate(reader.items("disks"))]
     _no_twins(reader, "disks", "vdev", [disk.vdev for disk, _origin in disks])
     _no_twins(reader, "interfaces", "mac", [interface.mac for interface in interfaces])
@@ -401,7 +412,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
         cpu_weight=reader.number("cpu_weight", 256, 1, 65535, "(256 is a domain's usual share)"),
         cap=reader.number("cap", 0, 0, 12800, "percent of one CPU"),
         type=reader.choice("type", "pvh", TYPES),
-        arguments=_argument_line(reader, words),
+        arguments=_argument_line(reader, arguments if isinstance(arguments, str) else [*words, *arguments]),
         interfaces=tuple(interfaces),
         disks=tuple(disk for disk, _origin in disks),
         on_poweroff=reader.choice("on_poweroff", "destroy", EVENT_ACTIONS),
@@ -450,8 +461,8 @@ def _pattern(reader: Reader, option: str) -> str:
     return value
 
 
-def _argument_line(reader: Reader, words: list[str]) -> str:
-    line = " ".join(shlex.quote(word) for word in words)
+def _argument_line(reader: Reader, words: list[str] | str) -> str:
+    line = words if isinstance(words, str) else boot_line.join(words)
     try:
         size = len(line.encode("utf-8"))
     except UnicodeEncodeError:
