@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from .spec import Interface
+
 _SPECIAL = re.compile(r'[ "\\]')
 _TO_ESCAPE = re.compile(r'["\\]')
 # What Mirage's lib_runtime calls the options of an interface; several interfaces have a group each.
@@ -100,3 +102,16 @@ def addresses(line: str) -> list[str]:
     """ADDRESS/PREFIX of every interface that the line configures; those without a group first."""
     found = [word for word in address_words(line) if not word.gateway]
     return [word.value for word in sorted(found, key=lambda word: bool(word.group))]
+
+
+def interface_words(interfaces: Iterable[Interface]) -> list[str]:
+    """The words that give the interfaces their addresses, as they stand at the head of a line."""
+    words = []
+    for interface in interfaces:
+        for value, gateway in ((interface.address, interface.gateway), (interface.address6, interface.gateway6)):
+            if value:
+                family = "ipv6" if ":" in value else "ipv4"
+                words.append(str(AddressWord(interface.group, family, False, value)))
+                if gateway:
+                    words.append(str(AddressWord(interface.group, family, True, gateway)))
+    return words
