@@ -33,7 +33,8 @@ attributes:
 options:
   name:
     description:
-      - Name of the domain; 1 to 63 letters, digits, V(_), V(.), V(-).
+      - Name of the domain; 1 to 63 letters, digits, V(_), V(.), V(-). Digits alone are refused, for xl takes them for a
+        domain's id.
     type: str
     required: true
   state:
@@ -60,7 +61,7 @@ options:
     description:
       - Path on the host of a kernel that Xen can boot as PVH, for example an image in the store that
         M(unikernels.xen.mirage_image) keeps. Required unless O(state=absent).
-    type: path
+    type: str
   memory:
     description: Memory in MiB.
     type: int
@@ -137,6 +138,7 @@ options:
       mtu:
         description: MTU of the interface. V(1500) is the bridge's.
         type: int
+        default: 1500
       group:
         description: Mirage's name for the interface when it has several, as in C(--management-ipv4=).
         type: str
@@ -150,8 +152,10 @@ options:
     default: []
     suboptions:
       path:
-        description: File or block device on the host. Required, except with O(disks[].content).
-        type: path
+        description:
+          - File or block device on the host, as an absolute path. Required, except with O(disks[].content).
+          - Nothing is created or removed below C(/dev).
+        type: str
       vdev:
         description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
         type: str
@@ -184,7 +188,7 @@ options:
         description:
           - File on the host that a new disk is a copy of. What xl can't attach (vmdk, vhd, vdi) and qcow2 for a raw
             disk is converted by C(qemu-img), once.
-        type: path
+        type: str
       content:
         description:
           - Text that the unikernel reads from sector 0 of a read-only disk, padded with zeros to whole blocks of 4096 bytes;
@@ -220,6 +224,8 @@ options:
   extra_config:
     description:
       - The escape, a mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
+      - Keys that have an option here are refused, and those that boot something else than O(kernel) or say which programs
+        of Dom0 serve the domain (C(bootloader), C(firmware), C(pvshim), C(device_model_...)).
       - Xen does not report these, so they are compared with the definition that the running domain was proved with.
     type: dict
   update:
@@ -379,80 +385,13 @@ console:
   elements: str
 """
 
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
-    DISK_FORMATS,
-    EVENT_ACTIONS,
-    STATES,
-    TYPES,
-    UPDATES,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import DOMAIN, LOCK, argument_spec
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
-INTERFACE = {
-    "bridge": {"type": "str", "required": True},
-    "mac": {"type": "str"},
-    "address": {"type": "str"},
-    "gateway": {"type": "str"},
-    "address6": {"type": "str"},
-    "gateway6": {"type": "str"},
-    "ip": {"type": "str"},
-    "rate": {"type": "str"},
-    "script": {"type": "str"},
-    "vifname": {"type": "str"},
-    "mtu": {"type": "int"},
-    "group": {"type": "str"},
-}
-DISK = {
-    "path": {"type": "path"},
-    "vdev": {"type": "str"},
-    "format": {"type": "str", "choices": list(DISK_FORMATS), "default": "raw"},
-    "access": {"type": "str", "choices": ["r", "w"], "default": "r"},
-    "shared": {"type": "bool"},
-    "size": {"type": "int"},
-    "source": {"type": "path"},
-    # Often keys; in no log.
-    "content": {"type": "str", "no_log": True},
-}
-
 
 def main() -> None:
-    event = {"type": "str", "choices": list(EVENT_ACTIONS)}
-    module = UnloggedModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": list(STATES), "default": "running"},
-            "autostart": {"type": "bool"},
-            "type": {"type": "str", "choices": list(TYPES), "default": "pvh"},
-            "uuid": {"type": "str"},
-            "kernel": {"type": "path"},
-            "memory": {"type": "int", "default": 64},
-            "maxmem": {"type": "int"},
-            "vcpus": {"type": "int", "default": 1},
-            "cpus": {"type": "str"},
-            "cpu_weight": {"type": "int", "default": 256},
-            "cap": {"type": "int", "default": 0},
-            "arguments": {"type": "raw"},
-            "interfaces": {"type": "list", "elements": "dict", "default": [], "options": INTERFACE},
-            "disks": {"type": "list", "elements": "dict", "default": [], "options": DISK},
-            "on_poweroff": {**event, "default": "destroy"},
-            "on_reboot": {**event, "default": "restart"},
-            "on_crash": {**event, "default": "preserve"},
-            "disks_on_absent": {"type": "str", "choices": ["keep", "remove"], "default": "keep"},
-            "service": {"type": "str"},
-            "extra_config": {"type": "dict"},
-            "update": {"type": "str", "choices": list(UPDATES), "default": "standby"},
-            "ready": {"type": "str"},
-            "ready_within": {"type": "int", "default": 60},
-            "live": {"type": "bool", "default": False},
-            "health": {"type": "dict"},
-            "settle": {"type": "int", "default": 2},
-            "shutdown_timeout": {"type": "int", "default": 10},
-            "adopt": {"type": "bool", "default": False},
-            "lock_timeout": {"type": "int", "default": 60},
-        },
-        supports_check_mode=True,
-    )
+    module = UnloggedModule(argument_spec=argument_spec((*DOMAIN, LOCK)), supports_check_mode=True)
     options = dict(module.params)
     lock_timeout = options.pop("lock_timeout")
     try:

@@ -99,6 +99,9 @@ DOMAIN = (
     Field("adopt", "bool", False),
 )  # fmt: skip
 
+# Of both modules, not of a domain.
+LOCK = Field("lock_timeout", "int", 60)
+
 COMPARED = tuple(field.name for field in DOMAIN if field.compared)
 LIVE = frozenset(field.name for field in DOMAIN if field.live)
 # What our own options write; extra_config must not say it again.

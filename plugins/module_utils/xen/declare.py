@@ -15,11 +15,11 @@ from collections.abc import Callable
 from typing import Any
 
 from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
-from ..domain.declaration import declaration_of
+from ..domain.declaration import declaration_of, declarations_of
 from ..domain.observed import Host
 from ..domain.options import SpecError
 from ..domain.plan import Plan, memory_shortage, plan
-from ..domain.spec import OVERHEAD_MIB, Declaration, Origin
+from ..domain.spec import CPU_WEIGHT, OVERHEAD_MIB, Declaration, Origin
 from ..image.elf import ImageError, inspect_file
 from . import console
 from .disks import source_format
@@ -172,12 +172,12 @@ def declare(
     switch, and msg, console, rolled_back when it failed.
     """
     try:
-        declarations = [declaration_of(with_shared(one), platform.node()) for one in options]
+        declarations = declarations_of([with_shared(one) for one in options], platform.node())
     except SpecError as error:
         raise Refused(str(error)) from error
     problems = clashes(declarations) + outside_networks(declarations, bridge_networks())
     if problems:
-        raise Refused(problems[0])
+        raise Refused("; and ".join(problems))
     if not available():
         if not check:
             raise Refused("this host does not run under Xen (no /proc/xen/capabilities): run the role xen_host first")
@@ -204,7 +204,7 @@ def _plans(
         warn(line + " (a real run may bring it before)")
 
     files = {origin.path: origin.format for one in declarations for origin in one.origins}
-    scheduling = any(one.domain.cpu_weight != 256 or one.domain.cap for one in declarations)
+    scheduling = any(one.domain.cpu_weight != CPU_WEIGHT or one.domain.cap for one in declarations)
     host = observe(files, scheduling)
     if purge:
         kept = {declaration.name for declaration in declarations}
@@ -220,7 +220,7 @@ def _plans(
     problems += strangers(declarations, host.domains) + shared_disks(declarations, host.domains)
     problems += [line for one in declarations if one.state != "absent" for line in (cpu_refusal(one.domain, host),) if line]
     if problems:
-        raise Refused(problems[0])
+        raise Refused("; and ".join(problems))
     for one in plans:
         if one.declaration.state != "absent":
             _check_origins(one.declaration, host, missing)
