@@ -364,11 +364,15 @@ steps:
   elements: str
   sample: [replace www, define www]
 differs:
-  description: The options in which the running domain was not what is declared.
+  description:
+    - The options in which the running domain was not what is declared, as paths in the words of the options. C(image) is
+      O(kernel) where both are files of an image store.
+    - The diff has the same words. There C(image) is its name and the beginning of its digest, and O(arguments) the words behind
+      those that come from addresses.
   returned: always
   type: list
   elements: str
-  sample: [kernel]
+  sample: [image, "interfaces[0].address", "disks[0].content", extra_config.pool]
 downtime_ms:
   description: Milliseconds without service, from the switch to the first healthy answer (without O(health), until it ran).
   returned: when a running domain was replaced

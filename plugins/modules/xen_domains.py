@@ -88,7 +88,7 @@ domains:
       type: list
       elements: str
     differs:
-      description: The options in which the running domain was not what is declared.
+      description: The options in which the running domain was not what is declared, as in M(unikernels.xen.xen_domain).
       type: list
       elements: str
     downtime_ms:

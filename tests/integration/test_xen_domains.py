@@ -158,6 +158,8 @@ def test_facts_of_the_domains(dom0, tmp_path, declared, tiny):
     assert (www["state"], www["owner"], www["service"], www["autostart"]) == ("running", "unikernels.xen", "web", True)
     assert www["image"]["standin"] is True
     assert www["image"]["sha256"] in www["kernel"]
+    assert www["interfaces"][0]["address"] == "10.0.2.101/24"
+    assert not any(word.startswith("--ipv4") for word in www["arguments"])
     assert www["uptime_seconds"] > 0 and www["cpu_seconds"] > 0
     assert www["traffic"][0]["sent_bytes"] > 0
     assert www["console"]

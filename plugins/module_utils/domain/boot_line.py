@@ -11,16 +11,18 @@ line that ends in a quoted part or behind a backslash is an error, and an empty 
 
 from __future__ import annotations
 
+import dataclasses
 import ipaddress
 import re
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from .spec import Interface
+from .spec import Domain, Interface
 
 _SPECIAL = re.compile(r'[ "\\]')
 _TO_ESCAPE = re.compile(r'["\\]')
 # What Mirage's lib_runtime calls the options of an interface; several interfaces have a group each.
+ADDRESS_FIELDS = ("address", "gateway", "address6", "gateway6", "group")
 _ADDRESS_WORD = re.compile(r"--(?:([a-z][a-z0-9-]*)-)?(ipv[46])(-gateway)?=([0-9a-fA-F.:]+(?:/[0-9]{1,3})?)")
 
 
@@ -32,10 +34,6 @@ class AddressWord(NamedTuple):
     gateway: bool
     value: str
 
-    def __str__(self) -> str:
-        prefix = f"{self.group}-" if self.group else ""
-        return f"--{prefix}{self.family}{'-gateway' if self.gateway else ''}={self.value}"
-
 
 def quote_word(word: str) -> str:
     """One word as it must stand in the line; one without space, quote and backslash stands as it is."""
@@ -46,13 +44,13 @@ def quote_word(word: str) -> str:
 
 def join(words: Iterable[str]) -> str:
     """The line that MirageOS splits into just these words."""
-    return " ".join(map(quote_word, words))
+    return " ".join([quote_word(word) for word in words])
 
 
 def split(line: str) -> list[str]:
     """The words that MirageOS makes of the line; ValueError when it can't."""
-    if not _SPECIAL.search(line):
-        return [line] if line else []
+    if '"' not in line and "\\" not in line:
+        return [word for word in line.split(" ") if word]
     words: list[str] = []
     word: list[str] = []
     quoted = escaped = False
@@ -110,8 +108,86 @@ def interface_words(interfaces: Iterable[Interface]) -> list[str]:
     for interface in interfaces:
         for value, gateway in ((interface.address, interface.gateway), (interface.address6, interface.gateway6)):
             if value:
-                family = "ipv6" if ":" in value else "ipv4"
-                words.append(str(AddressWord(interface.group, family, False, value)))
+                option = f"--{interface.group}-ipv" if interface.group else "--ipv"
+                option += "6" if ":" in value else "4"
+                words.append(f"{option}={value}")
                 if gateway:
-                    words.append(str(AddressWord(interface.group, family, True, gateway)))
+                    words.append(f"{option}-gateway={gateway}")
     return words
+
+
+def read_back(domain: Domain, like: Domain | None = None) -> tuple[tuple[Interface, ...], list[str] | str]:
+    """A domain's interfaces with the addresses at the head of its boot line, and the words behind these.
+
+    The line doesn't say which interface has which group: ``like``, the domain that is declared, says it, else they have
+    them in their order. A line that we would have written otherwise stays text, for it may have another grammar.
+    """
+    try:
+        words = split(domain.arguments)
+    except ValueError:
+        words = []
+    written = join(words) == domain.arguments
+    if written and like and domain.arguments == like.arguments and domain.interfaces == like.interfaces:
+        return like.interfaces, words[len(interface_words(like.interfaces)) :]
+    bare = [_bare(interface) for interface in domain.interfaces]
+    if not written:
+        return tuple(bare), domain.arguments
+    options = _own_options(like) if like else set()
+    head: list[AddressWord] = []
+    for word in words:
+        found = address_word(word)
+        if found is None or word.partition("=")[0] in options:
+            break
+        head.append(found)
+    groups = _groups(head, like, len(bare))
+    taken = 0
+    for item in head:
+        index = groups.get(item.group, len(bare))
+        if index >= len(bare):
+            break
+        option = _option_of(item, bare[index], like.interfaces[index] if like and index < len(like.interfaces) else None)
+        if getattr(bare[index], option):
+            break
+        values: dict[str, Any] = {"group": item.group, option: item.value}
+        bare[index] = dataclasses.replace(bare[index], **values)
+        taken += 1
+    return tuple(bare), words[taken:]
+
+
+def _bare(interface: Interface) -> Interface:
+    if not (interface.address or interface.address6 or interface.group):
+        return interface
+    return dataclasses.replace(interface, address="", gateway="", address6="", gateway6="", group="")
+
+
+def _own_options(domain: Domain) -> set[str]:
+    """The options among a declared domain's arguments that look like an interface's."""
+    try:
+        words = split(domain.arguments)
+    except ValueError:
+        return set()
+    return {word.partition("=")[0] for word in words[len(interface_words(domain.interfaces)) :]}
+
+
+def _groups(head: list[AddressWord], like: Domain | None, count: int) -> dict[str, int]:
+    """Group -> index of its interface."""
+    seen = list(dict.fromkeys(word.group for word in head))
+    if like is None:
+        return {group: index for index, group in enumerate(seen)}
+    groups: dict[str, int] = {}
+    for index, interface in enumerate(like.interfaces):
+        groups.setdefault(interface.group, index)
+    # A group that got another name: the interface whose group the line doesn't have.
+    free = [index for group, index in groups.items() if group not in seen and index < count]
+    for group in seen:
+        if group not in groups and free:
+            groups[group] = free.pop(0)
+    return groups
+
+
+def _option_of(word: AddressWord, interface: Interface, like: Interface | None) -> str:
+    """address and address6 may both be an IPv6 address: as it is declared, else the first that comes."""
+    second = word.family == "ipv6" and (
+        bool(like.address6) or not like.address if like else bool(interface.address and ":" not in interface.address)
+    )
+    return ("gateway" if word.gateway else "address") + ("6" if second else "")

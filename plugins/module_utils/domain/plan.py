@@ -22,14 +22,12 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from .compare import differences, view
+from .compare import differences, options_of, view
+from .fields import LIVE
 from .observed import Host, Observed
 from .options import SpecError
 from .spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Disk, Domain, Interface, Origin
 from .xl_config import extra_config, service_of, xl_config
-
-# What Xen can change in a running domain, and devices where the guest takes part.
-_LIVE = {"vcpus", "cpus", "cpu_weight", "cap", "interfaces", "disks"}
 
 
 @dataclass(frozen=True)
@@ -179,13 +177,16 @@ def plan(declaration: Declaration, host: Host) -> Plan:
             steps.append(Step("no_autostart", name))
         if not only_told:
             steps += _remove_old_content(name, wanted, host)
-        after = view(wanted, declaration.state, declaration.autostart)
+        after = view(wanted, declaration.state, declaration.autostart, wanted)
 
-    before = view(
-        _as_defined(found, definition).domain if found else None, _state_of(found, definition is not None), name in host.autostart
-    )
-    if not steps:
-        before = after
+    before = after
+    if steps:
+        before = view(
+            _as_defined(found, definition).domain if found else None,
+            _state_of(found, definition is not None),
+            name in host.autostart,
+            wanted,
+        )
     return Plan(declaration, tuple(steps), before, after, differs)
 
 
@@ -232,10 +233,10 @@ def _how(declaration: Declaration, wanted: Domain, current: Observed, host: Host
 
 def _live_steps(declaration: Declaration, wanted: Domain, current: Observed | None, differs: tuple[str, ...]) -> list[Step]:
     """How to change the running domain to what is declared, [] when only a new one can be it."""
-    if not declaration.live or not differs or current is None or current.state != "running" or set(differs) - _LIVE:
+    if not declaration.live or not differs or current is None or current.state != "running" or set(options_of(differs)) - LIVE:
         return []
     name, steps = declaration.name, []
-    for option in differs:
+    for option in options_of(differs):
         if option == "vcpus":
             if wanted.vcpus > (current.max_vcpus or current.domain.vcpus):
                 return []

@@ -27,6 +27,8 @@ NEXT, PREVIOUS = "~next", "~prev"
 BLOCK = 4096
 # Where disks are kept that are made from content given in the declaration.
 DISKS = "/var/lib/unikernels/disks"
+# As content_path names them; the group is the domain's name.
+CONTENT_PATH = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
 
 # What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
 OVERHEAD_MIB = 12

@@ -11,10 +11,12 @@ or a string in double quotes with only backslash and double quote escaped.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable
 from typing import Any, Union
 
+from . import boot_line
 from .cpus import cpu_text
 from .spec import CONTROL, CPU_WEIGHT, SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
 
@@ -149,7 +151,7 @@ def domain_from_libxl(config: dict[str, Any]) -> Domain:
     target = build.get("target_memkb")
     scheduling = build.get("sched_params", {})
     pinned = {cpu for affinity in build.get("vcpu_hard_affinity") or [] for cpu in affinity}
-    return Domain(
+    domain = Domain(
         name=str(create.get("name", "")),
         uuid=str(create.get("uuid", "")).lower(),
         type=str(create.get("type", "")),
@@ -167,3 +169,5 @@ def domain_from_libxl(config: dict[str, Any]) -> Domain:
         on_reboot=_action(config, "on_reboot", "destroy"),
         on_crash=_action(config, "on_crash", "destroy"),
     )
+    interfaces, _words = boot_line.read_back(domain)
+    return dataclasses.replace(domain, interfaces=interfaces) if interfaces != () else domain

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
+from ..domain.compare import with_image
 from ..domain.declaration import declaration_of, declarations_of
 from ..domain.observed import Host
 from ..domain.options import SpecError
@@ -23,6 +24,7 @@ from ..domain.spec import CPU_WEIGHT, OVERHEAD_MIB, Declaration, Origin
 from ..image.elf import ImageError, inspect_file
 from . import console
 from .disks import source_format
+from .domain_facts import image_name
 from .hypercalls import bindings
 from .journal import Lock, LockError
 from .network import bridge_networks
@@ -249,6 +251,9 @@ def _perform(plans: list[Plan], host: Host, lock: Lock, parallel: int, stop_at_f
 
 
 def _result(one: Plan, check: bool) -> dict[str, Any]:
+    diff = {"before": one.before, "after": one.after}
+    if one.changed:
+        diff = {side: with_image(options, image_name) for side, options in diff.items()}
     return {
         "name": one.declaration.name,
         "state": one.declaration.state,
@@ -256,5 +261,5 @@ def _result(one: Plan, check: bool) -> dict[str, Any]:
         "failed": False,
         "steps": [str(step) for step in one.steps] if check else [],
         "differs": list(one.differs),
-        "diff": {"before": one.before, "after": one.after},
+        "diff": diff,
     }
