@@ -61,6 +61,10 @@ options:
     description:
       - Path on the host of a kernel that Xen can boot as PVH, for example an image in the store that
         M(unikernels.xen.mirage_image) keeps. Required unless O(state=absent).
+      - Also a 32-bit PVH kernel, such as Debian's C(grub-i386-xen_pvh.bin), or a Linux C(bzImage).
+    type: str
+  ramdisk:
+    description: Path on the host of an initial RAM disk beside O(kernel), for Linux; a unikernel has none.
     type: str
   memory:
     description: Memory in MiB.

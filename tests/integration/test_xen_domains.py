@@ -40,7 +40,7 @@ def test_many_in_one_call_each_with_all_that_xl_offers(declared, tiny, dom0, eng
         "try3": {"interfaces": [{"bridge": "xenbr0", "script": "vif-bridge", "vifname": "vif-try3"}], "on_crash": "destroy"},
         "try4": {"extra_config": {"max_grant_frames": 64, "nomigrate": True}, "state": "paused", "uuid": UUID},
         "try5": {"state": "stopped", "service": "nothing"},
-        "try6": {"type": "pv", "kernel": "/vmlinuz", "memory": 96, "state": "paused", "extra_config": {"ramdisk": "/initrd.img"}},
+        "try6": {"type": "pv", "kernel": "/vmlinuz", "memory": 96, "state": "paused", "ramdisk": "/initrd.img"},
     }  # fmt: skip
     domains = [tiny(name, **more) for name, more in options.items()]
     assert declared(*domains, flags=["--check"]).result["changed"]

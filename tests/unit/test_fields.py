@@ -50,7 +50,7 @@ def test_what_has_an_option_is_not_for_extra_config(key):
     assert fields.extra_key_refusal(key).startswith("has an option of its own")
 
 
-@pytest.mark.parametrize("key", ["pool", "ramdisk", "max_grant_frames", "nomigrate", "pci", "on_watchdog", "cpus_soft"])
+@pytest.mark.parametrize("key", ["pool", "max_grant_frames", "nomigrate", "pci", "on_watchdog", "cpus_soft"])
 def test_what_has_none_is(key):
     assert fields.extra_key_refusal(key) == ""
 

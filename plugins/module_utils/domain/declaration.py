@@ -298,6 +298,7 @@ def _domain(reader: Reader, host: str, name: str, interfaces: tuple[Interface, .
         name=name,
         uuid=attempt("uuid", lambda: _uuid(reader, derived_uuid(host, name)), ""),
         kernel=attempt("kernel", lambda: devices.path_of(reader, "kernel", "" if absent else None), ""),
+        ramdisk=attempt("ramdisk", lambda: devices.path_of(reader, "ramdisk", ""), ""),
         memory=memory,
         maxmem=maxmem,
         cpus=attempt("cpus", lambda: _cpus(reader), ""),

@@ -73,6 +73,7 @@ DOMAIN = (
     Field("type", default="pvh", choices=TYPES, xl=("type", "builder", "pvh"), compared=True),
     Field("uuid", xl=("uuid",)),
     Field("kernel", xl=("kernel",), compared=True),
+    Field("ramdisk", xl=("ramdisk",), compared=True),
     Field("memory", default=64, xl=("memory",), compared=True, **_MEMORY),  # type: ignore[arg-type]
     Field("maxmem", xl=("maxmem",), compared=True, **_MEMORY),  # type: ignore[arg-type]
     Field("vcpus", "int", 1, 1, 128, "vCPUs", xl=("vcpus", "maxvcpus"), compared=True, live=True),

@@ -104,6 +104,7 @@ class Domain:
     uuid: str
     kernel: str
     memory: int
+    ramdisk: str = ""
     maxmem: int = 0  # 0: as memory
     vcpus: int = 1
     cpus: str = ""  # CPU numbers as in 0-3,8; "": wherever the host lets domains run

@@ -21,7 +21,7 @@ from ..domain.observed import Host
 from ..domain.options import SpecError
 from ..domain.plan import Plan, memory_shortage, plan
 from ..domain.spec import CPU_WEIGHT, OVERHEAD_MIB, Declaration, Origin
-from ..image.elf import ImageError, inspect_file
+from ..image.kernels import bootable
 from . import console
 from .disks import source_format
 from .domain_facts import image_name
@@ -69,6 +69,8 @@ def _check_files(one: Plan, missing: Callable[[str], None]) -> None:
     for domain in builds:
         where = f"domain {domain.name}"
         _check_kernel(where, domain.kernel, domain.type, domain.memory, missing)
+        if domain.ramdisk and not os.path.isfile(domain.ramdisk):
+            missing(f"{where}: ramdisk: {domain.ramdisk} is not a file on this host")
         for disk in domain.disks:
             if not os.path.exists(disk.path):
                 if any(origin.path == disk.path for origin in one.declaration.origins):
@@ -95,16 +97,11 @@ def _check_files(one: Plan, missing: Callable[[str], None]) -> None:
 def _check_kernel(where: str, kernel: str, kind: str, memory: int, missing: Callable[[str], None]) -> None:
     if not os.path.exists(kernel):
         return missing(f"{where}: kernel: {kernel} does not exist on this host")
-    if kind == "pv":
-        if not os.path.isfile(kernel):
-            raise Refused(f"{where}: kernel: {kernel}: not a file")
-        return None
-    try:
-        image = inspect_file(kernel)
-    except (ImageError, OSError) as error:
-        raise Refused(f"{where}: kernel: {kernel}: {getattr(error, 'strerror', None) or error}") from error
-    least = -(-image.memory_size // (1 << 20))
-    if image.memory_size > memory << 20:
+    found = bootable(kernel, kind)
+    if not found.ok:
+        raise Refused(f"{where}: kernel: {kernel}: {found.problem}")
+    least = -(-found.memory_size // (1 << 20))
+    if found.memory_size > memory << 20:
         raise Refused(f"{where}: memory: is {memory} MiB, the image alone takes {least} MiB")
     return None
 
