@@ -192,6 +192,7 @@ options:
         description:
           - File on the host that a new disk is a copy of. What xl can't attach (vmdk, vhd, vdi) and qcow2 for a raw
             disk is converted by C(qemu-img), once.
+          - A copy whose size is no multiple of 4096 bytes gets zeros to the next one, for MirageOS sees whole blocks only.
         type: str
       content:
         description:
