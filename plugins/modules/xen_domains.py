@@ -109,30 +109,10 @@ domains:
       type: bool
 """
 
-from typing import Any
-
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import DOMAIN, LOCK, argument_spec
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import LOCK, argument_spec
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
-
-
-def typed(module: UnloggedModule, domains: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each domain's options by xen_domain's own argument spec, so that the same words mean the same in both modules.
-
-    Not as suboptions, whose documentation would be xen_domain's once more. What must be in no log is in none.
-    """
-    validator = ArgumentSpecValidator(argument_spec(DOMAIN))
-    results, problems = [], []
-    for index, options in enumerate(domains):
-        result = validator.validate(options)
-        module.no_log_values.update(result._no_log_values)
-        where = f"domain {options['name']}" if isinstance(options.get("name"), str) else f"domains[{index}]"
-        problems += [f"{where}: {message}" for message in result.error_messages]
-        results.append(result.validated_parameters)
-    if problems:
-        module.fail_json(msg="; and ".join(problems))
-    return results
 
 
 def main() -> None:
@@ -149,9 +129,13 @@ def main() -> None:
     params = module.params
     if not 1 <= params["parallel"] <= 64:
         module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
+    domains, secrets, problems = typed(params["domains"])
+    module.no_log_values.update(secrets)
+    if problems:
+        module.fail_json(msg="; and ".join(problems))
     try:
         results = declare(
-            typed(module, params["domains"]),
+            domains,
             module.check_mode,
             module.warn,
             params["purge"],

@@ -6,11 +6,12 @@ import pathlib
 
 import pytest
 import yaml
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.unikernels.xen.plugins.module_utils.domain import fields
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Domain
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 
 MODULES = pathlib.Path(__file__).parents[2] / "plugins" / "modules"
 
@@ -77,12 +78,16 @@ def test_what_has_none_is(key):
         {"arguments": "console=hvc0"},
         {"arguments": 3},
         {"extra_config": {"nomigrate": True}},
+        {"memory": None, "update": None, "disks": None, "interfaces": [{"bridge": "b", "mtu": None}]},
+        {"memory": float("inf")},
+        {"memroy": 64},
     ],
 )
 def test_modules_and_roles_give_the_same_answer(options):
     """Roles read what YAML says; modules what Ansible has made of it."""
     options = {"name": "www", "kernel": "/k", **options}
-    typed = ArgumentSpecValidator(fields.argument_spec(fields.DOMAIN)).validate(options)
+    domains, _secrets, problems = typed([options])
+    assert all(problem.startswith("domain www: ") for problem in problems)
 
     def answer(declared):
         try:
@@ -91,10 +96,29 @@ def test_modules_and_roles_give_the_same_answer(options):
             return None
 
     by_role = answer(options)
-    assert by_role == (None if typed.error_messages else answer(typed.validated_parameters))
+    assert by_role == (None if problems else answer(domains[0]))
 
 
 def test_content_is_in_no_log():
-    spec = fields.argument_spec(fields.DOMAIN)
-    result = ArgumentSpecValidator(spec).validate({"name": "a", "disks": [{"content": "secret key"}]})
-    assert result._no_log_values == {"secret key"}
+    domains = [{"name": "a", "disks": [{"content": "secret key"}]}, {"name": "b", "memroy": 1, "disks": [{"content": "other"}]}]
+    assert typed(domains)[1] == {"secret key", "other"}
+
+
+def test_a_definition_has_no_key_that_extra_config_could_say_again():
+    domain = declaration_of(
+        {"name": "a", "kernel": "/k", "ramdisk": "/r", "cpus": "1", "cpu_weight": 2, "cap": 3, "arguments": ["x"],
+         "interfaces": [{"bridge": "b"}], "disks": [{"path": "/d"}]}, "h"
+    ).domain  # fmt: skip
+    keys = [line.split(" = ")[0] for line in xl_config(domain).splitlines() if not line.startswith("#")]
+    assert sorted(keys) == sorted(field.xl[0] for field in fields.DOMAIN if field.xl)
+
+
+@pytest.mark.parametrize("value", [None, True, 10**30, float("nan"), "", "{", ["x"], [[None]], {"a": {"b": None}}])
+@pytest.mark.parametrize("option", [field.name for field in fields.DOMAIN if field.name != "name"])
+def test_no_value_gives_a_traceback_on_its_way_through_a_module(option, value):
+    domains, _secrets, problems = typed([{"name": "www", "kernel": "/k", option: value}])
+    for domain in [] if problems else domains:
+        try:
+            declaration_of(domain, "h")
+        except SpecError as refusal:
+            assert "\n" not in str(refusal)

@@ -205,13 +205,13 @@ def _plans(
     files = {origin.path: origin.format for one in declarations for origin in one.origins}
     scheduling = any(one.domain.cpu_weight != CPU_WEIGHT or one.domain.cap for one in declarations)
     host = observe(files, scheduling)
-    if purge:
-        kept = {declaration.name for declaration in declarations}
-        strays = {one.domain.name.split("~")[0] for one in host.domains if host.owns(one)} | set(host.definitions)
-        declarations = declarations + [
-            declaration_of({"name": name, "state": "absent"}, platform.node()) for name in sorted(strays - kept)
-        ]
     try:
+        if purge:
+            kept = {declaration.name for declaration in declarations}
+            strays = {one.domain.name.split("~")[0] for one in host.domains if host.owns(one)} | set(host.definitions)
+            declarations = declarations + [
+                declaration_of({"name": name, "state": "absent"}, platform.node()) for name in sorted(strays - kept)
+            ]
         plans = [plan(declaration, host) for declaration in declarations]
     except SpecError as error:
         raise Refused(str(error)) from error
