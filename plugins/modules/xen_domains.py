@@ -129,10 +129,8 @@ def main() -> None:
     params = module.params
     if not 1 <= params["parallel"] <= 64:
         module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
-    domains, secrets, problems = typed(params["domains"])
+    domains, secrets = typed(params["domains"])
     module.no_log_values.update(secrets)
-    if problems:
-        module.fail_json(msg="; and ".join(problems))
     try:
         results = declare(
             domains,

@@ -267,11 +267,11 @@ def test_all_problems_are_reported():
             "h",
         )
     assert [line.split(":")[:3] for line in refusal.value.problems] == [
+        ["domain www", " unknown key 'memroy'; known are " + ", ".join(sorted(OPTIONS))],
         ["domain www", " interfaces[0]", " mac"],
         ["domain www", " interfaces[0]", " mtu"],
         ["domain www", " memory", " must be a whole number of MiB, not 'x'"],
         ["domain www", " cap", " is -1, must be 0..12800 percent of one CPU"],
-        ["domain www", " unknown key 'memroy'; known are " + ", ".join(sorted(OPTIONS))],
         ["domain '3'", " name", " has digits only, which xl takes for the id of a domain"],
         ["domain dns", " disks[0]", " path"],
         ["domain dns", " disks[1]", " vdev"],

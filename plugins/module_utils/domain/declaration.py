@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import shlex
 import uuid as uuids
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -220,6 +221,8 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
     if kernel is not None:
         reader.known += ROLE_KEYS
         reader.options["kernel"] = kernel
+    # A misspelt key before what is then missing.
+    reader.attempt("", reader.finish, None)
     interfaces, disks, origins = _devices(reader, host, name)
     domain = _domain(reader, host, name, interfaces, disks)
     value = reader.value
@@ -241,7 +244,6 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
         ready=reader.attempt("ready", lambda: _pattern(reader, "ready"), ""),
         ready_within=value("ready_within"),
     )
-    reader.attempt("", reader.finish, None)
     if not reader.failed & {"update", "ready", "health"}:
         reader.attempt("ready", lambda: _warm(reader, declaration), None)
     reader.raise_problems()
@@ -324,7 +326,9 @@ def _warm(reader: Reader, declaration: Declaration) -> None:
 def _pattern(reader: Reader, option: str) -> str:
     value = reader.text(option, "")
     try:
-        re.compile(value)
+        with warnings.catch_warnings():  # of what a later Python may read otherwise
+            warnings.simplefilter("ignore")
+            re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
         raise reader.fail(option, f"{shown(value)} is not a regular expression: {error}") from None
     return value

@@ -34,6 +34,7 @@ _MIB = 1 << 20
 
 def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
     """One interface, with its problems in ``reader``."""
+    reader.attempt("", reader.finish, None)
     address, address6, gateway, gateway6 = _addresses(reader)
     device = Interface(
         bridge=reader.attempt("bridge", lambda: _device(reader, "bridge", None), ""),
@@ -49,7 +50,6 @@ def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
         gateway6=gateway6,
         group=reader.attempt("group", lambda: _group(reader), ""),
     )
-    reader.attempt("", reader.finish, None)
     return device
 
 
@@ -180,6 +180,7 @@ def _script(reader: Reader) -> str:
 
 def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
     """One disk and what its file is made from, with its problems in ``reader``."""
+    reader.attempt("", reader.finish, None)
     vdev = reader.attempt("vdev", lambda: _vdev(reader, "xvd" + "abcdefghijklmnop"[index % 16]), "")
     form, access, shared, size = (reader.value(option) for option in ("format", "access", "shared", "size"))
     source = reader.attempt("source", lambda: path_of(reader, "source", ""), "")
@@ -196,7 +197,6 @@ def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
         reader.problems += reader.fail(
             option, f"goes without {path}: nothing is created below /dev; a device must be there already, and has its own size"
         ).problems
-    reader.attempt("", reader.finish, None)
     return Disk(path, vdev, form, access, shared), Origin(path, form, size * _MIB, source, content) if made else None
 
 

@@ -13,24 +13,34 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..domain.fields import DOMAIN, argument_spec
+from ..domain.fields import DISK, DOMAIN, argument_spec
 
 
-def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str], list[str]]:
-    """The domains' options with Ansible's types and defaults, what must be in no log, and one line for each problem."""
+def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]]:
+    """The domains' options with Ansible's types and defaults, and what must be in no log.
+
+    What Ansible refuses is left as it is: `declaration_of` refuses it too, in words that name the domain, all at once.
+    """
     validator = ArgumentSpecValidator(argument_spec(DOMAIN))
-    options, secrets, problems = [], set(), []
-    for index, domain in enumerate(domains):
-        where = f"domain {domain['name']}" if isinstance(domain.get("name"), str) else f"domains[{index}]"
+    options, secrets = [], set()
+    for domain in domains:
+        secrets |= _contents(domain)
+        given = _given(domain)
         try:
-            result = validator.validate(_given(domain))
-        except (ArithmeticError, ValueError) as error:  # a number without an end, on which Ansible's own conversion fails
-            problems.append(f"{where}: {error}")
-            continue
-        secrets |= result._no_log_values
-        problems += [f"{where}: {' '.join(message.split())}" for message in result.error_messages]
-        options.append(result.validated_parameters)
-    return options, secrets, problems
+            result = validator.validate(given)
+        except (ArithmeticError, ValueError):  # a number without an end, on which Ansible's own conversion fails
+            options.append(given)
+        else:
+            options.append(given if result.error_messages else result.validated_parameters)
+    return options, secrets
+
+
+def _contents(domain: dict[str, Any]) -> set[str]:
+    """What DISK's no_log means, for options that are not checked yet: a refusal prints them."""
+    hidden = [field.name for field in DISK if field.no_log]
+    disks = domain.get("disks")
+    found = [disk.get(name) for disk in (disks if isinstance(disks, list) else []) if isinstance(disk, dict) for name in hidden]
+    return {value for value in found if isinstance(value, str) and value}
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
