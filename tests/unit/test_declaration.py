@@ -168,6 +168,16 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"disks": [{"content": "x", "access": "w"}]}, "for reading only"),
         ({"disks": [{"content": 1}]}, "content: must be text"),
         ({"disks": [{"path": "/d", "source": "e"}]}, "source: 'e' must be an absolute path"),
+        ({"interfaces": [{"bridge": "b", "address": "127.0.0.1/8"}]}, "is not the address of one interface"),
+        ({"interfaces": [{"bridge": "b", "address": "::/64"}]}, "is not the address of one interface"),
+        ({"interfaces": [{"bridge": "b", "address": "fe80::1%eth0/64"}]}, "must be without a zone"),
+        ({"interfaces": [{"bridge": "b", "address": "10.0.0.2/24", "gateway": "10.0.0.2"}]}, "is the interface's own address"),
+        ({"arguments": {"ipv4": "10.0.0.11/24"}}, "arguments: --ipv4 comes from an interface's address or gateway already"),
+        ({"arguments": ["--ipv4-gateway=10.0.0.2"]}, "--ipv4-gateway comes from an interface's address or gateway already"),
+        (
+            {"interfaces": [{"bridge": "b", "address": f"10.0.{net}.2/24"} for net in (1, 2)]},
+            "interfaces: --ipv4 would be there twice: give each interface with an address its own group",
+        ),
         # What xl reads otherwise than it is written.
         ({"name": "3"}, "name: has digits only, which xl takes for the id of a domain: add a letter"),
         ({"name": "007"}, "name: has digits only"),

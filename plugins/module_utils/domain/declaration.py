@@ -344,6 +344,14 @@ def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
             "as text is the whole boot line, so that an interface's address doesn't get into it: write a list of words or a"
             " mapping (MirageOS), or leave address and gateway out and write them into the text (others)",
         )
+    if isinstance(given, list):
+        # MirageOS exits with its usage line when an option comes twice.
+        options = [word.partition("=")[0] for word in words]
+        for option in sorted({option for option in options if options.count(option) > 1}):
+            raise reader.fail("interfaces", f"{option} would be there twice: give each interface with an address its own group")
+        for word in given:
+            if word.partition("=")[0] in options:
+                raise reader.fail("arguments", f"{word.partition('=')[0]} comes from an interface's address or gateway already")
     line = given if isinstance(given, str) else boot_line.join([*words, *given])
     size = len(line.encode("utf-8"))
     if size > ARGUMENTS_MOST:

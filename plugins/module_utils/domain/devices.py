@@ -87,6 +87,8 @@ def _address(reader: Reader, option: str) -> str:
     except ValueError:
         raise reader.fail(option, f"is {shown(value)}, must be ADDRESS/PREFIX, as in 10.0.0.10/24") from None
     network = address.network
+    if address.ip.is_multicast or address.ip.is_loopback or address.ip.is_unspecified:
+        raise reader.fail(option, f"{address.ip} is not the address of one interface (multicast, loopback or zero)")
     if "%" in value:
         raise reader.fail(option, f"is {shown(value)}, must be without a zone (%...)")
     if network.version == 4 and network.prefixlen < 31 and address.ip in (network[0], network[-1]):
@@ -107,6 +109,8 @@ def _gateway(reader: Reader, option: str, address: str) -> str:
     network = ipaddress.ip_interface(address).network
     if gateway.version != network.version or gateway not in network:
         raise reader.fail(option, f"{value} is not in the interface's network {network}")
+    if gateway == ipaddress.ip_interface(address).ip:
+        raise reader.fail(option, f"{value} is the interface's own address")
     return value
 
 
