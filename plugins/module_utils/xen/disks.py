@@ -16,8 +16,7 @@ import stat
 import subprocess
 import tempfile
 
-from ..domain.devices import below_dev
-from ..domain.spec import BLOCK, Origin, padded
+from ..domain.spec import Origin, padded
 from ..image.store import write_whole
 from .observation import disk_size
 from .xl import ToolstackError
@@ -29,7 +28,6 @@ QEMU_IMG_SECONDS = 3600
 def make(origin: Origin) -> None:
     """Make the file. ToolstackError, in one line, and nothing left behind when that fails."""
     folder = os.path.dirname(origin.path)
-    _not_below_dev(origin.path)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if origin.content is not None:
         write_whole(origin.path, padded(origin.content), 0o600)
@@ -44,7 +42,6 @@ def make(origin: Origin) -> None:
         else:
             qemu_img("create", "-q", "-f", origin.format, draft, str(origin.size))
         _enlarge(draft, origin)
-        _fill_last_block(draft, origin.format)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
         # Never over a file that has come meanwhile.
@@ -67,28 +64,10 @@ def grow(origin: Origin) -> None:
 
 
 def remove(path: str) -> None:
-    _not_below_dev(path)
     try:
         os.unlink(path)
     except FileNotFoundError:
         pass
-
-
-def _not_below_dev(path: str) -> None:
-    """What a volume manager keeps in /dev is not ours to create or remove, whatever links lead there."""
-    if below_dev(os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))):
-        message = f"disk {path}: is below /dev, where nothing is created or removed; a device must be there already"
-        raise ToolstackError(message, unchanged=True)
-
-
-def _fill_last_block(path: str, form: str) -> None:
-    """A copy whose last block is not whole gets zeros behind it: MirageOS would see nothing of that block."""
-    size = disk_size(path, form) or 0
-    missing = -size % BLOCK
-    if missing and form == "raw":
-        os.truncate(path, size + missing)
-    elif missing:
-        qemu_img("resize", "-q", "-f", form, path, str(size + missing))
 
 
 def _enlarge(path: str, origin: Origin) -> None:
