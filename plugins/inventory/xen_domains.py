@@ -76,6 +76,7 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed, defined_uuid
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, service_of
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import parse_list
@@ -142,7 +143,7 @@ def _running(host: Host, one: Observed, images: dict[str, Any]) -> dict[str, Any
     domain = one.domain
     digest = re.fullmatch(r".*/([0-9a-f]{64})\.xen", domain.kernel)
     image = images.get(digest.group(1), {}) if digest else {}
-    address = re.search(r"(?:^|\s)'?--ipv[46]=([0-9a-fA-F.:]+)", domain.arguments)
+    addresses = boot_line.addresses(domain.arguments)
     found = {
         "xen_domain": domain.name,
         "xen_domid": one.domid,
@@ -159,8 +160,8 @@ def _running(host: Host, one: Observed, images: dict[str, Any]) -> dict[str, Any
         "xen_autostart": domain.name in host.autostart,
         "xen_macs": [interface.mac for interface in domain.interfaces],
     }
-    if address:
-        found["ansible_host"] = address.group(1)
+    if addresses:
+        found["ansible_host"] = addresses[0].partition("/")[0]
     return found
 
 

@@ -65,6 +65,18 @@ def test_one_that_does_not_serve_is_taken_back(web, dom0):
     assert "unknown option --prot" in " ".join(web(check=False, arguments={"prot": 80}).result["console"])
 
 
+def test_a_value_arrives_whole_and_what_differs_has_the_words_that_were_declared(web, dom0):
+    """The guest splits its boot line as MirageOS does."""
+    name = 'it\'s two "words" \\ --port=81'
+    web(arguments={"port": 80, "name": name})
+    read = f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{ADDRESS}/').read().decode())\""
+    assert f"{name}: It answers." in dom0(read)
+    changes = {"interfaces": [{"bridge": "xenbr0", "address": "10.0.2.112/24"}], "health": None}
+    predicted = web(flags=["--check"], arguments={"port": 80, "name": name}, **changes).result
+    assert predicted["differs"] == ["interfaces[0].address"]
+    assert web(flags=["--check"], arguments={"port": 80}).result["differs"] == ["arguments"]
+
+
 def test_live_changes_what_xen_and_the_guest_can(web, dom0, images):
     # A Linux, which takes and gives back what it is offered.
     before = {"live": True, "vcpus": 2, "kernel": images["web"], "memory": 128}

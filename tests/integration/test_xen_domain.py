@@ -2,9 +2,9 @@
 
 import json
 import re
-import shlex
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_hostile_arguments_reach_the_guest_as_they_are(task, results, dom0):
     words = ['--a="; on_crash="restart', "--b=$(touch /root/pwned) `id` \\ 'x'", "--c=ünï"]
     assert [one["changed"] for one in results(task(arguments=words), task(arguments=words)).results] == [True, False]
     config = json.loads(dom0("xl list -l try"))[0]["config"]
-    assert shlex.split(config["b_info"]["cmdline"]) == words
+    assert boot_line.split(config["b_info"]["cmdline"]) == words
     assert config["on_crash"] == "preserve"
     dom0("test ! -e /root/pwned")
 

@@ -40,7 +40,7 @@ def test_many_in_one_call_each_with_all_that_xl_offers(declared, tiny, dom0, eng
         "try3": {"interfaces": [{"bridge": "xenbr0", "script": "vif-bridge", "vifname": "vif-try3"}], "on_crash": "destroy"},
         "try4": {"extra_config": {"max_grant_frames": 64, "nomigrate": True}, "state": "paused", "uuid": UUID},
         "try5": {"state": "stopped", "service": "nothing"},
-        "try6": {"type": "pv", "kernel": "/vmlinuz", "memory": 96, "state": "paused", "extra_config": {"ramdisk": "/initrd.img"}},
+        "try6": {"type": "pv", "kernel": "/vmlinuz", "memory": 96, "state": "paused", "ramdisk": "/initrd.img"},
     }  # fmt: skip
     domains = [tiny(name, **more) for name, more in options.items()]
     assert declared(*domains, flags=["--check"]).result["changed"]
@@ -158,6 +158,8 @@ def test_facts_of_the_domains(dom0, tmp_path, declared, tiny):
     assert (www["state"], www["owner"], www["service"], www["autostart"]) == ("running", "unikernels.xen", "web", True)
     assert www["image"]["standin"] is True
     assert www["image"]["sha256"] in www["kernel"]
+    assert www["interfaces"][0]["address"] == "10.0.2.101/24"
+    assert not any(word.startswith("--ipv4") for word in www["arguments"])
     assert www["uptime_seconds"] > 0 and www["cpu_seconds"] > 0
     assert www["traffic"][0]["sent_bytes"] > 0
     assert www["console"]

@@ -12,15 +12,16 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
-from ..domain.compare import view
-from ..domain.declaration import declaration_of
+from ..domain.compare import view, with_image
+from ..domain.declaration import declaration_of, declarations_of
 from ..domain.observed import Host, base_name
 from ..domain.options import SpecError
-from ..domain.spec import Declaration
+from ..domain.spec import CPU_WEIGHT, Declaration
 from ..plan.lifecycle import memory_shortage, plan
 from ..plan.plan import Plan
 from ..plan.recovery import described
 from ..xen import console
+from ..xen.domain_facts import image_name
 from ..xen.hypercalls import bindings
 from ..xen.lock import Lock, LockError
 from ..xen.network import bridge_networks
@@ -71,10 +72,12 @@ def converge(
     lock_timeout: int = 60,
     parallel: int = 1,
     stop_at_failure: bool = False,
+    verbose: bool = False,
 ) -> list[Result]:
     """Make every domain of ``options`` what it is declared to be. Raise `Refused` before anything changes.
 
-    At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed.
+    At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed. With
+    ``verbose`` a prediction has the primitives of its steps too.
     """
     declarations = _declared(options)
     if os.geteuid() != 0:
@@ -83,10 +86,10 @@ def converge(
         if not check:
             raise Refused("this host does not run under Xen (no /proc/xen/capabilities): run the role xen_host first")
         warn("this host does not run under Xen yet: predicting for a host without domains")
-        return [_predicted(plan(declaration, Host(free_memory=1 << 30))) for declaration in declarations]
+        return [_predicted(plan(declaration, Host(free_memory=1 << 30)), verbose) for declaration in declarations]
     try:
         if check:
-            return [_predicted(each) for each in _plans(declarations, purge, False, warn)[0]]
+            return [_predicted(each, verbose) for each in _plans(declarations, purge, False, warn)[0]]
         with Lock(lock_timeout) as lock:
             return _carry_out(declarations, purge, lock, parallel, stop_at_failure, warn)
     except (LockError, ToolstackError) as error:
@@ -94,14 +97,11 @@ def converge(
 
 
 def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
-    declarations, problems = [], []
-    for each in options:
-        try:
-            declarations.append(declaration_of(with_shared(each), platform.node()))
-        except SpecError as error:
-            problems.append(str(error))
-    problems += clashes(declarations) + outside_networks(declarations, bridge_networks())
-    _refuse(problems)
+    try:
+        declarations = declarations_of([with_shared(each) for each in options], platform.node())
+    except SpecError as error:
+        raise Refused(str(error)) from error
+    _refuse(clashes(declarations) + outside_networks(declarations, bridge_networks()))
     return declarations
 
 
@@ -112,7 +112,7 @@ def _refuse(problems: list[str]) -> None:
 
 def _look(declarations: list[Declaration]) -> Host:
     files = {origin.path: origin.format for declaration in declarations for origin in declaration.origins}
-    scheduling = any(declaration.domain.cpu_weight != 256 or declaration.domain.cap for declaration in declarations)
+    scheduling = any(declaration.domain.cpu_weight != CPU_WEIGHT or declaration.domain.cap for declaration in declarations)
     return observe(files, scheduling)
 
 
@@ -152,17 +152,26 @@ def _carry_out(
     return [_result(each, outcome, host, seen) for each, outcome in zip(plans, outcomes)]
 
 
-def _predicted(each: Plan) -> Result:
-    return {
+def _predicted(each: Plan, verbose: bool) -> Result:
+    result: Result = {
         "name": each.name,
         "state": each.declaration.state,
         "changed": each.changed,
         "failed": False,
         "steps": each.titles,
-        "primitives": [str(step) for step in each.steps],
         "differs": list(each.differs),
-        "diff": {"before": each.before, "after": each.after},
+        "diff": _diff(each.before, each.after),
     }
+    if verbose:
+        result["primitives"] = [str(step) for step in each.steps]
+    return result
+
+
+def _diff(before: dict[str, Any], after: dict[str, Any]) -> Diff:
+    """With the names of images in place of files in a store, where something differs."""
+    if before == after:
+        return {"before": before, "after": after}
+    return {"before": with_image(before, image_name), "after": with_image(after, image_name)}
 
 
 def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
@@ -171,7 +180,7 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
         "state": _state(each.name, after),
         "changed": _differs(each, outcome, before, after) if outcome["failed"] else bool(outcome["steps"]),
         "differs": list(each.differs),
-        "diff": {"before": each.before, "after": each.after},
+        "diff": _diff(each.before, each.after),
         "failed": outcome["failed"],
         "steps": outcome["steps"],
     }
@@ -180,7 +189,7 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
             result[key] = outcome[key]
     if outcome["failed"]:
         result["console"] = outcome.get("console", [])[-console.LINES :]
-        result["diff"] = {"before": each.before, "after": _view(each, after)}
+        result["diff"] = _diff(each.before, _view(each, after))
     return result
 
 
@@ -201,4 +210,4 @@ def _view(each: Plan, host: Host) -> dict[str, Any]:
     """What was seen of a domain, in a user's words."""
     observed = host.find(each.name)
     domain = described(observed, host.definitions.get(each.name)).domain if observed else None
-    return view(domain, _state(each.name, host), each.name in host.autostart)
+    return view(domain, _state(each.name, host), each.name in host.autostart, each.wanted)

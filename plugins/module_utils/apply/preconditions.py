@@ -15,7 +15,7 @@ from collections.abc import Callable
 from ..domain.observed import Host
 from ..domain.spec import BLOCK, Disk, Domain, Origin
 from ..health.checks import lacking
-from ..image.elf import ImageError, inspect_file
+from ..image.kernels import bootable
 from ..plan.plan import Plan
 from ..plan.steps import Attach, Build, MakeDisk
 from ..xen import disks
@@ -65,18 +65,15 @@ def _check_kernel(where: str, domain: Domain, findings: Findings) -> None:
     kernel = domain.kernel
     if not os.path.exists(kernel):
         findings.missing.append(f"{where}: kernel: {kernel} does not exist on this host")
-    elif domain.type == "pv":
-        if not os.path.isfile(kernel):
-            findings.problems.append(f"{where}: kernel: {kernel}: not a file")
     else:
-        try:
-            image = inspect_file(kernel)
-        except (ImageError, OSError) as error:
-            findings.problems.append(f"{where}: kernel: {kernel}: {getattr(error, 'strerror', None) or error}")
-            return
-        if image.memory_size > domain.memory << 20:
+        image = bootable(kernel, domain.type)
+        if not image.ok:
+            findings.problems.append(f"{where}: kernel: {kernel}: {image.problem}")
+        elif image.memory_size > domain.memory << 20:
             least = -(-image.memory_size // (1 << 20))
             findings.problems.append(f"{where}: memory: is {domain.memory} MiB, the image alone takes {least} MiB")
+    if domain.ramdisk and not os.path.isfile(domain.ramdisk):
+        findings.missing.append(f"{where}: ramdisk: {domain.ramdisk} is not a file on this host")
 
 
 def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:

@@ -10,10 +10,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .spec import DISKS, Domain, owned
-
-# As spec.content_path names them.
-_CONTENT = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
+from .spec import CONTENT_PATH, Domain, owned
 
 
 def base_name(name: str) -> str:
@@ -91,7 +88,7 @@ class Host:
     def _contents(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for path in self.content_disks:
-            shape = _CONTENT.fullmatch(path)
+            shape = CONTENT_PATH.fullmatch(path)
             if shape:
                 found.setdefault(shape.group(1), []).append(path)
         return found

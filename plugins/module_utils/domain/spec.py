@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # What neither an xl file nor a boot line can hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -27,9 +27,14 @@ NEXT, PREVIOUS = "~next", "~prev"
 BLOCK = 4096
 # Where disks are kept that are made from content given in the declaration.
 DISKS = "/var/lib/unikernels/disks"
+# As content_path names them; the group is the domain's name.
+CONTENT_PATH = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
 
 # What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
 OVERHEAD_MIB = 12
+
+# A domain's usual share, the default of Xen's credit schedulers.
+CPU_WEIGHT = 256
 
 # LIBXL_DEVICE_NIC_MTU_DEFAULT in xen/tools/libs/light: with it the bridge's own counts.
 USUAL_MTU = 1500
@@ -54,6 +59,12 @@ class Interface:
     script: str = ""  # whole path; "": Xen's usual one
     vifname: str = ""
     mtu: int = USUAL_MTU
+    # What the guest itself is to use stands in its boot line; equality of two interfaces is about the device.
+    address: str = field(default="", compare=False)
+    gateway: str = field(default="", compare=False)
+    address6: str = field(default="", compare=False)
+    gateway6: str = field(default="", compare=False)
+    group: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,11 @@ class Domain:
     uuid: str
     kernel: str
     memory: int
+    ramdisk: str = ""
     maxmem: int = 0  # 0: as memory
     vcpus: int = 1
     cpus: str = ""  # CPU numbers as in 0-3,8; "": wherever the host lets domains run
-    cpu_weight: int = 256  # the default of Xen's credit schedulers
+    cpu_weight: int = CPU_WEIGHT
     cap: int = 0  # percent of one CPU; 0: none
     type: str = "pvh"
     arguments: str = ""
@@ -106,7 +118,7 @@ class Domain:
     on_reboot: str = "restart"
     on_crash: str = "preserve"
     service: str = ""  # a word for listings; Xen does not know it
-    extra_config: tuple[tuple[str, str], ...] = ()  # (key, value as it stands in an xl file)
+    extra_config: tuple[tuple[str, int | str | tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)

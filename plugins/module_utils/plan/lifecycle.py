@@ -88,14 +88,13 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     if name in host.intents and not any(isinstance(step, (Define, RemoveIntent)) for phase in phases for step in phase.steps):
         phases.append(Phase(f"clear_up {name}", (RemoveIntent(name),), final=True))
     shown = host.find(name) or host.find(name + PREVIOUS)
-    before = view(
-        current.domain if current and shown else None, _state_of(shown, case.definition is not None), name in host.autostart
-    )
     after = view(None, "absent", False)
     if declaration.state != "absent":
-        after = view(wanted, declaration.state, declaration.autostart)
-    if not phases and not cleanup:
-        before = after
+        after = view(wanted, declaration.state, declaration.autostart, wanted)
+    before = after
+    if phases or cleanup:
+        state = _state_of(shown, case.definition is not None)
+        before = view(current.domain if current and shown else None, state, name in host.autostart, wanted)
     return Plan(declaration, wanted, tuple(phases), former, before, after, differs, tuple(cleanup))
 
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..domain.compare import options_of
+from ..domain.fields import LIVE
 from ..domain.observed import Host, Observed
 from ..domain.spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Disk, Domain, Interface, Origin
 from ..domain.xl_config import xl_config
@@ -44,9 +46,6 @@ from .steps import (
     Unpause,
     WriteIntent,
 )
-
-# What Xen can change in a running domain, and devices where the guest takes part.
-LIVE = frozenset({"vcpus", "cpus", "cpu_weight", "cap", "interfaces", "disks"})
 
 
 def build(domain: Domain, name: str) -> Build:
@@ -147,10 +146,10 @@ def live(name: str, wanted: Domain, current: Observed | None, differs: tuple[str
 
     ``force``: take devices away without the guest's consent, for it never took them.
     """
-    if not differs or current is None or current.state != "running" or set(differs) - LIVE:
+    if not differs or current is None or current.state != "running" or set(options_of(differs)) - LIVE:
         return []
     steps: list[Step] = []
-    for option in differs:
+    for option in options_of(differs):
         if option == "vcpus":
             if wanted.vcpus > (current.max_vcpus or current.domain.vcpus):
                 return []
