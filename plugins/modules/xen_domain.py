@@ -14,8 +14,8 @@ description:
   - What is declared is compared with what Xen reports of the running domain (kernel, boot arguments, memory, devices),
     never with a file.
   - A unikernel can't be changed in place. When something differs, the new domain is built beside the old one, takes its
-    name and its place on the bridge, and must prove itself (O(health), O(settle)) before the old one is destroyed. If it
-    does not, the old one runs again and the task fails with RV(rolled_back) true. See O(update).
+    name and its place on the bridge, and must be healthy (O(health), O(settle)) before the old one is destroyed. If it
+    is not, or if anything else fails, the old one runs again and the task fails with RV(rolled_back) true. See O(update).
   - Every option that is not given has the default that is documented here, in a running domain as well; what was
     declared before and is not any more is taken back.
   - Domain-0 and domains that this collection did not make are never touched, unless O(adopt=true).
@@ -377,16 +377,24 @@ name:
   type: str
   sample: www
 state:
-  description: The state that was declared.
+  description:
+    - The state that was seen when all was done; V(shutdown) for a domain that has ended and is kept, V(dying) for one that Xen
+      is still taking down. In check mode the state that was declared.
   returned: always
   type: str
   sample: running
 steps:
-  description: What was done (in check mode, what would be done), in order.
+  description: The phases that were completed (in check mode, those that would be carried out), in order.
   returned: always
   type: list
   elements: str
-  sample: [replace www, define www]
+  sample: [replace www (standby), autostart www]
+primitives:
+  description: What these phases consist of, in order.
+  returned: in check mode, with C(-v)
+  type: list
+  elements: str
+  sample: [write intent www, build www~next, rename www www~prev]
 differs:
   description:
     - The options in which the running domain was not what is declared, as paths in the words of the options. C(image) is
@@ -403,7 +411,7 @@ downtime_ms:
   type: int
   sample: 180
 rolled_back:
-  description: Whether the former domain was put back after a failure.
+  description: Whether, after a failure, the old domain is there as before.
   returned: failure
   type: bool
 console:

@@ -77,6 +77,9 @@ domains:
     name:
       description: The domain.
       type: str
+    state:
+      description: The state that was seen when all was done, as in M(unikernels.xen.xen_domain).
+      type: str
     changed:
       description: Whether something changed.
       type: bool
@@ -84,7 +87,7 @@ domains:
       description: Whether it is not what was declared.
       type: bool
     steps:
-      description: What was done, or would be done.
+      description: The phases that were completed, or would be carried out.
       type: list
       elements: str
     differs:
@@ -105,7 +108,7 @@ domains:
       type: list
       elements: str
     rolled_back:
-      description: Whether the former domain was put back.
+      description: Whether, after a failure, the old domain is there as before.
       type: bool
 """
 
