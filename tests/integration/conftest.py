@@ -139,6 +139,14 @@ def wait_until(question, seconds, what):
         time.sleep(0.5)
 
 
+def hold(dom0, path, seconds):
+    """Have another process of Dom0 hold the lock of a file for so long; returns, once it holds it, the command that ends it."""
+    pid = dom0(f"nohup flock --no-fork {path} sleep {seconds} >/dev/null 2>&1 & echo $!").strip()
+    held = f"flock --nonblock {path} true || echo held"
+    wait_until(lambda: dom0(held).strip() == "held", 60, f"the lock of {path}")
+    return f"kill {pid}"
+
+
 def http():
     done = run("curl", "-s", "-m", "5", f"http://127.0.0.1:{PORTS['HTTP']}/", check=False)
     return done.stdout

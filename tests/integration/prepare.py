@@ -4,6 +4,8 @@
 
 import json
 
+from tests import conftest  # noqa: F401 (it puts the collection on the path)
+
 from .conftest import FIRST_RUNS, first_runs
 
 if __name__ == "__main__":
