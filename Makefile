@@ -51,22 +51,43 @@ lab-ssh: setup ## a shell in Dom0 (LAB_MACHINE=xen2 for the second)
 lab-console: ## follow a machine's serial console
 	@tail -n 50 -f $(LAB_FOLDER)/machines/$(LAB_MACHINE)/console.log
 
-test: setup ## everything that CI checks
+test: test-setup ## everything that CI checks
 	@$(RUN) tests/run $(ARGS)
 
-lint: setup ## ansible-lint, yamllint, ruff, mypy
+test-all: test-setup ## that, and what takes hours: docs/testing.md
+	@$(RUN) tests/run all
+
+matrix: test-setup ## unit tests and validate.yml on each ansible-core that is supported
+	@$(RUN) tests/run matrix
+
+mutants: test-setup ## would the unit tests notice? make mutants ARGS="domain --each 60"
+	@$(RUN) python tests/mutants.py $(ARGS)
+
+test-setup: $(VENV)/tests-ready
+
+$(VENV)/tests-ready: tests/requirements.txt $(VENV)/ready
+	@command -v shellcheck >/dev/null || { echo "== Installing shellcheck"; \
+	  sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -o Acquire::Retries=3 update >$(VENV).log 2>&1 && \
+	  $$sudo env DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install shellcheck >>$(VENV).log 2>&1 || \
+	  { grep -E '^(E|W|sudo):' $(VENV).log | tail -n 3; echo "shellcheck could not be installed (log: $(VENV).log)"; exit 1; }; }
+	@$(VENV)/bin/python -m pip install -q -r tests/requirements.txt >$(VENV).log 2>&1 || \
+	  { grep -E '^(ERROR|error)' $(VENV).log | tail -n 3; echo "Python's packages could not be installed (log: $(VENV).log)"; exit 1; }
+	@rm -f $(VENV).log; touch $(VENV)/tests-ready
+
+lint: test-setup ## ansible-lint, yamllint, ruff, mypy
 	@$(RUN) tests/run lint
 
-sanity: setup ## ansible-test's sanity tests, as far as they need no download
+sanity: test-setup ## ansible-test's sanity tests
 	@$(RUN) tests/run sanity
 
-unit: setup ## the pure parts, in seconds
+unit: test-setup ## the pure parts, in seconds
 	@$(RUN) tests/run unit
 
-integration: setup ## every promise on a lab of its own
+integration: test-setup ## every promise on a lab of its own
 	@$(RUN) tests/run integration
 
-molecule: setup ## the scenarios of role developers
+molecule: test-setup ## the scenarios of role developers
 	@$(RUN) tests/run molecule
 
 bench: setup ## ratios of speed, on the lab that make site made
@@ -75,4 +96,4 @@ bench: setup ## ratios of speed, on the lab that make site made
 clean: ## remove what make setup made
 	rm -rf $(VENV) $(VENV).log .ansible
 
-.PHONY: help setup site lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench clean
+.PHONY: help setup test-setup test-all matrix mutants site lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench clean

@@ -49,9 +49,11 @@ options:
     default: ""
     env: [{name: LAB_SAVED}]
   qemu:
-    description: Debian release whose QEMU runs the machines; that of the controller when empty.
+    description:
+      - Debian release whose QEMU runs the machines (V(bookworm)); V(own) for that of the controller.
+      - V(auto) takes the controller's own where Linux domains run under it, else that of V(bookworm).
     type: str
-    default: ""
+    default: auto
     env: [{name: LAB_QEMU}]
   ssh_port:
     description: Port on 127.0.0.1 for the first machine's sshd.

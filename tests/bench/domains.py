@@ -123,7 +123,7 @@ class Client(threading.Thread):
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.gap, self.ended = 0.0, threading.Event()
+        self.gap, self.answers, self.ended = 0.0, 0, threading.Event()
 
     def run(self):
         last = None
@@ -133,24 +133,24 @@ class Client(threading.Thread):
                     answer.read()
                 now = time.monotonic()
                 self.gap, last = max(self.gap, now - (last or now)), now
+                self.answers += 1
             except OSError:
                 pass
-            time.sleep(0.005)
+            self.ended.wait(0.005)
+
+    def wait_for_answers(self, count, seconds=120):
+        """Until that many more came; the measurement is over when the time is."""
+        until, wanted = time.monotonic() + seconds, self.answers + count
+        while self.answers < wanted and time.monotonic() < until:
+            self.ended.wait(0.05)
 
 
 def gap_while(change):
     client = Client()
     client.start()
-    time.sleep(2)  # it has to see it up
+    client.wait_for_answers(20)  # it has to see it up
     change()
-    until = time.monotonic() + 120
-    while time.monotonic() < until:  # and up again
-        try:
-            urllib.request.urlopen(WEB, timeout=2).close()
-            break
-        except OSError:
-            time.sleep(0.1)
-    time.sleep(1)
+    client.wait_for_answers(20)  # and up again
     client.ended.set()
     client.join(5)
     return client.gap

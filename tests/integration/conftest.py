@@ -16,8 +16,6 @@ import pytest
 from tests import preloaded
 from tests.guests import ENDS, IDLE, guest, service
 
-# A lab that was kept is no fresh machine; what needs one is skipped.
-KEPT = bool(os.environ.get("KEEP_LAB"))
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PORTS = {
     name: int(os.environ.get(f"LAB_{name}_PORT", default))
@@ -34,13 +32,34 @@ def run(*command, check=True, timeout=1500, **named):
 
 def playbook(*arguments, check=True, **named):
     """Run ansible-playbook; the answer has .counts: host -> {"changed": 0, ...} from the recap."""
-    done = run("ansible-playbook", *arguments, check=check, **named)
+    return counted(run("ansible-playbook", *arguments, check=check, **named))
+
+
+def counted(done):
     done.counts = {}
     for line in done.stdout.splitlines():
         name, colon, rest = line.partition(" : ")
         if colon and "unreachable=" in rest:
             done.counts[name.strip()] = {key: int(value) for key, value in (word.split("=") for word in rest.split())}
     return done
+
+
+# What the first runs on a plain machine printed, where tests/run had them beside the stages that need no lab.
+FIRST_RUNS = pathlib.Path(os.environ.get("LAB_DIR", "/nonexistent")) / "first-runs.json"
+# A lab that was kept is no fresh machine; what needs one is skipped.
+KEPT = bool(os.environ.get("KEEP_LAB")) and not FIRST_RUNS.exists()
+
+
+def first_runs():
+    """Boot plain Debian and run site.yml on it for the first time, and what can be tried only before that."""
+    playbook("playbooks/lab.yml")
+    # Plain Debian has no bridge-utils, so this switch must fail, and the old network must come back by itself.
+    bridge = run("ansible", "xen1", "-m", "unikernels.xen.xen_bridge", check=False)
+    fresh_check = playbook("site.yml", "--check", "--diff")
+    return {"failed_bridge": bridge, "fresh_check": fresh_check, "site": playbook("site.yml")}
+
+
+QUICK_INVENTORY = f"{ROOT / 'inventories/lab'},{preloaded.INVENTORY}"
 
 
 # Short, for a socket's path ends at 108 bytes.
@@ -120,6 +139,14 @@ def wait_until(question, seconds, what):
         time.sleep(0.5)
 
 
+def hold(dom0, path, seconds):
+    """Have another process of Dom0 hold the lock of a file for so long; returns, once it holds it, the command that ends it."""
+    pid = dom0(f"nohup flock --no-fork {path} sleep {seconds} >/dev/null 2>&1 & echo $!").strip()
+    held = f"flock --nonblock {path} true || echo held"
+    wait_until(lambda: dom0(held).strip() == "held", 60, f"the lock of {path}")
+    return f"kill {pid}"
+
+
 def http():
     done = run("curl", "-s", "-m", "5", f"http://127.0.0.1:{PORTS['HTTP']}/", check=False)
     return done.stdout
@@ -132,25 +159,26 @@ def dig(*options):
 
 @pytest.fixture(scope="session")
 def site():
-    """The first run of site.yml, from plain Debian."""
-    if KEPT:
+    """The first run of site.yml, from plain Debian; .fresh_check and .failed_bridge are the runs before it."""
+    if FIRST_RUNS.exists():
+        runs = {name: subprocess.CompletedProcess(**done) for name, done in json.loads(FIRST_RUNS.read_text()).items()}
+    elif KEPT:
         return playbook("site.yml", "--tags", "deploy")
-    playbook("playbooks/lab.yml")
-    # Plain Debian has no bridge-utils, so this switch must fail, and the old network must come back by itself.
-    bridge = run("ansible", "xen1", "-m", "unikernels.xen.xen_bridge", check=False)
-    fresh_check = playbook("site.yml", "--check", "--diff")
-    first = playbook("site.yml")
-    first.fresh_check = fresh_check
-    first.failed_bridge = bridge
+    else:
+        runs = first_runs()
+    first = counted(runs["site"])
+    first.fresh_check, first.failed_bridge = counted(runs["fresh_check"]), runs["failed_bridge"]
     return first
 
 
 @pytest.fixture(scope="session")
 def dom0(site):
-    """Dom0; from here on what Ansible runs there starts quickly (the first run of all had Debian's own Python)."""
+    """Dom0; from here on what Ansible runs there starts quickly: the runs before it had Debian's own Python, as users have."""
     reached = Dom0()
     preloaded.install(reached.command)
-    return reached
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANSIBLE_INVENTORY", QUICK_INVENTORY)
+        yield reached
 
 
 @pytest.fixture(scope="session")

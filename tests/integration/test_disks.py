@@ -2,6 +2,8 @@
 
 import pytest
 
+from .conftest import hold, wait_until
+
 FOLDER = "/var/lib/unikernels/disks"
 
 pytestmark = pytest.mark.usefixtures("cleared")
@@ -124,18 +126,20 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
     other = with_disks(disk, memory=20)
     assert other["steps"] == ["recreate try"], other
     assert dom0(f"{free} || echo locked").strip() == "locked"
-    dom0(f"xl destroy try; for n in 1 2 3 4 5 6 7 8; do {free} && exit 0; sleep 1; done; exit 1")
+    dom0("xl destroy try")
+    wait_until(lambda: dom0(f"{free} && echo free", check=False).strip() == "free", 30, "the lock to go with its domain")
     # Now another host has it.
-    dom0(f"echo 'domain db on host elsewhere' >{path}.lock; nohup flock {path}.lock sleep 300 >/dev/null 2>&1 & sleep 1")
+    dom0(f"echo 'domain db on host elsewhere' >{path}.lock")
+    end = hold(dom0, f"{path}.lock", 600)
     try:
         refused = with_disks(disk, memory=20)
         assert f"{path} is in use, by domain db on host elsewhere; one may write alone" in refused["msg"]
         by_hand = dom0("xl create /etc/xen/unikernels/try.cfg 2>&1; xl list try 2>&1", check=False)
         assert "try is an invalid domain identifier" in by_hand
     finally:
-        dom0("pkill -f '[s]leep 300'", check=False)
+        dom0(end, check=False)
     # And now the domain's former self still has it for some seconds.
     dom0(f"printf 'domain try on host %s\\n%s\\n' $(hostname) $(cat /proc/sys/kernel/random/boot_id) >{path}.lock")
-    dom0(f"nohup flock {path}.lock sleep 12 >/dev/null 2>&1 & sleep 1")
+    hold(dom0, f"{path}.lock", 12)
     again = with_disks(disk, memory=20)
     assert again["steps"] == ["create try"], again

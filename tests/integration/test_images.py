@@ -17,6 +17,7 @@ import threading
 
 import pytest
 
+from tests import preloaded
 from tests.doubles import HELLO, make_toolchain
 
 from .conftest import ROOT, STORE, playbook, run
@@ -58,6 +59,7 @@ class Fleet:
             (folder / "group_vars/lab").mkdir(parents=True)
             for path in ("lab.yml", "group_vars/lab/host.yml"):
                 shutil.copy(ROOT / "inventories/lab" / path, folder / path)
+            shutil.copy(preloaded.INVENTORY, folder / "python.yml")
         return str(folder)
 
     def change(self, old, new):

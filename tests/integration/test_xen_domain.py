@@ -6,6 +6,8 @@ import re
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 
+from .conftest import hold
+
 
 @pytest.fixture
 def task(images, cleared):
@@ -134,8 +136,9 @@ def test_bad_input_is_one_line_and_changes_nothing(task, results, dom0):
 
 
 def test_a_second_run_at_once_waits_or_says_who_works(domain, dom0):
-    holder = "flock /run/unikernels-xen.lock sleep 60 >/dev/null 2>&1 &"
-    dom0(f"nohup sh -c '{holder}' >/dev/null 2>&1; sleep 1")
+    end = hold(dom0, "/run/unikernels-xen.lock", 600)
     refused = domain(lock_timeout=1, check=False)
     assert "another run works on this host" in refused.stdout
+    dom0(end)
+    hold(dom0, "/run/unikernels-xen.lock", 20)
     assert changed(domain(lock_timeout=180)) == 1

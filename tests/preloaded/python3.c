@@ -1,4 +1,4 @@
-/* /usr/bin/python3 of the test lab's Dom0: a module that Ansible sends on stdin is run by a Python that has Ansible's own
+/* An interpreter for Ansible in the test lab's Dom0: a module that Ansible sends on stdin is run by a Python that has Ansible's own
  * libraries loaded already (server.py), which saves an emulated machine five of the seven seconds that a module takes to
  * start. All else, and everything where no server answers, is Debian's Python as it is.
  * SPDX-License-Identifier: GPL-3.0-or-later
@@ -8,7 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define PYTHON "/usr/bin/python3.real"
+#define PYTHON "/usr/bin/python3"
 
 static int hand_over(int server) { /* stdin, stdout and stderr */
   char byte = 0, room[CMSG_SPACE(3 * sizeof(int))] = {0};

@@ -25,9 +25,18 @@ def test_states_and_reasons():
     }
 
 
-@given(st.text())
-def test_any_text_is_read_without_a_traceback(text):
-    parse_list(text)
+ROW = LIST.splitlines()[2]
+
+
+@given(st.lists(st.one_of(st.text(), st.just(ROW))))
+def test_among_any_text_the_rows_are_found_and_nothing_else(lines):
+    text = "\n".join(["Name ...", *lines])
+    rows = parse_list(text)
+    if ROW in text.splitlines()[1:]:
+        assert rows.pop(1) == ("running", "", 33.4)
+    for domid, (state, reason, seconds) in rows.items():
+        assert domid > 0 and seconds >= 0
+        assert state in {"running", "paused", "shutdown", "dying"} and (state == "shutdown" or not reason)
 
 
 def test_a_raw_disk_is_as_large_as_its_file_whatever_its_guest_wrote(tmp_path):
@@ -106,11 +115,16 @@ def test_a_host_answers_the_inventory():
 
 
 @given(st.text())
-def test_any_answer_is_read_or_refused(text):
-    try:
+def test_what_is_no_whole_answer_is_refused(text):
+    with pytest.raises(ValueError, match="the answer is not complete"):
         answer_of(text)
-    except ValueError:
-        pass
+
+
+@given(st.text(), st.text(), st.text())
+def test_of_any_answer_each_definition_is_a_domain(table, definitions, links):
+    text = f"\n{_MARK}\n".join([table, "[]", definitions, links, ""])
+    for found in answer_of(text):
+        assert found["xen_state"] == "stopped" and f"={found['xen_domain']}" in f"\n{definitions}"
 
 
 def test_hosts_are_asked_as_ansible_would():

@@ -97,7 +97,8 @@ def command_line(machine: Machine, accelerated: bool) -> list[str]:
 
 
 def digest_of(machine: Machine, accelerated: bool) -> str:
-    """What tells a machine with other settings: memory, ports, the CPU and the QEMU that emulates it."""
+    """What tells a machine with other settings: memory, ports, the CPU and the QEMU that emulates it; not how it was started."""
+    machine = dataclasses.replace(machine, snapshot=None)
     return hashlib.sha256(json.dumps([machine.qemu, *command_line(machine, accelerated)]).encode()).hexdigest()
 
 

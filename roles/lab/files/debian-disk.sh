@@ -82,9 +82,9 @@ for drivers in gpu media infiniband iio staging net/wireless net/ethernet isdn s
   excludes="$excludes --dpkgopt=path-exclude=/usr/lib/modules/*/kernel/drivers/$drivers/*"
 done
 
-# Word splitting is meant for $excludes; the stars in it are for dpkg.
+# Word splitting is meant for $excludes; the stars in it are for dpkg, and the hooks' $1 is for mmdebstrap.
 set -f
-# shellcheck disable=SC2086
+# shellcheck disable=SC2016,SC2086
 mmdebstrap --quiet --skip=cleanup/apt/lists --variant=minbase --mode=root --format=directory --include="$packages" \
   --aptopt='Acquire::Languages "none"' --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='APT::Install-Recommends "false"' \
   --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \

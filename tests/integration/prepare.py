@@ -1,0 +1,16 @@
+"""The first runs on a plain machine, kept for the tests: python -m tests.integration.prepare. Fails when site.yml does."""
+
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+import json
+
+from tests import conftest  # noqa: F401 (it puts the collection on the path)
+
+from .conftest import FIRST_RUNS, first_runs
+
+if __name__ == "__main__":
+    kept = {
+        name: {"args": done.args, "returncode": done.returncode, "stdout": done.stdout, "stderr": done.stderr}
+        for name, done in first_runs().items()
+    }
+    FIRST_RUNS.write_text(json.dumps(kept))
