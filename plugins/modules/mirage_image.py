@@ -54,6 +54,22 @@ options:
       the lock file must be there, for it says what is built in.
     type: bool
     default: false
+  lock:
+    description: >-
+      Lock file to use, on the machine where the task runs, in place of one in the source's folder: for a project that has
+      none. With O(update_lock=true) it is made there.
+    type: path
+    version_added: 0.2.0
+  sandbox:
+    description:
+      - Run foreign code (C(config.ml), dune rules) in a cell of bubblewrap, with no network, no home, no agent, and nothing to
+        write but the build's folder, with memory, processes, disk and time bounded; where root starts it, as user
+        C(unikernels-build) or, where there is none, a number that no user has.
+      - Where that is not possible a build is refused. V(false) lets foreign code run as the one who builds, with all that he
+        can read.
+    type: bool
+    default: true
+    version_added: 0.2.0
   verify_reproducible:
     description: Build twice, in different folders, and fail where the two differ.
     type: bool
@@ -253,6 +269,7 @@ def build(module: AnsibleModule, source: mirage.Source, name: str) -> tuple[bool
         name, source, tuple(params["configure"]), params["update_lock"], params["timeout"], params["signing_key"] or "",
         params["verify_reproducible"],
         tuple((str(path), local_folder(str(folder))) for path, folder in sorted(params["overlay"].items())),
+        params["sandbox"], local_folder(params["lock"]) if params["lock"] else "",
     )  # fmt: skip
     result = mirage.build(params["store"], params["work"], request, tools, module.check_mode)
     return result.changed, {**result.manifest, "cached": result.cached}
@@ -268,6 +285,8 @@ def main() -> None:
             "configure": {"type": "list", "elements": "str", "default": []},
             "overlay": {"type": "dict", "default": {}},
             "update_lock": {"type": "bool", "default": False},
+            "lock": {"type": "path"},
+            "sandbox": {"type": "bool", "default": True},
             "verify_reproducible": {"type": "bool", "default": False},
             "toolchain": {"type": "path", "default": "/opt/unikernels/toolchain"},
             "work": {"type": "path", "default": "/var/cache/unikernels/builds"},

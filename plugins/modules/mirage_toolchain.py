@@ -58,10 +58,10 @@ EXAMPLES = r"""
     opam: "{{ opam }}"
     ocaml: 5.4.1
     packages:
-      mirage: 4.11.1
+      mirage: 4.11.2
       opam-monorepo: 0.4.3
       solo5: 0.12.1
-      ocaml-solo5: 1.3.2
+      ocaml-solo5: 1.3.3
 """
 
 RETURN = r"""

@@ -8,6 +8,8 @@ a few lines of pattern matching:
 
 * ``let greeting = "..."`` in unikernel.ml goes into the image;
 * ``let NAME : int = "..."`` is the type error that it is in OCaml;
+* ``(* double: runs FILE *)`` runs the script FILE of the source's folder, as OCaml code or a dune rule could, before it
+  compiles or, with ``at the end`` behind FILE, when it has;
 * ``(* double: slow *)`` compiles until it is killed, ``(* double: nothing *)`` builds nothing and ends well, as
   ``make build`` does without a cross compiler, ``(* double: random *)`` gives another image each time.
 
@@ -19,6 +21,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 
@@ -63,6 +66,14 @@ def type_error(path):
     return None
 
 
+def foreign_code(path, when=""):
+    found = re.search(r"\(\* double: runs (\S+)( at the end)? \*\)", pathlib.Path(path).read_text())
+    if found and (found.group(2) or "") == when:
+        code = subprocess.run(["sh", found.group(1)], check=False).returncode
+        if code:
+            fail(1, f"Error: {found.group(1)} exited with {code}")
+
+
 def name_of():
     return re.search(r'register "([^"]+)"', pathlib.Path("config.ml").read_text()).group(1)
 
@@ -78,6 +89,7 @@ def mirage(arguments):
     wrong = type_error("config.ml")
     if wrong:
         fail(1, *wrong, "mirage: [ERROR] run ['dune' 'build' './config.exe']: exited with 1")
+    foreign_code("config.ml")
     rest = iter(arguments[1:])
     for one in rest:
         if one == "-t":
@@ -104,6 +116,7 @@ def mirage(arguments):
 def opam(arguments):
     root = pathlib.Path(os.environ.get("OPAMROOT", os.path.expanduser("~/.opam")))
     told = json.loads((root / "double.json").read_text()) if (root / "double.json").exists() else None
+    before = json.dumps(told)
     words = [one for one in arguments if not one.startswith("-")]
     if "--version" in arguments:
         print("2.3.0")
@@ -140,18 +153,19 @@ def opam(arguments):
         for package in told["installed"]:
             print(package.replace(".", " ", 1))
     elif words[:2] == ["monorepo", "lock"]:
-        name = name_of()
-        pathlib.Path(f"mirage/{name}-xen.opam.locked").write_text(
-            f'opam-version: "2.0"\nx-opam-monorepo-root-packages: ["{name}-xen"]\nx-opam-monorepo-version: "0.3"\n'
-        )
+        lock, package = pathlib.Path(arguments[arguments.index("-l") + 1]), arguments[arguments.index("-l") - 1]
+        if not pathlib.Path(f"mirage/{package}.opam").exists():
+            fail(1, f"opam-monorepo: [ERROR] Package {package} not found.")
+        lock.write_text(f'opam-version: "2.0"\nx-opam-monorepo-root-packages: ["{package}"]\nx-opam-monorepo-version: "0.3"\n')
     elif words[:2] == ["monorepo", "pull"]:
-        lock = pathlib.Path(f"mirage/{name_of()}-xen.opam.locked")
+        # As opam-monorepo 0.4: it reads the lock file and nothing else of the project.
+        lock, project = (pathlib.Path(arguments[arguments.index(option) + 1]) for option in ("-l", "-r"))
         if not lock.exists():
             fail(1, f"opam-monorepo: [ERROR] no lockfile {lock}")
-        if f'"{name_of()}-xen"' not in lock.read_text():
-            fail(1, f"opam-monorepo: [ERROR] the lockfile {lock} was made for other root packages; run opam monorepo lock")
-        pathlib.Path("duniverse").mkdir(exist_ok=True)
-    (root / "double.json").write_text(json.dumps(told))
+        (project / "duniverse").mkdir(exist_ok=True)
+    # A toolchain that is there is read only.
+    if json.dumps(told) != before:
+        (root / "double.json").write_text(json.dumps(told))
 
 
 def dune(_arguments):
@@ -161,6 +175,7 @@ def dune(_arguments):
     wrong = type_error("unikernel.ml")
     if wrong:
         fail(1, *wrong)
+    foreign_code("unikernel.ml")
     if "(* double: slow *)" in text:
         print("    Building [1/2]", flush=True)
         while True:
@@ -175,6 +190,7 @@ def dune(_arguments):
     image = (pathlib.Path(sys.argv[0]).parents[1] / "service.xen").read_bytes()
     assert TEMPLATE.encode() in image and len(words) <= len(TEMPLATE)
     pathlib.Path(f"dist/{name_of()}.xen").write_bytes(image.replace(TEMPLATE.encode(), words.ljust(len(TEMPLATE)).encode()))
+    foreign_code("unikernel.ml", " at the end")
 
 
 if __name__ == "__main__":
