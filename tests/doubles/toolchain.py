@@ -128,6 +128,7 @@ def opam(arguments):
         root.mkdir(parents=True, exist_ok=True)
         (root / "config").write_text('opam-version: "2.0"\n')
         (root / "double.json").write_text(json.dumps({"switch": None, "installed": []}))
+        (root / "service.xen").write_bytes(pathlib.Path(archive, "service.xen").read_bytes())
         return
     if told is None:
         fail(50, "[ERROR] Opam has not been initialised, please run `opam init'")
@@ -136,19 +137,18 @@ def opam(arguments):
         (root / words[2] / "bin").mkdir(parents=True, exist_ok=True)
     elif words[:1] == ["update"]:
         pass
-    elif words[:1] == ["install"] and "--deps-only" not in arguments:
+    elif words[:1] == ["install"] and "--download-only" in arguments:
+        print("Done.")
+    elif words[:1] == ["install"]:
         broken = root.parent / "double-breaks"
-        if broken.exists():
+        if broken.exists() and broken.read_text().strip() in words:
             fail(31, f'[ERROR] The compilation of {broken.read_text().strip()} failed at "make".')
         told["installed"] += words[1:]
         for tool in ("mirage", "dune"):
-            link = root / told["switch"] / "bin" / tool
-            if not link.is_symlink():
-                link.symlink_to(os.path.realpath(__file__))
-        template = pathlib.Path(sys.argv[0]).parent / "service.xen"
-        (root / told["switch"] / "service.xen").write_bytes(template.read_bytes())
-    elif words[:1] == ["install"]:
-        print("Nothing to do.")
+            program = root / told["switch"] / "bin" / tool
+            program.write_bytes(pathlib.Path(__file__).read_bytes())
+            program.chmod(0o755)
+        (root / told["switch"] / "service.xen").write_bytes((root / "service.xen").read_bytes())
     elif words[:2] == ["list", "mirage"] or words[:1] == ["list"]:
         for package in told["installed"]:
             print(package.replace(".", " ", 1))

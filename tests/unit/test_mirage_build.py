@@ -378,10 +378,13 @@ def test_a_changed_or_borrowed_statement_is_refused(bench, keys):
 
 @pytest.fixture
 def wanted(tmp_path):
-    (tmp_path / "archive").mkdir()
     packages = {name: version for name, version in VERSIONS.items() if name != "ocaml"}
     return Wanted(
-        str(tmp_path / "toolchain"), VERSIONS["ocaml"], packages, str(tmp_path / "archive"), make_opam(tmp_path / "path")
+        str(tmp_path / "toolchain"),
+        VERSIONS["ocaml"],
+        packages,
+        str(tmp_path / "archive"),
+        make_opam(tmp_path / "path", tmp_path / "archive"),
     )
 
 

@@ -348,9 +348,11 @@ def listed(folder: str, path: str, ending: str) -> list[str]:
 
 
 def links_out(folder: str) -> tuple[str, ...]:
-    """The files that links in this folder lead to, outside of it and of the system's: a cell must see these as well."""
+    """The files that links in this folder lead to, hop by hop, outside of the system's: a cell must see these as well."""
     targets = set()
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
-        if entry.is_symlink() and os.path.exists(entry.path):
-            targets.add(os.path.realpath(entry.path))
+        path = entry.path
+        while os.path.islink(path) and os.path.exists(path):
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+            targets.add(os.path.normpath(path))
     return tuple(sorted(target for target in targets if not target.startswith(("/usr/", "/bin/", "/sbin/"))))
