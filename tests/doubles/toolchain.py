@@ -32,12 +32,17 @@ KNOWN = ("--no-dhcp", "--no-depext", "--no-extra-repo", "--color", "--net", "--k
 MAKEFILE = """\
 all:: depends build
 depends: lock install-switch pull
+mirage/{name}-xen.opam.locked: mirage/{name}-xen.opam
+	opam monorepo lock --require-cross-compile --build-only {name}-xen -l $@ --ocaml-version 5.4.1
 lock::
-	opam monorepo lock --build-only --require-cross-compile {name}-xen --ocaml-version 5.4.1
-install-switch::
-	opam install --yes --deps-only ./mirage/{name}-xen.opam
-pull::
-	opam monorepo pull -l ./mirage/{name}-xen.opam.locked
+	make -B mirage/{name}-xen.opam.locked
+install-switch:: mirage/{name}-xen.opam
+	opam install $< --deps-only --yes
+	make -s depext-lockfile
+depext-lockfile: mirage/{name}-xen.opam.locked
+	opam monorepo depext -y -l $<
+pull:: mirage/{name}-xen.opam.locked
+	opam monorepo pull -l $< -r $(CURDIR)
 build::
 	dune build --profile release --root . ./dist
 	@echo "Your unikernel binary is now ready in ./dist/{name}.xen"
@@ -162,6 +167,8 @@ def opam(arguments):
         lock, project = (pathlib.Path(arguments[arguments.index(option) + 1]) for option in ("-l", "-r"))
         if not lock.exists():
             fail(1, f"opam-monorepo: [ERROR] no lockfile {lock}")
+        if "//unreachable.invalid/" in lock.read_text():
+            fail(1, "opam-monorepo: [ERROR] Failed to pull", "curl: (6) Could not resolve host: unreachable.invalid")
         (project / "duniverse").mkdir(exist_ok=True)
     # A toolchain that is there is read only.
     if json.dumps(told) != before:
