@@ -57,6 +57,8 @@ class Building:
     def __init__(self, request: Request, tools: Toolchain, folder: str, steps: Steps) -> None:
         self.request, self.tools, self.base, self.steps = request, tools, folder, steps
         self.lock_text: bytes | None = None
+        # By digest, and opam looks at each again: what one project fetched is no other's code.
+        self.downloads = os.path.join(os.path.dirname(folder), "downloads")
         self.lock_path = ""  # below the source's folder
         real = os.path.join(tools.folder, "opam")
         bins = (os.path.join(tools.folder, "bin"), os.path.join(real, SWITCH, "bin"))
@@ -214,7 +216,12 @@ class Building:
         sandbox.remove(fetch, root)
         os.mkdir(fetch, 0o755)
         if os.path.isdir(os.path.join(self.tools.folder, "opam", SWITCH)):
+            if not os.path.isdir(self.downloads):
+                os.mkdir(self.downloads, 0o755)
+                self._give(self.downloads)
             opam_root.make(os.path.join(self.tools.folder, "opam"), SWITCH, root, repositories)
+            os.rmdir(os.path.join(root, "download-cache"))
+            os.symlink(self.downloads, os.path.join(root, "download-cache"))
             opam_root.set_mirrors(root, self.tools.settings.mirrors)
             self._give(root)
         return fetch
@@ -276,10 +283,10 @@ class Building:
         cell = self.cell(folder)
         environment = {
             **cell.environment, **proxies(self.tools.settings), "OPAMVAR_monorepo": "opam-monorepo", "OPAMROOTISOK": "1",
-            "OPAMNODEPEXTS": "1",
+            "OPAMNODEPEXTS": "1", "GIT_CONFIG_GLOBAL": os.path.join(self.tools.folder, "gitconfig"), "GIT_TERMINAL_PROMPT": "0",
         }  # fmt: skip
         root = self.base + "-root"
-        writable = (root,) if os.path.isdir(root) else ()
+        writable = (root, self.downloads) if os.path.isdir(root) else ()
         if writable:
             environment["OPAMROOT"] = root
         more = tuple(path for path in helpers(self.tools.settings) if os.path.exists(path))

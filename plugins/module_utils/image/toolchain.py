@@ -38,6 +38,8 @@ _REACH_SECONDS = 15
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.~+-]*")
 _ADDRESS = re.compile(r"(https|git\+https|file|git\+file)://[^\s\"\\]+|/[^\s\"\\]*")
+# What has digests may come over any way.
+_MIRROR = re.compile(r"https?://[^\s\"\\]+|file:///[^\s\"\\]*|/[^\s\"\\]*")
 _LIMITS = Limits(disk=40 << 30)
 # Behind this step there is a compiler, which is worth keeping.
 _COMPILED = "opam install compiler"
@@ -74,9 +76,11 @@ def refusal(wanted: Wanted) -> str | None:
             return f"packages: {name}: {version!r}: expected the name of a package and its version, as in mirage: 4.11.1"
     if "mirage" not in wanted.packages:
         return "packages: mirage is missing"
-    for option, addresses in (("mirrors", wanted.mirrors), ("overlays", tuple(wanted.overlays.values()))):
+    for option, addresses, pattern in (
+        ("mirrors", wanted.mirrors, _MIRROR), ("overlays", tuple(wanted.overlays.values()), _ADDRESS),
+    ):  # fmt: skip
         for address in addresses:
-            if not _ADDRESS.fullmatch(address):
+            if not pattern.fullmatch(address):
                 return f"{option}: {_shown(address)!r}: expected an address that begins with https://, or a folder"
             if local_path(address) and not os.path.isdir(local_path(address)):
                 return f"{option}: {address}: there is no such folder"
@@ -215,6 +219,8 @@ def _make(wanted: Wanted) -> None:
         _clear(wanted.folder)  # half a switch: nothing in it is worth much
         done = []
     steps = Steps("toolchain", log, os.path.join(wanted.folder, "progress"), wanted.timeout)
+    # git asks whose a local archive is, and the user of builds is nobody's.
+    write_whole(os.path.join(wanted.folder, "gitconfig"), b"[safe]\n\tdirectory = *\n", 0o644)
     if not done:
         steps.begin()
         os.mkdir(root, 0o755)
@@ -276,6 +282,7 @@ def _cell(wanted: Wanted, network: bool) -> Cell:
     environment = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": root, "OPAMROOT": root, "OPAMYES": "1", "OPAMCOLOR": "never",
         "OPAMROOTISOK": "1", "OPAMNODEPEXTS": "1", "LC_ALL": "C.UTF-8", "OPAMJOBS": str(os.cpu_count() or 1),
+        "GIT_CONFIG_GLOBAL": os.path.join(wanted.folder, "gitconfig"), "GIT_TERMINAL_PROMPT": "0",
         **(proxies(wanted.settings()) if network else {}),
     }  # fmt: skip
     opam = os.path.abspath(shutil.which(wanted.opam) or wanted.opam)
