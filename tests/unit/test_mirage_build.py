@@ -205,6 +205,17 @@ def test_the_lock_file_that_is_committed_is_what_is_built(bench):
     assert "monorepo lock" not in pathlib.Path(manifest["log"]).read_text()
 
 
+def test_the_repositories_that_configure_asks_for():
+    opam = 'depends: [ "x" ]\n\nx-mirage-extra-repo: [["opam-overlays" "https://example.net/o.git"]\n["more" "git+https://example.net/m"]]\n'
+    assert lock_file.repositories(opam) == [("opam-overlays", "https://example.net/o.git"), ("more", "git+https://example.net/m")]
+    for text in (
+        "",
+        "x-mirage-extra-repo: []\n",
+        'x-mirage-extra-repo: [["-x" "https://a"]["a" "/etc"]["a" "file:///etc"]["b"]]',
+    ):
+        assert lock_file.repositories(text) == []
+
+
 def test_what_the_internet_would_be_needed_for_is_named(bench):
     lock = bench.source / "mirage/hello-xen.opam.locked"
     lock.write_text(

@@ -206,9 +206,7 @@ class Building:
 
     def _overlays(self, opam: str) -> list[tuple[str, str]]:
         """The repositories that configure asks for, from where the builder has them."""
-        wanted = re.search(r"(?ms)^x-mirage-extra-repo:\s*\[(.*?)\]\s*\n\n", opam + "\n\n")
-        pairs = re.findall(r'\["([A-Za-z0-9_-]+)"\s+"((?:https|file|git\+https)://[^"\s]+)"\]', wanted.group(1) if wanted else "")
-        return [(name, self.tools.settings.overlays.get(name, address)) for name, address in pairs]
+        return [(name, self.tools.settings.overlays.get(name, address)) for name, address in lock_file.repositories(opam)]
 
     def _fetch_folder(self, repositories: bool) -> str:
         fetch = self.base + "-fetch"
@@ -220,6 +218,7 @@ class Building:
                 os.mkdir(self.downloads, 0o755)
                 self._give(self.downloads)
             opam_root.make(os.path.join(self.tools.folder, "opam"), SWITCH, root, repositories)
+            os.mkdir(os.path.join(root, "tmp"))
             os.rmdir(os.path.join(root, "download-cache"))
             os.symlink(self.downloads, os.path.join(root, "download-cache"))
             opam_root.set_mirrors(root, self.tools.settings.mirrors)
@@ -288,7 +287,8 @@ class Building:
         root = self.base + "-root"
         writable = (root, self.downloads) if os.path.isdir(root) else ()
         if writable:
-            environment["OPAMROOT"] = root
+            # opam-monorepo lays out whole repositories for a while.
+            environment.update(OPAMROOT=root, TMPDIR=os.path.join(root, "tmp"))
         more = tuple(path for path in helpers(self.tools.settings) if os.path.exists(path))
         return replace(cell, environment=environment, visible=(*cell.visible, *more), writable=writable, network=True)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 _TEXT = r'"((?:[^"\\]|\\.)*)"'
 _TOKEN = re.compile(_TEXT + r"|([\[\]])")
 _DIGEST = re.compile(r"(md5|sha1|sha256|sha384|sha512)=[0-9a-f]{32,128}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]* (https|git\+https)://[^\s\"]+")
 _COMMIT = re.compile(r"git\+[^#]+#[0-9a-f]{40}")
 
 
@@ -49,6 +50,12 @@ def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
         if not any(_DIGEST.fullmatch(digest) for digest in digests) and not _COMMIT.fullmatch(address):
             return f"it has no digest for {address}, so nobody can say what would be built in"
     return None
+
+
+def repositories(opam: str) -> list[tuple[str, str]]:
+    """(name, address) of the package repositories that `mirage configure` asks for in its .opam file."""
+    found = _groups(_field(opam, "x-mirage-extra-repo"))
+    return [(group[0], group[1]) for group in found if len(group) == 2 and _REPOSITORY.fullmatch(" ".join(group))]
 
 
 def _field(text: str, name: str) -> str:
