@@ -36,6 +36,11 @@ options:
   version:
     description: Commit, tag or branch of the git repository, exactly as it is called there. A full commit is not asked for again.
     type: str
+  require_commit:
+    description: Take a full commit as O(version) and nothing that somebody who may push can move.
+    type: bool
+    default: false
+    version_added: 0.2.0
   subfolder:
     description: Folder inside the git repository that holds C(config.ml).
     type: str
@@ -215,6 +220,7 @@ def main() -> None:
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "source": {"type": "str"},
             "version": {"type": "str"},
+            "require_commit": {"type": "bool", "default": False},
             "subfolder": {"type": "str", "default": ""},
             "configure": {"type": "list", "elements": "str", "default": []},
             "overlay": {"type": "dict", "default": {}},

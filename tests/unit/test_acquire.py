@@ -20,7 +20,16 @@ WORD = "ghp_0123456789abcdef"
 def params(tmp_path):
     found = dict.fromkeys(("source", "version", "lock", "lock_text", "signing_key", "file", "url", "sha256"))
     found.update(store=str(tmp_path / "store"), work=str(tmp_path / "work"), toolchain=str(tmp_path / "tools"), subfolder="")
-    found.update(configure=[], overlay={}, update_lock=False, sandbox=True, verify_reproducible=False, timeout=60, name="")
+    found.update(
+        configure=[],
+        overlay={},
+        update_lock=False,
+        sandbox=True,
+        verify_reproducible=False,
+        timeout=60,
+        name="",
+        require_commit=False,
+    )
     return found
 
 
@@ -58,6 +67,7 @@ def test_an_address_that_cannot_be_read_is_not_shown():
     [
         ({"source": f"https://{WORD}@example.net/x.git"}, "source https://example.net/x.git: a git repository needs version"),
         ({"source": "https://example.net/x.git", "version": "main", "update_lock": True}, "give lock: the file"),
+        ({"source": "https://example.net/x.git", "version": "main", "require_commit": True}, "version: 'main': whoever may push"),
         ({"source": "/nonexistent", "version": "main"}, "are for a git repository"),
     ],
 )

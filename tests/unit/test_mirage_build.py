@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, provenance, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, mirage, provenance, signature
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import (
     BuildError,
     Request,
@@ -214,6 +214,14 @@ def test_the_repositories_that_configure_asks_for():
         'x-mirage-extra-repo: [["-x" "https://a"]["a" "/etc"]["a" "file:///etc"]["b"]]',
     ):
         assert lock_file.repositories(text) == []
+
+
+def test_sources_that_change_while_they_are_built_are_not_stored(bench, monkeypatch):
+    """The statement would name others than what was built."""
+    monkeypatch.setattr(mirage, "_look_at", lambda *_: bench.change("one", "two"))
+    with pytest.raises(BuildError, match="its sources were changed while they were built; nothing was stored: run again"):
+        bench.build()
+    assert not [name for name in bench.images() if name.endswith(".xen")]
 
 
 def test_what_the_internet_would_be_needed_for_is_named(bench):

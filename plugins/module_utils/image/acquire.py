@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from . import mirage, provenance, signature
 from .archive import name_of, unpacked
-from .checkout import checkout, is_url, local_folder
+from .checkout import COMMIT, checkout, is_url, local_folder
 from .steps import BuildError
 from .store import NAME, StoreError, describe, image_path, point, put, write_whole
 
@@ -92,6 +92,11 @@ def _from_source(params: dict[str, Any], check: bool) -> tuple[bool, dict[str, A
     if is_url(params["source"]):
         if not params["version"]:
             raise BuildError(f"source {shown(params['source'])}: a git repository needs version: the revision to build")
+        if params["require_commit"] and not COMMIT.fullmatch(params["version"]):
+            raise BuildError(
+                f"version: {params['version']!r}: whoever may push can move it; where images must be signed"
+                " (unikernel_images_signature: required) give the full commit, 40 hexadecimal digits"
+            )
         _needs_lock(params, "the folder of a git repository is a cache")
         source = checkout(params["source"], params["version"], params["subfolder"], params["work"])
         return _build(params, check, source, os.path.basename(source.folder.rstrip("/")))

@@ -133,6 +133,13 @@ def refusals(request: Request, tools: Toolchain) -> None:
 
 def build(store: str, work: str, request: Request, tools: Toolchain, check: bool) -> Result:
     """Build the image unless it is there. BuildError, StoreError or SignatureError; the store is as before then."""
+    try:
+        return _built_or_found(store, work, request, tools, check)
+    except sandbox.SandboxError as error:
+        raise BuildError(str(error)) from error
+
+
+def _built_or_found(store: str, work: str, request: Request, tools: Toolchain, check: bool) -> Result:
     refusals(request, tools)
     key = key_of(request, tools)
     found = _known(store, key, request)
@@ -140,10 +147,7 @@ def build(store: str, work: str, request: Request, tools: Toolchain, check: bool
         return _found(store, found, key, request, check)
     if check:
         return Result(True, False, {"sha256": None, "path": None, "key": key})
-    try:
-        sandbox.require(request.sandbox)
-    except sandbox.SandboxError as error:
-        raise BuildError(str(error)) from error
+    sandbox.require(request.sandbox)
     os.makedirs(work, mode=0o700, exist_ok=True)
     with _locked(os.path.join(work, key + ".lock"), request.timeout) as lock:
         found = _known(store, key, request)  # by another one, while this one waited
@@ -196,6 +200,8 @@ def _build(store: str, work: str, key: str, request: Request, tools: Toolchain, 
         if len(images) == 2:
             _compare(images[0], images[1], request.name)
         _look_at(images[0], request.name, log)
+        if key_of(request, tools) != key:
+            raise BuildError(f"{request.name}: its sources were changed while they were built; nothing was stored: run again")
         lock_digest = hashlib.sha256(building.lock_text or b"").hexdigest()
         digest = digest_of(images[0])
         text = _statement(digest, key, request, tools, lock_digest)

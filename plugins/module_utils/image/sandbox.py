@@ -173,9 +173,9 @@ def _has_scopes(uid: int) -> bool:
     return _answers([*_scope(Limits()), "true"])[0]
 
 
-def _answers(command: list[str]) -> tuple[bool, str]:
+def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
     try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         return False, str(error)
     lines = done.stderr.strip().splitlines()
@@ -190,7 +190,8 @@ def refusal() -> str | None:
             return f"there is no {program}: apt-get install {package}"
     cell = Cell("/usr", {})
     works, why = _answers(arguments(cell, ["true"], this_machine()))
-    return None if works else f"bubblewrap cannot make one here: {why}"
+    hint = "" if this_machine().uid == 0 else " (sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone allow it)"
+    return None if works else f"bubblewrap cannot make a sandbox here: {why}{hint}"
 
 
 def require(enabled: bool) -> None:
@@ -297,15 +298,19 @@ def _size(folder: str) -> int | None:
 
 def give(*paths: str) -> None:
     """Let the user of builds own what is below these paths. For what foreign code has not yet touched."""
-    machine = this_machine()
-    if machine.uid == 0:
-        subprocess.run(["chown", "-hR", f"{machine.builder}:{machine.builder}", "--", *paths], check=True)
+    _own(this_machine().builder, paths)
 
 
 def take(*paths: str) -> None:
     """Let root own it again."""
+    _own(0, paths)
+
+
+def _own(uid: int, paths: tuple[str, ...]) -> None:
     if this_machine().uid == 0:
-        subprocess.run(["chown", "-hR", "0:0", "--", *paths], check=True)
+        works, why = _answers(["chown", "-hR", f"{uid}:{uid}", "--", *paths], 600)
+        if not works:
+            raise SandboxError(f"sandbox: {why}")
 
 
 def remove(*paths: str) -> None:

@@ -114,13 +114,13 @@ def make(wanted: Wanted, check: bool) -> bool:
         return True
     try:
         sandbox.require(wanted.sandbox)
+        os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
+        with _locked(os.path.join(wanted.folder, ".lock"), wanted.timeout):
+            if present(wanted.folder) != wanted.versions():
+                _make(wanted)
+            _keep_settings(wanted, False)
     except sandbox.SandboxError as error:
         raise BuildError(str(error)) from error
-    os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
-    with _locked(os.path.join(wanted.folder, ".lock"), wanted.timeout):
-        if present(wanted.folder) != wanted.versions():
-            _make(wanted)
-        _keep_settings(wanted, False)
     return True
 
 
@@ -262,7 +262,8 @@ def _begun(wanted: Wanted) -> list[str]:
     try:
         with open(os.path.join(wanted.folder, "steps.json"), encoding="utf-8") as file:
             begun = json.load(file)
-        return [str(step) for step in begun["done"]] if begun["versions"] == wanted.versions() else []
+        there = os.path.isdir(os.path.join(wanted.folder, "opam", SWITCH)) and begun["versions"] == wanted.versions()
+        return [str(step) for step in begun["done"]] if there else []
     except (OSError, ValueError, LookupError, TypeError):
         return []
 
