@@ -21,13 +21,14 @@ options:
     ini: [{section: callback_progress, key: every}]
     env: [{name: UNIKERNELS_PROGRESS_EVERY}]
   follow:
-    description: File with a line on what a build on the controller does just now; it is shown with the task.
-    type: path
-    default: ~/.cache/unikernels.xen/builds/progress
+    description: Files with a line on what a build on the controller does just now; the newest is shown with the task.
+    type: pathlist
+    default: ["~/.cache/unikernels.xen/builds/progress", /opt/unikernels/toolchain/progress]
     ini: [{section: callback_progress, key: follow}]
     env: [{name: UNIKERNELS_PROGRESS_FOLLOW}]
 """
 
+import contextlib
 import os
 import threading
 import time
@@ -58,7 +59,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._ended.set()
 
-    def _tell(self, every: int, follow: str) -> None:
+    def _tell(self, every: int, follow: list[str]) -> None:
         told = 0
         while not self._ended.wait(0.5):
             elapsed = int(time.monotonic() - self._task_began)
@@ -72,12 +73,11 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 os.write(2, line.encode())
 
 
-def _build_line(follow: str) -> str:
+def _build_line(follow: list[str]) -> str:
     """What a build says it does, unless it said so long ago."""
-    try:
-        if time.time() - os.stat(follow).st_mtime > 10:
-            return ""
-        with open(follow, encoding="utf-8", errors="replace") as file:
-            return f": {file.readline().strip()}"
-    except OSError:
-        return ""
+    lines = []
+    for path in follow:
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
+            lines.append((os.fstat(file.fileno()).st_mtime, file.readline().strip()))
+    said, line = max(lines, default=(0.0, ""))
+    return f": {line}" if time.time() - said <= 10 else ""

@@ -25,6 +25,7 @@ IMAGE_KEYS = (
     "configure",
     "overlay",
     "update_lock",
+    "lock",
     "file",
     "url",
     "sha256",

@@ -28,11 +28,19 @@ options:
     description:
       - Folder with C(config.ml) on the machine where the task runs, or the URL of a git repository, which needs O(version),
         or an archive that M(unikernels.xen.source_archive) made of a folder on another machine.
+      - A repository's URL begins with V(https://), V(ssh://), V(file://) or is as in V(git@git.example.net:web.git). A user and
+        password in one are for git alone, no statement, message or log has them.
+      - Links in it that lead out of it are refused.
       - What C(.gitignore) names, and what a build leaves, is not part of the sources.
     type: str
   version:
-    description: Commit, tag or branch of the git repository. A full commit is not asked for again.
+    description: Commit, tag or branch of the git repository, exactly as it is called there. A full commit is not asked for again.
     type: str
+  require_commit:
+    description: Take a full commit as O(version) and nothing that somebody who may push can move.
+    type: bool
+    default: false
+    version_added: 0.2.0
   subfolder:
     description: Folder inside the git repository that holds C(config.ml).
     type: str
@@ -50,10 +58,31 @@ options:
     default: {}
   update_lock:
     description: >-
-      Make the lock file C(mirage/NAME-xen.opam.locked) anew and put it into the source's folder, to be committed. Without it
-      the lock file must be there, for it says what is built in.
+      Make the lock file C(mirage/NAME-xen.opam.locked) and put it into the source's folder, to be committed, or where O(lock)
+      is. It is made when sources, options or toolchain changed since it was made, or when it is not as it was made. Without
+      this option the lock file must be there, for it says what is built in.
     type: bool
     default: false
+  lock:
+    description: >-
+      Lock file to use, on the machine where the task runs, in place of one in the source's folder: for a project that has
+      none. With O(update_lock=true) it is made there.
+    type: path
+    version_added: 0.2.0
+  lock_text:
+    description: The text of such a lock file, for one that lies on another machine than the one where the task runs.
+    type: str
+    version_added: 0.2.0
+  sandbox:
+    description:
+      - Run foreign code (C(config.ml), dune rules) in a cell of bubblewrap, with no network, no home, no agent, and nothing to
+        write but the build's folder, with memory, processes, disk and time bounded; where root starts it, as user
+        C(unikernels-build) or, where there is none, a number that no user has.
+      - Where that is not possible a build is refused. V(false) lets foreign code run as the one who builds, with all that he
+        can read.
+    type: bool
+    default: true
+    version_added: 0.2.0
   verify_reproducible:
     description: Build twice, in different folders, and fail where the two differ.
     type: bool
@@ -177,85 +206,12 @@ debug_info:
   type: bool
 """
 
-import os
-import re
-import tempfile
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image import mirage, provenance, signature
-from ansible_collections.unikernels.xen.plugins.module_utils.image.archive import name_of, unpacked
-from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout, is_url, local_folder
+from ansible_collections.unikernels.xen.plugins.module_utils.image.acquire import acquire, secrets_of
 from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
-    NAME,
-    StoreError,
-    describe,
-    image_path,
-    point,
-    put,
-)
-
-
-def finished(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
-    """Store a finished image. (changed, manifest)"""
-    params, store = module.params, module.params["store"]
-    digest = (params["sha256"] or "").lower()
-    if params["sha256"] and not re.fullmatch("[0-9a-f]{64}", digest):
-        raise StoreError(f"sha256: {params['sha256']!r} is not 64 hexadecimal digits")
-    if params["url"] and os.path.exists(image_path(store, digest)):
-        changed, manifest = False, describe(store, digest)
-    elif params["url"]:
-        with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
-            path = os.path.join(folder, "image")
-            if not download(module, params["url"], path):
-                raise StoreError(f"url {params['url']}: the server has no such file")
-            changed, manifest = put(store, path, digest, {"name": params["name"], "source": params["url"]}, module.check_mode)
-    else:
-        extra = {"name": params["name"], "source": os.path.basename(params["file"])}
-        changed, manifest = put(store, params["file"], digest or None, extra, module.check_mode)
-    if module.check_mode:
-        return changed, manifest
-    origin = params["url"] or "file:" + os.path.basename(params["file"])
-    digest = manifest["sha256"]
-    text = provenance.statement(
-        params["name"] or digest, digest, built=False, parameters={"origin": origin},
-        materials=[{"uri": origin, "digest": {"sha256": digest}}], builder={"id": os.uname().nodename}, key="",
-    )  # fmt: skip
-    return signature.attach(store, digest, text, params["signing_key"] or "", False) or changed, manifest
-
-
-def from_source(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
-    """Build an image. (changed, manifest)"""
-    params = module.params
-    if is_url(params["source"]):
-        if not params["version"]:
-            raise mirage.BuildError(f"source {params['source']}: a git repository needs version: the revision to build")
-        source = checkout(params["source"], params["version"], params["subfolder"], params["work"])
-        return build(module, source, os.path.basename(source.folder.rstrip("/")))
-    if params["version"] or params["subfolder"]:
-        raise mirage.BuildError("version, subfolder: are for a git repository, and source is a folder")
-    path = local_folder(params["source"])
-    name = name_of(path)
-    if not name:
-        return build(module, mirage.Source(path, "file:" + os.path.basename(path)), os.path.basename(path))
-    if params["update_lock"]:
-        raise mirage.BuildError("update_lock: the lock file goes into the source's folder: make it where that folder is")
-    with unpacked(path, params["work"]) as folder:
-        return build(module, mirage.Source(folder, "file:" + name), name)
-
-
-def build(module: AnsibleModule, source: mirage.Source, name: str) -> tuple[bool, dict[str, Any]]:
-    params = module.params
-    tools = mirage.toolchain(params["toolchain"])
-    name = params["name"] or name
-    request = mirage.Request(
-        name, source, tuple(params["configure"]), params["update_lock"], params["timeout"], params["signing_key"] or "",
-        params["verify_reproducible"],
-        tuple((str(path), local_folder(str(folder))) for path, folder in sorted(params["overlay"].items())),
-    )  # fmt: skip
-    result = mirage.build(params["store"], params["work"], request, tools, module.check_mode)
-    return result.changed, {**result.manifest, "cached": result.cached}
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 
 def main() -> None:
@@ -264,10 +220,14 @@ def main() -> None:
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "source": {"type": "str"},
             "version": {"type": "str"},
+            "require_commit": {"type": "bool", "default": False},
             "subfolder": {"type": "str", "default": ""},
             "configure": {"type": "list", "elements": "str", "default": []},
             "overlay": {"type": "dict", "default": {}},
             "update_lock": {"type": "bool", "default": False},
+            "lock": {"type": "path"},
+            "lock_text": {"type": "str"},
+            "sandbox": {"type": "bool", "default": True},
             "verify_reproducible": {"type": "bool", "default": False},
             "toolchain": {"type": "path", "default": "/opt/unikernels/toolchain"},
             "work": {"type": "path", "default": "/var/cache/unikernels/builds"},
@@ -278,28 +238,20 @@ def main() -> None:
             "sha256": {"type": "str"},
             "name": {"type": "str", "default": ""},
         },
-        mutually_exclusive=[("file", "url", "source")],
+        mutually_exclusive=[("file", "url", "source"), ("lock", "lock_text")],
         required_one_of=[("file", "url", "source")],
         required_by={"url": ["sha256"]},
         supports_check_mode=True,
     )
     params = module.params
-    if params["name"] and not NAME.fullmatch(params["name"]):
-        module.fail_json(msg=f"name: {params['name']!r} may have letters, digits and . _ + - only, at most 64")
+    module.no_log_values.update(secrets_of(params["source"] or params["url"] or ""))
     try:
-        changed, manifest = from_source(module) if params["source"] else finished(module)
-        manifest.setdefault("cached", not changed)
-        if manifest["sha256"]:
-            manifest["sidecars"] = signature.sidecars(params["store"], manifest["sha256"])
-            manifest["provenance"] = os.path.join(params["store"], manifest["sha256"] + signature.STATEMENT)
-            if params["name"] or params["source"]:
-                name = params["name"] or manifest["name"]
-                changed = point(params["store"], name, manifest["sha256"], module.check_mode) or changed
-    except (StoreError, mirage.BuildError, signature.SignatureError) as error:
+        changed, result = acquire(params, module.check_mode, lambda url, path: download(module, url, path))
+    except (StoreError, BuildError, SignatureError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or params['store']}: {error.strerror}")
-    module.exit_json(changed=changed, **manifest)
+    module.exit_json(changed=changed, **result)
 
 
 if __name__ == "__main__":

@@ -39,9 +39,30 @@ options:
     type: str
     default: opam
   proxy:
-    description: HTTP proxy for opam.
+    description: HTTP proxy for opam, in builds too. Never part of a log or a statement.
     type: str
     default: ""
+  mirrors:
+    description:
+      - Addresses or folders where opam looks for the sources of packages first, its C(archive-mirrors). A file of them is
+        C(ALGORITHM/FIRST-TWO-DIGITS/DIGEST), as C(opam admin cache) and an opam root's C(download-cache) have it.
+      - Builds use them too.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
+  overlays:
+    description: >-
+      Package repositories that C(mirage configure) asks for when a lock file is made, name to the address or folder where they
+      are to be got instead.
+    type: dict
+    default: {}
+    version_added: 0.2.0
+  sandbox:
+    description: Run the build scripts of packages in a cell, as in M(unikernels.xen.mirage_image).
+    type: bool
+    default: true
+    version_added: 0.2.0
   timeout:
     description: Seconds that each step may take.
     type: int
@@ -58,10 +79,10 @@ EXAMPLES = r"""
     opam: "{{ opam }}"
     ocaml: 5.4.1
     packages:
-      mirage: 4.11.1
+      mirage: 4.11.2
       opam-monorepo: 0.4.3
       solo5: 0.12.1
-      ocaml-solo5: 1.3.2
+      ocaml-solo5: 1.3.3
 """
 
 RETURN = r"""
@@ -70,6 +91,8 @@ versions:
   returned: success
   type: dict
 """
+
+import re
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError
@@ -85,16 +108,21 @@ def main() -> None:
             "archive": {"type": "str", "default": ""},
             "opam": {"type": "str", "default": "opam"},
             "proxy": {"type": "str", "default": ""},
+            "mirrors": {"type": "list", "elements": "str", "default": []},
+            "overlays": {"type": "dict", "default": {}},
+            "sandbox": {"type": "bool", "default": True},
             "timeout": {"type": "int", "default": 7200},
         },
         supports_check_mode=True,
     )
     packages = {str(name): str(version) for name, version in module.params["packages"].items()}
-    wanted = Wanted(**{**module.params, "packages": packages})
+    overlays = {str(name): str(address) for name, address in module.params["overlays"].items()}
+    mirrors = tuple(module.params["mirrors"])
+    wanted = Wanted(**{**module.params, "packages": packages, "overlays": overlays, "mirrors": mirrors})
     try:
         changed = make(wanted, module.check_mode)
     except BuildError as error:
-        module.fail_json(msg=f"toolchain: {error}")
+        module.fail_json(msg=re.sub("^(toolchain: )?", "toolchain: ", str(error)))
     except OSError as error:
         module.fail_json(msg=f"toolchain: {error.filename}: {error.strerror}")
     module.exit_json(changed=changed, versions=wanted.versions())

@@ -13,7 +13,8 @@ description:
   - Joins a Debian kernel, a small initramfs and one well-kept Debian program into one PVH image that takes the boot arguments
     of a MirageOS unikernel and really serves HTTP, DNS or OpenVPN. For machines where OCaml's packages can't be had.
   - It is not a unikernel, and says so in its ELF notes, in the store's listing and on its console.
-  - Needs root and mmdebstrap where it runs, the first time.
+  - Needs mmdebstrap where it runs, the first time, and there either root or uidmap and numbers for the user in C(/etc/subuid),
+    as Debian's C(adduser) gives them.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]
@@ -36,7 +37,7 @@ options:
     type: path
     required: true
   content:
-    description: Folder to serve, for O(service=web).
+    description: Folder to serve, for O(service=web). Links that lead out of it are refused.
     type: path
   suite:
     description: Debian release to take kernel and program from.
@@ -82,7 +83,8 @@ standin:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, sidecars
-from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, build
+from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, Wanted, build
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 
@@ -102,21 +104,13 @@ def main() -> None:
     )
     params = module.params
     try:
-        changed, manifest = build(
-            params["store"],
-            params["cache"],
-            params["service"],
-            params["files"],
-            params["content"],
-            params["suite"],
-            params["sources"],
-            module.check_mode,
-        )
+        wanted = Wanted(params["service"], params["files"], params["content"], params["suite"], params["sources"])
+        changed, manifest = build(params["store"], params["cache"], wanted, module.check_mode)
         if params["signing_key"] and manifest["sha256"]:
             changed = attach(params["store"], manifest["sha256"], b"", params["signing_key"], module.check_mode) or changed
         if manifest["sha256"]:
             manifest["sidecars"] = sidecars(params["store"], manifest["sha256"])
-    except (StoreError, SignatureError, OSError) as error:
+    except (StoreError, BuildError, SignatureError, OSError) as error:
         module.fail_json(msg=f"stand-in for {params['service']}: {error}")
     module.exit_json(changed=changed, **manifest)
 

@@ -14,8 +14,10 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 
+from ansible_collections.unikernels.xen.plugins.module_utils.image import sandbox
 from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import inspect_file
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import Request, Source, build, toolchain
+from ansible_collections.unikernels.xen.plugins.module_utils.image.sandbox import Cell
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import source_files
 
 from tests.doubles import HELLO, make_toolchain
@@ -44,6 +46,41 @@ def traced(command, folder, environment):
     return text.count(" execve("), text.count(" openat(") - text.count("O_DIRECTORY")
 
 
+def cells(tools, folder):
+    """What a cell costs: to start, and to work in. The double of dune compiles nothing, so Python's compiler stands for one."""
+    where = folder / "cell"
+    where.mkdir()
+    sandbox.give(str(where))
+    (folder / "cell.log").touch()
+    source = "import ast,zlib\nfor _ in range(3): ast.dump(ast.parse(open(zlib.__file__ if 0 else ast.__file__).read()))\n"
+    times = {}
+    for enabled in (True, False):
+        cell = Cell(str(where), {"PATH": "/usr/bin:/bin"}, visible=(tools.folder,), enabled=enabled)
+
+        def run(command, cell=cell):
+            with open(folder / "cell.log", "a") as log:
+                process = sandbox.start(cell, command, log)
+                assert process.wait() == 0
+                sandbox.end(process)
+
+        times[enabled] = best(lambda run=run: run(["true"])), best(lambda run=run: run(["python3", "-c", source]), 5)
+    watched = Cell(str(where), {"PATH": "/usr/bin:/bin"})
+    for number in range(20000):  # as many files as a build has
+        (where / f"{number // 200}").mkdir(exist_ok=True)
+        (where / f"{number // 200}" / f"{number}").write_text("x")
+    with open(folder / "cell.log", "a") as log:
+        process = sandbox.start(watched, ["sleep", "60"], log)
+        look = best(lambda: sandbox.excess(watched, process, str(folder / "cell.log")), 5)
+        sandbox.end(process)
+    print("| in a cell | with | without | ratio |")
+    print("|---|---|---|---|")
+    for what, (inside, outside) in zip(("a command that does nothing", "one that computes"), zip(*times.values())):
+        print(f"| {what} | {inside * 1000:.1f} ms | {outside * 1000:.1f} ms | {inside / outside:.2f} |")
+    print(
+        f"\nTo look whether a build with 20,000 files keeps to its bounds: {look * 1000:.0f} ms, at most a tenth of the time.\n"
+    )
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -64,6 +101,7 @@ def main():
         print("|---|---|---|---|")
         print(f"| `mirage_image`'s own work | {nothing * 1000:.1f} ms | 0 | {len(source_files(str(source))) + 4} |")
         print(f"| `make build`, with the double of dune | - | {started} | {opened} |\n")
+        cells(tools, folder)
         image = folder / "large.xen"
         image.write_bytes(guest(os.urandom(5 << 20), memory_size=6 << 20))
         print(f"Reading what an image of 5 MiB says of itself: {best(lambda: inspect_file(str(image))) * 1000:.2f} ms.\n")

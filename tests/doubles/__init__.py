@@ -23,9 +23,10 @@ def make_toolchain(folder):
     return str(folder)
 
 
-def make_opam(folder):
-    """The path of an `opam`, before any toolchain is made."""
+def make_opam(folder, archive):
+    """The path of an `opam`, before any toolchain is made, and the archive that it gets packages from."""
     folder.mkdir()
+    archive.mkdir()
     (folder / "opam").symlink_to(HERE / "toolchain.py")
-    (folder / "service.xen").write_bytes(service(TEMPLATE))
+    (archive / "service.xen").write_bytes(service(TEMPLATE))
     return str(folder / "opam")

@@ -8,6 +8,8 @@ a few lines of pattern matching:
 
 * ``let greeting = "..."`` in unikernel.ml goes into the image;
 * ``let NAME : int = "..."`` is the type error that it is in OCaml;
+* ``(* double: runs FILE *)`` runs the script FILE of the source's folder, as OCaml code or a dune rule could, before it
+  compiles or, with ``at the end`` behind FILE, when it has;
 * ``(* double: slow *)`` compiles until it is killed, ``(* double: nothing *)`` builds nothing and ends well, as
   ``make build`` does without a cross compiler, ``(* double: random *)`` gives another image each time.
 
@@ -19,6 +21,7 @@ import json
 import os
 import pathlib
 import re
+import subprocess
 import sys
 import time
 
@@ -29,12 +32,17 @@ KNOWN = ("--no-dhcp", "--no-depext", "--no-extra-repo", "--color", "--net", "--k
 MAKEFILE = """\
 all:: depends build
 depends: lock install-switch pull
+mirage/{name}-xen.opam.locked: mirage/{name}-xen.opam
+	opam monorepo lock --require-cross-compile --build-only {name}-xen -l $@ --ocaml-version 5.4.1
 lock::
-	opam monorepo lock --build-only --require-cross-compile {name}-xen --ocaml-version 5.4.1
-install-switch::
-	opam install --yes --deps-only ./mirage/{name}-xen.opam
-pull::
-	opam monorepo pull -l ./mirage/{name}-xen.opam.locked
+	make -B mirage/{name}-xen.opam.locked
+install-switch:: mirage/{name}-xen.opam
+	opam install $< --deps-only --yes
+	make -s depext-lockfile
+depext-lockfile: mirage/{name}-xen.opam.locked
+	opam monorepo depext -y -l $<
+pull:: mirage/{name}-xen.opam.locked
+	opam monorepo pull -l $< -r $(CURDIR)
 build::
 	dune build --profile release --root . ./dist
 	@echo "Your unikernel binary is now ready in ./dist/{name}.xen"
@@ -63,6 +71,14 @@ def type_error(path):
     return None
 
 
+def foreign_code(path, when=""):
+    found = re.search(r"\(\* double: runs (\S+)( at the end)? \*\)", pathlib.Path(path).read_text())
+    if found and (found.group(2) or "") == when:
+        code = subprocess.run(["sh", found.group(1)], check=False).returncode
+        if code:
+            fail(1, f"Error: {found.group(1)} exited with {code}")
+
+
 def name_of():
     return re.search(r'register "([^"]+)"', pathlib.Path("config.ml").read_text()).group(1)
 
@@ -78,6 +94,7 @@ def mirage(arguments):
     wrong = type_error("config.ml")
     if wrong:
         fail(1, *wrong, "mirage: [ERROR] run ['dune' 'build' './config.exe']: exited with 1")
+    foreign_code("config.ml")
     rest = iter(arguments[1:])
     for one in rest:
         if one == "-t":
@@ -104,6 +121,7 @@ def mirage(arguments):
 def opam(arguments):
     root = pathlib.Path(os.environ.get("OPAMROOT", os.path.expanduser("~/.opam")))
     told = json.loads((root / "double.json").read_text()) if (root / "double.json").exists() else None
+    before = json.dumps(told)
     words = [one for one in arguments if not one.startswith("-")]
     if "--version" in arguments:
         print("2.3.0")
@@ -115,6 +133,7 @@ def opam(arguments):
         root.mkdir(parents=True, exist_ok=True)
         (root / "config").write_text('opam-version: "2.0"\n')
         (root / "double.json").write_text(json.dumps({"switch": None, "installed": []}))
+        (root / "service.xen").write_bytes(pathlib.Path(archive, "service.xen").read_bytes())
         return
     if told is None:
         fail(50, "[ERROR] Opam has not been initialised, please run `opam init'")
@@ -123,35 +142,37 @@ def opam(arguments):
         (root / words[2] / "bin").mkdir(parents=True, exist_ok=True)
     elif words[:1] == ["update"]:
         pass
-    elif words[:1] == ["install"] and "--deps-only" not in arguments:
+    elif words[:1] == ["install"] and "--download-only" in arguments:
+        print("Done.")
+    elif words[:1] == ["install"]:
         broken = root.parent / "double-breaks"
-        if broken.exists():
+        if broken.exists() and broken.read_text().strip() in words:
             fail(31, f'[ERROR] The compilation of {broken.read_text().strip()} failed at "make".')
         told["installed"] += words[1:]
         for tool in ("mirage", "dune"):
-            link = root / told["switch"] / "bin" / tool
-            if not link.is_symlink():
-                link.symlink_to(os.path.realpath(__file__))
-        template = pathlib.Path(sys.argv[0]).parent / "service.xen"
-        (root / told["switch"] / "service.xen").write_bytes(template.read_bytes())
-    elif words[:1] == ["install"]:
-        print("Nothing to do.")
+            program = root / told["switch"] / "bin" / tool
+            program.write_bytes(pathlib.Path(__file__).read_bytes())
+            program.chmod(0o755)
+        (root / told["switch"] / "service.xen").write_bytes((root / "service.xen").read_bytes())
     elif words[:2] == ["list", "mirage"] or words[:1] == ["list"]:
         for package in told["installed"]:
             print(package.replace(".", " ", 1))
     elif words[:2] == ["monorepo", "lock"]:
-        name = name_of()
-        pathlib.Path(f"mirage/{name}-xen.opam.locked").write_text(
-            f'opam-version: "2.0"\nx-opam-monorepo-root-packages: ["{name}-xen"]\nx-opam-monorepo-version: "0.3"\n'
-        )
+        lock, package = pathlib.Path(arguments[arguments.index("-l") + 1]), arguments[arguments.index("-l") - 1]
+        if not pathlib.Path(f"mirage/{package}.opam").exists():
+            fail(1, f"opam-monorepo: [ERROR] Package {package} not found.")
+        lock.write_text(f'opam-version: "2.0"\nx-opam-monorepo-root-packages: ["{package}"]\nx-opam-monorepo-version: "0.3"\n')
     elif words[:2] == ["monorepo", "pull"]:
-        lock = pathlib.Path(f"mirage/{name_of()}-xen.opam.locked")
+        # As opam-monorepo 0.4: it reads the lock file and nothing else of the project.
+        lock, project = (pathlib.Path(arguments[arguments.index(option) + 1]) for option in ("-l", "-r"))
         if not lock.exists():
             fail(1, f"opam-monorepo: [ERROR] no lockfile {lock}")
-        if f'"{name_of()}-xen"' not in lock.read_text():
-            fail(1, f"opam-monorepo: [ERROR] the lockfile {lock} was made for other root packages; run opam monorepo lock")
-        pathlib.Path("duniverse").mkdir(exist_ok=True)
-    (root / "double.json").write_text(json.dumps(told))
+        if "//unreachable.invalid/" in lock.read_text():
+            fail(1, "opam-monorepo: [ERROR] Failed to pull", "curl: (6) Could not resolve host: unreachable.invalid")
+        (project / "duniverse").mkdir(exist_ok=True)
+    # A toolchain that is there is read only.
+    if json.dumps(told) != before:
+        (root / "double.json").write_text(json.dumps(told))
 
 
 def dune(_arguments):
@@ -161,6 +182,7 @@ def dune(_arguments):
     wrong = type_error("unikernel.ml")
     if wrong:
         fail(1, *wrong)
+    foreign_code("unikernel.ml")
     if "(* double: slow *)" in text:
         print("    Building [1/2]", flush=True)
         while True:
@@ -175,6 +197,7 @@ def dune(_arguments):
     image = (pathlib.Path(sys.argv[0]).parents[1] / "service.xen").read_bytes()
     assert TEMPLATE.encode() in image and len(words) <= len(TEMPLATE)
     pathlib.Path(f"dist/{name_of()}.xen").write_bytes(image.replace(TEMPLATE.encode(), words.ljust(len(TEMPLATE)).encode()))
+    foreign_code("unikernel.ml", " at the end")
 
 
 if __name__ == "__main__":

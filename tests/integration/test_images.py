@@ -116,7 +116,7 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
 
 def test_another_machine_builds(fleet, dom0):
     """A host of the inventory, over ssh, with nothing of ours on it: sources go there, each file comes back once."""
-    dom0("command -v make || apt-get -qq -y --no-install-recommends install make", timeout=600)
+    dom0("apt-get -qq -y --no-install-recommends install make bubblewrap python3-pathspec", timeout=600)
     with tarfile.open(fleet.folder / "builder.tar", "w", dereference=True) as archive:
         archive.add(fleet.variables["unikernel_images_toolchain"], "tools")
         archive.add(fleet.folder / "alice", "alice")

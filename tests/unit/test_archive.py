@@ -88,6 +88,22 @@ def test_no_archive_leads_out_of_its_folder(members, tmp_path):
     assert "x" not in set(os.listdir("/tmp")) - before
 
 
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
+def test_a_small_archive_is_no_large_folder(tmp_path, version):
+    """A sparse file in PAX's ways: 10 KB of archive, 3 GiB of holes on the disk."""
+    holes = {"GNU.sparse.size": str(3 << 30), "GNU.sparse.realsize": str(3 << 30), "GNU.sparse.name": "config.ml"}
+    holes.update({"GNU.sparse.numblocks": "1", "GNU.sparse.map": f"{3 << 30},0"})
+    if version == "1.0":
+        holes.update({"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    data = f"1\n{3 << 30}\n0\n".encode().ljust(512, b"\0")
+    path = tmp_path / f"hello-{'0' * 64}.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        archive.addfile(member("config.ml", size=len(data), pax_headers=holes), io.BytesIO(data))
+    assert path.stat().st_size <= 10240
+    with pytest.raises(BuildError, match="larger than the archive"), unpacked(str(path), str(tmp_path / "work")):
+        raise AssertionError("it was unpacked")
+
+
 def test_a_file_that_is_no_archive(tmp_path):
     path = tmp_path / f"hello-{'0' * 64}.tar"
     path.write_bytes(b"nothing of the kind")

@@ -1,9 +1,15 @@
 """A git repository at one revision, from a real one."""
 
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
 import subprocess
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import checkout
+from ansible_collections.unikernels.xen.plugins.module_utils.image import checkout as checkout_module
+from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import _environment, address_of, checkout, is_url
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError
 
 
@@ -36,6 +42,11 @@ def test_a_tag_a_branch_and_a_commit(repository, tmp_path, monkeypatch):
         source = checkout(url, version, "unikernel", str(tmp_path / "work"))
         with open(f"{source.folder}/config.ml", encoding="utf-8") as file:
             assert (source.revision, file.read()) == (commit, text)
+    for changed in ("config.ml", "planted"):
+        with open(f"{source.folder}/{changed}", "w", encoding="utf-8") as file:
+            file.write("let () = evil ()")
+        again = checkout(url, one, "unikernel", str(tmp_path / "work"))
+        assert os.listdir(again.folder) == ["config.ml"] and open(f"{again.folder}/config.ml", encoding="utf-8").read() == "one"
     monkeypatch.setenv("PATH", "/nonexistent")
     assert checkout(url, two, "unikernel", str(tmp_path / "work")).revision == two, "a commit that is there starts no process"
 
@@ -54,6 +65,104 @@ def test_what_is_not_there_is_said_in_a_line(repository, tmp_path, version, subf
     with pytest.raises(BuildError) as failure:
         checkout(repository[0], version, subfolder, str(tmp_path / "work"))
     assert words in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_a_branch_is_that_branch_and_no_other_whose_name_ends_like_it(repository, tmp_path):
+    url, (one, two) = repository
+    folder = url[len("file://") :]
+    git(folder, "branch", "a/main", one)
+    git(folder, "update-ref", "refs/evil/refs/heads/main", one)
+    git(folder, "update-ref", "refs/heads/0/refs/tags/1.0", two)
+    assert checkout(url, "main", "", str(tmp_path / "work")).revision == two
+    assert checkout(url, "1.0", "", str(tmp_path / "work")).revision == one
+    assert checkout(url, "a/main", "", str(tmp_path / "work")).revision == one
+    git(folder, "tag", "main", one)
+    with pytest.raises(BuildError, match=f"a branch and a tag of this name: {two} and {one}; give the commit that you mean"):
+        checkout(url, "main", "", str(tmp_path / "work"))
+
+
+def test_links_programs_and_submodules_are_compared_too(repository, tmp_path):
+    url, _commits = repository
+    folder = pathlib.Path(url[len("file://") :])
+    (folder / "link").symlink_to("unikernel/config.ml")
+    (folder / "program").write_text("#!/bin/sh\r\n$Id$\n")
+    (folder / "program").chmod(0o755)
+    (folder / ".gitattributes").write_text("* text eol=crlf ident\nprogram filter=evil export-subst\n")
+    (folder / "a.b").write_text("")
+    (folder / "module.x").write_text("")
+    (folder / "a").mkdir()
+    (folder / "a/x").write_text("")
+    git(folder, "-c", "core.autocrlf=false", "add", ".")
+    git(folder, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},module")
+    git(folder, "commit", "-q", "-m", "more")
+    source = checkout(url, "main", "", str(tmp_path / "work"))
+    before = os.stat(source.folder).st_ctime_ns
+    assert os.stat(checkout(url, "main", "", str(tmp_path / "work")).folder).st_ctime_ns == before, "it is believed"
+    os.chmod(f"{source.folder}/program", 0o644)
+    assert os.stat(checkout(url, "main", "", str(tmp_path / "work")).folder).st_ctime_ns != before
+    assert os.access(f"{source.folder}/program", os.X_OK) and not os.path.exists(f"{source.folder}/.git")
+
+
+SECRET = "ghp_0123456789abcdef"  # noqa: S105
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://example.net/x.git", "http:// can be read and changed by anybody on the way"),
+        (f"http://{SECRET}@example.net/x.git", "http:// can be read and changed"),
+        ("git://example.net/x.git", "git:// can be read and changed"),
+        ("GIT://example.net/x.git", "git:// can be read and changed"),
+        ("ext::sh -c reboot", "begins with 'ext' is not fetched from"),
+        ("ftp://example.net/x", "begins with 'ftp' is not fetched from"),
+        ("https://-oProxyCommand=reboot/x", "begins with 'https' is not fetched from"),
+        (f"https://example.net/x.git?token={SECRET}", "an address has no ? or # part"),
+        (f"https://example.net/x.git#{SECRET}", "an address has no ? or # part"),
+        (f"https://{SECRET}:{SECRET}@[::1/x.git", "the address cannot be read"),
+        (f"https://a%0a{SECRET}@example.net/x.git", "line break"),
+        (f"https://{SECRET}@127.0.0.1:9/x.git", "source https://127.0.0.1:9/x.git: version main: fatal: "),
+        (f"https://me:{SECRET}@127.0.0.1:9/x.git", "source https://127.0.0.1:9/x.git: version main: fatal: "),
+    ],
+)
+def test_what_is_not_fetched_from_and_what_nobody_is_shown(tmp_path, url, words):
+    assert is_url(url)
+    with pytest.raises(BuildError) as failure:
+        checkout(url, "main", "", str(tmp_path / "work"))
+    assert words in str(failure.value) and SECRET not in str(failure.value) and "\n" not in str(failure.value)
+
+
+def test_a_password_is_for_git_alone(tmp_path, monkeypatch):
+    """git is asked as it asks a server; a double of it notes its arguments."""
+    address = address_of(f"https://me:{SECRET}@example.net/x.git")
+    assert (address.url, address.user, address.password) == ("https://example.net/x.git", "me", SECRET)
+    done = subprocess.run(
+        ["git", "credential", "fill"], input="protocol=https\nhost=example.net\n\n", env=_environment(address),
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"username=me\npassword={SECRET}" in done.stdout
+    assert SECRET not in json.dumps([name for name in os.listdir(tmp_path)])
+    assert address_of("ssh://git@example.net/x").url == "ssh://git@example.net/x"
+    assert address_of("ssh://git:word@example.net/x").url == "ssh://git@example.net/x"
+
+
+def test_what_git_started_ends_with_it(tmp_path, monkeypatch):
+    (tmp_path / "git").write_text("#!/bin/sh\nsleep 987654 &\nsleep 987654\n")
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(checkout_module, "_SECONDS", 0.5)
+    with pytest.raises(BuildError, match="git ls-remote did not end within"):
+        checkout("https://example.net/x.git", "main", "", str(tmp_path / "work"))
+    assert subprocess.run(["pgrep", "-f", "sleep 987654"], stdout=subprocess.DEVNULL, check=False).returncode == 1
+
+
+def test_a_lock_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkout_module, "_SECONDS", 0.3)
+    root = tmp_path / "work/git" / hashlib.sha256(b"https://example.net/x.git").hexdigest()[:16]
+    root.mkdir(parents=True)
+    with open(root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BuildError, match="another run still fetches"):
+            checkout("https://example.net/x.git", "main", "", str(tmp_path / "work"))
 
 
 def test_a_repository_that_is_not_there(tmp_path):

@@ -1,9 +1,10 @@
 """From source to image through the module's own functions, with doubles of mirage, opam and dune that keep to their contract."""
 
+import hashlib
 import os
 import pathlib
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ import time
 from dataclasses import replace
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
+import yaml
+from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, mirage, provenance, signature
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import (
     BuildError,
     Request,
@@ -78,7 +80,7 @@ def test_a_build_stores_an_image_and_where_it_came_from(bench):
     said = provenance.read(text, manifest["sha256"])["predicate"]
     assert said["buildDefinition"]["internalParameters"]["key"] == manifest["key"]
     assert said["runDetails"]["builder"]["version"]["mirage"] == "4.11.1"
-    assert os.listdir(bench.work) and not [name for name in os.listdir(bench.work) if os.path.isdir(f"{bench.work}/{name}")]
+    assert [name for name in os.listdir(bench.work) if os.path.isdir(f"{bench.work}/{name}")] in ([], ["downloads"])
 
 
 def test_nothing_changed_starts_no_process(bench, request):
@@ -121,7 +123,7 @@ def test_the_same_source_gives_the_same_image_and_another_is_told(bench):
         (("let main", 'let x : int = "1"\nlet main', "config.ml"), {}, 'mirage configure failed (1): File "config.ml", line 4'),
         (("< 4.12.0", "< 4.10.0", "config.ml"), {}, "config.ml is for mirage >= 4.9.0 & < 4.10.0, installed is 4.11.1"),
         (("hello-xen", "other-xen", "mirage/hello-xen.opam.locked"), {},
-         "make pull failed (2): opam-monorepo: [ERROR] the lockfile"),
+         "hello: lock file mirage/hello-xen.opam.locked: it was made for other-xen, not for hello-xen"),
         (None, {"configure": ("--nosuch=1",)}, "mirage configure failed (1): mirage: unknown option '--nosuch'"),
         (None, {"configure": ("-t=hvt",)}, "the target is always xen"),
         (None, {"configure": ("; rm -rf /",)}, "expected an option as in --name=value"),
@@ -164,6 +166,104 @@ def test_a_lock_file_is_made_where_asked_for_and_used_from_then_on(bench):
     assert (again.changed, again.cached, again.manifest["sha256"]) == (False, True, made.manifest["sha256"])
 
 
+def test_a_lock_file_that_is_asked_for_again_is_no_change(bench):
+    assert bench.build(update_lock=True, check=True).changed
+    assert bench.build(update_lock=True).changed
+    for check in (True, False):
+        again = bench.build(update_lock=True, check=check)
+        assert (again.changed, again.cached) == (False, True)
+    lock = bench.source / "mirage/hello-xen.opam.locked"
+    made = lock.read_text()
+    for change in (lambda: lock.unlink(), lambda: lock.write_text(made + "# mine"), lambda: bench.change("one", "two")):
+        change()
+        assert bench.build(update_lock=True, check=True).changed
+        assert bench.build(update_lock=True).changed and lock.read_text() == made
+        assert not bench.build(update_lock=True, check=True).changed
+
+
+def test_a_lock_file_is_kept_elsewhere_for_a_project_that_has_none(bench, tmp_path):
+    os.unlink(bench.source / "mirage/hello-xen.opam.locked")
+    lock = str(tmp_path / "locks/hello.lock")
+    with pytest.raises(BuildError, match=r"lock: .*/locks/hello\.lock is not a file; update_lock: true makes it"):
+        bench.build(lock=lock)
+    assert bench.build(lock=lock, update_lock=True).changed and os.path.exists(lock)
+    assert not os.path.exists(bench.source / "mirage/hello-xen.opam.locked")
+    assert bench.build(lock=lock).cached
+    bench.change("one", "two")
+    assert bench.build(lock=lock).changed
+
+
+def test_the_lock_file_that_is_committed_is_what_is_built(bench):
+    """`mirage configure` writes a younger file than it, for which make would make it again."""
+    lock = bench.source / "mirage/hello-xen.opam.locked"
+    os.utime(lock, (1, 1))
+    manifest = bench.build().manifest
+    text = pathlib.Path(bench.store, manifest["sha256"] + ".provenance.json").read_bytes()
+    materials = provenance.read(text, manifest["sha256"])["predicate"]["buildDefinition"]["resolvedDependencies"]
+    digests = [each["digest"]["sha256"] for each in materials if each.get("name") == "lock file"]
+    assert digests == [hashlib.sha256(lock.read_bytes()).hexdigest()]
+    assert "monorepo lock" not in pathlib.Path(manifest["log"]).read_text()
+
+
+def test_the_repositories_that_configure_asks_for():
+    opam = 'depends: [ "x" ]\n\nx-mirage-extra-repo: [["opam-overlays" "https://example.net/o.git"]\n["more" "git+https://example.net/m"]]\n'
+    assert lock_file.repositories(opam) == [("opam-overlays", "https://example.net/o.git"), ("more", "git+https://example.net/m")]
+    for text in (
+        "",
+        "x-mirage-extra-repo: []\n",
+        'x-mirage-extra-repo: [["-x" "https://a"]["a" "/etc"]["a" "file:///etc"]["b"]]',
+    ):
+        assert lock_file.repositories(text) == []
+
+
+def test_sources_that_change_while_they_are_built_are_not_stored(bench, monkeypatch):
+    """The statement would name others than what was built."""
+    monkeypatch.setattr(mirage, "_look_at", lambda *_: bench.change("one", "two"))
+    with pytest.raises(BuildError, match="its sources were changed while they were built; nothing was stored: run again"):
+        bench.build()
+    assert not [name for name in bench.images() if name.endswith(".xen")]
+
+
+def test_what_the_internet_would_be_needed_for_is_named(bench):
+    lock = bench.source / "mirage/hello-xen.opam.locked"
+    lock.write_text(
+        lock.read_text() + 'x-opam-monorepo-duniverse-dirs: [["https://unreachable.invalid/x" "x" ["md5=' + "0" * 32 + '"]]]\n'
+    )
+    with pytest.raises(
+        BuildError, match=r"give mirage_builder_mirrors .* mirage_builder_overlays or mirage_builder_proxy"
+    ) as failure:
+        bench.build()
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (
+            'x-opam-monorepo-opam-provided: ["crunch" "mirage"]',
+            "it wants crunch in the toolchain; add them to mirage_builder_packages",
+        ),
+        ('x-opam-monorepo-duniverse-dirs: [["https://example.net/x.tgz" "x"]]', "it has no digest for https://example.net/x.tgz"),
+        ('x-opam-monorepo-duniverse-dirs: [["git+https://example.net/x.git#main" "x"]]', "it has no digest for git"),
+    ],
+)
+def test_a_lock_file_that_says_too_little_is_refused(bench, lines, words):
+    lock = bench.source / "mirage/hello-xen.opam.locked"
+    lock.write_text(lock.read_text() + lines + "\n")
+    with pytest.raises(BuildError, match=re.escape(words)):
+        bench.build()
+
+
+@pytest.mark.parametrize("name", ["web", "dns", "vpn"])
+def test_the_toolchain_is_what_our_lock_files_are_for(name):
+    root = pathlib.Path(__file__).parents[2]
+    packages = yaml.safe_load((root / "roles/mirage_builder/defaults/main.yml").read_text())["mirage_builder_packages"]
+    text = (root / f"unikernels/{name}/mirage/{name}-xen.opam.locked").read_text()
+    lock = lock_file.read(text)
+    assert lock_file.refusal(lock, f"{name}-xen", packages) is None and len(lock.sources) > 60
+    assert {package: dict(re.findall(r'"([a-z0-9-]+)" \{= "([^"]+)"', text))[package] for package in lock.provided} == packages
+
+
 def test_two_builds_at_once_do_the_work_once(bench):
     results = []
     threads = [threading.Thread(target=lambda: results.append(bench.build())) for _count in range(2)]
@@ -189,11 +289,11 @@ def test_killed_in_the_middle_nothing_half_is_left_and_the_next_one_builds(bench
         time.sleep(0.05)
     victim.kill()
     victim.wait(20)
-    orphans = subprocess.run(["pgrep", "-f", f"{bench.tools.folder}/bin/dune"], capture_output=True, text=True, check=False)
     assert [name for name in bench.images() if name != "names"] == []
-    assert orphans.stdout.split(), "the compiler outlives the module, and holds its lock"
-    for pid in orphans.stdout.split():
-        os.kill(int(pid), signal.SIGKILL)
+    compiler = ["pgrep", "-f", f"{bench.tools.folder}/bin/dune"]
+    while subprocess.run(compiler, stdout=subprocess.DEVNULL, check=False).returncode == 0:
+        assert time.monotonic() < until, "the compiler outlives the module"
+        time.sleep(0.05)
     bench.change("(* double: slow *)\n", "")
     assert bench.build().changed
     assert fsck(bench.store) == []
@@ -283,6 +383,37 @@ def test_the_last_steps_error_is_the_reason():
         == "mirage: unknown option '--x'."
     )
     assert reason([]) == "it said nothing"
+
+
+def test_a_compilers_error_is_shown_whole():
+    lines = ['File "unikernel.ml", line 3, characters 4-9:', "3 |     foo x", "        ^^^^^", "Error: Signature mismatch:"]
+    lines += [
+        "       Modules do not match:",
+        "         sig val start : unit end",
+        "       is not included in",
+        "         sig val start : int end",
+    ]
+    assert reason([*lines, "make: *** [Makefile:24: build] Error 1"]).endswith(
+        "Error: Signature mismatch: Modules do not match: sig val start : unit end is not included in sig val start : int end"
+    )
+    assert len(reason([*lines, *("       " + "x" * 100 for _ in range(100))])) < 2100
+
+
+def test_a_package_that_does_not_exist_is_named():
+    lines = [
+        "opam-monorepo: [ERROR] Can't find all required versions.",
+        "Selected: base.v0.16.0 ocaml.5.4.1",
+        "- nosuch -> (problem)",
+        "    No known implementations at all",
+        "- dns -> (problem)",
+        "    hello-xen dev requires >= 99",
+        "    Rejected candidates:",
+        "- ocaml -> ocaml.5.4.1",
+    ]
+    assert reason(lines) == (
+        "opam-monorepo: [ERROR] Can't find all required versions."
+        " (nosuch: No known implementations at all; dns: hello-xen dev requires >= 99 Rejected candidates:)"
+    )
 
 
 # -- the store ---------------------------------------------------------------------------------------
@@ -379,10 +510,13 @@ def test_a_changed_or_borrowed_statement_is_refused(bench, keys):
 
 @pytest.fixture
 def wanted(tmp_path):
-    (tmp_path / "archive").mkdir()
     packages = {name: version for name, version in VERSIONS.items() if name != "ocaml"}
     return Wanted(
-        str(tmp_path / "toolchain"), VERSIONS["ocaml"], packages, str(tmp_path / "archive"), make_opam(tmp_path / "path")
+        str(tmp_path / "toolchain"),
+        VERSIONS["ocaml"],
+        packages,
+        str(tmp_path / "archive"),
+        make_opam(tmp_path / "path", tmp_path / "archive"),
     )
 
 

@@ -27,7 +27,7 @@ def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: s
 
     (whether it has yet to be, or was written; its path)
     """
-    os.makedirs(target, mode=0o755, exist_ok=True)
+    os.makedirs(target, mode=0o700, exist_ok=True)
     handle, draft = tempfile.mkstemp(prefix=INCOMING, dir=target)
     os.close(handle)
     try:
@@ -35,7 +35,6 @@ def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: s
         path = os.path.join(target, f"{name}-{digest_of(draft)}.tar")
         changed = not os.path.exists(path)
         if changed and not check:
-            os.chmod(draft, 0o644)
             with open(draft, "rb") as file:
                 os.fsync(file.fileno())  # a name that tells the content is never looked behind again
             os.rename(draft, path)
@@ -74,11 +73,15 @@ def _write(folder: str, overlay: tuple[tuple[str, str], ...], path: str) -> None
 @contextlib.contextmanager
 def unpacked(path: str, work: str) -> Iterator[str]:
     """A folder below ``work`` with what ``path`` holds, for as long as it is needed. BuildError."""
-    os.makedirs(work, mode=0o755, exist_ok=True)
+    os.makedirs(work, mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="sources-", dir=os.path.realpath(work)) as folder:
         try:
             with tarfile.open(path, "r:") as archive:
+                room = os.path.getsize(path)
                 for member in archive:
+                    room -= member.size
+                    if member.issparse() or room < 0:  # an archive of ours has neither, and a file of holes fills a disk
+                        raise tarfile.TarError(f"{member.name} is larger than the archive")
                     _unpack(archive, member, folder)
         except (OSError, tarfile.TarError) as error:
             raise BuildError(f"source {path}: cannot be unpacked: {error}") from error

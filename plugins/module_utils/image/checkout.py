@@ -2,23 +2,51 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A git repository at one revision, as a folder. A full commit that is there already costs no process."""
+"""EDGE. A git repository at one revision, as a folder. A full commit that is there already costs no process.
+
+A tree of the cache is compared with the commit's own digests each time; one that differs is fetched again. A password of an
+address is handed to git by its environment: no statement, message, log, process list or name of a folder has it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
-from .mirage import BuildError, Source
+from .git_tree import digest_of_folder, tree_of
+from .request import Source
+from .steps import BuildError
+from .store import write_whole
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
-_URL = re.compile(r"(https?|ssh|git|file)://[^\s-][^\s]*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::).*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*", re.DOTALL)
+_ADDRESS = re.compile(r"(https|ssh|file)://[^\s-][^\s]*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*")
 _SECONDS = 300
+# Written beside a tree: what says that it is the commit's.
+_COMMIT_TEXT, _MODULES = ".commit", ".modules"
+# What would make files differ from git's objects.
+_AS_IT_IS = "* -text -ident -filter -working-tree-encoding\n"
+
+
+@dataclass(frozen=True)
+class Address:
+    """``url``: for git, without a password; ``user`` and ``password``: those of the address."""
+
+    url: str
+    user: str = ""
+    password: str = ""
 
 
 def is_url(source: str) -> bool:
@@ -29,60 +57,180 @@ def local_folder(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
 
-def _git(*arguments: str, folder: str | None = None) -> str:
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}
+def address_of(url: str) -> Address:
+    """BuildError for what is not fetched from, without the words of the address that may be secret."""
+    scheme = re.split("://|::", url)[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", url) else ""
+    if scheme in ("http", "git"):
+        raise BuildError(f"source: {scheme}:// can be read and changed by anybody on the way; give an https:// or ssh:// address")
+    if not _ADDRESS.fullmatch(url):
+        raise BuildError(
+            f"source: an address that begins with {scheme!r} is not fetched from; give an https:// or ssh:// address"
+        )
+    if not scheme:
+        return Address(url)
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, timeout=_SECONDS, check=False,
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+        user, password = unquote(parts.username or ""), unquote(parts.password or "")
+        parts.port  # noqa: B018  (ValueError where it is none)
+    except ValueError as error:
+        raise BuildError(f"source: the address cannot be read: {error}") from error
+    if parts.query or parts.fragment:
+        raise BuildError(
+            "source: an address has no ? or # part; the revision is version, and a token goes before the host's name"
+        )
+    if "\n" in unquote(parts.netloc):
+        raise BuildError("source: the address has a line break in its user or password")
+    if scheme == "file":
+        _is_ours(unquote(parts.path))
+    if scheme != "https":
+        host = f"{parts.username}@{host}" if parts.username else host
+        user = password = ""
+    return Address(parts._replace(netloc=host).geturl(), user, password)
+
+
+def _is_ours(path: str) -> None:
+    """A repository of somebody else on this machine has hooks and a configuration of his."""
+    with contextlib.suppress(FileNotFoundError):
+        owner = os.stat(path).st_uid
+        if owner not in (0, os.geteuid()):
+            raise BuildError(f"source file://{path}: belongs to another user of this machine; give a copy of it that is yours")
+
+
+# For git's own question of who asks: the words stand in its environment.
+_HELPER = '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$UNIKERNELS_USER" "$UNIKERNELS_PASSWORD"; }; f'
+
+
+def _environment(address: Address) -> dict[str, str]:
+    settings = {"core.hooksPath": "/dev/null", "protocol.allow": "never", "fetch.recurseSubmodules": "false"}
+    settings.update({f"protocol.{name}.allow": "always" for name in ("https", "ssh", "file")})
+    environment = {
+        **os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8", "GIT_ALLOW_PROTOCOL": "https:ssh:file",
+        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
+    }  # fmt: skip
+    if address.user or address.password:
+        settings["credential.helper"] = _HELPER
+        environment.update(UNIKERNELS_USER=address.user, UNIKERNELS_PASSWORD=address.password)
+    environment["GIT_CONFIG_COUNT"] = str(len(settings))
+    for number, (name, value) in enumerate(settings.items()):
+        environment.update({f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value})
+    return environment
+
+
+def _git(address: Address, *arguments: str, folder: str | None = None) -> bytes:
+    try:
+        process = subprocess.Popen(
+            ["git", *arguments], cwd=folder, env=_environment(address), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, start_new_session=True, umask=0o077,
         )  # fmt: skip
     except FileNotFoundError as error:
         raise BuildError("there is no git: apt-get install git") from error
+    try:
+        output, errors = process.communicate(timeout=_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"git {arguments[0]} did not end within {_SECONDS} s") from error
-    if done.returncode:
-        lines = done.stderr.strip().splitlines()
+    finally:
+        with contextlib.suppress(ProcessLookupError):  # ssh as well
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    if process.returncode:
+        lines = errors.decode("utf-8", "replace").strip().splitlines()
         fatal = [line for line in lines if line.startswith(("fatal:", "ERROR:"))] or lines[-1:]
-        raise BuildError(" ".join(fatal) or f"git {arguments[0]} failed ({done.returncode})")
-    return done.stdout.strip()
+        raise BuildError(" ".join(fatal) or f"git {arguments[0]} failed ({process.returncode})")
+    return output
 
 
 def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
     """The folder of ``url`` at ``revision`` (a commit, tag or branch), below ``work``. BuildError."""
     if not _REVISION.fullmatch(revision) or ".." in revision:
         raise BuildError(f"version: {revision!r} is not a revision of git")
-    root = os.path.join(work, "git", hashlib.sha256(url.encode()).hexdigest()[:16])
-    os.makedirs(root, exist_ok=True)
-    with open(os.path.join(root, ".lock"), "a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    address = address_of(url)
+    root = os.path.join(work, "git", hashlib.sha256(address.url.encode()).hexdigest()[:16])
+    os.makedirs(root, mode=0o700, exist_ok=True)
+    with _locked(os.path.join(root, ".lock")):
         try:
-            commit = revision if COMMIT.fullmatch(revision) else _resolve(url, revision)
+            commit = revision if COMMIT.fullmatch(revision) else _resolve(address, revision)
             tree = os.path.join(root, commit)
-            if not os.path.isdir(tree):
-                _fetch(url, commit, tree)
+            if not _is_commit(tree, commit):
+                _fetch(address, commit, tree)
         except BuildError as error:
-            raise BuildError(f"source {url}: version {revision}: {error}") from error
+            raise BuildError(f"source {address.url}: version {revision}: {_without_secrets(str(error), address)}") from error
     folder = os.path.join(tree, subfolder)
     if os.path.commonpath([os.path.realpath(folder), os.path.realpath(tree)]) != os.path.realpath(tree):
         raise BuildError(f"subfolder: {subfolder} leads out of the repository")
-    return Source(folder, url, commit)
+    return Source(folder, address.url, commit)
 
 
-def _resolve(url: str, revision: str) -> str:
-    found = [line.split("\t") for line in _git("ls-remote", "--", url, revision, f"{revision}^{{}}").splitlines()]
-    if not found:
+def _without_secrets(words: str, address: Address) -> str:
+    for secret in (address.password, address.user):
+        words = words.replace(secret, "***") if len(secret) > 3 else words
+    return re.sub(r"(https?://)[^/@\s]*@", r"\1", words)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    until = time.monotonic() + _SECONDS
+    with open(path, "a", encoding="ascii") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise BuildError(f"another run still fetches from it after {_SECONDS} s and holds {path}") from None
+                time.sleep(0.1)
+        yield
+
+
+def _resolve(address: Address, revision: str) -> str:
+    """The commit of exactly this branch or tag: git's own answer has every ref that ends like it."""
+    names = {f"refs/heads/{revision}": "branch", f"refs/tags/{revision}": "tag", f"refs/tags/{revision}^{{}}": "tag"}
+    commits: dict[str, str] = {}
+    # An annotated tag is listed twice; the line with ^{} is the commit, and comes behind.
+    for line in _git(address, "ls-remote", "--", address.url, *names).decode("utf-8", "replace").splitlines():
+        commit, _tab, name = line.partition("\t")
+        if name in names and COMMIT.fullmatch(commit):
+            commits[names[name]] = commit
+    if not commits:
         raise BuildError("the repository has no such branch or tag")
-    # An annotated tag is listed twice; the line with ^{} is the commit.
-    return next((commit for commit, name in found if name.endswith("^{}")), found[0][0])
+    if len(set(commits.values())) > 1:
+        raise BuildError(
+            f"the repository has a branch and a tag of this name: {commits['branch']} and {commits['tag']};"
+            " give the commit that you mean"
+        )
+    return next(iter(commits.values()))
 
 
-def _fetch(url: str, commit: str, tree: str) -> None:
-    draft = tree + ".draft"
-    shutil.rmtree(draft, ignore_errors=True)
+def _is_commit(tree: str, commit: str) -> bool:
+    """Whether the folder is what the commit says. A tree that was made by an older version has no text beside it."""
     try:
-        _git("init", "-q", draft)
-        _git("fetch", "-q", "--depth", "1", "--", url, commit, folder=draft)
-        _git("-c", "advice.detachedHead=false", "checkout", "-q", "FETCH_HEAD", folder=draft)
+        with open(tree + _COMMIT_TEXT, "rb") as file:
+            wanted = tree_of(commit, file.read())
+        with open(tree + _MODULES, encoding="utf-8") as text:
+            modules = json.load(text)
+        return wanted is not None and not os.path.islink(tree) and digest_of_folder(tree, modules) == wanted
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _fetch(address: Address, commit: str, tree: str) -> None:
+    draft = tree + ".draft"
+    for path in (draft, tree):
+        shutil.rmtree(path, ignore_errors=True)
+    try:
+        _git(address, "init", "-q", "--template=", draft)
+        os.makedirs(os.path.join(draft, ".git/info"), exist_ok=True)
+        write_whole(os.path.join(draft, ".git/info/attributes"), _AS_IT_IS.encode(), 0o600)
+        _git(address, "fetch", "-q", "--depth", "1", "--no-tags", "--", address.url, commit, folder=draft)
+        _git(address, "-c", "advice.detachedHead=false", "checkout", "-q", commit, folder=draft)
+        listed = _git(address, "ls-tree", "-r", "-z", commit, folder=draft).decode("utf-8", "surrogateescape").split("\0")
+        modules = {line.partition("\t")[2]: line.split()[2] for line in listed if line.startswith("160000 ")}
+        write_whole(tree + _COMMIT_TEXT, _git(address, "cat-file", "commit", commit, folder=draft), 0o600)
+        write_whole(tree + _MODULES, json.dumps(modules).encode(), 0o600)
+        shutil.rmtree(os.path.join(draft, ".git"))
         os.rename(draft, tree)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    if not _is_commit(tree, commit):
+        shutil.rmtree(tree, ignore_errors=True)
+        raise BuildError(f"what was fetched is not {commit}")

@@ -4,8 +4,9 @@
 
 """Which files of a folder are a unikernel's sources, read without starting git: for most runs only ask whether they changed.
 
-The patterns of ``.gitignore`` are those of gitignore(5): comments, ``!``, a leading, middle or trailing slash, ``*``,
-``?``, ``[...]`` and ``**``. Files that git tracks although a pattern matches them are not known here: don't ignore sources.
+``.gitignore`` is read by pathspec. Files that git tracks although a pattern matches them are not known here: don't ignore
+sources. What is neither a file nor a link that stays in the folder is refused: content comes from people who may not read
+the builder's files.
 """
 
 from __future__ import annotations
@@ -15,6 +16,15 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from typing import Any
+
+from .steps import BuildError
+
+pathspec: Any
+try:
+    import pathspec
+except ImportError:
+    pathspec = None
 
 # What `mirage configure` and a build leave in a folder (mirage 4.11), wherever that folder ignores nothing.
 # The lock file mirage/NAME-xen.opam.locked is a source: it says which packages are built in.
@@ -22,78 +32,94 @@ LOCK = re.compile(r"mirage/[^/]+\.opam\.locked")
 LEFT_BY_A_BUILD = re.compile(
     r"(_build|dist|duniverse|\.git|mirage)/.*|(Makefile|dune|dune-project|dune-workspace|dune\.build|dune\.config|\.mirage\.config|\.git)"
 )
-
-
-def _pattern(line: str) -> tuple[re.Pattern[str], bool, bool] | None:
-    """(what a path below the .gitignore's folder must match, negated, folders only)."""
-    line = re.sub(r"(?<!\\) +$", "", line.rstrip("\n"))
-    if not line or line.startswith("#"):
-        return None
-    negated = line.startswith("!")
-    if negated:
-        line = line[1:]
-    folders_only = line.endswith("/")
-    line = line.rstrip("/")
-    anchored = "/" in line
-    line = line.lstrip("/")
-    out, at = "", 0
-    while at < len(line):
-        char = line[at]
-        if line.startswith("**/", at) and (at == 0 or line[at - 1] == "/"):
-            out, at = out + "(?:.*/)?", at + 3
-        elif line.startswith("/**", at) and at + 3 == len(line):
-            out, at = out + "/.+", at + 3
-        elif char == "*":
-            while line.startswith("*", at):
-                at += 1
-            out += "[^/]*"
-        elif char == "?":
-            out, at = out + "[^/]", at + 1
-        elif char == "[" and (end := line.find("]", at + 2)) > 0:
-            inner = line[at + 1 : end].replace("\\", "\\\\")
-            out, at = out + "[" + ("^" + inner[1:] if inner[0] in "!^" else inner) + "]", end + 1
-        else:
-            if char == "\\" and at + 1 < len(line):
-                at += 1
-                char = line[at]
-            out, at = out + re.escape(char), at + 1
-    try:
-        return re.compile(out if anchored else "(?:.*/)?" + out), negated, folders_only
-    except re.error:
-        return None  # git matches nothing with it, neither do we
+_HOPS = 40
 
 
 def source_files(folder: str) -> list[str]:
-    """The sources below ``folder``, as sorted relative paths."""
-    return sorted(_walk(folder, "", []))
+    """The sources below ``folder``, as sorted relative paths. BuildError for what can be none."""
+    return sorted(_walk(folder, "", [], None))
 
 
-def _walk(root: str, below: str, rules: list[tuple[str, re.Pattern[str], bool, bool]]) -> Iterator[str]:
+def _walk(root: str, below: str, lines: list[str], spec: Any) -> Iterator[str]:
     here = os.path.join(root, below)
-    try:
-        with open(os.path.join(here, ".gitignore"), encoding="utf-8", errors="surrogateescape") as file:
-            found = [pattern for pattern in map(_pattern, file) if pattern]
-            rules = [*rules, *((below, *pattern) for pattern in found)]
-    except FileNotFoundError:
-        pass
+    more = _patterns(here, below)
+    if more:
+        if pathspec is None:
+            raise BuildError(f"{here}.gitignore: reading it needs Python's pathspec: apt-get install python3-pathspec")
+        lines = [*lines, *more]
+        spec = pathspec.GitIgnoreSpec.from_lines(lines)
     for name in os.listdir(here):
         path = below + name
         is_folder = stat.S_ISDIR(os.lstat(os.path.join(root, path)).st_mode)
+        shown = path + "/" if is_folder else path
         may_hide = not LOCK.fullmatch(path) and not (is_folder and path == "mirage")
-        if may_hide and (LEFT_BY_A_BUILD.fullmatch(path + "/" if is_folder else path) or _ignored(path, is_folder, rules)):
+        if may_hide and (LEFT_BY_A_BUILD.fullmatch(shown) or (spec and spec.match_file(shown))):
             continue
         if is_folder:
-            yield from _walk(root, path + "/", rules)
+            yield from _walk(root, path + "/", lines, spec)
         else:
+            check(root, path)
             yield path
 
 
-def _ignored(path: str, is_folder: bool, rules: list[tuple[str, re.Pattern[str], bool, bool]]) -> bool:
-    """The last rule that matches says it."""
-    for below, pattern, negated, folders_only in reversed(rules):
-        if (is_folder or not folders_only) and path.startswith(below) and pattern.fullmatch(path[len(below) :]):
-            return not negated
-    return False
+def _patterns(here: str, below: str) -> list[str]:
+    """The lines of a folder's .gitignore, as ones of the .gitignore at the top."""
+    path = os.path.join(here, ".gitignore")
+    if not os.path.isfile(path) or os.path.islink(path):
+        return []
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        return [_from_the_top(line.rstrip("\n"), below) for line in file]
+
+
+def _from_the_top(line: str, below: str) -> str:
+    if not below or not line.strip() or line.startswith("#"):
+        return line
+    sign = "!" if line.startswith("!") else ""
+    line = line[len(sign) :]
+    folder = re.sub(r"([*?\[\]\\!#])", r"\\\1", below)
+    inner = line.rstrip().rstrip("/")
+    return f"{sign}/{folder}{line.lstrip('/')}" if "/" in inner else f"{sign}/{folder}**/{line}"
+
+
+def check(folder: str, path: str) -> None:
+    """BuildError unless ``path`` below ``folder`` is a plain file, or a link that stays below it at each hop."""
+    mode = os.lstat(os.path.join(folder, path)).st_mode
+    if stat.S_ISLNK(mode):
+        why = _leads_out(folder, path)
+        if why:
+            raise BuildError(f"{folder}: {path}: is a link {why}; put the file itself there")
+    elif not stat.S_ISREG(mode):
+        raise BuildError(f"{folder}: {path}: is neither a file nor a link to one: remove it")
+
+
+def _leads_out(folder: str, path: str) -> str | None:
+    """Why a link is refused, in words. One that leads to nothing inside the folder stays: git keeps such as well."""
+    parts: list[str] = []
+    waiting, hops = path.split("/"), 0
+    while waiting:
+        part = waiting.pop(0)
+        if part == "..":
+            if not parts:
+                return f"to {os.readlink(os.path.join(folder, path))}, which leads out of the folder"
+            parts.pop()
+        elif part not in ("", "."):
+            full = os.path.join(folder, *parts, part)
+            if not os.path.islink(full):
+                parts.append(part)
+                continue
+            target, hops = os.readlink(full), hops + 1
+            if hops > _HOPS:
+                return "that leads to itself"
+            if os.path.isabs(target):
+                return f"to {target}, which leads out of the folder"
+            waiting = target.split("/") + waiting
+    return None
+
+
+def read(folder: str, path: str) -> bytes:
+    """The content of a file that ``check`` let pass, unless a link has taken its place since."""
+    with open(os.open(os.path.join(folder, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read()
 
 
 def digest_of_sources(folder: str) -> tuple[str, str | None]:
@@ -105,8 +131,7 @@ def digest_of_sources(folder: str) -> tuple[str, str | None]:
         if stat.S_ISLNK(status.st_mode):
             content, kind = os.readlink(full).encode("utf-8", "surrogateescape"), "link"
         else:
-            with open(full, "rb") as file:
-                content = file.read()
+            content = read(folder, path)
             kind = "program" if status.st_mode & 0o100 else "file"
         one = hashlib.sha256(content).hexdigest()
         if LOCK.fullmatch(path):

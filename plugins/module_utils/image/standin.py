@@ -10,21 +10,29 @@ packages can't be had. It is labelled as such in its own ELF notes, so every lis
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import hashlib
 import json
 import os
+import pwd
 import shutil
 import stat
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from . import provenance, signature
+from . import provenance, signature, sources
 from .pvh_wrap import cpio, payload_of, wrap
+from .steps import BuildError
 from .store import StoreError, describe, image_path, put, write_whole
 
+# mmdebstrap on a slow line, and what comes behind it.
+_LOCK_SECONDS = 1500
 # Raised when the bytes of an image change for the same input.
 RECIPE = "1"
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "nginx-light", "unbound", "openvpn")
@@ -40,52 +48,98 @@ MODULES = {
 PREFIX = "console=hvc0 quiet loglevel=1 panic=-1 clearcpuid=4 lpj=4000000 cryptomgr.notests 8250.nr_uarts=0 mitigations=off -- "
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """``files``: folder of the stand-ins' first process and services; ``mirrors``: lines of a sources.list."""
+
+    service: str
+    files: str
+    content: str | None
+    suite: str
+    mirrors: list[str]
+
+
 def _digest_of_folder(folder: str) -> str:
     digest = hashlib.sha256()
-    for path, content in _files(folder):
+    for path, content in content_files(folder):
         digest.update(json.dumps([path, len(content)]).encode())
         digest.update(content)
     return digest.hexdigest()
 
 
-def _files(folder: str) -> list[tuple[str, bytes]]:
+def content_files(folder: str) -> list[tuple[str, bytes]]:
+    """(path, content) of what is served. BuildError for what leads out of the folder: content comes from people who may not
+    read the builder's files."""
     found = []
     for root, folders, names in os.walk(folder):
         folders.sort()
-        for name in sorted(names):
-            path = os.path.join(root, name)
-            if os.path.isfile(path):
-                with open(path, "rb") as file:
-                    found.append((os.path.relpath(path, folder), file.read()))
+        for name in sorted([*names, *(each for each in folders if os.path.islink(os.path.join(root, each)))]):
+            path = os.path.relpath(os.path.join(root, name), folder)
+            sources.check(folder, path)
+            full = os.path.join(root, name)
+            if os.path.isdir(full):
+                raise BuildError(f"{folder}: {path}: is a link to a folder, and only files are served; put a folder there")
+            if not os.path.exists(full):
+                raise BuildError(f"{folder}: {path}: is a link to nothing; remove it")
+            inside = os.path.relpath(os.path.realpath(full), os.path.realpath(folder))
+            sources.check(folder, inside)
+            found.append((path, sources.read(folder, inside)))
     return found
 
 
-def _debian_tree(cache: str, suite: str, sources: list[str]) -> str:
+def _debian_tree(cache: str, suite: str, mirrors: list[str]) -> str:
     """The folder with the packages' files, extracted, made once for each suite and list of packages."""
     name = hashlib.sha256(json.dumps([suite, PACKAGES]).encode()).hexdigest()[:16]
     tree = os.path.join(cache, f"tree-{suite}-{name}")
     if os.path.isdir(tree):
         return tree
-    if os.geteuid() != 0:
-        raise StoreError("building a stand-in needs root on the controller: run the task with become: true")
-    if not shutil.which("mmdebstrap"):
-        raise StoreError("building a stand-in needs mmdebstrap on the controller: apt-get install mmdebstrap")
-    os.makedirs(cache, exist_ok=True)
+    os.makedirs(cache, mode=0o700, exist_ok=True)
     work = tempfile.mkdtemp(prefix=".tree-", dir=cache)
     try:
-        command = ["mmdebstrap", "--quiet", "--variant=extract", "--mode=root", "--include=" + ",".join(PACKAGES)]
-        command += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false"]
-        command += [suite, os.path.join(work, "tree"), *sources]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False)
-        if done.returncode:
-            last = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
-            raise StoreError(f"mmdebstrap could not get Debian {suite}'s packages: {' '.join(last)}")
+        if os.geteuid() == 0:
+            _mmdebstrap("root", suite, os.path.join(work, "tree"), mirrors)
+        else:
+            _unpacked_as_a_user(work, suite, mirrors)
         os.rename(os.path.join(work, "tree"), tree)
-    except subprocess.TimeoutExpired as error:
-        raise StoreError(f"mmdebstrap did not end within {error.timeout:.0f} s: is the package mirror reachable?") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return tree
+
+
+def _unpacked_as_a_user(work: str, suite: str, mirrors: list[str]) -> None:
+    """Without root: mmdebstrap in a user namespace leaves an archive, of which the files become this user's."""
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        with open("/etc/subuid", encoding="utf-8", errors="replace") as file:
+            has_users = any(line.startswith((f"{user}:", f"{os.geteuid()}:")) for line in file)
+    except FileNotFoundError:
+        has_users = False
+    if not has_users or not shutil.which("newuidmap"):
+        raise StoreError(
+            "building a stand-in needs newuidmap (apt-get install uidmap) and numbers of users in /etc/subuid, which Debian's"
+            " adduser gives, or root: run the task with become: true"
+        )
+    archive, tree = os.path.join(work, "tree.tar"), os.path.join(work, "tree")
+    _mmdebstrap("unshare", suite, archive, mirrors)
+    os.mkdir(tree)
+    command = ["tar", "-x", "--no-same-owner", "--exclude=./dev", "-C", tree, "-f", archive]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise StoreError(f"tar could not unpack Debian {suite}'s packages: {' '.join(done.stderr.splitlines()[-1:])}")
+
+
+def _mmdebstrap(mode: str, suite: str, target: str, mirrors: list[str]) -> None:
+    if not shutil.which("mmdebstrap"):
+        raise StoreError("building a stand-in needs mmdebstrap on the controller: apt-get install mmdebstrap")
+    command = ["mmdebstrap", "--quiet", "--variant=extract", f"--mode={mode}", "--include=" + ",".join(PACKAGES)]
+    command += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false", suite, target, *mirrors]
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise StoreError(f"mmdebstrap did not end within {error.timeout:.0f} s: is the package mirror reachable?") from error
+    if done.returncode:
+        last = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
+        raise StoreError(f"mmdebstrap could not get Debian {suite}'s packages: {' '.join(last)}")
 
 
 def _libraries(tree: str, program: str) -> dict[str, str]:
@@ -149,7 +203,7 @@ def _initramfs(tree: str, service: str, files: str, content: str | None) -> byte
     if service == "web":
         add("etc/nginx/mime.types", _read(os.path.join(tree, "etc/nginx/mime.types")))
         folder("content")
-        for path, data in _files(content or ""):
+        for path, data in content_files(content) if content else ():
             add("content/" + path, data)
     return cpio([(path, mode, data) for path, (mode, data) in entries.items()])
 
@@ -179,23 +233,35 @@ def _give_to_invoker(*paths: str) -> None:
             os.chown(path, int(owner), -1)
 
 
-def build(
-    store: str, cache: str, service: str, files: str, content: str | None, suite: str, sources: list[str], check: bool
-) -> tuple[bool, dict[str, Any]]:
-    """Put the stand-in for ``service`` into the store; (changed, manifest). One process-free look when it is there."""
-    if service == "web" and not (content and os.path.isdir(content)):
-        raise StoreError(f"content: {content or 'not given'} is not a folder; a web image serves a folder")
-    key = key_of(service, files, content, suite)
+def build(store: str, cache: str, wanted: Wanted, check: bool) -> tuple[bool, dict[str, Any]]:
+    """Put the stand-in into the store; (changed, manifest). One process-free look when it is there."""
+    if wanted.service == "web" and not (wanted.content and os.path.isdir(wanted.content)):
+        raise StoreError(f"content: {wanted.content or 'not given'} is not a folder; a web image serves a folder")
+    key = key_of(wanted.service, wanted.files, wanted.content, wanted.suite)
     found = _built(store, cache, key)
     if found:
         return False, found
     if check:
         return True, {"sha256": None, "path": None, "target": "standin", "standin": True, "key": key}
-    os.makedirs(cache, exist_ok=True)
-    with open(os.path.join(cache, ".lock"), "a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    os.makedirs(cache, mode=0o700, exist_ok=True)
+    with _locked(os.path.join(cache, ".lock")):
         found = _built(store, cache, key)  # by another run, while this one waited
-        return (False, found) if found else _build(store, cache, service, files, content, suite, sources, key)
+        return (False, found) if found else _build(store, cache, wanted, key)
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    until = time.monotonic() + _LOCK_SECONDS
+    with open(path, "a", encoding="ascii") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise StoreError(f"another run still builds a stand-in after {_LOCK_SECONDS} s (it holds {path})") from None
+                time.sleep(0.1)
+        yield
 
 
 def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:
@@ -208,16 +274,15 @@ def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:
     return describe(store, digest) if whole else None
 
 
-def _build(
-    store: str, cache: str, service: str, files: str, content: str | None, suite: str, sources: list[str], key: str
-) -> tuple[bool, dict[str, Any]]:
-    tree = _debian_tree(cache, suite, sources)
+def _build(store: str, cache: str, wanted: Wanted, key: str) -> tuple[bool, dict[str, Any]]:
+    service, suite = wanted.service, wanted.suite
+    tree = _debian_tree(cache, suite, wanted.mirrors)
     kernels = glob.glob(os.path.join(tree, "boot/vmlinuz-*-cloud-amd64"))
     if not kernels:
         raise StoreError(f"Debian {suite}'s packages brought no kernel: remove {tree} and run again")
     vmlinux = _vmlinux(kernels[0])
     description = f"stand-in for {service}: {os.path.basename(kernels[0])} with {os.path.basename(PROGRAMS[service])}"
-    joined = wrap(vmlinux, _initramfs(tree, service, files, content), PREFIX, description)
+    joined = wrap(vmlinux, _initramfs(tree, service, wanted.files, wanted.content), PREFIX, description)
     built = os.path.join(cache, "built-" + key)
     draft = os.path.join(cache, f".draft-{service}-{os.getpid()}")
     try:

@@ -5,34 +5,52 @@
 """EDGE. MirageOS's toolchain in a folder of its own: an opam root with one switch, and ``versions.json`` when it is whole.
 
 ``versions.json`` is written last and names what was asked for: a toolchain that has it is not looked at again. One whose
-making was cut has none, and goes on behind the last step that ``steps.json`` has, for a compiler takes long to build.
+making was interrupted has none, and is resumed behind the last step that ``steps.json`` has, for a compiler takes long to build.
+``settings.json`` holds how this builder gets packages, for builds.
+
+Packages are fetched first, then built with no network: their build scripts are foreign code.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import re
 import shutil
-import subprocess
+import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from .mirage import SWITCH, BuildError
-from .mirage import reason as reason_of
+from . import opam_root, sandbox
+from .building import helpers, local_path, proxies
+from .request import SWITCH, Settings
+from .sandbox import Cell, Limits
+from .steps import BuildError, Steps, packages_done
 from .store import write_whole
 
-# A dead address is told within seconds; a compiler takes an hour on a slow machine.
+# A dead address is reported within seconds; a compiler takes an hour on a slow machine.
 _REACH_SECONDS = 15
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.~+-]*")
+_ADDRESS = re.compile(r"(https|git\+https|file|git\+file)://[^\s\"\\]+|/[^\s\"\\]*")
+# What has digests may come over any way.
+_MIRROR = re.compile(r"https?://[^\s\"\\]+|file:///[^\s\"\\]*|/[^\s\"\\]*")
+_LIMITS = Limits(disk=40 << 30)
+# Behind this step there is a compiler, which is worth keeping.
+_COMPILED = "opam install compiler"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """``packages``: name to version; ``archive``: address or folder of opam's archive, "" for the one that opam knows."""
+    """``packages``: name to version; ``archive``: address or folder of opam's archive, "" for the one that opam knows.
+
+    ``mirrors``: where sources of packages are looked for first; ``overlays``: repository that `mirage` asks for to its place.
+    """
 
     folder: str
     ocaml: str
@@ -41,6 +59,12 @@ class Wanted:
     opam: str = "opam"
     timeout: int = 7200
     proxy: str = ""
+    mirrors: tuple[str, ...] = ()
+    overlays: dict[str, str] = field(default_factory=dict)
+    sandbox: bool = True
+
+    def settings(self) -> Settings:
+        return Settings(self.proxy, self.mirrors, self.overlays, self.archive)
 
     def versions(self) -> dict[str, str]:
         return {**self.packages, "ocaml": self.ocaml, "archive": self.archive}
@@ -52,7 +76,22 @@ def refusal(wanted: Wanted) -> str | None:
             return f"packages: {name}: {version!r}: expected the name of a package and its version, as in mirage: 4.11.1"
     if "mirage" not in wanted.packages:
         return "packages: mirage is missing"
+    for option, addresses, pattern in (
+        ("mirrors", wanted.mirrors, _MIRROR), ("overlays", tuple(wanted.overlays.values()), _ADDRESS),
+    ):  # fmt: skip
+        for address in addresses:
+            if not pattern.fullmatch(address):
+                return f"{option}: {_shown(address)!r}: expected an address that begins with https://, or a folder"
+            if local_path(address) and not os.path.isdir(local_path(address)):
+                return f"{option}: {address}: there is no such folder"
+    if wanted.archive and not _ADDRESS.fullmatch(wanted.archive):
+        return f"archive: {_shown(wanted.archive)!r}: expected an address that begins with https:// or git+https://, or a folder"
     return None
+
+
+def _shown(address: str) -> str:
+    """An address without a password."""
+    return re.sub(r"//[^/@]*@", "//", address)
 
 
 def present(folder: str) -> dict[str, str]:
@@ -69,15 +108,52 @@ def make(wanted: Wanted, check: bool) -> bool:
     if words:
         raise BuildError(words)
     if present(wanted.folder) == wanted.versions():
-        return False
+        return _keep_settings(wanted, check)
     _reach(wanted)
     if check:
         return True
-    os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
-    with open(os.path.join(wanted.folder, ".lock"), "a", encoding="ascii") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if present(wanted.folder) != wanted.versions():
-            _make(wanted)
+    try:
+        sandbox.require(wanted.sandbox)
+        os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
+        with _locked(os.path.join(wanted.folder, ".lock"), wanted.timeout):
+            if present(wanted.folder) != wanted.versions():
+                _make(wanted)
+            _keep_settings(wanted, False)
+    except sandbox.SandboxError as error:
+        raise BuildError(str(error)) from error
+    return True
+
+
+@contextlib.contextmanager
+def _locked(path: str, seconds: int) -> Iterator[None]:
+    until = time.monotonic() + seconds
+    with open(path, "a", encoding="ascii") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise BuildError(f"another run still makes this toolchain after {seconds} s (it holds {path})") from None
+                time.sleep(0.2)
+        yield
+
+
+def _keep_settings(wanted: Wanted, check: bool) -> bool:
+    """How packages are got, for builds; whether that is another way than before. A proxy's password is for its owner."""
+    settings = wanted.settings()
+    text = json.dumps(
+        {"archive": settings.archive, "mirrors": settings.mirrors, "overlays": settings.overlays, "proxy": settings.proxy}
+    )
+    path = os.path.join(wanted.folder, "settings.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            if file.read() == text:
+                return False
+    except FileNotFoundError:
+        pass
+    if not check:
+        write_whole(path, text.encode(), 0o600 if "@" in text else 0o644)
     return True
 
 
@@ -90,6 +166,8 @@ def _reach(wanted: Wanted) -> None:
         return  # opam init says it
     why = ""
     if re.match(r"https?://", address):
+        if urlsplit(address).username:
+            return  # the password is for opam, which says it
         handlers = [urllib.request.ProxyHandler({"http": wanted.proxy, "https": wanted.proxy})] if wanted.proxy else []
         try:
             urllib.request.build_opener(*handlers).open(
@@ -99,40 +177,78 @@ def _reach(wanted: Wanted) -> None:
             why = f"HTTP {error.code}" if error.code >= 500 else ""
         except (OSError, ValueError) as error:
             why = str(getattr(error, "reason", error))
-    elif not os.path.isdir(re.sub(r"^file://", "", address)):
+    elif not os.path.isdir(local_path(address)):
         why = "no such folder"
     if why:
-        raise BuildError(f"archive {wanted.archive}: cannot be reached: {why}; give a proxy, or a mirror's folder or address")
+        raise BuildError(
+            f"archive {_shown(wanted.archive)}: cannot be reached: {why}; give a proxy, or a mirror's folder or address"
+            " (mirage_builder_proxy, mirage_builder_archive; sources of packages: mirage_builder_mirrors)"
+        )
+
+
+@dataclass(frozen=True)
+class _Step:
+    what: str
+    arguments: list[str]
+    network: bool = False
+
+
+def _steps(wanted: Wanted, done: list[str]) -> list[_Step]:
+    archive = ["default", wanted.archive] if wanted.archive else []
+    # Inside a cell bubblewrap is not possible everywhere; outside of one the user wants none.
+    own = [] if wanted.sandbox and sandbox.nests() else ["--disable-sandboxing"]
+    compiler = f"ocaml-base-compiler.{wanted.ocaml}"
+    packages = [compiler, *(f"{name}.{version}" for name, version in sorted(wanted.packages.items()))]
+    fetch = _Step("opam download", ["install", f"--switch={SWITCH}", "--download-only", *packages], network=True)
+    install = _Step("opam install", ["install", f"--switch={SWITCH}", *packages])
+    if _COMPILED in done:
+        return [_Step("opam update", ["update"], network=True), fetch, install]  # the archive may have what was missing
+    return [
+        _Step("opam init", ["init", "--bare", "--no-setup", *own, *archive], network=True),
+        _Step("opam switch create", ["switch", "create", SWITCH, "--empty"]),
+        fetch,
+        _Step(_COMPILED, ["install", f"--switch={SWITCH}", compiler]),
+        install,
+    ]
 
 
 def _make(wanted: Wanted) -> None:
-    log = os.path.join(wanted.folder, "toolchain.log")
+    log, root = os.path.join(wanted.folder, "toolchain.log"), os.path.join(wanted.folder, "opam")
     done = _begun(wanted)
-    if not done:
-        _clear(wanted.folder)
-    archive = ["default", wanted.archive] if wanted.archive else []
-    packages = [f"{name}.{version}" for name, version in sorted(wanted.packages.items())]
-    steps = [
-        ("opam init", ["init", "--bare", "--no-setup", "--disable-sandboxing", *archive]),
-        ("opam switch create", ["switch", "create", SWITCH, f"ocaml-base-compiler.{wanted.ocaml}"]),
-        ("opam install", ["install", f"--switch={SWITCH}", *packages]),
-    ]
-    if "opam switch create" in done:
-        steps = [("opam update", ["update"]), steps[-1]]  # the archive may have what was missing
-    elif done:
+    if _COMPILED not in done:
         _clear(wanted.folder)  # half a switch: nothing in it is worth much
         done = []
-    with open(log, "a" if done else "w", encoding="utf-8"):
-        pass
-    for what, arguments in steps:
-        _run(wanted, what, arguments, log)
-        done.append(what)
-        text = json.dumps({"versions": wanted.versions(), "done": done})
-        write_whole(os.path.join(wanted.folder, "steps.json"), text.encode(), 0o644)
+    steps = Steps("toolchain", log, os.path.join(wanted.folder, "progress"), wanted.timeout)
+    # git asks whose a local archive is, and the user of builds is nobody's.
+    write_whole(os.path.join(wanted.folder, "gitconfig"), b"[safe]\n\tdirectory = *\n", 0o644)
+    if not done:
+        steps.begin()
+        os.mkdir(root, 0o755)
+    if wanted.sandbox:
+        sandbox.give(root)
+    try:
+        for step in _steps(wanted, done):
+            opam_root.set_mirrors(root, wanted.mirrors)
+            steps.until = time.monotonic() + wanted.timeout
+            steps.run(_cell(wanted, step.network), step.what, [wanted.opam, *step.arguments],
+                      lambda what=step.what: packages_done(log, what))  # type: ignore[misc]  # fmt: skip
+            done.append(step.what)
+            text = json.dumps({"versions": wanted.versions(), "done": done})
+            write_whole(os.path.join(wanted.folder, "steps.json"), text.encode(), 0o644)
+    finally:
+        sandbox.take(root)
+        steps.finish()
+    _complete(wanted, log)
+
+
+def _complete(wanted: Wanted, log: str) -> None:
     bin_folder = os.path.join(wanted.folder, "bin")
+    switch = os.path.join(wanted.folder, "opam", SWITCH, "bin")
+    if os.path.realpath(switch) != os.path.join(os.path.realpath(wanted.folder), "opam", SWITCH, "bin"):
+        raise BuildError(f"opam install left a link in place of {switch} (log: {log})")
     if not os.path.lexists(bin_folder):
         os.symlink(os.path.join("opam", SWITCH, "bin"), bin_folder)
-    own = os.path.join(wanted.folder, "opam", SWITCH, "bin", "opam")
+    own = os.path.join(switch, "opam")
     if not os.path.lexists(own):
         os.symlink(os.path.realpath(shutil.which(wanted.opam) or wanted.opam), own)
     if not os.path.exists(os.path.join(bin_folder, "mirage")):
@@ -146,7 +262,8 @@ def _begun(wanted: Wanted) -> list[str]:
     try:
         with open(os.path.join(wanted.folder, "steps.json"), encoding="utf-8") as file:
             begun = json.load(file)
-        return [str(step) for step in begun["done"]] if begun["versions"] == wanted.versions() else []
+        there = os.path.isdir(os.path.join(wanted.folder, "opam", SWITCH)) and begun["versions"] == wanted.versions()
+        return [str(step) for step in begun["done"]] if there else []
     except (OSError, ValueError, LookupError, TypeError):
         return []
 
@@ -160,24 +277,17 @@ def _clear(folder: str) -> None:
             os.unlink(path)
 
 
-def _run(wanted: Wanted, what: str, arguments: list[str], log: str) -> None:
+def _cell(wanted: Wanted, network: bool) -> Cell:
+    """Of the toolchain's folder only opam's root can be written: log and notes are this module's."""
+    root = os.path.join(wanted.folder, "opam")
     environment = {
-        "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": wanted.folder, "OPAMROOT": os.path.join(wanted.folder, "opam"),
-        "OPAMYES": "1", "OPAMCOLOR": "never", "OPAMROOTISOK": "1", "LC_ALL": "C.UTF-8",
-        "OPAMJOBS": str(os.cpu_count() or 1),
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": root, "OPAMROOT": root, "OPAMYES": "1", "OPAMCOLOR": "never",
+        "OPAMROOTISOK": "1", "OPAMNODEPEXTS": "1", "LC_ALL": "C.UTF-8", "OPAMJOBS": str(os.cpu_count() or 1),
+        "GIT_CONFIG_GLOBAL": os.path.join(wanted.folder, "gitconfig"), "GIT_TERMINAL_PROMPT": "0",
+        **(proxies(wanted.settings()) if network else {}),
     }  # fmt: skip
-    if wanted.proxy:
-        environment.update(http_proxy=wanted.proxy, https_proxy=wanted.proxy)
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(f"== {what}\n")
-        file.flush()
-        try:
-            code = subprocess.run(
-                [wanted.opam, *arguments], env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-                timeout=wanted.timeout, check=False,
-            ).returncode  # fmt: skip
-        except subprocess.TimeoutExpired as error:
-            raise BuildError(f"{what} was ended after {wanted.timeout} s (log: {log})") from error
-    if code:
-        with open(log, encoding="utf-8", errors="replace") as file:
-            raise BuildError(f"{what} failed ({code}): {reason_of(file.read().splitlines())} (log: {log})")
+    opam = os.path.abspath(shutil.which(wanted.opam) or wanted.opam)
+    visible = [wanted.folder, *(path for path in helpers(wanted.settings()) if os.path.exists(path))]
+    if not os.path.realpath(opam).startswith("/usr/"):
+        visible.append(opam)
+    return Cell(root, environment, tuple(visible), network=network, limits=_LIMITS, enabled=wanted.sandbox)

@@ -1,0 +1,313 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The commands of one build, each in a cell.
+
+Two kinds of cells. Foreign code (config.ml, dune rules, Makefiles) has the build's folder and no network. What has the network,
+opam and opam-monorepo, has a folder of its own with nothing in it that foreign code wrote but the names of packages.
+Between them only this module carries files, as plain files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import stat
+from dataclasses import replace
+
+from . import lock_file, opam_root, sandbox
+from .elf import ImageError, inspect_file
+from .request import SWITCH, Request, Settings, Toolchain
+from .sandbox import Cell, Limits, SandboxError
+from .sources import LOCK, read, source_files
+from .steps import BuildError, Steps
+from .store import write_whole
+
+# Sources say nothing about time; every image is as old as this (2020-01-01).
+EPOCH = "1577836800"
+_IMAGE = 1 << 30
+_TEXT = 16 << 20
+_PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+
+
+def local_path(address: str) -> str:
+    """The folder that an address of the user's means, or ""."""
+    path = re.sub(r"^(git\+)?file://", "", address).partition("#")[0]
+    return path if path.startswith("/") else ""
+
+
+def proxies(settings: Settings) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _PROXIES if name in os.environ}
+    return {**kept, "http_proxy": settings.proxy, "https_proxy": settings.proxy} if settings.proxy else kept
+
+
+def helpers(settings: Settings) -> tuple[str, ...]:
+    """Folders of the user's that opam may read: the archive, its mirrors, the overlays."""
+    return tuple(filter(None, map(local_path, (settings.archive, *settings.mirrors, *settings.overlays.values()))))
+
+
+class Building:
+    """One request, in ``folder`` and others that begin with its name; all of them are gone after ``clean``."""
+
+    limits = Limits()
+
+    def __init__(self, request: Request, tools: Toolchain, folder: str, steps: Steps) -> None:
+        self.request, self.tools, self.base, self.steps = request, tools, folder, steps
+        self.lock_text: bytes | None = None
+        # By digest, and opam looks at each again: what one project fetched is no other's code.
+        self.downloads = os.path.join(os.path.dirname(folder), "downloads")
+        self.lock_path = ""  # below the source's folder
+        real = os.path.join(tools.folder, "opam")
+        bins = (os.path.join(tools.folder, "bin"), os.path.join(real, SWITCH, "bin"))
+        self.visible = (tools.folder, *(target for folder in bins for target in sandbox.links_out(folder)))
+
+    def clean(self) -> None:
+        sandbox.remove(*(self.base + part for part in ("", "-again", "-fetch", "-root", ".image", "-again.image")))
+
+    def once(self, attempt: str) -> str:
+        """Build in a fresh folder; the path of the image."""
+        folder = self.base + attempt
+        self._lay_out(folder)
+        self._configure(folder)
+        if self.lock_text is None:
+            self._choose_lock(folder)
+        self._pull(folder)
+        self._compile(folder)
+        image = self._take_image(folder)
+        self._lock_is_as_it_was(folder)
+        return image
+
+    def _give(self, folder: str) -> None:
+        if self.request.sandbox:
+            sandbox.give(folder)
+
+    # -- what foreign code does ---------------------------------------------------------------------
+
+    def _lay_out(self, folder: str) -> None:
+        sandbox.remove(folder)
+        _copy(self.request.source.folder, folder)
+        for path, laid in self.request.overlay:
+            sandbox.remove(os.path.join(folder, path))
+            _copy(laid, os.path.join(folder, path))
+        self._give(folder)
+
+    def _configure(self, folder: str) -> None:
+        command = ["mirage", "configure", "-t", "xen", "--color=never", *self.request.configure]
+        self.steps.run(self.cell(folder), "mirage configure", command)
+
+    def _compile(self, folder: str) -> None:
+        cell = self.cell(folder)
+        # An older lock file is one that make would make again: what stands in it is what is built.
+        locks = [path for path in source_files(self.request.source.folder) if LOCK.fullmatch(path)]
+        # `make build` ends with 0 also when nothing was built (mirage 4.11): the file is the proof.
+        sandbox.remove(*self._in_dist(folder))
+        self.steps.run(cell, "make build", ["sh", "-c", 'for lock; do touch -c -- "$lock"; done; exec make build', "sh", *locks])
+
+    def _in_dist(self, folder: str) -> list[str]:
+        return [os.path.join(folder, path) for path in sandbox.listed(folder, "dist", ".xen")]
+
+    def _take_image(self, folder: str) -> str:
+        images = sandbox.listed(folder, "dist", ".xen")
+        if len(images) != 1:
+            raise BuildError(f"{self.request.name}: make build left {len(images) or 'no'} image in dist/: {self.steps.reason()}")
+        image = self._taken(folder, images[0])
+        # Half of a unikernel's file is its symbols: a host has no use for them, and OCaml's backtraces don't need them.
+        with contextlib.suppress(ImageError):
+            if inspect_file(image).debug_info:
+                self.steps.run(self.cell(folder), "strip", ["strip", "--strip-all", images[0]])
+                image = self._taken(folder, images[0])
+        return image
+
+    def _taken(self, folder: str, path: str) -> str:
+        try:
+            write_whole(folder + ".image", sandbox.read(folder, path, _IMAGE), 0o600)
+        except (SandboxError, OSError) as error:
+            raise BuildError(
+                f"{self.request.name}: make build left no image: {_words(error, path)} (log: {self.steps.log})"
+            ) from error
+        return folder + ".image"
+
+    def _lock_is_as_it_was(self, folder: str) -> None:
+        """What stands in the statement is the lock file that was built, so nobody may have written another one."""
+        if self.request.update_lock or self.request.lock:
+            return  # it was never in the build's folder
+        try:
+            same = sandbox.read(folder, self.lock_path, _TEXT) == self.lock_text
+        except (SandboxError, OSError):
+            same = False
+        if not same:
+            raise BuildError(
+                f"{self.request.name}: the build wrote another {self.lock_path} than the committed one; nothing was stored"
+            )
+
+    # -- the lock file, and what it names -----------------------------------------------------------
+
+    def _choose_lock(self, folder: str) -> None:
+        name = self._package(folder)
+        self.lock_path = f"mirage/{name}.opam.locked"
+        self.lock_text = self._made_lock(folder, name) if self.request.update_lock else self._given_lock(name)
+        lock = lock_file.read(self.lock_text.decode("utf-8", "replace"))
+        refusal = lock_file.refusal(lock, name, self._installed())
+        if refusal:
+            raise BuildError(f"{self.request.name}: lock file {self.request.lock or self.lock_path}: {refusal}")
+
+    def _package(self, folder: str) -> str:
+        """The name of the package that configure wrote, NAME-xen."""
+        names = [os.path.basename(path)[: -len(".opam")] for path in sandbox.listed(folder, "mirage", "-xen.opam")]
+        if len(names) != 1 or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", names[0]):
+            raise BuildError(
+                f"{self.request.name}: mirage configure left {len(names) or 'no'} mirage/NAME-xen.opam (log: {self.steps.log})"
+            )
+        return names[0]
+
+    def _given_lock(self, name: str) -> bytes:
+        if self.request.lock:
+            with open(self.request.lock, "rb") as file:
+                return file.read(_TEXT)
+        try:
+            return read(self.request.source.folder, self.lock_path)
+        except OSError as error:
+            raise BuildError(
+                f"{self.request.name}: config.ml names the unikernel {name.removesuffix('-xen')}, and there is no lock file"
+                f" {self.lock_path} for it; update_lock: true makes one"
+            ) from error
+
+    def _installed(self) -> dict[str, str]:
+        """Package to version of all that the toolchain's switch has."""
+        folder = os.path.join(self.tools.folder, "opam", SWITCH, ".opam-switch", "packages")
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return {**dict(name.split(".", 1) for name in names if "." in name), **self.tools.versions}
+
+    def _made_lock(self, folder: str, name: str) -> bytes:
+        """As the Makefile's target `lock` does it, without the Makefile: that is foreign code's, and this has the network."""
+        try:
+            opam = sandbox.read(folder, f"mirage/{name}.opam", _TEXT)
+        except (SandboxError, OSError) as error:
+            raise BuildError(f"{self.request.name}: {_words(error, name)} (log: {self.steps.log})") from error
+        fetch = self._fetch_folder(repositories=True)
+        os.mkdir(os.path.join(fetch, "mirage"))
+        write_whole(os.path.join(fetch, f"mirage/{name}.opam"), opam, 0o644)
+        self._give(fetch)
+        cell = self.fetching(fetch)
+        for repository, address in self._overlays(opam.decode("utf-8", "replace")):
+            self.steps.run(cell, f"opam repository add {repository}", ["opam", "repository", "add", repository, address])
+        self.steps.run(
+            cell, "opam monorepo lock",
+            ["opam", "monorepo", "lock", "--require-cross-compile", "--build-only", name, "-l", f"mirage/{name}.opam.locked",
+             "--ocaml-version", self.tools.versions.get("ocaml", "")],
+        )  # fmt: skip
+        try:
+            return sandbox.read(fetch, f"mirage/{name}.opam.locked", _TEXT)
+        except (SandboxError, OSError) as error:
+            raise BuildError(f"{self.request.name}: opam monorepo lock made no lock file: {self.steps.reason()}") from error
+
+    def _overlays(self, opam: str) -> list[tuple[str, str]]:
+        """The repositories that configure asks for, from where the builder has them."""
+        return [(name, self.tools.settings.overlays.get(name, address)) for name, address in lock_file.repositories(opam)]
+
+    def _fetch_folder(self, repositories: bool) -> str:
+        fetch = self.base + "-fetch"
+        root = self.base + "-root"
+        sandbox.remove(fetch, root)
+        os.mkdir(fetch, 0o755)
+        if os.path.isdir(os.path.join(self.tools.folder, "opam", SWITCH)):
+            if not os.path.isdir(self.downloads):
+                os.mkdir(self.downloads, 0o755)
+                self._give(self.downloads)
+            opam_root.make(os.path.join(self.tools.folder, "opam"), SWITCH, root, repositories)
+            os.mkdir(os.path.join(root, "tmp"))
+            os.rmdir(os.path.join(root, "download-cache"))
+            os.symlink(self.downloads, os.path.join(root, "download-cache"))
+            opam_root.set_mirrors(root, self.tools.settings.mirrors)
+            self._give(root)
+        return fetch
+
+    def _pull(self, folder: str) -> None:
+        """The sources that the lock file names, by their digests, into the build's folder."""
+        fetch, name = self._fetch_folder(repositories=False), os.path.basename(self.lock_path)
+        text = self.lock_text or b""
+        write_whole(os.path.join(fetch, name), text, 0o644)
+        self._give(fetch)
+        sources = os.path.join(fetch, "duniverse")
+        total = len(lock_file.read(text.decode("utf-8", "replace")).sources)
+
+        def done() -> str:
+            count = len(os.listdir(sources)) if os.path.isdir(sources) else 0
+            return f"package {count} of {total}" if total else ""
+
+        try:
+            self.steps.run(
+                self.fetching(fetch), "opam monorepo pull", ["opam", "monorepo", "pull", "-l", name, "-r", fetch], done
+            )
+        except BuildError as error:
+            raise BuildError(self._with_help(str(error))) from error
+        place = os.path.join(folder, "duniverse")
+        sandbox.remove(place)
+        if os.path.isdir(sources) and not os.path.islink(sources):
+            os.rename(sources, place)
+        sandbox.remove(fetch)
+
+    def _with_help(self, message: str) -> str:
+        with open(self.steps.log, encoding="utf-8", errors="replace") as file:
+            text = file.read().rpartition("== ")[2]
+        if not re.search(r"(?i)could ?n.t resolve|resolution|unreachable|timed out|connect|download failed|curl|wget", text):
+            return message
+        return (
+            f"{message}; where the internet is not reached, give mirage_builder_mirrors (copies of the packages' sources),"
+            " mirage_builder_overlays or mirage_builder_proxy and run playbooks/builder.yml"
+        )
+
+    # -- cells --------------------------------------------------------------------------------------
+
+    def cell(self, folder: str) -> Cell:
+        """Nothing of the user's but what the toolchain needs: the same everywhere."""
+        root = os.path.join(self.tools.folder, "opam")
+        switch = os.path.join(root, SWITCH)
+        lib = os.path.join(switch, "lib")
+        path = [os.path.join(switch, "bin"), os.path.join(self.tools.folder, "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
+        environment = {
+            "PATH": ":".join(path), "HOME": folder, "OPAMROOT": root,
+            # What `opam env` says: dune finds the switch's libraries by the first.
+            "OPAM_SWITCH_PREFIX": switch, "CAML_LD_LIBRARY_PATH": f"{lib}/stublibs:{lib}/ocaml/stublibs:{lib}/ocaml",
+            "OPAMYES": "1", "OPAMCOLOR": "never", "OPAMSWITCH": SWITCH, "LC_ALL": "C.UTF-8", "TZ": "UTC",
+            "SOURCE_DATE_EPOCH": EPOCH, "BUILD_PATH_PREFIX_MAP": f"/build={folder}", "DUNE_CACHE": "disabled",
+        }  # fmt: skip
+        return Cell(folder, environment, visible=self.visible, limits=self.limits, enabled=self.request.sandbox)
+
+    def fetching(self, folder: str) -> Cell:
+        """With the network, and an opam root of its own."""
+        cell = self.cell(folder)
+        environment = {
+            **cell.environment, **proxies(self.tools.settings), "OPAMVAR_monorepo": "opam-monorepo", "OPAMROOTISOK": "1",
+            "OPAMNODEPEXTS": "1", "GIT_CONFIG_GLOBAL": os.path.join(self.tools.folder, "gitconfig"), "GIT_TERMINAL_PROMPT": "0",
+        }  # fmt: skip
+        root = self.base + "-root"
+        writable = (root, self.downloads) if os.path.isdir(root) else ()
+        if writable:
+            # opam-monorepo lays out whole repositories for a while.
+            environment.update(OPAMROOT=root, TMPDIR=os.path.join(root, "tmp"))
+        more = tuple(path for path in helpers(self.tools.settings) if os.path.exists(path))
+        return replace(cell, environment=environment, visible=(*cell.visible, *more), writable=writable, network=True)
+
+
+def _words(error: Exception, path: str) -> str:
+    return f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+def _copy(source: str, folder: str) -> None:
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    for path in source_files(source):
+        os.makedirs(os.path.dirname(os.path.join(folder, path)), exist_ok=True)
+        full, place = os.path.join(source, path), os.path.join(folder, path)
+        status = os.lstat(full)
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(full), place)
+        else:
+            with open(place, "xb") as file:
+                file.write(read(source, path))
+            os.chmod(place, 0o755 if status.st_mode & 0o100 else 0o644)
+            shutil.copystat(full, place, follow_symlinks=False)
+            os.chmod(place, 0o755 if status.st_mode & 0o100 else 0o644)

@@ -1,0 +1,85 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a lock file of opam-monorepo says: which sources are built in, and what the toolchain must have. Pure.
+
+The fields are those that opam-monorepo writes: ``x-opam-monorepo-root-packages``, ``x-opam-monorepo-opam-provided`` and
+``x-opam-monorepo-duniverse-dirs`` (address, folder, digests).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TEXT = r'"((?:[^"\\]|\\.)*)"'
+_TOKEN = re.compile(_TEXT + r"|([\[\]])")
+_DIGEST = re.compile(r"(md5|sha1|sha256|sha384|sha512)=[0-9a-f]{32,128}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]* (https|git\+https)://[^\s\"]+")
+_COMMIT = re.compile(r"git\+[^#]+#[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Lock:
+    """``provided``: packages of the switch; ``sources``: (address, its digests)."""
+
+    roots: tuple[str, ...]
+    provided: tuple[str, ...]
+    sources: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+def read(text: str) -> Lock:
+    """What it says; fields that are not there are empty."""
+    directories = _groups(_field(text, "x-opam-monorepo-duniverse-dirs"))
+    return Lock(
+        tuple(re.findall(_TEXT, _field(text, "x-opam-monorepo-root-packages"))),
+        tuple(re.findall(_TEXT, _field(text, "x-opam-monorepo-opam-provided"))),
+        tuple((group[0], tuple(word for word in group[2:])) for group in directories if group),
+    )
+
+
+def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
+    """Why nothing can be built from it, in words; None when it can. ``root``: the package that its file name names."""
+    if lock.roots and root not in lock.roots:
+        return f"it was made for {', '.join(lock.roots)}, not for {root}; update_lock: true makes one"
+    missing = sorted(set(lock.provided) - set(toolchain))
+    if missing:
+        return f"it wants {', '.join(missing)} in the toolchain; add them to mirage_builder_packages"
+    for address, digests in lock.sources:
+        if not any(_DIGEST.fullmatch(digest) for digest in digests) and not _COMMIT.fullmatch(address):
+            return f"it has no digest for {address}, so nobody can say what would be built in"
+    return None
+
+
+def repositories(opam: str) -> list[tuple[str, str]]:
+    """(name, address) of the package repositories that `mirage configure` asks for in its .opam file."""
+    found = _groups(_field(opam, "x-mirage-extra-repo"))
+    return [(group[0], group[1]) for group in found if len(group) == 2 and _REPOSITORY.fullmatch(" ".join(group))]
+
+
+def _field(text: str, name: str) -> str:
+    """The text of a field's value: a word or a list, by its brackets."""
+    found = re.search(rf"(?m)^{re.escape(name)}:\s*", text)
+    if not found:
+        return ""
+    depth = 0
+    for token in _TOKEN.finditer(text, found.end()):
+        depth += {"[": 1, "]": -1}.get(token.group(2) or "", 0)
+        if depth == 0:
+            return text[found.end() : token.end()]
+    return text[found.end() :]
+
+
+def _groups(text: str) -> list[list[str]]:
+    """The texts of each list of a list, those of lists in it among them."""
+    out: list[list[str]] = []
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        if token.group(2):
+            depth += 1 if token.group(2) == "[" else -1
+            if token.group(2) == "[" and depth == 2:
+                out.append([])
+        elif depth >= 2:
+            out[-1].append(token.group(1))
+    return out

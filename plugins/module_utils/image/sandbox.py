@@ -1,0 +1,363 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A cell for foreign code: config.ml, dune rules and the build scripts of packages run in one.
+
+What a cell has is a list of what it may see, not of what it may not: Debian's /usr, a handful of files of /etc, the folders
+that it is given to read, one folder to write. No home, no agent, no /run, a /proc of its own, and no network unless it
+fetches. bubblewrap makes it: by root without a user namespace and as a user of its own, by anybody else in a user namespace.
+
+``arguments`` is pure. The rest is a thin edge: which machine is this, start, look whether a bound is passed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import IO
+
+MIB = 1 << 20
+# The user that runs builds where root starts them. Where the machine has none by this name, a number that no package or
+# login gets: systemd's range for users that live as long as a service (61184 to 65519).
+USER = "unikernels-build"
+_FREE_USERS = range(61184, 65520)
+# Of /etc: what the linker, the C library and Debian's alternatives need; with a network, names and certificates too.
+_ETC = (
+    "alternatives", "debian_version", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf",
+    "os-release", "timezone",
+)  # fmt: skip
+_ETC_NETWORK = ("ca-certificates", "gai.conf", "hosts", "protocols", "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf")
+_ROOT_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
+# Free space that is left to the machine whatever is written.
+_FLOOR = 1 << 30
+# The kernel ends some thousand processes in less.
+_END_SECONDS = 20
+# A build prints some hundred kilobytes.
+LOG = 256 * MIB
+
+
+class SandboxError(ValueError):
+    """One line: why there can be no cell on this machine."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``memory``: bytes of all processes together; ``disk``: bytes below the folder; ``files``: bytes of one file."""
+
+    memory: int = 8 << 30
+    processes: int = 1024
+    disk: int = 16 << 30
+    files: int = 4 << 30
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the arguments depend on. ``links``: those of / to their targets; ``scope``: systemd can bound a group of processes."""
+
+    uid: int
+    builder: int
+    links: Mapping[str, str]
+    scope: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``folder``: where commands run, and all that they can write. ``visible``: paths that they can read besides the system's.
+
+    ``network``: the machine's own. ``enabled``: false for a user who wrote that there shall be no sandbox.
+    """
+
+    folder: str
+    environment: Mapping[str, str]
+    visible: tuple[str, ...] = ()
+    writable: tuple[str, ...] = ()
+    network: bool = False
+    limits: Limits = field(default_factory=Limits)
+    enabled: bool = True
+
+
+def arguments(cell: Cell, command: list[str], machine: Machine, passwd: int = -1) -> list[str]:
+    """The command that runs ``command`` in the cell. ``passwd``: a descriptor with the text of /etc/passwd. Pure."""
+    if not cell.enabled:
+        return [*_bounds(cell.limits), *command]
+    root = machine.uid == 0
+    out = [*_scope(cell.limits), *_BWRAP] if machine.scope else list(_BWRAP)
+    out += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
+    out += [] if cell.network else ["--unshare-net"]
+    out += ["--perms", "0755", "--dir", "/etc", "--ro-bind", "/usr", "/usr"]
+    for path, target in sorted(machine.links.items()):
+        out += ["--symlink", target, path]
+    for name in _ETC + (_ETC_NETWORK if cell.network else ()):
+        out += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    if passwd >= 0:
+        out += ["--perms", "0444", "--ro-bind-data", str(passwd), "/etc/passwd"]
+    out += ["--proc", "/proc", "--dev", "/dev"]
+    out += ["--size", str(64 * MIB), "--perms", "1777", "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]
+    out += ["--size", str(512 * MIB), "--perms", "1777", "--tmpfs", "/tmp"]
+    for path in _parents([*cell.visible, *cell.writable, cell.folder]):
+        out += ["--perms", "0755", "--dir", path]
+    for path in cell.visible:
+        out += ["--ro-bind", path, path]
+    for path in (*cell.writable, cell.folder):
+        out += ["--bind", path, path]
+    out += ["--remount-ro", "/", "--chdir", cell.folder, "--"]
+    if root:
+        out += ["setpriv", f"--reuid={machine.builder}", f"--regid={machine.builder}", "--clear-groups", "--"]
+    return [*out, *_bounds(cell.limits), *command]
+
+
+# --unshare-user is left out for root: who needs none is not stopped by a machine that forbids them.
+_BWRAP = (
+    "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "cell",
+    "--die-with-parent", "--new-session",
+)  # fmt: skip
+
+
+def _bounds(limits: Limits) -> list[str]:
+    return [
+        "prlimit", f"--nproc={limits.processes}", f"--data={limits.memory}", f"--fsize={limits.files}", "--core=0", "--",
+    ]  # fmt: skip
+
+
+def _scope(limits: Limits) -> list[str]:
+    return [
+        "systemd-run", "--scope", "--quiet", "--collect", "-p", f"MemoryMax={limits.memory}", "-p", "MemorySwapMax=0",
+        "-p", f"TasksMax={limits.processes}", "--",
+    ]  # fmt: skip
+
+
+def _parents(paths: Iterable[str]) -> list[str]:
+    """The folders above these paths that the cell must have, outermost first; /usr and / are there."""
+    found = set()
+    for path in paths:
+        while (path := os.path.dirname(path)) not in ("/", ""):
+            found.add(path)
+    return sorted(path for path in found if path != "/tmp" and not (path + "/").startswith("/usr/"))
+
+
+# -- this machine -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def this_machine() -> Machine:
+    links = {}
+    for name in _ROOT_LINKS:
+        with contextlib.suppress(OSError):
+            links["/" + name] = os.readlink("/" + name)
+    uid = os.geteuid()
+    return Machine(uid, builder() if uid == 0 else uid, links, _has_scopes(uid))
+
+
+def builder() -> int:
+    """The user of builds that root starts."""
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(USER).pw_uid
+    taken = {entry.pw_uid for entry in pwd.getpwall()}
+    return next(uid for uid in _FREE_USERS if uid not in taken)
+
+
+def _has_scopes(uid: int) -> bool:
+    """Whether systemd can bound memory and processes of a whole build; where it can't, the bounds are looked after here."""
+    if uid != 0 or not os.path.isdir("/run/systemd/system") or not shutil.which("systemd-run"):
+        return False
+    return _answers([*_scope(Limits()), "true"])[0]
+
+
+def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=seconds, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return False, str(error)
+    lines = done.stderr.strip().splitlines()
+    return done.returncode == 0, lines[-1] if lines else f"it exited with {done.returncode}"
+
+
+@functools.cache
+def refusal() -> str | None:
+    """Why this machine can't have a cell, in one line; None when it can. Tried, not guessed."""
+    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux"), ("prlimit", "util-linux")):
+        if not shutil.which(program):
+            return f"there is no {program}: apt-get install {package}"
+    cell = Cell("/usr", {})
+    works, why = _answers(arguments(cell, ["true"], this_machine()))
+    hint = "" if this_machine().uid == 0 else " (sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone allow it)"
+    return None if works else f"bubblewrap cannot make a sandbox here: {why}{hint}"
+
+
+def require(enabled: bool) -> None:
+    """SandboxError where a sandbox is wanted and can't be had."""
+    why = refusal() if enabled else None
+    if why:
+        raise SandboxError(
+            f"sandbox: builds run foreign code and {why}; mend that, or write mirage_builder_sandbox: false"
+            " (the module's sandbox: false) to let it run as you, with all that you can read"
+        )
+
+
+@functools.cache
+def nests() -> bool:
+    """Whether opam can have a sandbox of its own inside a cell: bubblewrap in bubblewrap is not possible everywhere."""
+    inner = ["bwrap", "--unshare-net", "--unshare-pid", "--new-session", "--ro-bind", "/usr", "/usr", "--proc", "/proc"]
+    for path, target in sorted(this_machine().links.items()):
+        inner += ["--symlink", target, path]
+    return refusal() is None and _answers(arguments(Cell("/usr", {}), [*inner, "--dev", "/dev", "true"], this_machine()))[0]
+
+
+# -- running ------------------------------------------------------------------------------------------
+
+
+def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
+    """Start ``command`` in the cell, its words into ``log``. Descriptors of ``keep`` go along where there is no sandbox."""
+    machine = this_machine()
+    lines = f"root:x:0:0::/:/usr/sbin/nologin\nbuilder:x:{machine.builder}:{machine.builder}::{cell.folder}:/bin/sh\n"
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, lines.encode())
+        os.close(writer)
+        return subprocess.Popen(
+            arguments(cell, command, machine, reader), cwd=cell.folder if not cell.enabled else "/",
+            env=dict(cell.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            pass_fds=[reader] if cell.enabled else list(keep), umask=0o022,
+        )  # fmt: skip
+    finally:
+        os.close(reader)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End all that a command started: its group, and with bubblewrap its whole world of processes, which ends with its first."""
+    first = [pid for pid, _memory in _members(process.pid)][1:2] if process.poll() is None else []
+    for pid in first:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    until = time.monotonic() + _END_SECONDS
+    while any(os.path.exists(f"/proc/{pid}") for pid in first) and time.monotonic() < until:
+        time.sleep(0.01)
+
+
+def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None:
+    """Which bound the cell has passed, in words; None while it keeps to all."""
+    limits = cell.limits
+    members = list(_members(process.pid)) if cell.enabled else []
+    if sum(memory for _pid, memory in members) > limits.memory:
+        return f"it used more than {limits.memory // MIB} MiB of memory"
+    if os.path.getsize(log) > LOG:
+        return f"it printed more than {LOG // MIB} MiB"
+    free = os.statvfs(cell.folder)
+    if free.f_bavail * free.f_frsize < min(_FLOOR, free.f_blocks * free.f_frsize // 50):
+        return f"the disk of {cell.folder} is full"
+    written = _size(cell.folder)
+    if written is None:
+        return f"it left folders that cannot be read in {cell.folder}"
+    if written > limits.disk:
+        return f"it wrote more than {limits.disk // MIB} MiB"
+    return None
+
+
+def _members(leader: int) -> Iterator[tuple[int, int]]:
+    """(process, its memory in bytes) of the leader and all below it."""
+    children: dict[int, list[int]] = {}
+    resident: dict[int, int] = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError, ValueError, IndexError), open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+                children.setdefault(int(fields[1]), []).append(int(name))
+                resident[int(name)] = int(fields[21]) * os.sysconf("SC_PAGESIZE")
+    waiting = [leader]
+    while waiting:
+        pid = waiting.pop()
+        yield pid, resident.get(pid, 0)
+        waiting += children.get(pid, [])
+
+
+def _size(folder: str) -> int | None:
+    """Bytes on the disk below the folder; None where something in it can't be read. Deep trees are no matter to du."""
+    done = subprocess.run(
+        ["du", "-skx", "--", folder], capture_output=True, text=True, timeout=120, check=False, env={"LC_ALL": "C"}
+    )
+    if "Permission denied" in done.stderr:
+        return None
+    return int(done.stdout.split()[0]) * 1024 if done.stdout else 0
+
+
+# -- folders ------------------------------------------------------------------------------------------
+
+
+def give(*paths: str) -> None:
+    """Let the user of builds own what is below these paths. For what foreign code has not yet touched."""
+    _own(this_machine().builder, paths)
+
+
+def take(*paths: str) -> None:
+    """Let root own it again."""
+    _own(0, paths)
+
+
+def _own(uid: int, paths: tuple[str, ...]) -> None:
+    if this_machine().uid == 0:
+        works, why = _answers(["chown", "-hR", f"{uid}:{uid}", "--", *paths], 600)
+        if not works:
+            raise SandboxError(f"sandbox: {why}")
+
+
+def remove(*paths: str) -> None:
+    """Remove what foreign code left, whatever it is: deep, without permissions, full of links."""
+    present = [path for path in paths if os.path.lexists(path)]
+    if not present:
+        return
+    if this_machine().uid != 0:
+        subprocess.run(["chmod", "-R", "u+rwX", "--", *present], capture_output=True, check=False)
+    subprocess.run(["rm", "-rf", "--one-file-system", "--", *present], capture_output=True, check=False)
+
+
+def read(folder: str, path: str, most: int) -> bytes:
+    """The content of a plain file that foreign code left below ``folder``: no link on the way, no pipe, no more than ``most``."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptors = [os.open(folder, flags | os.O_DIRECTORY)]
+    try:
+        *above, name = path.split("/")
+        for part in above:
+            descriptors.append(os.open(part, flags | os.O_DIRECTORY, dir_fd=descriptors[-1]))
+        descriptors.append(os.open(name, flags | os.O_NONBLOCK, dir_fd=descriptors[-1]))
+        status = os.fstat(descriptors[-1])
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+            raise SandboxError(f"{path}: is not a plain file")
+        if status.st_size > most:
+            raise SandboxError(f"{path}: has {status.st_size} bytes, more than {most}")
+        with os.fdopen(os.dup(descriptors[-1]), "rb") as file:
+            return file.read(most + 1)[:most]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def listed(folder: str, path: str, ending: str) -> list[str]:
+    """Paths below ``folder`` of the entries of its folder ``path`` with this ending, sorted; none where it is a link."""
+    full = os.path.join(folder, path)
+    if os.path.islink(full) or not os.path.isdir(full):
+        return []
+    return sorted(f"{path}/{name}" for name in os.listdir(full) if name.endswith(ending))
+
+
+def links_out(folder: str) -> tuple[str, ...]:
+    """The files that links in this folder lead to, hop by hop, outside of the system's: a cell must see these as well."""
+    targets = set()
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        path = entry.path
+        while os.path.islink(path) and os.path.exists(path):
+            path = os.path.join(os.path.dirname(path), os.readlink(path))
+            targets.add(os.path.normpath(path))
+    return tuple(sorted(target for target in targets if not target.startswith(("/usr/", "/bin/", "/sbin/"))))

@@ -1,0 +1,180 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The steps of a build: each a command in a cell, with one log, one time limit, and one line that says where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from typing import IO
+
+from . import sandbox
+from .sandbox import Cell
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+# What a terminal or a log viewer would act on.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# Bounds are looked after this often; looking costs a walk through the build's folder.
+_LOOK_SECONDS = 0.5
+_REASON_MAX = 2000
+
+
+class BuildError(Exception):
+    """One line: which step of which build failed, and the tool's own reason."""
+
+
+class Steps:
+    """``name``: what is built. ``keep``: descriptors that children hold as well where there is no sandbox to end them."""
+
+    def __init__(self, name: str, log: str, progress: str, timeout: int, keep: tuple[int, ...] = ()) -> None:
+        self.name, self.log, self.progress, self.timeout, self.keep = name, log, progress, timeout, keep
+        self.until = time.monotonic() + timeout
+
+    def begin(self) -> None:
+        with open(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"):
+            pass
+
+    def run(self, cell: Cell, what: str, command: list[str], done: Callable[[], str] = lambda: "") -> None:
+        """BuildError unless ``command`` ends well within time and bounds. ``done``: how far it is, for the line of progress."""
+        with open(self.log, "a", encoding="utf-8") as log:
+            log.write(f"== {what}\n")
+            log.flush()
+            try:
+                process = sandbox.start(cell, command, log, self.keep)
+            except OSError as error:
+                raise BuildError(f"{self.name}: {what}: {error.filename or command[0]}: {error.strerror}") from error
+        try:
+            code = self._wait(cell, process, what, done)
+        finally:
+            sandbox.end(process)
+        if code:
+            # A bound of the kernel's may have ended it before it was looked at.
+            passed = sandbox.excess(cell, process, self.log)
+            raise BuildError(
+                f"{self.name}: {what} was ended: {passed} (log: {self.log})"
+                if passed
+                else f"{self.name}: {what} failed ({code}): {self.reason()}"
+            )
+
+    def _wait(self, cell: Cell, process: subprocess.Popen[bytes], what: str, done: Callable[[], str]) -> int:
+        pause = 0.02
+        while True:
+            try:
+                return process.wait(pause)
+            except subprocess.TimeoutExpired:
+                pass
+            began = time.monotonic()
+            if began >= self.until:
+                raise BuildError(
+                    f"{self.name}: {what} was ended: the build took longer than its {self.timeout} s (log: {self.log})"
+                )
+            passed = sandbox.excess(cell, process, self.log)
+            if passed:
+                raise BuildError(f"{self.name}: {what} was ended: {passed} (log: {self.log})")
+            self._tell(what, done)
+            # A build with many files is looked at less often.
+            pause = min(max(_LOOK_SECONDS, 10 * (time.monotonic() - began)), 5, max(self.until - time.monotonic(), 0.01))
+
+    def _tell(self, what: str, done: Callable[[], str]) -> None:
+        with open(self.log, "rb") as log:
+            last = last_lines(log, 1)
+        line = f"{self.name}: {what}: {done() or (last[-1][:100] if last else '')} (log: {self.log})\n"
+        with contextlib.suppress(OSError), open(self.progress, "w", encoding="utf-8") as file:
+            file.write(line)
+
+    def reason(self) -> str:
+        """What the tool says went wrong: the compiler's file, line and error, or the last line that says error."""
+        with open(self.log, "rb") as log:
+            lines = last_lines(log, 400)
+        return f"{reason(lines)} (log: {self.log})"
+
+    def finish(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.progress)
+
+
+def last_lines(log: IO[bytes], count: int) -> list[str]:
+    log.seek(max(0, os.fstat(log.fileno()).st_size - 65536))
+    text = _CONTROLS.sub(" ", _COLOURS.sub("", log.read().decode("utf-8", "replace")))
+    return [line for line in text.splitlines() if line.strip()][-count:]
+
+
+def packages_done(log: str, step: str) -> str:
+    """How many of how many packages opam has installed, by its words in the log; "" before it has said so."""
+    try:
+        with open(log, encoding="utf-8", errors="replace") as file:
+            text = file.read().rpartition(f"== {step}\n")[2]
+    except OSError:
+        return ""
+    total = sum(map(int, re.findall(r"(?m)^=====.* (\d+) .*=====", text)))
+    installed = re.findall(r"(?m)^\S+ installed (\S+)", text)
+    return f"package {len(installed)} of {total}: {installed[-1] if installed else 'the first'}" if total else ""
+
+
+def reason(lines: list[str]) -> str:
+    """One line out of a build's log, and no more than a screen of it.
+
+    OCaml's compiler says ``File "x.ml", line 3, characters 2-9:``, the source, then ``Error: ...`` with indented
+    lines behind it; mirage, opam and make begin a line with their name, or ``[ERROR]``.
+    """
+    start = max((i for i, line in enumerate(lines) if line.startswith("== ")), default=-1)
+    lines = lines[start + 1 :]
+    said = _compilers(lines) or _tools(lines) or (lines[-1].strip() if lines else "it said nothing")
+    return said if len(said) <= _REASON_MAX else said[:_REASON_MAX] + " ..."
+
+
+def _compilers(lines: list[str]) -> str:
+    for at, line in enumerate(lines):
+        if not re.match(r'File "[^"]+", lines? \d+', line):
+            continue
+        for behind in range(at + 1, min(at + 40, len(lines))):
+            if re.match(r'File "[^"]+", lines? \d+', lines[behind]):
+                break  # a warning's place
+            if re.match(r"\s*Error\b", lines[behind]):
+                words = [lines[behind].strip()]
+                for more in lines[behind + 1 :]:
+                    if not more.startswith(" "):
+                        break
+                    words.append(more.strip())
+                return f"{line.rstrip(':')}: {' '.join(words)}"
+    return ""
+
+
+# What opam-monorepo and opam list below a line that says only that something is wrong.
+_NAMED = re.compile(r"\s*- (\S+(?: -> \(problem\).*)?)$")
+
+
+def _tools(lines: list[str]) -> str:
+    for pattern in (r"\[ERROR\]", r"(mirage|opam|dune|opam-monorepo|git|fatal|error)\b.*:", r"Error\b"):
+        for at, line in enumerate(lines):
+            if re.match(pattern, line, re.IGNORECASE) and not line.startswith("make"):
+                return line.strip() + _list_below(lines[at + 1 :])
+    problem = _list_below(lines)
+    return next((line.strip() for line in lines if "Can't find all required versions" in line), "") + problem if problem else ""
+
+
+def _list_below(lines: list[str]) -> str:
+    """What a list names: with problems, those that have one and why; else all."""
+    problems, names = [], []
+    for at, line in enumerate(lines[:200]):
+        found = _NAMED.match(line)
+        if not found:
+            continue
+        names.append(found.group(1))
+        if "-> (problem)" in line:
+            # The reasons stand deeper.
+            depth = len(line) - len(line.lstrip())
+            why = []
+            for more in lines[at + 1 : at + 6]:
+                if len(more) - len(more.lstrip()) <= depth:
+                    break
+                why.append(more.strip())
+            problems.append(f"{found.group(1).replace(' -> (problem)', '')}: {' '.join(why) or 'no version fits'}")
+    words = "; ".join(problems) or ", ".join(names)
+    return f" ({words})" if words else ""

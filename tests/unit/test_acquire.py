@@ -1,0 +1,89 @@
+"""What mirage_image does with its options, and which words of them nobody is shown."""
+
+import hashlib
+import json
+import os
+import shutil
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image.acquire import acquire, secrets_of, shown
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
+
+from tests.doubles import HELLO, make_toolchain
+from tests.guests import guest
+
+WORD = "ghp_0123456789abcdef"
+
+
+@pytest.fixture
+def params(tmp_path):
+    found = dict.fromkeys(("source", "version", "lock", "lock_text", "signing_key", "file", "url", "sha256"))
+    found.update(store=str(tmp_path / "store"), work=str(tmp_path / "work"), toolchain=str(tmp_path / "tools"), subfolder="")
+    found.update(
+        configure=[],
+        overlay={},
+        update_lock=False,
+        sandbox=True,
+        verify_reproducible=False,
+        timeout=60,
+        name="",
+        require_commit=False,
+    )
+    return found
+
+
+def test_an_image_that_is_got_leaves_no_word_of_the_address_that_is_secret(params, tmp_path):
+    data = guest(b"x" * 100)
+    (tmp_path / "image").write_bytes(data)
+    asked = []
+
+    def download(url, path):
+        asked.append(url)
+        shutil.copy(tmp_path / "image", path)
+        return True
+
+    url = f"https://me:{WORD}@example.net/x.xen?token={WORD}"
+    _changed, result = acquire({**params, "url": url, "sha256": hashlib.sha256(data).hexdigest(), "name": "x"}, False, download)
+    assert asked == [url]
+    words = json.dumps(result) + "".join(
+        open(os.path.join(params["store"], name), encoding="latin-1").read()
+        for name in os.listdir(params["store"])
+        if os.path.isfile(os.path.join(params["store"], name))
+    )
+    assert WORD not in words and "https://example.net/x.xen" in words
+    assert secrets_of(url) == {WORD, f"token={WORD}"}
+    with pytest.raises(StoreError) as failure:
+        acquire({**params, "url": url, "sha256": "0" * 64}, False, lambda *_: False)
+    assert WORD not in str(failure.value)
+
+
+def test_an_address_that_cannot_be_read_is_not_shown():
+    assert WORD not in shown(f"https://{WORD}@[::1/x") and secrets_of(f"https://{WORD}@[::1/x") == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source": f"https://{WORD}@example.net/x.git"}, "source https://example.net/x.git: a git repository needs version"),
+        ({"source": "https://example.net/x.git", "version": "main", "update_lock": True}, "give lock: the file"),
+        ({"source": "https://example.net/x.git", "version": "main", "require_commit": True}, "version: 'main': whoever may push"),
+        ({"source": "/nonexistent", "version": "main"}, "are for a git repository"),
+    ],
+)
+def test_what_does_not_go_together(params, change, words):
+    with pytest.raises(BuildError) as failure:
+        acquire({**params, **change}, False, lambda *_: False)
+    assert words in str(failure.value) and WORD not in str(failure.value)
+
+
+def test_a_lock_file_comes_as_text_where_it_lies_elsewhere(params, tmp_path):
+    make_toolchain(tmp_path / "tools")
+    shutil.copytree(HELLO, tmp_path / "hello")
+    lock = tmp_path / "hello/mirage/hello-xen.opam.locked"
+    text = lock.read_text()
+    lock.unlink()
+    params = {**params, "source": str(tmp_path / "hello"), "lock_text": text}
+    assert acquire(params, False, lambda *_: False)[0]
+    assert not acquire(params, False, lambda *_: False)[0]
+    assert acquire({**params, "lock_text": text + "# other"}, True, lambda *_: False)[0]

@@ -1,0 +1,112 @@
+"""What a folder may hold to be a unikernel's sources or a web server's content."""
+
+import os
+import socket
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image import sources, standin
+from ansible_collections.unikernels.xen.plugins.module_utils.image.archive import pack
+from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import digest_of_sources, source_files
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
+
+
+@pytest.fixture
+def content(tmp_path):
+    """A folder, and beside it what nobody may publish."""
+    (tmp_path / "secret").write_text("SECRET")
+    folder = tmp_path / "htdocs"
+    (folder / "img").mkdir(parents=True)
+    (folder / "index.html").write_text("hello")
+    return folder
+
+
+def link(target, name="notes.txt"):
+    return lambda folder: (folder / name).symlink_to(target)
+
+
+def chain(folder):
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("img/c")
+    (folder / "img/c").symlink_to("../../secret")
+
+
+def through_a_folder(folder):
+    (folder / "up").symlink_to("..")
+    (folder / "notes.txt").symlink_to("up/secret")
+
+
+def loop(folder):
+    (folder / "a").symlink_to("b")
+    (folder / "b").symlink_to("a")
+
+
+def unix_socket(folder):
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "socket"))
+
+
+def device(folder):
+    try:
+        os.mknod(folder / "device", 0o20600, os.makedev(1, 5))
+    except PermissionError:
+        pytest.skip("only root makes devices")
+
+
+REFUSED = {
+    "absolute": (link("/etc/shadow"), "notes.txt: is a link to /etc/shadow, which leads out of the folder"),
+    "absolute and inside": (lambda folder: link(str(folder / "index.html"))(folder), "which leads out of the folder"),
+    "relative": (link("../secret"), "notes.txt: is a link to ../secret, which leads out"),
+    "from below": (link("../../secret", "img/x"), "img/x: is a link to ../../secret, which leads out"),
+    "out and in again": (link("../htdocs/index.html"), "which leads out"),
+    "a chain": (chain, "which leads out"),
+    "through a folder": (through_a_folder, "which leads out"),
+    "a folder": (link("/etc", "etc"), "which leads out"),
+    "a loop": (loop, "is a link that leads to itself"),
+    "a pipe": (lambda folder: os.mkfifo(folder / "pipe"), "pipe: is neither a file nor a link to one"),
+    "a socket": (unix_socket, "socket: is neither a file nor a link to one"),
+    "a device": (device, "device: is neither a file nor a link to one"),
+    "a process": (link("/proc/self/environ"), "which leads out"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_leads_out_is_refused(content, tmp_path, name):
+    make, words = REFUSED[name]
+    make(content)
+    (content / "config.ml").write_text("")
+    for use in (
+        lambda: source_files(str(content)),
+        lambda: digest_of_sources(str(content)),
+        lambda: standin.content_files(str(content)),
+        lambda: pack(str(tmp_path / "none"), ((".", str(content)),), "web", str(tmp_path / "out"), False),
+    ):
+        (tmp_path / "none").mkdir(exist_ok=True)
+        with pytest.raises(BuildError) as failure:
+            use()
+        assert words in str(failure.value) and "\n" not in str(failure.value) and "SECRET" not in str(failure.value)
+
+
+def test_links_that_stay_inside_are_content(content):
+    (content / "img/logo.txt").write_text("logo")
+    (content / "a").symlink_to("img/b")
+    (content / "img/b").symlink_to("../img/./logo.txt")
+    assert dict(standin.content_files(str(content)))["a"] == b"logo"
+    assert source_files(str(content)) == ["a", "img/b", "img/logo.txt", "index.html"]
+
+
+def test_what_takes_a_files_place_is_not_followed(content, tmp_path):
+    sources.check(str(content), "index.html")
+    (content / "index.html").unlink()
+    (content / "index.html").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        sources.read(str(content), "index.html")
+
+
+def test_a_link_to_a_folder_of_the_content_is_refused_rather_than_left_out(content):
+    (content / "pictures").symlink_to("img")
+    with pytest.raises(BuildError, match="pictures: is a link to a folder"):
+        standin.content_files(str(content))
+    (content / "pictures").unlink()
+    (content / "pictures").symlink_to("nowhere")
+    with pytest.raises(BuildError, match="pictures: is a link to nothing"):
+        standin.content_files(str(content))
