@@ -16,6 +16,7 @@ import shlex
 import uuid as uuids
 from typing import Any
 
+from ..network.antispoof import UNFILTERED, ClaimError, claim, claims, claims_text
 from .cpus import cpu_set, cpu_text
 from .options import Reader, SpecError
 from .spec import (
@@ -122,14 +123,30 @@ def _rate(reader: Reader) -> str:
     return rate_text(per_interval, usecs)
 
 
-def _ips(reader: Reader) -> str:
+def _own(reader: Reader, addresses: list[Address], antispoofing: bool) -> str:
+    """What the vif may send from, as it stands in the definition: the declared addresses, and beside them ``ip``."""
     value = reader.text("ip", "")
-    for one in value.split():
-        try:
-            ipaddress.ip_interface(one)
-        except ValueError:
-            raise reader.fail("ip", f"{one!r} is not an address or a network") from None
-    return " ".join(value.split())
+    if value and not antispoofing:
+        raise reader.fail("ip", "says what the filter lets pass, and antispoofing is false: leave one of them out")
+    if not antispoofing:
+        return ""
+    own = [ipaddress.ip_interface(one.address) for one in addresses]
+    try:
+        if value == UNFILTERED:
+            raise ClaimError("is for definitions alone; declare antispoofing: false")
+        more = claims(value) or ()
+        for network in more:
+            for address in own:
+                if network.version == address.version and address.network.subnet_of(network) and network.num_addresses > 1:  # type: ignore[arg-type]
+                    raise ClaimError(
+                        f"{network} holds the whole network of {address}, the gateway and its neighbours too; name what the"
+                        " domain itself has (or antispoofing: false)"
+                    )
+        text = claims_text(tuple(dict.fromkeys([*(claim(str(address.ip)) for address in own), *more])))
+        claims(text)
+    except ClaimError as error:
+        raise reader.fail("ip", str(error)) from None
+    return text
 
 
 def _script(reader: Reader) -> str:
@@ -164,14 +181,16 @@ def _interface(reader: Reader, host: str, name: str, index: int) -> tuple[Interf
                 arguments.append(f"{prefix}{family}-gateway={gateway}")
     if len(addresses) == 2 and ":" in addresses[0].address:
         raise reader.fail("address6", "is given, but address is an IPv6 address already")
+    antispoofing = reader.flag("antispoofing", True)
     interface = Interface(
         bridge=bridge,
         mac=mac,
-        ip=_ips(reader),
+        ip=_own(reader, addresses, antispoofing),
         rate=_rate(reader),
         script=_script(reader),
         vifname=_device(reader, "vifname", ""),
         mtu=reader.number("mtu", USUAL_MTU, 68, 65535, "bytes"),  # the least of RFC 791
+        antispoofing=antispoofing,
     )
     reader.finish()
     return interface, arguments, addresses
