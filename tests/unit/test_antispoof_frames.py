@@ -37,7 +37,13 @@ def host(tmp_path_factory):
         str(tmp_path_factory.mktemp("host") / "dom0"),
     ]
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300, check=False
+        command,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / ".collections")},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -119,3 +125,14 @@ def test_a_run_puts_right_what_was_changed_by_hand(host):
     assert not host["flushed"][1].startswith("wrong")
     assert host["named, put right"][0].startswith("wrong") and not host["named, put right"][1].startswith("wrong")
     assert host["named, gone"] == [0, ""]
+
+
+def test_a_bridge_is_led_to_a_guest_and_stays_so(host):
+    told = host["switch"]
+    assert told["before"] == [["guest2"], ["guest1", "guest2"]]  # another took its MAC; and both get what is for nobody
+    assert told["led"] == [["guest1"], ["guest2"]]
+    assert told["gone with the port"] == ["guest1", "guest2"]
+
+
+def test_neighbours_take_the_announcement(host):
+    assert host["heard"] == {"10.0.0.77": frames.OTHER, "fd00::77": frames.OTHER}

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import time
 
+from ansible_collections.unikernels.xen.plugins.module_utils.network.ports import announcement, led
+
 from . import frames
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -270,11 +272,66 @@ def main(folder):
     told["named, put right"] = [the_filter.run("keep").stdout, the_filter.run("check").stdout]
     told["named, gone"] = the_filter.hook("offline", 1, device="shop-front")
 
+    told["switch"] = switch(ends)
+    told["heard"] = announced(ends)
+
     the_filter.vif(1, "no MAC", "")
     told["bad MAC"] = the_filter.hook("online", 1)
     the_filter.vif(1, frames.GUEST, "10.0.0.999")
     told["bad address"] = the_filter.hook("online", 1)
     json.dump(told, sys.stdout)
+
+
+def switch(ends):
+    """A port is led to its guest, and stays so when another guest, without a filter, takes the MAC."""
+    sh("nft", "flush", "ruleset")
+    to_guest = frames.ether(frames.ip(frames.udp(), source=frames.THE_GATEWAY), source=frames.GATEWAY, target=frames.GUEST)
+    unknown = frames.ether(frames.ip(frames.udp(), source=frames.THE_GATEWAY), source=frames.GATEWAY, target="02:00:00:00:00:55")
+    stolen = frames.ether(frames.ip(frames.udp()), source=frames.GUEST, target=frames.ALL)
+    told = {}
+    for name, commands in (("before", []), ("led", led("shop-front", frames.GUEST, frames.ADDRESS))):
+        for command in commands:
+            sh(*command)
+        ends.send(stolen, "guest2")
+        told[name] = [arrived(ends, to_guest), arrived(ends, unknown)]
+    sh("ip", "link", "set", "shop-front", "nomaster")
+    sh("ip", "link", "set", "shop-front", "master", "xenbr0")
+    forwarding()
+    told["gone with the port"] = arrived(ends, unknown)
+    return told
+
+
+def arrived(ends, frame):
+    """At which guests a frame from outside turns up."""
+    ends.drain()
+    ends.send(frame, "outside")
+    ends.send(frames.arp(sender=frames.THE_GATEWAY, sender_mac=frames.GATEWAY, source=frames.GATEWAY), "outside")
+    found = []
+    for name in ("guest1", "guest2"):
+        until = time.monotonic() + PASSED_WITHIN
+        while time.monotonic() < until:
+            select.select([ends.sockets[name]], [], [], 0.2)
+            data = ends._receive(ends.sockets[name])
+            if data == frame:
+                found.append(name)
+            if data and data[12:14] == b"\x08\x06":
+                break
+    return found
+
+
+def announced(ends):
+    """What Dom0 itself makes of the announcements of a domain that has come: the MAC in its table of neighbours."""
+    told = {}
+    for address in ("10.0.0.77", "fd00::77"):
+        sh("ip", "neigh", "replace", address, "lladdr", frames.NOBODY, "nud", "stale", "dev", "xenbr0")
+        ends.send(announcement(frames.OTHER, f"{address}/24"), "outside")
+        ends.passed(
+            frames.arp(sender=frames.THE_GATEWAY, sender_mac=frames.GATEWAY, source=frames.GATEWAY),
+            "outside",
+            ("guest2", "xenbr0"),
+        )
+        told[address] = sh("ip", "neigh", "show", address, "dev", "xenbr0").stdout.split()[2]
+    return told
 
 
 def silent(ends):
