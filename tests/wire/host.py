@@ -147,7 +147,8 @@ class Filter:
         program = scripts / "unikernels-antispoof"
         program.write_text("#!/usr/bin/python3 -IB\n" + (role / "antispoof_program.py").read_text())
         program.chmod(0o755)
-        shutil.copy(ROOT / "plugins/module_utils/network/antispoof.py", scripts / "unikernels_antispoof.py")
+        for name in ("antispoof", "netfilter"):
+            shutil.copy(ROOT / f"plugins/module_utils/network/{name}.py", scripts / f"unikernels_{name}.py")
         shutil.copy(role / "antispoof.hook", scripts / "antispoof.hook")
         tools = self.folder / "tools"
         tools.mkdir()

@@ -5,8 +5,9 @@
 unikernels-antispoof online DEVICE BACKEND SCRIPT   a vif has come (from its hook)
 unikernels-antispoof offline DEVICE                 a vif has gone
 unikernels-antispoof load                           the tables, with all vifs that are there, in one transaction
-unikernels-antispoof keep                           load, unless all is as it should be; prints what was wrong
-unikernels-antispoof check                          only print that
+unikernels-antispoof keep [BRIDGE...]               load, unless all is as it should be; prints what was wrong
+unikernels-antispoof check [BRIDGE...]              only print that
+Both print too which of the bridges, and of those with vifs, another's packet filter cuts off.
 """
 
 import json
@@ -16,6 +17,7 @@ import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import unikernels_antispoof as antispoof
+import unikernels_netfilter as netfilter
 
 TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
 # The vifs without addresses that were there before the filter came, and stay unfiltered until their domains end. The list goes
@@ -150,13 +152,39 @@ def wrong(text):
     return []
 
 
+def cut_off(bridges):
+    """One line for each bridge whose domains another's packet filter cuts off."""
+    switches = {name: contents(f"/proc/sys/net/bridge/{name}") for name in netfilter.SWITCHES}
+    if "1" not in [value.strip() for value in switches.values()]:
+        return []
+    ports = {name: f"/sys/class/net/{name}/brif" for name in os.listdir("/sys/class/net")}
+    used = [
+        name for name, path in ports.items() if os.path.isdir(path) and any(port.startswith("vif") for port in os.listdir(path))
+    ]
+    bridges = sorted({*used, *(name for name in bridges if os.path.isdir(ports.get(name, "/none")))})
+    legacy = {}
+    for name, tool in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
+        # Where it is in use: asking would load it.
+        if "filter" in contents(f"/proc/net/{tool.replace('tables', '_tables')}_names").split():
+            legacy[name] = run(f"{tool}-legacy", "-S", "FORWARD")
+    return netfilter.cut_off(json.loads(run("nft", "-j", "list", "ruleset")), legacy, switches, bridges)
+
+
+def contents(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
 def main(words):
     command, arguments = (words[0], words[1:]) if words else ("", [])
     if command == "online" and len(arguments) == 3:
         online(*arguments)
     elif command == "offline" and len(arguments) == 1:
         offline(*arguments)
-    elif command in ("load", "keep", "check") and not arguments:
+    elif command in ("load", "keep", "check") and (command != "load" or not arguments):
         found, notes = vifs()
         text = whole_text(found)
         problems = wrong(text) if command != "load" else []
@@ -166,6 +194,8 @@ def main(words):
             print("wrong:", line)
         for line in notes:
             print("note:", line)
+        for line in cut_off(arguments) if command != "load" else []:
+            print("cut off:", line)
     else:
         raise Failure(__doc__)
 
