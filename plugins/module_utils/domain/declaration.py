@@ -16,7 +16,7 @@ import shlex
 import uuid as uuids
 from typing import Any
 
-from ..network.antispoof import UNFILTERED, ClaimError, claim, claims, claims_text
+from ..network.antispoof import ClaimError, own
 from .cpus import cpu_set, cpu_text
 from .options import Reader, SpecError
 from .spec import (
@@ -124,29 +124,12 @@ def _rate(reader: Reader) -> str:
 
 
 def _own(reader: Reader, addresses: list[Address], antispoofing: bool) -> str:
-    """What the vif may send from, as it stands in the definition: the declared addresses, and beside them ``ip``."""
+    """What the vif may send from, as it stands in the definition."""
     value = reader.text("ip", "")
-    if value and not antispoofing:
-        raise reader.fail("ip", "says what the filter lets pass, and antispoofing is false: leave one of them out")
-    if not antispoofing:
-        return ""
-    own = [ipaddress.ip_interface(one.address) for one in addresses]
     try:
-        if value == UNFILTERED:
-            raise ClaimError("is for definitions alone; declare antispoofing: false")
-        more = claims(value) or ()
-        for network in more:
-            for address in own:
-                if network.version == address.version and address.network.subnet_of(network) and network.num_addresses > 1:  # type: ignore[arg-type]
-                    raise ClaimError(
-                        f"{network} holds the whole network of {address}, the gateway and its neighbours too; name what the"
-                        " domain itself has (or antispoofing: false)"
-                    )
-        text = claims_text(tuple(dict.fromkeys([*(claim(str(address.ip)) for address in own), *more])))
-        claims(text)
+        return own([one.address for one in addresses], value, antispoofing)
     except ClaimError as error:
         raise reader.fail("ip", str(error)) from None
-    return text
 
 
 def _script(reader: Reader) -> str:

@@ -82,6 +82,26 @@ def claims_text(networks: tuple[Network, ...] | None) -> str:
     return " ".join(str(one.network_address) if _single(one) else str(one) for one in networks)
 
 
+def own(addresses: list[str], more: str, antispoofing: bool = True) -> str:
+    """The text for ``ip=`` of an interface that has these addresses (ADDRESS/PREFIX), and ``more`` beside them. "" with no filter."""
+    if not antispoofing:
+        if more:
+            raise ClaimError("says what the filter lets pass, and antispoofing is false: leave one of them out")
+        return ""
+    if more == UNFILTERED:
+        raise ClaimError("unfiltered is for definitions alone; declare antispoofing: false")
+    beside = claims(more) or ()
+    for network in beside:
+        for address in map(ipaddress.ip_interface, addresses):
+            if not _single(network) and network.version == address.version and address.network.subnet_of(network):  # type: ignore[arg-type]
+                raise ClaimError(
+                    f"{network} holds the whole network of {address}, the gateway and its neighbours too; name what the"
+                    " domain itself has (or antispoofing: false)"
+                )
+    text = claims_text((*(claim(one.partition("/")[0]) for one in addresses), *beside))
+    return claims_text(claims(text))
+
+
 def _single(network: Network) -> bool:
     return network.prefixlen == network.max_prefixlen
 
