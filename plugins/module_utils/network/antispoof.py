@@ -83,7 +83,7 @@ def claims_text(networks: tuple[Network, ...] | None) -> str:
 
 
 def own(addresses: list[str], more: str, antispoofing: bool = True) -> str:
-    """The text for ``ip=`` of an interface that has these addresses (ADDRESS/PREFIX), and ``more`` beside them. "" with no filter."""
+    """The text for ``ip=`` of an interface with these addresses (ADDRESS/PREFIX), and ``more`` beside them."""
     if not antispoofing:
         if more:
             raise ClaimError("says what the filter lets pass, and antispoofing is false: leave one of them out")
