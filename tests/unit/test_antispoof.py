@@ -178,7 +178,8 @@ def test_the_definition_says_what_a_vif_may_send_from(interface, text):
     config = {"c_info": {"name": "a", "type": "pvh"}, "nics": [nic]}
     assert domain_from_libxl(config).interfaces == domain.interfaces
     without = {"c_info": {"name": "a", "type": "pvh"}, "nics": [{key: nic[key] for key in ("bridge", "mac")}]}
-    assert ("interfaces" in differences(domain, domain_from_libxl(without))) is bool(text)
+    told = differences(domain, domain_from_libxl(without))
+    assert any(option.startswith("interfaces") for option in told) is bool(text)
 
 
 @pytest.mark.parametrize(
