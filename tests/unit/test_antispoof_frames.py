@@ -136,3 +136,7 @@ def test_a_bridge_is_led_to_a_guest_and_stays_so(host):
 
 def test_neighbours_take_the_announcement(host):
     assert host["heard"] == {"10.0.0.77": frames.OTHER, "fd00::77": frames.OTHER}
+
+
+def test_a_host_that_routes_for_its_domains_routes_what_is_theirs(host):
+    assert host["routed"] == {"its own": 1, "another's": 0, "its own, IPv6": 1, "another's, IPv6": 0}

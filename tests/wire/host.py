@@ -82,8 +82,8 @@ def forwarding():
 class Ends:
     """Every place where a frame can turn up."""
 
-    def __init__(self):
-        self.sockets = {name: self._open(name) for name in ("guest1", "guest2", "outside", "xenbr0")}
+    def __init__(self, names=("guest1", "guest2", "outside", "xenbr0")):
+        self.sockets = {name: self._open(name) for name in names}
         self.fences = 0
 
     @staticmethod
@@ -235,6 +235,8 @@ def main(folder):
     told["dom0"] = dom0(ends)
     told["routes"] = sh("ip", "-6", "route", "show", "default").stdout
 
+    told["routed"] = routed()
+
     # Both domains of a replacement at once, with one MAC.
     the_filter.vif(2, frames.GUEST, f"{frames.ADDRESS} {frames.ADDRESS6}")
     told["twin"] = the_filter.hook("online", 2)
@@ -332,6 +334,45 @@ def announced(ends):
             ("guest2", "xenbr0"),
         )
         told[address] = sh("ip", "neigh", "show", address, "dev", "xenbr0").stdout.split()[2]
+    return told
+
+
+def routed():
+    """What Dom0 routes for its domains, where an administrator lets it: theirs, and nothing else."""
+    sh("ip", "link", "add", "wan", "type", "veth", "peer", "name", "provider")
+    sh("ip", "link", "set", "provider", "up")
+    sh("ip", "link", "set", "wan", "up")
+    far, far6, here = "192.0.2.9", "2001:db8::9", "52:54:00:00:00:01"
+    sh("ip", "address", "add", "192.0.2.1/24", "dev", "wan")
+    sh("ip", "address", "add", "2001:db8::1/64", "dev", "wan", "nodad")
+    for address in (far, far6):
+        sh("ip", "neigh", "replace", address, "lladdr", frames.NOBODY, "dev", "wan")
+    for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        pathlib.Path("/proc/sys/net", switch).write_text("1")
+    kinds = {
+        "its own": frames.ether(frames.ip(frames.udp(), target=far), target=here),
+        "another's": frames.ether(frames.ip(frames.udp(), source=frames.OTHERS, target=far), target=here),
+        "its own, IPv6": frames.ether6(frames.ip6(frames.udp(addresses=(frames.ADDRESS6, far6)), 17, target=far6), target=here),
+        "another's, IPv6": frames.ether6(
+            frames.ip6(frames.udp(addresses=(frames.OTHERS6, far6)), 17, frames.OTHERS6, far6), target=here
+        ),
+    }
+    last = frames.ether(frames.ip(frames.udp(5000, FENCE), target=far), target=here)
+    ends, told = Ends(("guest1", "provider")), {}
+    for name, frame in kinds.items():
+        ends.send(frame)
+        ends.send(last)
+        told[name], until = 0, time.monotonic() + PASSED_WITHIN
+        while time.monotonic() < until:
+            select.select([ends.sockets["provider"]], [], [], 0.2)
+            data = ends._receive(ends.sockets["provider"])
+            if data and data[:6] == frames.mac(frames.NOBODY):
+                if data[36:38] == last[36:38]:
+                    break
+                told[name] += 1
+    for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        pathlib.Path("/proc/sys/net", switch).write_text("0")
+    sh("ip", "link", "delete", "wan")
     return told
 
 
