@@ -127,9 +127,18 @@ options:
         type: str
       ip:
         description:
-          - Addresses for the hotplug script, separated by spaces; with Xen's own scripts a filter against other addresses.
-          - What the unikernel itself uses is O(interfaces[].address).
+          - Addresses and networks, separated by spaces, that the domain may send from beside O(interfaces[].address) and
+            O(interfaces[].address6), which it may in any case. For a router or VPN endpoint the networks behind it, for a domain
+            that gets its address by DHCP the addresses that it can get.
+          - A network is one whose last bits are zero, as in V(10.8.0.0/24); V(10.8.0.1/24) is the address.
         type: str
+      antispoofing:
+        description:
+          - Whether a host made by the role P(unikernels.xen.xen_host#role) lets the domain send from its own MAC and addresses
+            only, whoever starts it. Without any address it sends nothing.
+          - V(false) is for domains that bridge, or that route for networks which can't be named. Dom0's ports stay shut to it.
+        type: bool
+        default: true
       rate:
         description: Most that the domain may send, as in V(10Mb/s) or V(500KB/s@20ms).
         type: str

@@ -471,6 +471,19 @@ static void dns(u8 *header, u32 size)
     reply(17, 8 + at + 16);
 }
 
+/* --mode=puppet: sends what a datagram to port 9 holds, as a whole frame, and then answers. For frames that no guest should send. */
+static int puppet;
+
+static void pull(u8 *header, u32 size)
+{
+    if (size <= 8 + 14)
+        return;
+    send(header + 8, size - 8);
+    swap_ports(header);
+    put16(header + 4, 12);
+    reply(17, 12);
+}
+
 static void received(u32 size)
 {
     u8 *ip = frame + 14;
@@ -489,6 +502,8 @@ static void received(u32 size)
             put16(ip + 22, 0);
             put16(ip + 22, fold(sum(ip + 20, total - 20, 0)));
             reply(1, total - 20);
+        } else if (ip[9] == 17 && puppet && get16(ip + 22) == 9) {
+            pull(ip + 20, total - 20);
         } else if (ip[9] == 17) {
             dns(ip + 20, total - 20);
         } else if (ip[9] == 6 && total >= 40) {
@@ -639,7 +654,8 @@ void begin(const struct start_info *info)
     }
     if (same(mode, "exit=", 5))
         finish(read_number(mode + 5));
-    if (!equal(mode, "wait"))
+    puppet = equal(mode, "puppet");
+    if (!equal(mode, "wait") && !puppet)
         refuse("option '--mode': invalid value ", mode);
 
     memcpy(text, name, length(name));

@@ -38,7 +38,12 @@ def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list
         differing.add("maxmem")
     if wanted.cpus != running.cpus and narrowed(wanted.cpus, default_cpus) != narrowed(running.cpus, default_cpus):
         differing.add("cpus")
-    return [path for key in COMPARED if key in differing for path in _paths(key, wanted, running)] if differing else []
+    if not differing:
+        return []
+    paths = [path for key in COMPARED if key in differing for path in _paths(key, wanted, running)]
+    # What an interface may send from follows from its addresses.
+    readdressed = {path.partition(".")[0] for path in paths if path.endswith((".address", ".address6"))}
+    return [path for path in paths if not (path.endswith("].ip") and path.partition(".")[0] in readdressed)]
 
 
 def option_of(path: str) -> str:

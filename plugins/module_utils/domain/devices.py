@@ -11,6 +11,7 @@ import posixpath
 import re
 from functools import partial
 
+from ..network.antispoof import ClaimError, own
 from .options import Reader, shown
 from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, rate_text, script_path
 
@@ -36,14 +37,16 @@ def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
     """One interface, with its problems in ``reader``."""
     reader.attempt("", reader.finish, None)
     address, address6, gateway, gateway6 = _addresses(reader)
+    antispoofing = reader.value("antispoofing")
     device = Interface(
         bridge=reader.attempt("bridge", lambda: _device(reader, "bridge", None), ""),
         mac=reader.attempt("mac", lambda: _mac(reader, derived_mac(host, name, index)), ""),
-        ip=reader.attempt("ip", lambda: _ips(reader), ""),
+        ip=reader.attempt("ip", lambda: _own(reader, [text for text in (address, address6) if text], antispoofing), ""),
         rate=reader.attempt("rate", lambda: _rate(reader), ""),
         script=reader.attempt("script", lambda: _script(reader), ""),
         vifname=reader.attempt("vifname", lambda: _device(reader, "vifname", ""), ""),
         mtu=reader.value("mtu"),
+        antispoofing=antispoofing,
         address=address,
         gateway=gateway,
         address6=address6,
@@ -162,14 +165,12 @@ def _rate(reader: Reader) -> str:
     return rate_text(per_interval, usecs)
 
 
-def _ips(reader: Reader) -> str:
-    value = reader.text("ip", "")
-    for word in value.split():
-        try:
-            ipaddress.ip_interface(word)
-        except ValueError:
-            raise reader.fail("ip", f"{shown(word)} is not an address or a network") from None
-    return " ".join(value.split())
+def _own(reader: Reader, addresses: list[str], antispoofing: bool) -> str:
+    """What the vif may send from, as it stands in the definition."""
+    try:
+        return own(addresses, reader.text("ip", ""), antispoofing)
+    except ClaimError as error:
+        raise reader.fail("ip", str(error)) from None
 
 
 def _script(reader: Reader) -> str:

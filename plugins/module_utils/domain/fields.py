@@ -48,6 +48,7 @@ INTERFACE = (
     Field("address6"),
     Field("gateway6"),
     Field("ip"),
+    Field("antispoofing", "bool", True),
     Field("rate"),
     Field("script"),
     Field("vifname"),

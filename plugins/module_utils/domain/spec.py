@@ -54,11 +54,12 @@ UPDATES = ("standby", "warm", "recreate", "never")
 class Interface:
     bridge: str
     mac: str
-    ip: str = ""  # addresses for the hotplug script, separated by spaces
+    ip: str = ""  # the addresses and networks that it may send from, separated by spaces
     rate: str = ""  # BYTESB/s@MICROSECONDSus, see rate_text
     script: str = ""  # whole path; "": Xen's usual one
     vifname: str = ""
     mtu: int = USUAL_MTU
+    antispoofing: bool = True
     # What the guest itself is to use stands in its boot line; equality of two interfaces is about the device.
     address: str = field(default="", compare=False)
     gateway: str = field(default="", compare=False)

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, Union
 
+from ..network.antispoof import UNFILTERED
 from . import boot_line
 from .cpus import cpu_text
 from .spec import CONTROL, CPU_WEIGHT, SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
@@ -58,7 +59,9 @@ def _extra_value(text: str) -> ExtraValue:
 def vif(one: Interface) -> str:
     """An interface as xl's vif specification (xl-network-configuration(5))."""
     words = [f"mac={one.mac}", f"bridge={one.bridge}"]
-    words += [f"{key}={getattr(one, key)}" for key in ("ip", "rate", "script", "vifname") if getattr(one, key)]
+    ip = one.ip if one.antispoofing else UNFILTERED
+    words += [f"ip={ip}"] if ip else []
+    words += [f"{key}={getattr(one, key)}" for key in ("rate", "script", "vifname") if getattr(one, key)]
     if one.mtu != USUAL_MTU:
         words.append(f"mtu={one.mtu}")
     return ",".join(words)
@@ -123,14 +126,16 @@ def _action(config: dict[str, Any], event: str, default: str) -> str:
 
 
 def _interface(nic: dict[str, Any]) -> Interface:
+    ip = str(nic.get("ip", ""))
     return Interface(
         bridge=str(nic.get("bridge", "")),
         mac=str(nic.get("mac", "")).lower(),
-        ip=str(nic.get("ip", "")),
+        ip="" if ip == UNFILTERED else ip,
         rate=rate_text(int(nic.get("rate_bytes_per_interval", 0)), int(nic.get("rate_interval_usecs", 0))),
         script=script_path(str(nic.get("script", ""))),
         vifname=str(nic.get("ifname", "")),
         mtu=int(nic.get("mtu") or USUAL_MTU),
+        antispoofing=ip != UNFILTERED,
     )
 
 

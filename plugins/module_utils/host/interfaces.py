@@ -2,30 +2,65 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""/etc/network/interfaces with the uplink's addresses moved to a bridge over it. Pure.
+"""A file of interfaces(5) with the uplink's addresses moved to a bridge over it. Pure.
 
-Source of the words: interfaces(5), bridge-utils-interfaces(5).
+What belongs to an address moves, what belongs to the device stays with the device. What is neither for sure is refused.
+Source of the words: interfaces(5), bridge-utils-interfaces(5), and those that vlan, ifenslave, ethtool and wpasupplicant add.
 """
 
 from __future__ import annotations
 
-_STARTS = ("iface", "auto", "allow-", "mapping", "source", "source-directory", "no-auto-down", "no-scripts", "rename")
+import re
+from dataclasses import dataclass, field
+
+_STARTS = re.compile(r"iface|auto|allow-\S+|mapping|source|source-directory|no-auto-down|no-scripts|rename|template")
+_OF_DEVICE = re.compile(
+    r"mtu|hwaddress|slaves|(bond|vlan|wpa|wireless|ethernet|hardware|offload|driver|change|link|dma|flow-control|rx|tx)[-_].*"
+)
+_COMMANDS = ("pre-up", "up", "post-up", "down", "pre-down", "post-down")
+# Programs that speak of addresses and routes, and the objects of ip(8) that do.
+_ADDRESSES = re.compile(r"(\S*/)?(ip(\s+-\S+)*\s+(a|addr|address|r|ro|route|rule|neigh)\b|route\b)")
+_DEVICES = re.compile(r"(\S*/)?(ethtool|ip(\s+-\S+)*\s+(l|link)\b|tc|iw|iwconfig|mii-tool)\b")
 
 
 class InterfacesError(ValueError):
     """The file can't be changed safely; the text says why."""
 
 
-def _stanzas(text: str) -> list[list[str]]:
-    """Lines grouped so that a stanza's first line begins a group; comments and blank lines stay where they are."""
-    groups: list[list[str]] = [[]]
-    for line in text.splitlines():
+@dataclass
+class _Stanza:
+    """A first line and what belongs to it, comments and empty lines too; a line that goes on behind a backslash is one."""
+
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def words(self) -> list[str]:
+        return self.lines[0].replace("\\\n", " ").split()
+
+    @property
+    def names(self) -> list[str]:
+        """The devices of an ``auto`` or ``allow-`` line."""
+        return self.words[1:] if re.fullmatch(r"auto|allow-\S+", (self.words or [""])[0]) else []
+
+    def configures(self, device: str) -> bool:
+        return self.words[:2] == ["iface", device]
+
+
+def _stanzas(text: str) -> list[_Stanza]:
+    groups = [_Stanza()]
+    for line in re.findall(r"(?:[^\n]*\\\n)*[^\n]*\n|(?:[^\n]*\\\n)*[^\n]+\Z", text.replace("\r\n", "\n")):
+        line = line.rstrip("\n")
         words = line.split()
-        if words and words[0].startswith(_STARTS):
-            groups.append([line])
+        if words and _STARTS.fullmatch(words[0]):
+            groups.append(_Stanza([line]))
         else:
-            groups[-1].append(line)
-    return [group for group in groups if group]
+            groups[-1].lines.append(line)
+    return [group for group in groups if group.lines]
+
+
+def has(text: str, device: str) -> bool:
+    """Whether the file configures the device."""
+    return any(group.configures(device) for group in _stanzas(text))
 
 
 def bridged(text: str, uplink: str, bridge: str) -> str:
@@ -34,36 +69,107 @@ def bridged(text: str, uplink: str, bridge: str) -> str:
     The bridge takes over the uplink's MAC, so that a DHCP server hands out the same lease.
     """
     groups = _stanzas(text)
-    configured = [group for group in groups if group[0].split()[:2] == ["iface", uplink]]
-    if any(group[0].split()[:2] == ["iface", bridge] for group in groups):
+    if any(group.configures(bridge) for group in groups):
         return text
-    if not configured:
-        raise InterfacesError(f"has no 'iface {uplink}' stanza: make the bridge {bridge} yourself")
-    if any(line.split()[:1] == ["bridge_ports"] for group in configured for line in group):
-        raise InterfacesError(f"{uplink} is itself a bridge: set xen_host_bridge: {uplink}")
+    _check(groups, uplink, bridge)
+    kept: list[str] = []
+    moved = {id(group): _split(group, uplink, bridge, kept) for group in groups if group.configures(uplink)}
     out: list[str] = []
     first = True
     for group in groups:
-        words = group[0].split()
-        if words[0] in ("auto",) or words[0].startswith("allow-"):
-            names = [bridge if name == uplink else name for name in words[1:]]
-            out += [" ".join([("auto" if bridge in names else words[0]), *names]), *group[1:]]
-        elif words[:2] == ["iface", uplink]:
+        words = group.words
+        if id(group) in moved:
             if first:
-                out.append(f"iface {uplink} inet manual")
-                out.append("")
+                out += [f"iface {uplink} inet manual", *kept, ""]
             out.append(" ".join(["iface", bridge, *words[2:]]))
             if first:
-                out += [
-                    f"    bridge_ports {uplink}",
-                    f"    bridge_hw {uplink}",
-                    "    bridge_stp off",
-                    "    bridge_fd 0",
-                ]
+                out += [f"    bridge_ports {uplink}", f"    bridge_hw {uplink}", "    bridge_stp off", "    bridge_fd 0"]
                 first = False
-            out += group[1:]
+            out += moved[id(group)]
+        elif group.names:
+            out += [_starting(group, uplink, bridge), *group.lines[1:]]
+        elif words[:1] == ["iface"] and _alias(words[1:2], uplink):
+            out.append(" ".join(["iface", bridge + words[1][len(uplink) :], *words[2:]]))
+            out += [_renamed(line, uplink, bridge) for line in group.lines[1:]]
         else:
-            out += group
-    if not any(line.split()[:1] == ["auto"] and bridge in line.split() for line in out):
+            out += group.lines
+    if not any(group.words[:1] == ["auto"] and bridge in group.names for group in _stanzas("\n".join(out))):
         out = [f"auto {bridge}", *out]
     return "\n".join(out) + "\n"
+
+
+def _alias(names: list[str], uplink: str) -> bool:
+    return bool(names) and names[0].startswith(uplink + ":")
+
+
+def _check(groups: list[_Stanza], uplink: str, bridge: str) -> None:
+    configured = [group for group in groups if group.configures(uplink)]
+    if not configured:
+        raise InterfacesError(f"has no 'iface {uplink}' stanza: make the bridge {bridge} yourself")
+    for group in configured:
+        if len(group.words) < 4:
+            raise InterfacesError(f"'{' '.join(group.words)}' lacks a family and a method, as in: iface {uplink} inet dhcp")
+        if any(line.split()[:1] in (["bridge_ports"], ["bridge-ports"]) for line in group.lines):
+            raise InterfacesError(f"{uplink} is itself a bridge: set xen_host_bridge: {uplink}")
+    for group in groups:
+        words = group.words
+        if words[:1] == ["mapping"] and uplink in words[1:]:
+            raise InterfacesError(f"a mapping chooses how {uplink} is configured: make the bridge {bridge} yourself")
+        if words[:1] == ["iface"] and "inherits" in words and words[-1] == uplink:
+            raise InterfacesError(f"'{' '.join(words[:2])}' inherits from {uplink}: write its options out")
+
+
+def _starting(group: _Stanza, uplink: str, bridge: str) -> str:
+    """An ``auto`` or ``allow-`` line. A bridge is not plugged in, so that it starts with the host in any case."""
+    if not any(name == uplink or _alias([name], uplink) for name in group.names):
+        return group.lines[0]
+    names = [bridge + name[len(uplink) :] if name == uplink or _alias([name], uplink) else name for name in group.names]
+    if group.words[0] == "auto" or bridge not in names:
+        return " ".join([group.words[0], *names])
+    others = [name for name in names if name != bridge]
+    return "\n".join([f"auto {bridge}", *([" ".join([group.words[0], *others])] if others else [])])
+
+
+def _split(group: _Stanza, uplink: str, bridge: str, kept: list[str]) -> list[str]:
+    """The lines that go with the address; the device's own are added to ``kept``, once for both families."""
+    moved = []
+    for line in group.lines[1:]:
+        words = line.split()
+        of_device = bool(words) and (
+            bool(_OF_DEVICE.fullmatch(words[0]))
+            or (words[0] in _COMMANDS and bool(_DEVICES.match(" ".join(words[1:]))) and _speaks_of(line, uplink))
+        )
+        if not of_device:
+            moved.append(_renamed(line, uplink, bridge))
+        elif line not in kept:
+            kept.append(line)
+    return moved
+
+
+def _speaks_of(line: str, uplink: str) -> bool:
+    return bool(re.search(rf"(?<![\w.:-]){re.escape(uplink)}(?![\w.-])|\$\{{?IFACE\b", line))
+
+
+def _renamed(line: str, uplink: str, bridge: str) -> str:
+    """A line that moves, with the bridge's name where it has the uplink's."""
+    words = line.split()
+    pattern = rf"(?<![\w.:-]){re.escape(uplink)}(?![\w.-])"
+    if not words or words[0].startswith("#") or not re.search(pattern, line):
+        return line
+    if words[0] not in _COMMANDS or not _ADDRESSES.match(" ".join(words[1:])):
+        raise InterfacesError(
+            f"'{' '.join(words)}' names {uplink}: is that the device or its addresses? Say it with $IFACE or in words of ip(8),"
+            " or make the bridge yourself"
+        )
+    return re.sub(pattern, bridge, line)
+
+
+def sources(text: str) -> list[str]:
+    """The patterns of other files that it reads, in their order."""
+    found = []
+    for group in _stanzas(text):
+        if group.words[:1] == ["source"]:
+            found += group.words[1:]
+        elif group.words[:1] == ["source-directory"]:
+            found += [f"{folder.rstrip('/')}/*" for folder in group.words[1:]]
+    return found

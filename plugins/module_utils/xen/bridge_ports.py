@@ -6,17 +6,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 import socket
-import struct
 import subprocess
 
+from ..network.ports import announcement, led
 from .xenstore import Xenstore
 from .xl import ToolstackError
-
-_ETH_P_ARP = 0x0806
 
 
 def devices(domid: int) -> list[str]:
@@ -33,29 +30,30 @@ def leave(domid: int) -> None:
 
 def join(domid: int) -> None:
     """(Back) on the bridges that the domain was made with."""
-    for device, bridge, mac in _made_with(domid):
+    for device, bridge, mac, ip in _made_with(domid):
         _run("ip", "link", "set", "dev", device, "master", bridge)
-        _run("bridge", "fdb", "replace", mac, "dev", device, "master", "static")
+        for command in led(device, mac, ip):
+            _run(*command)
 
 
 def lead_to(domid: int) -> None:
     """Let the bridges send to the domain what is for it, before it has sent anything itself.
 
     Until then they would send it to every port, also into the network outside, where somebody else may answer.
-    Static, for a port whose guest has not connected yet takes no other; it goes with the port.
     """
-    for device, _bridge, mac in _made_with(domid):
-        _run("bridge", "fdb", "replace", mac, "dev", device, "master", "static")
+    for device, _bridge, mac, ip in _made_with(domid):
+        for command in led(device, mac, ip):
+            _run(*command)
 
 
-def _made_with(domid: int) -> list[tuple[str, str, str]]:
-    """(device in Dom0, bridge, MAC) of each interface that was put on a bridge."""
+def _made_with(domid: int) -> list[tuple[str, str, str, str]]:
+    """(device in Dom0, bridge, MAC, ip=) of each interface that was put on a bridge."""
     names = devices(domid)
     paths = [f"/libxl/{domid}/device/vif/{name.split('.')[1]}" for name in names]
     with Xenstore() as store:
-        values = store.read([f"{path}/{key}" for path in paths for key in ("bridge", "mac")])
-    found = zip(names, values[::2], values[1::2])
-    return [(device, bridge, mac) for device, bridge, mac in found if bridge and mac]
+        values = store.read([f"{path}/{key}" for path in paths for key in ("bridge", "mac", "ip")])
+    found = zip(names, values[::3], values[1::3], values[2::3])
+    return [(device, bridge, mac, ip or "") for device, bridge, mac, ip in found if bridge and mac]
 
 
 def _run(*words: str) -> None:
@@ -68,19 +66,13 @@ def _run(*words: str) -> None:
 
 
 def announce(bridge: str, mac: str, address: str) -> None:
-    """Tell the bridge's neighbours that an IPv4 address is now at another MAC: a gratuitous ARP (RFC 826, RFC 5227).
+    """Tell the bridge's neighbours that an address is now at another MAC.
 
     For a domain whose MAC was changed by its declaration and which doesn't announce itself. Best effort.
     """
-    ip = ipaddress.ip_interface(address).ip
-    if ip.version != 4:
-        return
-    hardware = bytes.fromhex(mac.replace(":", ""))
-    frame = b"\xff" * 6 + hardware + struct.pack("!HHHBBH", _ETH_P_ARP, 1, 0x0800, 6, 4, 1)
-    frame += hardware + ip.packed + b"\0" * 6 + ip.packed
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:
             sock.bind((bridge, 0))
-            sock.send(frame)
+            sock.send(announcement(mac, address))
     except OSError:
         return

@@ -1,0 +1,238 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a domain's vif may send, as nftables rules: its MAC and its addresses. Pure, and without another file of ours.
+
+The role xen_host puts this very file beside the vif hook of Dom0, so that a declaration is refused by what later makes the
+rules. The tables that the rules go into are in roles/xen_host/files/antispoof.nft.
+
+What a vif may send from stands in ``ip=`` of its definition: libxl keeps that in xenstore, below the back end, where no guest
+can write. It holds addresses and prefixes separated by spaces, or the one word ``UNFILTERED``.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Union
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+# In ip=: no filter, but still none of Dom0's ports.
+UNFILTERED = "unfiltered"
+# A vif's rules are as many as its IPv6 addresses and a dozen.
+MAX_CLAIMS = 64
+DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
+# Nobody's own: this host, loopback, multicast, reserved and broadcast; unspecified, loopback, IPv4-mapped, multicast.
+_NOT_OWN = [
+    ipaddress.ip_network(text)
+    for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "ff00::/8")
+]  # fmt: skip
+
+
+class ClaimError(ValueError):
+    """One line: what a vif can't have as its own."""
+
+
+@dataclass(frozen=True)
+class Vif:
+    """``claims``: what it may send from; None for no filter. ``routed``: its script puts it on no bridge."""
+
+    device: str
+    mac: str
+    claims: tuple[Network, ...] | None = ()
+    routed: bool = False
+
+
+def claim(word: str) -> Network:
+    """An address (with or without the prefix of its network) or a whole network, as in 10.0.0.10, 10.0.0.10/24, 10.8.0.0/24."""
+    try:
+        interface = ipaddress.ip_interface(word)
+    except ValueError:
+        raise ClaimError(f"{word!r} is not an address or a network") from None
+    address, network = interface.ip, interface.network
+    if not network.prefixlen:
+        raise ClaimError(f"{word!r} is everything; a domain that sends from everywhere is antispoofing: false")
+    found = network if address == network.network_address else ipaddress.ip_network(address)
+    for other in _NOT_OWN:
+        if found.version == other.version and found.overlaps(other):
+            raise ClaimError(f"{word!r} can't be a domain's own: {other} is in it" if other.subnet_of(found)  # type: ignore[arg-type]
+                             else f"{word!r} can't be a domain's own, no address of {other} can")  # fmt: skip
+    return found
+
+
+def claims(text: str) -> tuple[Network, ...] | None:
+    """What stands in ``ip=``."""
+    if text == UNFILTERED:
+        return None
+    words = text.split()
+    if len(words) > MAX_CLAIMS:
+        raise ClaimError(f"has {len(words)} addresses and networks, must be at most {MAX_CLAIMS}")
+    return tuple(dict.fromkeys(claim(word) for word in words))
+
+
+def claims_text(networks: tuple[Network, ...] | None) -> str:
+    """The canonical text for ``ip=``."""
+    if networks is None:
+        return UNFILTERED
+    return " ".join(str(one.network_address) if _single(one) else str(one) for one in networks)
+
+
+def own(addresses: list[str], more: str, antispoofing: bool = True) -> str:
+    """The text for ``ip=`` of an interface with these addresses (ADDRESS/PREFIX), and ``more`` beside them."""
+    if not antispoofing:
+        if more:
+            raise ClaimError("says what the filter lets pass, and antispoofing is false: leave one of them out")
+        return ""
+    if more == UNFILTERED:
+        raise ClaimError("unfiltered is for definitions alone; declare antispoofing: false")
+    beside = claims(more) or ()
+    for network in beside:
+        for address in map(ipaddress.ip_interface, addresses):
+            if not _single(network) and network.version == address.version and address.network.subnet_of(network):  # type: ignore[arg-type]
+                raise ClaimError(
+                    f"{network} holds the whole network of {address}, the gateway and its neighbours too; name what the"
+                    " domain itself has (or antispoofing: false)"
+                )
+    text = claims_text((*(claim(one.partition("/")[0]) for one in addresses), *beside))
+    return claims_text(claims(text))
+
+
+def _single(network: Network) -> bool:
+    return network.prefixlen == network.max_prefixlen
+
+
+def link_local(mac: str) -> ipaddress.IPv6Network:
+    """The address that IPv6 makes of a MAC (RFC 4291, appendix A)."""
+    parts = bytes.fromhex(mac.replace(":", ""))
+    host = bytes([parts[0] ^ 2]) + parts[1:3] + b"\xff\xfe" + parts[3:]
+    return ipaddress.IPv6Network((b"\xfe\x80" + bytes(6) + host, 128))
+
+
+def vif(device: str, mac: str, text: str, routed: bool = False) -> Vif:
+    """From what xenstore holds; ClaimError when it can't be."""
+    mac = mac.lower()
+    if not DEVICE.fullmatch(device):
+        raise ClaimError(f"{device!r} is not the name of a network device")
+    if not _MAC.fullmatch(mac):
+        raise ClaimError(f"{device}: {mac!r} is not a MAC address")
+    try:
+        return Vif(device, mac, claims(text), routed)
+    except ClaimError as error:
+        raise ClaimError(f"{device}: ip: {error}") from None
+
+
+def chain(device: str) -> str:
+    return f"vif_{device}"
+
+
+def added(one: Vif) -> str:
+    """The transaction that gives a vif its chain, in place of one that it may have. As long for the first as for the last vif."""
+    lines = [
+        f"add chain bridge unikernels {chain(one.device)}",
+        f"flush chain bridge unikernels {chain(one.device)}",
+        *(f"add rule bridge unikernels {chain(one.device)} {rule}" for rule in _rules(one)),
+        f'add element bridge unikernels guests {{ "{one.device}" : goto {chain(one.device)} }}',
+    ]
+    for name, needed in (("named", not one.device.startswith("vif")), ("routed", one.routed and one.claims is None)):
+        for table in ("bridge", "inet") if name == "named" else ("inet",):
+            lines.append(f'add element {table} unikernels {name} {{ "{one.device}" }}')
+            if not needed:  # a device of that name may have been there before
+                lines.append(f'delete element {table} unikernels {name} {{ "{one.device}" }}')
+    return "\n".join(lines) + "\n"
+
+
+def removed(device: str) -> str:
+    """The transaction that takes a vif's chain away. It fails, as a whole, where there is none."""
+    lines = [
+        f'delete element bridge unikernels guests {{ "{device}" }}',
+        f"delete chain bridge unikernels {chain(device)}",
+    ]
+    for table, name in (("bridge", "named"), ("inet", "named"), ("inet", "routed")):
+        lines += [f'{what} element {table} unikernels {name} {{ "{device}" }}' for what in ("add", "delete")]
+    return "\n".join(lines) + "\n"
+
+
+def _rules(one: Vif) -> list[str]:
+    if one.claims is None:
+        return ["accept"]
+    four = [network for network in one.claims if network.version == 4]
+    six = [network for network in one.claims if network.version == 6]
+    rules = [f"ether saddr != {one.mac} counter drop", "jump common"]
+    if four:
+        rules += _rules_ipv4(one.mac, four)
+    if six:
+        rules += _rules_ipv6(one.mac, [*six, *([link_local(one.mac)] if link_local(one.mac) not in six else [])])
+    return [*rules, "counter drop"]
+
+
+def _set(networks: Sequence[Network]) -> str:
+    """An anonymous set takes no address twice, nor one within a prefix."""
+    merged = ipaddress.collapse_addresses(networks)  # type: ignore[type-var]
+    return "{ " + ", ".join(str(one.network_address) if _single(one) else str(one) for one in merged) + " }"
+
+
+def _rules_ipv4(mac: str, networks: Sequence[Network]) -> list[str]:
+    own = _set(networks)
+    rules = [
+        f"ether type arp arp saddr ether != {mac} counter drop",
+        f"ether type arp arp saddr ip {own} accept",
+        # Is it free? (RFC 5227), asked for an address of its own.
+        f"ether type arp arp operation request arp saddr ip 0.0.0.0 arp daddr ip {own} accept",
+        f"ether type ip ip saddr {own} accept",
+    ]
+    if not all(map(_single, networks)):
+        # An address out of a prefix may come by DHCP: asked for with its own MAC, 28 bytes into the request (RFC 2131).
+        rules.append(
+            "ether type ip ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"
+            f" @th,288,48 0x{mac.replace(':', '')} accept"
+        )
+    return rules
+
+
+def _rules_ipv6(mac: str, networks: Sequence[Network]) -> list[str]:
+    """Neighbour discovery speaks of an address in the 16 bytes behind the first 8 of ICMPv6, then of a MAC in an option."""
+    own, number = _set(networks), mac.replace(":", "")
+    neighbour = "ether type ip6 icmpv6 type { 135, 136 } ip6 length 32"
+    rules = [
+        # An option with a MAC (1, 2: RFC 4861) has its own; beside these a nonce (14: RFC 3971).
+        f"{neighbour} @th,192,8 != {{ 1, 2, 14 }} counter drop",
+        f"{neighbour} @th,192,8 {{ 1, 2 }} @th,208,48 != 0x{number} counter drop",
+    ]
+    if all(map(_single, networks)):  # else it may be a router, which may call itself one to its neighbours
+        rules.append("ether type ip6 icmpv6 type 136 @th,32,8 & 0x80 != 0 counter drop")
+    for network in networks:
+        target = f"@th,64,{network.prefixlen} 0x{int(network.network_address) >> (128 - network.prefixlen):x}"
+        rules += [
+            f"ether type ip6 ip6 saddr {own} icmpv6 type 136 {target} accept",
+            f"ether type ip6 ip6 saddr :: icmpv6 type 135 {target} accept",
+        ]
+    return [
+        *rules,
+        "ether type ip6 icmpv6 type 136 counter drop",
+        "ether type ip6 ip6 saddr :: icmpv6 type { 131, 132, 133, 143 } accept",
+        f"ether type ip6 ip6 saddr {own} accept",
+    ]
+
+
+def present(listing: str) -> list[tuple[str, str, str, bool]]:
+    """(device, MAC, ip, routed) of each vif in what ``xenstore-ls -f /local/domain/0/backend/vif`` prints."""
+    found: dict[str, dict[str, str]] = {}
+    for line in listing.splitlines():
+        row = re.fullmatch(r'/local/domain/0/backend/vif/([0-9]+)/([0-9]+)/(mac|ip|vifname|script) = "(.*)"', line)
+        if row:
+            found.setdefault(f"vif{row.group(1)}.{row.group(2)}", {})[row.group(3)] = row.group(4)
+    return [
+        (
+            values.get("vifname") or device,
+            values["mac"],
+            values.get("ip", ""),
+            not values.get("script", "vif-bridge").endswith("/vif-bridge"),
+        )
+        for device, values in sorted(found.items())
+        if values.get("mac")
+    ]

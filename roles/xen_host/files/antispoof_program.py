@@ -1,0 +1,207 @@
+# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The filter of the vifs of this host.
+
+unikernels-antispoof online DEVICE BACKEND SCRIPT   a vif has come (from its hook)
+unikernels-antispoof offline DEVICE                 a vif has gone
+unikernels-antispoof load                           the tables, with all vifs that are there, in one transaction
+unikernels-antispoof keep [BRIDGE...]               load, unless all is as it should be; prints what was wrong
+unikernels-antispoof check [BRIDGE...]              only print that
+Both print too which of the bridges, and of those with vifs, another's packet filter cuts off.
+"""
+
+import json
+import os
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
+import unikernels_antispoof as antispoof
+import unikernels_netfilter as netfilter
+
+TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
+# The vifs without addresses that were there before the filter came, and stay unfiltered until their domains end. The list goes
+# with the next boot, as they do.
+BEFORE = os.environ.get("ANTISPOOF_BEFORE", "/run/unikernels-antispoof.before")
+BACKENDS = "/local/domain/0/backend/vif"
+XEN = os.environ.get("ANTISPOOF_XEN", "/proc/xen/capabilities")
+SECONDS = 20
+
+
+class Failure(Exception):
+    """One line for the hook, the unit's journal, or a run."""
+
+
+def run(*words, text=""):
+    try:
+        done = subprocess.run(words, input=text, capture_output=True, text=True, errors="replace", timeout=SECONDS, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise Failure(f"{words[0]}: {error}") from error
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no message"]
+        raise Failure(f"{' '.join(words)} failed: {lines[0]}")
+    return done.stdout
+
+
+def read(path):
+    """A key in xenstore, "" when it is not there: a vif with no addresses sends nothing."""
+    try:
+        return run("xenstore-read", path).removesuffix("\n")
+    except Failure:
+        return ""
+
+
+def online(device, backend, script):
+    routed = os.path.basename(script) != "vif-bridge"
+    one = antispoof.vif(device, read(f"{backend}/mac"), read(f"{backend}/ip"), routed)
+    run("nft", "-f", "-", text=antispoof.added(one))
+
+
+def offline(device):
+    try:
+        run("nft", "-f", "-", text=antispoof.removed(device))
+    except Failure:
+        pass  # it had none: its hook failed, or the tables were flushed
+
+
+def vifs():
+    """All that are there, as they should be filtered, and what is to be said of them."""
+    listing = antispoof.present(backends())
+    before = before_the_filter(listing)
+    found, notes = [], []
+    for device, mac, ip, routed in listing:
+        if not ip and [device, mac] in before:
+            ip = antispoof.UNFILTERED
+            notes.append(f"{device} was there before the filter and has no addresses: it is not filtered until its domain ends")
+        try:
+            found.append(antispoof.vif(device, mac, ip, routed))
+        except antispoof.ClaimError as error:
+            notes.append(f"{error}: it sends nothing")
+    return found, notes
+
+
+def backends():
+    """What xenstore holds of all vifs."""
+    if not os.path.exists(XEN):
+        return ""  # the role's first run, before Xen has booted
+    if not read("/local/domain/0/name"):
+        raise Failure("xenstore does not answer: which vifs are there?")
+    there = subprocess.run(["xenstore-exists", BACKENDS], timeout=SECONDS, check=False)
+    return run("xenstore-ls", "-f", BACKENDS) if not there.returncode else ""
+
+
+def before_the_filter(listing):
+    try:
+        with open(BEFORE, encoding="utf-8") as file:
+            return json.load(file)
+    except FileNotFoundError:
+        pass
+    found = [[device, mac] for device, mac, ip, _routed in listing if not ip]
+    descriptor = os.open(f"{BEFORE}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        json.dump(found, file)
+    os.rename(f"{BEFORE}.new", BEFORE)
+    return found
+
+
+def whole_text(found):
+    with open(TABLES, encoding="utf-8") as file:
+        return file.read() + "".join(antispoof.added(one) for one in found)
+
+
+def as_kernel_has_it(listing):
+    """Rules, chains and sets without handles and counters, sets in one order."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items() if key not in ("handle", "index", "packets", "bytes")}
+        if isinstance(value, list):
+            return [plain(item) for item in value]
+        return value
+
+    def ordered(value):
+        if isinstance(value, dict):
+            items = {key: ordered(item) for key, item in value.items()}
+            for key in ("set", "elem"):
+                if isinstance(items.get(key), list):
+                    items[key] = sorted(items[key], key=json.dumps)
+            return items
+        return [ordered(item) for item in value] if isinstance(value, list) else value
+
+    rules, others = {}, []
+    for entry in ordered(plain(json.loads(listing)["nftables"])):
+        if "rule" in entry:
+            rule = entry["rule"]
+            rules.setdefault(f"{rule['family']} {rule['chain']}", []).append(rule["expr"])
+        elif "metainfo" not in entry:
+            others.append(entry)
+    return {"rules": rules, "others": sorted(others, key=json.dumps)}
+
+
+def wrong(text):
+    """One line for each thing that is not as the text would make it, in a network of its own."""
+    try:
+        now = [run("nft", "-j", "list", "table", family, "unikernels") for family in ("bridge", "inet")]
+    except Failure:
+        return ["the tables were not loaded"]
+    script = "nft -f - && nft -j list table bridge unikernels && nft -j list table inet unikernels"
+    wanted = run("unshare", "--net", "sh", "-c", script, text=text).strip().splitlines()
+    for family, is_now, should in zip(("bridge", "inet"), now, wanted):
+        if as_kernel_has_it(is_now) != as_kernel_has_it(should):
+            return [f"table {family} unikernels was not as it should be"]
+    return []
+
+
+def cut_off(bridges):
+    """One line for each bridge whose domains another's packet filter cuts off."""
+    switches = {name: contents(f"/proc/sys/net/bridge/{name}") for name in netfilter.SWITCHES}
+    if "1" not in [value.strip() for value in switches.values()]:
+        return []
+    ports = {name: f"/sys/class/net/{name}/brif" for name in os.listdir("/sys/class/net")}
+    used = [
+        name for name, path in ports.items() if os.path.isdir(path) and any(port.startswith("vif") for port in os.listdir(path))
+    ]
+    bridges = sorted({*used, *(name for name in bridges if os.path.isdir(ports.get(name, "/none")))})
+    legacy = {}
+    for name, tool in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
+        # Where it is in use: asking would load it.
+        if "filter" in contents(f"/proc/net/{tool.replace('tables', '_tables')}_names").split():
+            legacy[name] = run(f"{tool}-legacy", "-S", "FORWARD")
+    return netfilter.cut_off(json.loads(run("nft", "-j", "list", "ruleset")), legacy, switches, bridges)
+
+
+def contents(path):
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def main(words):
+    command, arguments = (words[0], words[1:]) if words else ("", [])
+    if command == "online" and len(arguments) == 3:
+        online(*arguments)
+    elif command == "offline" and len(arguments) == 1:
+        offline(*arguments)
+    elif command in ("load", "keep", "check") and (command != "load" or not arguments):
+        found, notes = vifs()
+        text = whole_text(found)
+        problems = wrong(text) if command != "load" else []
+        if command == "load" or (command == "keep" and problems):
+            run("nft", "-f", "-", text=text)
+        for line in problems:
+            print("wrong:", line)
+        for line in notes:
+            print("note:", line)
+        for line in cut_off(arguments) if command != "load" else []:
+            print("cut off:", line)
+    else:
+        raise Failure(__doc__)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (Failure, antispoof.ClaimError, OSError, ValueError, subprocess.SubprocessError) as failure:
+        sys.exit(f"unikernels-antispoof: {failure}")

@@ -1,0 +1,136 @@
+"""The change of a host's network comes back by itself: the real program, with commands of our own in place of ifupdown."""
+
+import os
+import subprocess
+import time
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.network import switch
+from ansible_collections.unikernels.xen.plugins.module_utils.network.switch import BACK, KEPT, NOTHING, PROGRAM, UP
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import bridge_switch
+
+WITHIN = 20
+
+
+class Host:
+    def __init__(self, folder, ifup="exit 0"):
+        self.folder, self.file, self.units = folder / "network", folder / "interfaces", folder / "units"
+        tools = folder / "tools"
+        for one in (self.folder, self.units, tools):
+            one.mkdir()
+        for name in ("ifdown", "ip", "systemctl", "sync", "sleep"):
+            self.tool(tools / name, "exit 0")
+        self.tool(tools / "ifup", f'echo "ifup $*" >>{folder}/log\n{ifup}')
+        self.file.write_text("old\n")
+        (self.folder / "old").write_text("old\n")
+        (self.folder / "new").write_text("new\n")
+        self.tool(self.folder / "switch", PROGRAM.partition("\n")[2])
+        self.log, self.tools = folder / "log", tools
+
+    @staticmethod
+    def tool(path, text):
+        path.write_text(f"#!/bin/sh\n{text}\n")
+        path.chmod(0o755)
+
+    def start(self, seconds=3):
+        words = [str(self.folder / "switch"), "ens3", "xenbr0", str(seconds), str(self.file), str(self.units)]
+        return subprocess.Popen(words, env={"PATH": f"{self.tools}:{os.environ['PATH']}"})
+
+    def state(self):
+        file = self.folder / "state"
+        return switch.state_of(file.read_text()) if file.exists() else NOTHING
+
+    def wait(self, state):
+        until = time.monotonic() + WITHIN
+        while self.state() != state:
+            assert time.monotonic() < until, self.state()
+            time.sleep(0.01)
+
+
+def test_without_a_confirmation_the_old_network_returns(tmp_path):
+    host = Host(tmp_path)
+    assert host.start().wait(WITHIN) == 0
+    assert host.state() == BACK
+    assert host.file.read_text() == "old\n"
+    assert host.log.read_text().splitlines() == ["ifup ens3 xenbr0", "ifup ens3"]
+    assert list(host.units.iterdir()) == [] and not (host.folder / "pending").exists()
+
+
+def test_what_does_not_come_up_is_put_back_at_once(tmp_path):
+    host = Host(tmp_path, ifup='[ "$#" = 1 ]')
+    assert host.start(seconds=1000000).wait(WITHIN) == 0
+    assert host.state() == BACK
+    assert host.file.read_text() == "old\n"
+
+
+def test_a_confirmation_keeps_the_new_network(tmp_path):
+    host = Host(tmp_path)
+    Host.tool(host.tools / "sleep", "exec /bin/sleep 0.05")
+    running = host.start(seconds=1000000)
+    host.wait(UP)
+    assert host.file.read_text() == "new\n"
+    # A host that dies now boots with the old network: a unit stands ready until the confirmation.
+    unit = (host.units / switch.UNDO_UNIT).read_text()
+    assert f"ConditionPathExists={host.folder}/pending" in unit and (host.folder / "pending").exists()
+    command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))[len("ExecStart=/bin/sh -c '") : -1]
+    (host.folder / "confirmed").touch()
+    assert running.wait(WITHIN) == 0
+    assert host.state() == KEPT
+    assert host.file.read_text() == "new\n"
+    assert list(host.units.iterdir()) == [] and not (host.folder / "pending").exists()
+    # What that unit would have done.
+    (host.folder / "pending").touch()
+    subprocess.run(["sh", "-c", command], check=True)
+    assert (host.file.read_text(), host.state(), (host.folder / "pending").exists()) == ("old\n", BACK, False)
+
+
+@pytest.mark.parametrize("text", ["", "kept up", "UP", "\0", "put  back"])
+def test_an_unknown_state_is_none(text):
+    assert switch.state_of(text) == NOTHING
+
+
+@pytest.fixture
+def edge(tmp_path, monkeypatch):
+    monkeypatch.setattr(bridge_switch, "FOLDER", str(tmp_path / "network"))
+    monkeypatch.setattr(bridge_switch, "INTERFACES", str(tmp_path / "interfaces"))
+    monkeypatch.setattr(bridge_switch, "KEPT_SECONDS", 0)
+    monkeypatch.setattr(bridge_switch, "bridges", lambda: ["xenbr0"])
+    (tmp_path / "network").mkdir()
+    return tmp_path
+
+
+def test_confirming_has_changed_something_only_when_something_waited(edge):
+    assert bridge_switch.confirm("xenbr0", check=False) is False
+    (edge / "network/state").write_text("kept\n")
+    assert bridge_switch.confirm("xenbr0", check=False) is False
+    (edge / "network/state").write_text("up\n")
+    assert bridge_switch.confirm("xenbr0", check=True) is True
+    assert not (edge / "network/confirmed").exists()
+
+
+def test_a_confirmation_that_comes_too_late_is_an_error(edge):
+    (edge / "network/state").write_text("up\n")
+    with pytest.raises(bridge_switch.SwitchError, match="came too late"):
+        bridge_switch.confirm("xenbr0", check=False)
+    (edge / "network/state").write_text("put back\n")
+    with pytest.raises(bridge_switch.SwitchError, match="the old network was put back"):
+        bridge_switch.confirm("xenbr0", check=False)
+    with pytest.raises(bridge_switch.SwitchError, match="bridge br7 is not there"):
+        bridge_switch.confirm("br7", check=False)
+
+
+def test_the_uplinks_file_is_found_where_the_first_reads_it(edge):
+    (edge / "interfaces.d").mkdir()
+    (edge / "interfaces").write_text("source interfaces.d/*\nauto lo\n")
+    (edge / "interfaces.d/b").write_text("iface ens3 inet dhcp\n")
+    (edge / "interfaces.d/a").write_text("source ../interfaces\nsource *\n")
+    change = bridge_switch.needed("br7", "ens3")
+    assert change.path == str(edge / "interfaces.d/b") and "iface br7 inet dhcp" in change.after
+    with pytest.raises(bridge_switch.SwitchError, match="no 'iface ens9' stanza"):
+        bridge_switch.needed("br7", "ens9")
+    assert bridge_switch.needed("xenbr0", "ens3") is None
+
+
+def test_a_host_without_ifupdown(edge):
+    with pytest.raises(bridge_switch.SwitchError, match="is the host's network configured by ifupdown"):
+        bridge_switch.needed("br7", "ens3")
