@@ -91,7 +91,7 @@ def _address(reader: Reader, option: str) -> str:
         raise reader.fail(option, f"is {shown(value)}, must be ADDRESS/PREFIX, as in 10.0.0.10/24") from None
     network = address.network
     if address.ip.is_multicast or address.ip.is_loopback or address.ip.is_unspecified:
-        raise reader.fail(option, f"{address.ip} is not the address of one interface (multicast, loopback or zero)")
+        raise reader.fail(option, f"{address.ip} can't be a domain's own: it is multicast, loopback or zero")
     if "%" in value:
         raise reader.fail(option, f"is {shown(value)}, must be without a zone (%...)")
     if network.version == 4 and network.prefixlen < 31 and address.ip in (network[0], network[-1]):
