@@ -119,13 +119,15 @@ def _look(declarations: list[Declaration]) -> Host:
 def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Callable[[str], None]) -> tuple[list[Plan], Host]:
     """What to do, after every check that needs the host."""
     host = _look(declarations)
+    plans, problems = [], []
     if purge:
         kept = {declaration.name for declaration in declarations}
         strays = {base_name(observed.domain.name) for observed in host.domains if host.owns(observed)} | set(host.definitions)
-        declarations = declarations + [
-            declaration_of({"name": name, "state": "absent"}, platform.node()) for name in sorted(strays - kept)
-        ]
-    plans, problems = [], []
+        for name in sorted(strays - kept):
+            try:
+                declarations = [*declarations, declaration_of({"name": name, "state": "absent"}, platform.node())]
+            except SpecError as error:
+                problems.append(f"purge: {error}; rename or remove it by hand")
     for declaration in declarations:
         try:
             plans.append(plan(declaration, host))

@@ -24,6 +24,7 @@ def clashes(declarations: list[Declaration]) -> list[str]:
     for declaration in declarations:
         claims = []
         if declaration.state != "absent":
+            claims.append(("UUID", declaration.domain.uuid))
             claims += [("MAC", interface.mac) for interface in declaration.domain.interfaces]
             claims += [("address", f"{ipaddress.ip_interface(one.address).ip} on {one.bridge}") for one in declaration.addresses]
         for what, value in claims:

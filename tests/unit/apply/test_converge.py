@@ -422,3 +422,11 @@ def test_shrinking_is_refused(xen, converge):
 def test_results_are_plain_json(xen, converge):
     json.dumps(converge({"name": "www"}))
     json.dumps(converge({"name": "www", "memory": 20}, check=True))
+
+
+def test_a_domain_of_ours_that_got_a_name_of_no_domain_is_named_by_purge(xen, converge):
+    converge({"name": "www"})
+    xen.domains["7"] = xen.domains.pop("www")
+    with pytest.raises(converge.Refused, match="purge: domain '7': name: has digits only"):
+        converge({"name": "other"}, purge=True)
+    assert "7" in xen.domains
