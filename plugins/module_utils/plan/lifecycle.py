@@ -88,9 +88,8 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     if name in host.intents and not any(isinstance(step, (Define, RemoveIntent)) for phase in phases for step in phase.steps):
         phases.append(Phase(f"clear_up {name}", (RemoveIntent(name),), final=True))
     shown = host.find(name) or host.find(name + PREVIOUS)
-    after = view(None, "absent", False)
-    if declaration.state != "absent":
-        after = view(wanted, declaration.state, declaration.autostart, wanted)
+    present = declaration.state != "absent"
+    after = view(wanted if present else None, declaration.state, present and declaration.autostart, wanted)
     before = after
     if phases or cleanup:
         state = _state_of(shown, case.definition is not None)

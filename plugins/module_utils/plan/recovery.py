@@ -45,7 +45,10 @@ _UNKNOWN = f"{EXTRA}\ninterrupted = unknown\n"
 
 def described(observed: Observed, text: str | None) -> Observed:
     """With what Xen doesn't report, as the text says from which it was made."""
-    known = dataclasses.replace(observed.domain, extra_config=extra_config(text or ""), service=service_of(text or ""))
+    extra, service = extra_config(text or ""), service_of(text or "")
+    if (observed.domain.extra_config, observed.domain.service) == (extra, service):
+        return observed
+    known = dataclasses.replace(observed.domain, extra_config=extra, service=service)
     return dataclasses.replace(observed, domain=known)
 
 
