@@ -80,6 +80,9 @@ def test_a_build_stores_an_image_and_where_it_came_from(bench):
     said = provenance.read(text, manifest["sha256"])["predicate"]
     assert said["buildDefinition"]["internalParameters"]["key"] == manifest["key"]
     assert said["runDetails"]["builder"]["version"]["mirage"] == "4.11.1"
+    for folder, _folders, names in os.walk(bench.work):
+        for path in (folder, *(f"{folder}/{name}" for name in names if name.endswith(".log"))):
+            assert os.stat(path).st_mode & 0o077 == 0 or path.endswith("/downloads"), "images and sources may hold keys"
     assert [name for name in os.listdir(bench.work) if os.path.isdir(f"{bench.work}/{name}")] in ([], ["downloads"])
 
 

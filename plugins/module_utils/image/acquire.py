@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from . import mirage, provenance, signature
 from .archive import name_of, unpacked
 from .checkout import COMMIT, checkout, is_url, local_folder
+from .sandbox import private
 from .steps import BuildError
 from .store import NAME, StoreError, describe, image_path, point, put, write_whole
 
@@ -137,6 +138,6 @@ def _lock(params: dict[str, Any]) -> str:
     text = params["lock_text"].encode()
     path = os.path.join(params["work"], "locks", hashlib.sha256(text).hexdigest())
     if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        private(os.path.dirname(path))
         write_whole(path, text, 0o600)
     return path
