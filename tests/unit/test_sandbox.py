@@ -69,14 +69,18 @@ READS = {
     "shadow": "cat /etc/shadow; ls /etc",
     "environment": "cat /proc/[0-9]*/environ /proc/$PPID/environ",
     "agent": 'python3 -c \'import socket; socket.socket(socket.AF_UNIX).connect("{agent}"); print("SECRET-AGENT")\'',
+    "proxy": "cat {tools}/settings.json; ls -la {tools}",
     "memory": "cat /proc/1/mem /proc/kcore /dev/mem /dev/vda /dev/sda | head -c 10",
 }
 
 
 @pytest.mark.parametrize("file", ["config.ml", "unikernel.ml"])
 def test_no_secret_can_be_read(project, secrets, file):
+    settings = pathlib.Path(project.tools.folder, "settings.json")
+    settings.write_text('{"proxy": "http://me:SECRET-PROXY@example.net"}')
+    project.tools = toolchain(project.tools.folder)
     shell = "".join(f"{text}\necho TRIED {name}\n" for name, text in READS.items())
-    project.attack(file, shell.format(home=secrets / "home", agent=secrets / "agent"))
+    project.attack(file, shell.format(home=secrets / "home", agent=secrets / "agent", tools=project.tools.folder))
     assert project.build().changed, "what reads nothing builds"
     log = project.log()
     assert log.count("TRIED ") == len(READS) and "SECRET" not in log
