@@ -184,7 +184,7 @@ LEFT = {
     "two": "cp dist/hello.xen dist/b.xen",
     "another lock file": 'sed -i "s/0.3/0.4/" mirage/*.locked',
     "a lock file that is a link": "ln -sf /etc/shadow mirage/hello-xen.opam.locked",
-    "deep folders": "i=0; while [ $i -lt 1500 ]; do mkdir d; cd d; i=$((i + 1)); done; exit 1",
+    "deep folders": "i=0; while [ $i -lt 1100 ]; do mkdir d; cd d; i=$((i + 1)); done; exit 1",
     "an image of another target": "head -c 5000 /dev/urandom >dist/hello.xen",
 }
 
