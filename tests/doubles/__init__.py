@@ -18,7 +18,7 @@ def make_toolchain(folder):
     (folder / "opam/double.json").write_text('{"switch": "mirage", "installed": []}')
     for tool in ("opam", "mirage", "dune"):
         (folder / "bin" / tool).symlink_to(HERE / "toolchain.py")
-    (folder / "service.xen").write_bytes(service(TEMPLATE))
+    (folder / "bin/service.xen").write_bytes(service(TEMPLATE))
     (folder / "versions.json").write_text(json.dumps(VERSIONS))
     return str(folder)
 

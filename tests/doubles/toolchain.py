@@ -13,7 +13,7 @@ a few lines of pattern matching:
 * ``(* double: slow *)`` compiles until it is killed, ``(* double: nothing *)`` builds nothing and ends well, as
   ``make build`` does without a cross compiler, ``(* double: random *)`` gives another image each time.
 
-A file ``double-breaks`` beside the opam root names the package that `opam install` fails to compile.
+A file ``double-breaks`` in the archive names the package that `opam install` fails to compile.
 """
 
 import hashlib
@@ -132,7 +132,7 @@ def opam(arguments):
             fail(40, f'[ERROR] Could not update repository "default": archive {archive} is unreachable')
         root.mkdir(parents=True, exist_ok=True)
         (root / "config").write_text('opam-version: "2.0"\n')
-        (root / "double.json").write_text(json.dumps({"switch": None, "installed": []}))
+        (root / "double.json").write_text(json.dumps({"switch": None, "installed": [], "archive": archive}))
         (root / "service.xen").write_bytes(pathlib.Path(archive, "service.xen").read_bytes())
         return
     if told is None:
@@ -145,7 +145,7 @@ def opam(arguments):
     elif words[:1] == ["install"] and "--download-only" in arguments:
         print("Done.")
     elif words[:1] == ["install"]:
-        broken = root.parent / "double-breaks"
+        broken = pathlib.Path(told["archive"], "double-breaks")
         if broken.exists() and broken.read_text().strip() in words:
             fail(31, f'[ERROR] The compilation of {broken.read_text().strip()} failed at "make".')
         told["installed"] += words[1:]
@@ -153,7 +153,7 @@ def opam(arguments):
             program = root / told["switch"] / "bin" / tool
             program.write_bytes(pathlib.Path(__file__).read_bytes())
             program.chmod(0o755)
-        (root / told["switch"] / "service.xen").write_bytes((root / "service.xen").read_bytes())
+        (root / told["switch"] / "bin/service.xen").write_bytes((root / "service.xen").read_bytes())
     elif words[:2] == ["list", "mirage"] or words[:1] == ["list"]:
         for package in told["installed"]:
             print(package.replace(".", " ", 1))
@@ -194,7 +194,7 @@ def dune(_arguments):
     if "(* double: random *)" in text:
         words += f" {os.urandom(4).hex()}"
     pathlib.Path("dist").mkdir(exist_ok=True)
-    image = (pathlib.Path(sys.argv[0]).parents[1] / "service.xen").read_bytes()
+    image = (pathlib.Path(sys.argv[0]).parent / "service.xen").read_bytes()
     assert TEMPLATE.encode() in image and len(words) <= len(TEMPLATE)
     pathlib.Path(f"dist/{name_of()}.xen").write_bytes(image.replace(TEMPLATE.encode(), words.ljust(len(TEMPLATE)).encode()))
     foreign_code("unikernel.ml", " at the end")

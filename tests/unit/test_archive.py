@@ -6,8 +6,8 @@ import tarfile
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.archive import name_of, pack, unpacked
-from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import digest_of_sources
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 
 
 @pytest.fixture

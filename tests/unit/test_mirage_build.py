@@ -80,6 +80,9 @@ def test_a_build_stores_an_image_and_where_it_came_from(bench):
     said = provenance.read(text, manifest["sha256"])["predicate"]
     assert said["buildDefinition"]["internalParameters"]["key"] == manifest["key"]
     assert said["runDetails"]["builder"]["version"]["mirage"] == "4.11.1"
+    for folder, _folders, names in os.walk(bench.work):
+        for path in (folder, *(f"{folder}/{name}" for name in names if name.endswith(".log"))):
+            assert os.stat(path).st_mode & 0o077 == 0 or path.endswith("/downloads"), "images and sources may hold keys"
     assert [name for name in os.listdir(bench.work) if os.path.isdir(f"{bench.work}/{name}")] in ([], ["downloads"])
 
 
@@ -533,8 +536,7 @@ def test_a_toolchain_is_made_once_and_builds(wanted, bench, request):
 def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
     """The compiler stays when a package behind it fails; it goes when another one is asked for."""
     compiler = pathlib.Path(wanted.folder, "opam/mirage/bin")
-    breaks = pathlib.Path(wanted.folder, "double-breaks")
-    compiler.parents[2].mkdir()
+    breaks = pathlib.Path(wanted.archive, "double-breaks")
     breaks.write_text("solo5.0.12.1")
     with pytest.raises(BuildError, match=r"The compilation of solo5\.0\.12\.1 failed"):
         make(wanted, False)
@@ -552,6 +554,10 @@ def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
     [
         ({"archive": "/nonexistent"}, "archive /nonexistent: cannot be reached: no such folder"),
         ({"archive": "https://127.0.0.1:9/"}, "cannot be reached: [Errno 111] Connection refused; give a proxy"),
+        ({"archive": "https://me:word@example.net/x"}, "archive: https://example.net/x: an address with a user or password"),
+        ({"mirrors": ("ftp://example.net",)}, "mirrors: 'ftp://example.net': expected an address that begins with"),
+        ({"mirrors": ("/nonexistent",)}, "mirrors: /nonexistent: there is no such folder"),
+        ({"overlays": {"x": "git+https://word@example.net"}}, "overlays: git+https://example.net: an address with a user"),
         ({"opam": "/nonexistent/opam"}, "there is no /nonexistent/opam: apt-get install opam"),
         ({"packages": {"mirage": "4.11.1; reboot"}}, "expected the name of a package and its version"),
         ({"packages": {}}, "mirage is missing"),

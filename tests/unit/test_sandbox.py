@@ -69,14 +69,18 @@ READS = {
     "shadow": "cat /etc/shadow; ls /etc",
     "environment": "cat /proc/[0-9]*/environ /proc/$PPID/environ",
     "agent": 'python3 -c \'import socket; socket.socket(socket.AF_UNIX).connect("{agent}"); print("SECRET-AGENT")\'',
+    "proxy": "cat {tools}/settings.json; ls -la {tools}",
     "memory": "cat /proc/1/mem /proc/kcore /dev/mem /dev/vda /dev/sda | head -c 10",
 }
 
 
 @pytest.mark.parametrize("file", ["config.ml", "unikernel.ml"])
 def test_no_secret_can_be_read(project, secrets, file):
+    settings = pathlib.Path(project.tools.folder, "settings.json")
+    settings.write_text('{"proxy": "http://me:SECRET-PROXY@example.net"}')
+    project.tools = toolchain(project.tools.folder)
     shell = "".join(f"{text}\necho TRIED {name}\n" for name, text in READS.items())
-    project.attack(file, shell.format(home=secrets / "home", agent=secrets / "agent"))
+    project.attack(file, shell.format(home=secrets / "home", agent=secrets / "agent", tools=project.tools.folder))
     assert project.build().changed, "what reads nothing builds"
     log = project.log()
     assert log.count("TRIED ") == len(READS) and "SECRET" not in log
@@ -180,7 +184,7 @@ LEFT = {
     "two": "cp dist/hello.xen dist/b.xen",
     "another lock file": 'sed -i "s/0.3/0.4/" mirage/*.locked',
     "a lock file that is a link": "ln -sf /etc/shadow mirage/hello-xen.opam.locked",
-    "deep folders": "i=0; while [ $i -lt 1500 ]; do mkdir d; cd d; i=$((i + 1)); done; exit 1",
+    "deep folders": "i=0; while [ $i -lt 1100 ]; do mkdir d; cd d; i=$((i + 1)); done; exit 1",
     "an image of another target": "head -c 5000 /dev/urandom >dist/hello.xen",
 }
 

@@ -17,11 +17,12 @@ from urllib.parse import unquote, urlsplit
 from . import mirage, provenance, signature
 from .archive import name_of, unpacked
 from .checkout import COMMIT, checkout, is_url, local_folder
+from .sandbox import private
 from .steps import BuildError
 from .store import NAME, StoreError, describe, image_path, point, put, write_whole
 
-# Gets a URL into a path; False where the server has no such file.
-Download = Callable[[str, str], bool]
+# Gets a URL into a path, where a file of this digest is wanted; False where the server has none.
+Download = Callable[[str, str, str], bool]
 
 
 def acquire(params: dict[str, Any], check: bool, download: Download) -> tuple[bool, dict[str, Any]]:
@@ -71,7 +72,7 @@ def _finished(params: dict[str, Any], check: bool, download: Download) -> tuple[
     elif params["url"]:
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
             path = os.path.join(folder, "image")
-            if not download(params["url"], path):
+            if not download(params["url"], path, digest):
                 raise StoreError(f"url {origin}: the server has no such file")
             changed, manifest = put(store, path, digest, {"name": params["name"], "source": origin}, check)
     else:
@@ -137,6 +138,6 @@ def _lock(params: dict[str, Any]) -> str:
     text = params["lock_text"].encode()
     path = os.path.join(params["work"], "locks", hashlib.sha256(text).hexdigest())
     if not os.path.exists(path):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        private(os.path.dirname(path))
         write_whole(path, text, 0o600)
     return path

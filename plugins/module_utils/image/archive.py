@@ -15,8 +15,9 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 
-from .mirage import BuildError
+from .sandbox import private
 from .sources import source_files
+from .steps import BuildError
 from .store import INCOMING, digest_of
 
 _NAMED = re.compile(r"(.+)-[0-9a-f]{64}\.tar")
@@ -27,7 +28,7 @@ def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: s
 
     (whether it has yet to be, or was written; its path)
     """
-    os.makedirs(target, mode=0o700, exist_ok=True)
+    private(target)
     handle, draft = tempfile.mkstemp(prefix=INCOMING, dir=target)
     os.close(handle)
     try:
@@ -73,7 +74,7 @@ def _write(folder: str, overlay: tuple[tuple[str, str], ...], path: str) -> None
 @contextlib.contextmanager
 def unpacked(path: str, work: str) -> Iterator[str]:
     """A folder below ``work`` with what ``path`` holds, for as long as it is needed. BuildError."""
-    os.makedirs(work, mode=0o700, exist_ok=True)
+    private(work)
     with tempfile.TemporaryDirectory(prefix="sources-", dir=os.path.realpath(work)) as folder:
         try:
             with tarfile.open(path, "r:") as archive:

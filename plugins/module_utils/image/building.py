@@ -62,7 +62,11 @@ class Building:
         self.lock_path = ""  # below the source's folder
         real = os.path.join(tools.folder, "opam")
         bins = (os.path.join(tools.folder, "bin"), os.path.join(real, SWITCH, "bin"))
-        self.visible = (tools.folder, *(target for folder in bins for target in sandbox.links_out(folder)))
+        # Not the whole folder: settings.json may have a proxy's password.
+        self.visible = (
+            *(path for path in (real, bins[0]) if os.path.isdir(path) and not os.path.islink(path)),
+            *(target for folder in bins for target in sandbox.links_out(folder)),
+        )
 
     def clean(self) -> None:
         sandbox.remove(*(self.base + part for part in ("", "-again", "-fetch", "-root", ".image", "-again.image")))
@@ -289,7 +293,8 @@ class Building:
         if writable:
             # opam-monorepo lays out whole repositories for a while.
             environment.update(OPAMROOT=root, TMPDIR=os.path.join(root, "tmp"))
-        more = tuple(path for path in helpers(self.tools.settings) if os.path.exists(path))
+        helping = (os.path.join(self.tools.folder, "gitconfig"), *helpers(self.tools.settings))
+        more = tuple(path for path in helping if os.path.exists(path))
         return replace(cell, environment=environment, visible=(*cell.visible, *more), writable=writable, network=True)
 
 

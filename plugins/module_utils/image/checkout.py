@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit
 
 from .git_tree import digest_of_folder, tree_of
 from .request import Source
+from .sandbox import private
 from .steps import BuildError
 from .store import write_whole
 
@@ -146,7 +147,7 @@ def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
         raise BuildError(f"version: {revision!r} is not a revision of git")
     address = address_of(url)
     root = os.path.join(work, "git", hashlib.sha256(address.url.encode()).hexdigest()[:16])
-    os.makedirs(root, mode=0o700, exist_ok=True)
+    private(root)
     with _locked(os.path.join(root, ".lock")):
         try:
             commit = revision if COMMIT.fullmatch(revision) else _resolve(address, revision)

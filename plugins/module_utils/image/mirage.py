@@ -148,7 +148,7 @@ def _built_or_found(store: str, work: str, request: Request, tools: Toolchain, c
     if check:
         return Result(True, False, {"sha256": None, "path": None, "key": key})
     sandbox.require(request.sandbox)
-    os.makedirs(work, mode=0o700, exist_ok=True)
+    sandbox.private(work)
     with _locked(os.path.join(work, key + ".lock"), request.timeout) as lock:
         found = _known(store, key, request)  # by another one, while this one waited
         if found and not request.verify_reproducible:

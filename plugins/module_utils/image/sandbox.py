@@ -296,6 +296,15 @@ def _size(folder: str) -> int | None:
 # -- folders ------------------------------------------------------------------------------------------
 
 
+def private(folder: str) -> None:
+    """Make a folder, and those above it that are missing, for its owner alone: images and sources may hold keys."""
+    before = os.umask(0o077)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    finally:
+        os.umask(before)
+
+
 def give(*paths: str) -> None:
     """Let the user of builds own what is below these paths. For what foreign code has not yet touched."""
     _own(this_machine().builder, paths)

@@ -24,7 +24,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from . import opam_root, sandbox
 from .building import helpers, local_path, proxies
@@ -80,13 +79,24 @@ def refusal(wanted: Wanted) -> str | None:
         ("mirrors", wanted.mirrors, _MIRROR), ("overlays", tuple(wanted.overlays.values()), _ADDRESS),
     ):  # fmt: skip
         for address in addresses:
+            if _has_user(address):
+                return f"{option}: {_shown(address)}: {_NO_USER}"
             if not pattern.fullmatch(address):
                 return f"{option}: {_shown(address)!r}: expected an address that begins with https://, or a folder"
             if local_path(address) and not os.path.isdir(local_path(address)):
                 return f"{option}: {address}: there is no such folder"
+    if _has_user(wanted.archive):
+        return f"archive: {_shown(wanted.archive)}: {_NO_USER}"
     if wanted.archive and not _ADDRESS.fullmatch(wanted.archive):
         return f"archive: {_shown(wanted.archive)!r}: expected an address that begins with https:// or git+https://, or a folder"
     return None
+
+
+_NO_USER = "an address with a user or password would stand in statements and be seen by builds; give a local copy of it"
+
+
+def _has_user(address: str) -> bool:
+    return re.match(r"[a-z+]*://[^/]*@", address) is not None
 
 
 def _shown(address: str) -> str:
@@ -166,8 +176,6 @@ def _reach(wanted: Wanted) -> None:
         return  # opam init says it
     why = ""
     if re.match(r"https?://", address):
-        if urlsplit(address).username:
-            return  # the password is for opam, which says it
         handlers = [urllib.request.ProxyHandler({"http": wanted.proxy, "https": wanted.proxy})] if wanted.proxy else []
         try:
             urllib.request.build_opener(*handlers).open(
@@ -287,7 +295,7 @@ def _cell(wanted: Wanted, network: bool) -> Cell:
         **(proxies(wanted.settings()) if network else {}),
     }  # fmt: skip
     opam = os.path.abspath(shutil.which(wanted.opam) or wanted.opam)
-    visible = [wanted.folder, *(path for path in helpers(wanted.settings()) if os.path.exists(path))]
+    visible = [os.path.join(wanted.folder, "gitconfig"), *(path for path in helpers(wanted.settings()) if os.path.exists(path))]
     if not os.path.realpath(opam).startswith("/usr/"):
         visible.append(opam)
     return Cell(root, environment, tuple(visible), network=network, limits=_LIMITS, enabled=wanted.sandbox)
