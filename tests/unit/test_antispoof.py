@@ -55,6 +55,11 @@ def test_nft_takes_a_vif_that_comes_again_as_another():
     assert nft(TABLES + added(VIFS[3]) + added(vif("vif3.0", MAC, UNFILTERED)) + added(vif("vif3.0", MAC, ""))) == ""
 
 
+def test_the_hook_takes_away_what_was_given():
+    hook = (pathlib.Path(__file__).parents[2] / "roles/xen_host/files/antispoof.hook").read_text()
+    assert removed("$dev") in hook
+
+
 def test_a_host_with_200_vifs():
     text = "".join(added(vif(f"vif{number}.0", MAC, f"10.0.0.{number} fd00::{number:x}")) for number in range(1, 201))
     assert nft(TABLES + text) == ""

@@ -145,7 +145,7 @@ class Filter:
         scripts.mkdir(parents=True)
         role = ROOT / "roles/xen_host/files"
         program = scripts / "unikernels-antispoof"
-        program.write_text("#!/usr/bin/python3 -IB\n" + (role / "antispoof_program.py").read_text())
+        program.write_text("#!/usr/bin/python3 -ISB\n" + (role / "antispoof_program.py").read_text())
         program.chmod(0o755)
         for name in ("antispoof", "netfilter"):
             shutil.copy(ROOT / f"plugins/module_utils/network/{name}.py", scripts / f"unikernels_{name}.py")
@@ -184,6 +184,7 @@ class Filter:
         text = f"""
         set -e
         XEN_SCRIPT_DIR={self.folder}/scripts
+        xenstore_read_default() {{ xenstore-read "$1" 2>/dev/null || echo "$2"; }}
         fatal() {{ echo "fatal: $*"; exit 1; }}
         trap 'fatal error detected' ERR
         command={command} dev={device or f"vif{number}.0"} XENBUS_PATH=/local/domain/0/backend/vif/{number}/0

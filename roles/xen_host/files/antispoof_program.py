@@ -2,22 +2,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The filter of the vifs of this host.
 
-unikernels-antispoof online DEVICE BACKEND SCRIPT   a vif has come (from its hook)
-unikernels-antispoof offline DEVICE                 a vif has gone
-unikernels-antispoof load                           the tables, with all vifs that are there, in one transaction
-unikernels-antispoof keep [BRIDGE...]               load, unless all is as it should be; prints what was wrong
-unikernels-antispoof check [BRIDGE...]              only print that
+unikernels-antispoof rules DEVICE MAC IP SCRIPT   print what gives a vif its filter (for its hook)
+unikernels-antispoof load                         the tables, with all vifs that are there, in one transaction
+unikernels-antispoof keep [BRIDGE...]             load, unless all is as it should be; prints what was wrong
+unikernels-antispoof check [BRIDGE...]            only print that
 Both print too which of the bridges, and of those with vifs, another's packet filter cuts off.
 """
 
-import json
 import os
-import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import unikernels_antispoof as antispoof
-import unikernels_netfilter as netfilter
+
+if sys.argv[1:2] != ["rules"]:  # for which a domain's start waits
+    import json
+    import subprocess
+
+    import unikernels_netfilter as netfilter
 
 TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
 # The vifs without addresses that were there before the filter came, and stay unfiltered until their domains end. The list goes
@@ -25,11 +27,13 @@ TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
 BEFORE = os.environ.get("ANTISPOOF_BEFORE", "/run/unikernels-antispoof.before")
 BACKENDS = "/local/domain/0/backend/vif"
 XEN = os.environ.get("ANTISPOOF_XEN", "/proc/xen/capabilities")
+# One after the other: nft finds the last of two tables only.
+LISTED = "nft -j list table bridge unikernels && nft -j list table inet unikernels"
 SECONDS = 20
 
 
 class Failure(Exception):
-    """One line for the hook, the unit's journal, or a run."""
+    """One line for the unit's journal, or a run."""
 
 
 def run(*words, text=""):
@@ -44,24 +48,11 @@ def run(*words, text=""):
 
 
 def read(path):
-    """A key in xenstore, "" when it is not there: a vif with no addresses sends nothing."""
+    """A key in xenstore, "" when it is not there."""
     try:
         return run("xenstore-read", path).removesuffix("\n")
     except Failure:
         return ""
-
-
-def online(device, backend, script):
-    routed = os.path.basename(script) != "vif-bridge"
-    one = antispoof.vif(device, read(f"{backend}/mac"), read(f"{backend}/ip"), routed)
-    run("nft", "-f", "-", text=antispoof.added(one))
-
-
-def offline(device):
-    try:
-        run("nft", "-f", "-", text=antispoof.removed(device))
-    except Failure:
-        pass  # it had none: its hook failed, or the tables were flushed
 
 
 def vifs():
@@ -141,11 +132,10 @@ def as_kernel_has_it(listing):
 def wrong(text):
     """One line for each thing that is not as the text would make it, in a network of its own."""
     try:
-        now = [run("nft", "-j", "list", "table", family, "unikernels") for family in ("bridge", "inet")]
+        now = run("sh", "-c", LISTED).strip().splitlines()
     except Failure:
         return ["the tables were not loaded"]
-    script = "nft -f - && nft -j list table bridge unikernels && nft -j list table inet unikernels"
-    wanted = run("unshare", "--net", "sh", "-c", script, text=text).strip().splitlines()
+    wanted = run("unshare", "--net", "sh", "-c", f"nft -f - && {LISTED}", text=text).strip().splitlines()
     for family, is_now, should in zip(("bridge", "inet"), now, wanted):
         if as_kernel_has_it(is_now) != as_kernel_has_it(should):
             return [f"table {family} unikernels was not as it should be"]
@@ -180,10 +170,9 @@ def contents(path):
 
 def main(words):
     command, arguments = (words[0], words[1:]) if words else ("", [])
-    if command == "online" and len(arguments) == 3:
-        online(*arguments)
-    elif command == "offline" and len(arguments) == 1:
-        offline(*arguments)
+    if command == "rules" and len(arguments) == 4:
+        device, mac, ip, script = arguments
+        print(antispoof.added(antispoof.vif(device, mac, ip, os.path.basename(script) != "vif-bridge")), end="")
     elif command in ("load", "keep", "check") and (command != "load" or not arguments):
         found, notes = vifs()
         text = whole_text(found)
@@ -203,5 +192,5 @@ def main(words):
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except (Failure, antispoof.ClaimError, OSError, ValueError, subprocess.SubprocessError) as failure:
+    except (Failure, OSError, ValueError) as failure:  # ClaimError is a ValueError
         sys.exit(f"unikernels-antispoof: {failure}")
