@@ -6,6 +6,7 @@ Prints a table in Markdown. Fails on nothing but an error: machines are shared, 
 """
 
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -25,7 +26,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.plan.lifecycle impo
 
 from tests import preloaded
 from tests.guests import guest, service
-from tests.integration.conftest import PORTS, Dom0, playbook
+from tests.integration.conftest import PORTS, QUICK_INVENTORY, Dom0, playbook
 
 COUNTS = (1, 10, 50)
 KERNEL = "/root/bench.xen"
@@ -183,6 +184,7 @@ def main():
     dom0 = Dom0()
     # Else what is measured is, on both sides, how an emulated machine starts Python.
     preloaded.install(dom0.command)
+    os.environ["ANSIBLE_INVENTORY"] = QUICK_INVENTORY
     dom0.ship_engine()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
