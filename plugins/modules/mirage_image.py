@@ -208,7 +208,7 @@ def finished(module: AnsibleModule) -> tuple[bool, dict[str, Any]]:
     elif params["url"]:
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
             path = os.path.join(folder, "image")
-            if not download(module, params["url"], path):
+            if not download(params["url"], path, sha256=digest):
                 raise StoreError(f"url {params['url']}: the server has no such file")
             changed, manifest = put(store, path, digest, {"name": params["name"], "source": params["url"]}, module.check_mode)
     else:
