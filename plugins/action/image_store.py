@@ -28,6 +28,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
     SUFFIX,
     StoreError,
     digest_of,
+    image_path,
     locked,
     read_text,
 )
@@ -51,9 +52,9 @@ def _files(store: str, digests: list[str]) -> dict[str, dict[str, Any]]:
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    TRANSFERS_FILES = True
+    # Nothing is done on the host until something is to be done there: no folder is made in advance.
+    TRANSFERS_FILES = False
     _supports_check_mode = True
-    _requires_connection = True
 
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -72,7 +73,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if args.get("state") == "signed":
                 given = given_policy({"signature": args.get("signature"), **texts})
                 return {**result, "changed": self._sign(images, given)}
-            module_args = {key: value for key, value in args.items() if key not in (*_OURS, "wanted", "names")}
+            module_args = {
+                key: value for key, value in args.items() if key not in (*_OURS, "wanted", "names") and value is not None
+            }
             module_args.update({option: text for option, text in texts.items() if text is not None})
             module_args["wanted"] = {name: digest for name, digest in images.items() if digest}
             result.update(self._ship(images, module_args))
@@ -98,24 +101,23 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _sign(self, images: dict[str, str], given: Policy) -> bool:
         """Sign and check the controller's images, and say what will be refused of those that have yet to be built."""
-        self._refuse_unbuilt([name for name, digest in images.items() if not digest], given)
-        built = {name: digest for name, digest in images.items() if digest}
-        if not built:
-            return False
+        self._try_key(given)
+        unbuilt = self._unbuilt(images)
+        self._refuse_unbuilt(unbuilt if images else [""], given)
+        built = {name: digest for name, digest in images.items() if name not in unbuilt}
         changed = False
-        if self.key:
+        if self.key and built:
             with locked(self.store):
                 for digest in sorted(set(built.values())):
                     names = tuple(sorted(name for name in built if built[name] == digest))
                     changed = attach(self.store, digest, b"", self.key, self.check, names) or changed
-        if not given.required:
+        if not given.required or not built:
             return changed
-        problem = unsigned_problem(given, list(built), self.key or "none is needed for what is signed already")
+        problem = unsigned_problem(given, list(built), "no key is needed for what is signed already")
         if problem:
             raise PolicyError(problem)
-        if changed and self.check:  # what the key would sign
-            self._try_key(given)
-            return changed
+        if changed and self.check:
+            return changed  # the key, which was tried, would sign them
         for name, digest in built.items():
             _signer, problem = signature_of(self.store, digest, given, [name])
             if problem:
@@ -123,20 +125,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 raise SignatureError(problem.replace("the policy", "unikernel_images_allowed_signers") + more)
         return changed
 
+    def _unbuilt(self, images: dict[str, str]) -> list[str]:
+        """Names of images that the controller has yet to get: in check mode their digest may be known all the same."""
+        return [
+            name
+            for name, digest in images.items()
+            if not digest or (self.check and self.store and not os.path.exists(image_path(self.store, digest)))
+        ]
+
     def _refuse_unbuilt(self, names: list[str], policy: Policy) -> None:
-        problem = unsigned_problem(policy, names, self.key)
+        """``names`` of images that have yet to be built; [""] for none in particular, before anything is built."""
+        key = self.key or ("" if names != [""] else "may come later")
+        problem = unsigned_problem(policy, names, key)
         if problem:
             raise PolicyError(problem)
-        if names and self.key:
-            self._try_key(policy)
 
-    def _try_key(self, policy: Policy) -> None:
-        if not policy.required:
+    def _try_key(self, policy: Policy, whose: str = "unikernel_images_allowed_signers") -> None:
+        """Refuse a key whose images would be refused, before anything is built or signed."""
+        if not policy.required or not self.key or not policy.allowed_signers:
             return
         with signature_files(policy) as (allowed, revoked):
             problem = key_problem(self.key, allowed, revoked)
         if problem:
-            raise SignatureError(problem.replace(allowed, "unikernel_images_allowed_signers"))
+            raise SignatureError(problem.replace(allowed, whose))
 
     def _ship(self, images: dict[str, str], module_args: dict[str, Any]) -> dict[str, Any]:
         files = _files(self.store, sorted({digest for digest in images.values() if digest}))
@@ -146,11 +157,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         missing = [file for file in first.get("missing", []) if file in files]
         if self.check:
             if first.get("policy"):
-                self._predict(images, missing, _policy_of(first["policy"]))
+                self._predict(images, missing, first)
             return {**first, "changed": first["changed"] or bool(first["missing"]) or "" in images.values()}
         lost = [file for file in first.get("missing", []) if file.endswith(SUFFIX) and file not in files]
         if lost and (self.store or module_args.get("mirrors") or module_args.get("arrived")):
-            reasons = first.get("notes") or [f"image {lost[0]}: is neither on the host nor in {self.store}"]
+            reasons = first.get("notes") or [f"image {lost[0].partition('.')[0]}: is neither on the host nor in {self.store}"]
             raise StoreError("; ".join(reasons))
         return self._deliver(module_args, files, missing, first) if missing else first
 
@@ -189,14 +200,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         answer.pop("invocation", None)  # every text once more
         return answer
 
-    def _predict(self, images: dict[str, str], missing: list[str], policy: Policy) -> None:
+    def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any]) -> None:
         """Refuse in check mode what the run would refuse, under the host's own policy."""
-        self._refuse_unbuilt([name for name, digest in images.items() if not digest] if self.key else [], policy)
+        policy = _policy_of(first["policy"])
+        there = {file.partition(".")[0] for file in first["missing"]}
+        self._refuse_unbuilt([name for name in self._unbuilt(images) if not images[name] or images[name] in there], policy)
         incomplete = {file.partition(".")[0] for file in missing}
         for name, digest in images.items():
             if digest in incomplete:
                 _signer, problem = signature_of(self.store, digest, policy, [name])
-                if problem:
+                if problem and self.key:
+                    self._try_key(policy, "the host's policy")  # it would have signed it
+                elif problem:
                     raise SignatureError(problem.replace("the policy", "the host's policy"))
 
 

@@ -103,20 +103,29 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Ship an image to a host, and keep two for a way back
-  unikernels.xen.image_store:
-    controller: "{{ cache }}/images"
-    wanted: "{{ {'hello': hello.sha256} }}"
-    allowed_signers: allowed_signers
-    keep: 2
+- name: Store an image on the controller
+  unikernels.xen.mirage_image:
+    store: "{{ store }}"
+    file: "{{ image_file }}"
+    name: hello
+  register: hello
 
-- name: Sign an image on the controller
+- name: Sign it
   unikernels.xen.image_store:
     state: signed
-    controller: "{{ cache }}/images"
-    wanted: "{{ {'hello': hello.sha256} }}"
-    signing_key: ~/.config/unikernels/images
-    allowed_signers: allowed_signers
+    controller: "{{ store }}"
+    wanted: "{{ {'hello': hello} }}"
+    signing_key: "{{ signing_key }}"
+    allowed_signers: "{{ allowed_signers }}"
+
+- name: Ship it to the host, and keep two images of each name for a way back
+  unikernels.xen.image_store:
+    store: "{{ host_store }}"
+    controller: "{{ store }}"
+    wanted: "{{ {'hello': hello} }}"
+    allowed_signers: "{{ allowed_signers }}"
+    trust: "{{ host_policy }}"
+    keep: 2
 """
 
 RETURN = r"""

@@ -335,7 +335,7 @@ def test_a_statement_says_what_was_put_in():
 LOCK = """opam-version: "2.0"
 depends: [
   "arp" {= "4.0.0" & ?vendor}
-  "conf-gmp" {= "4"}
+  "conf-gmp" {= "4+dune"}
   "bad\x1b" {= "1"}
 ]
 pin-depends: [
@@ -345,5 +345,12 @@ pin-depends: [
 
 
 def test_packages_of_a_lock_file():
-    assert provenance.packages(LOCK) == [{"name": "arp", "version": "4.0.0"}, {"name": "conf-gmp", "version": "4"}]
-    assert provenance.packages("") == []
+    materials = provenance.package_materials(LOCK)
+    assert materials == [{"name": "arp", "uri": "pkg:opam/arp@4.0.0"}, {"name": "conf-gmp", "uri": "pkg:opam/conf-gmp@4%2Bdune"}]
+    assert provenance.package_materials(LOCK.encode()) == materials and provenance.package_materials("") == []
+    others = [{"uri": "git+https://x"}, {"name": "lock file"}, 1, {"uri": 1}]
+    text = provenance.statement("a", DIGEST, built=True, parameters={}, materials=others + materials[::-1], builder={}, key="")
+    found = provenance.read(text, DIGEST)
+    assert provenance.packages(found) == [{"name": "arp", "version": "4.0.0"}, {"name": "conf-gmp", "version": "4+dune"}]
+    found["predicate"]["buildDefinition"]["resolvedDependencies"] = 1
+    assert provenance.packages(found) == []

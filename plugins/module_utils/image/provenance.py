@@ -14,6 +14,7 @@ import json
 import re
 from datetime import datetime, timezone
 from typing import Any
+from urllib.parse import quote, unquote
 
 from .elf import printable
 
@@ -21,6 +22,10 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "https://unikernels.xen/build/mirage/v1"
 GIVEN_TYPE = "https://unikernels.xen/build/given/v1"
+
+
+_PURL = "pkg:opam/"
+_PACKAGE = re.compile(r'^\s*"([A-Za-z0-9_+-]+)"\s*\{\s*=\s*"([^"\n]+)"', re.MULTILINE)
 
 
 class ProvenanceError(ValueError):
@@ -105,10 +110,23 @@ def renamed(text: bytes, digest: str, names: list[str]) -> bytes:
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
 
 
-def packages(lock: str) -> list[dict[str, str]]:
-    """Name and version of each package that a lock file (opam-monorepo's) builds in, by name.
+def package_materials(lock: str | bytes) -> list[dict[str, Any]]:
+    """The packages that a lock file (opam-monorepo's) builds in, as SLSA's resolvedDependencies, by name.
 
-    Lines of its ``depends``: ``"NAME" {= "VERSION"}``, where tools for the build alone have ``?vendor`` missing.
+    They are the lines of its ``depends``: ``"NAME" {= "VERSION" & ?vendor}``. The address is a package URL.
     """
-    versions = dict(re.findall(r'^\s*"([A-Za-z0-9_+-]+)"\s*\{\s*=\s*"([^"\n]+)"', lock, re.MULTILINE))
-    return [{"name": printable(name), "version": printable(version)} for name, version in sorted(versions.items())]
+    text = lock.decode("utf-8", "replace") if isinstance(lock, bytes) else lock
+    versions = dict(_PACKAGE.findall(text))
+    return [{"name": name, "uri": f"{_PURL}{name}@{quote(version, safe='')}"} for name, version in sorted(versions.items())]
+
+
+def packages(statement: dict[str, Any]) -> list[dict[str, str]]:
+    """Name and version of each package that a statement, as `read` gave it, says was built in."""
+    materials = statement["predicate"]["buildDefinition"].get("resolvedDependencies")
+    rows = []
+    for material in materials if isinstance(materials, list) else []:
+        uri = material.get("uri") if isinstance(material, dict) else None
+        if isinstance(uri, str) and uri.startswith(_PURL):
+            name, _at, version = uri[len(_PURL) :].partition("@")
+            rows.append({"name": printable(unquote(name)), "version": printable(unquote(version))})
+    return sorted(rows, key=lambda row: (row["name"], row["version"]))

@@ -232,11 +232,13 @@ def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", nam
     return signer
 
 
-def _good_signer(where: str, text: bytes, signature: str, allowed_signers: str, revoked: str) -> str:
+def _good_signer(
+    where: str, text: bytes, signature: str, allowed_signers: str, revoked: str, what: str = "is signed by a key"
+) -> str:
     code, out, _words = _ssh_keygen("-Y", "find-principals", "-s", signature, "-f", allowed_signers)
     principals = out.decode("utf-8", "replace").splitlines()
     if code or not principals:
-        raise SignatureError(f"{where}: is signed by a key that {allowed_signers} does not allow (unknown, or no longer valid)")
+        raise SignatureError(f"{where}: {what} that {allowed_signers} does not allow (unknown, or no longer valid)")
     if revoked:
         with open(signature, "rb") as file:
             blob = signing_key_of(file.read(1 << 16))
@@ -262,7 +264,7 @@ def key_problem(key: str, allowed_signers: str, revoked: str = "") -> str:
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
             path = os.path.join(folder, "signature")
             write_whole(path, sign(text, key), 0o600)
-            _good_signer(f"signing_key: {key}", text, path, allowed_signers, revoked)
+            _good_signer(f"signing_key: {key}", text, path, allowed_signers, revoked, "is a key")
     except SignatureError as error:
         return str(error)
     return ""
