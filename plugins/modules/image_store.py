@@ -88,6 +88,10 @@ options:
     description: Folder of the host's policy. Empty for a store that has none.
     type: path
     default: /etc/xen/unikernels
+  judge:
+    description: Return in RV(stops) which defined domains could not start under the policy that results.
+    type: bool
+    default: false
   keep:
     description: >-
       Remove images that no domain uses, and that none of the last 1 + this many images of a name is. Without it nothing is
@@ -148,6 +152,11 @@ removed:
   returned: success
   type: list
   elements: str
+stops:
+  description: With O(judge=true), one line for each defined domain that could not start under the host's policy.
+  returned: success
+  type: list
+  elements: str
 notes:
   description: One line for each wish that the host's policy did not grant, and for each mirror that did not give a file.
   returned: success
@@ -186,6 +195,7 @@ def main() -> None:
             "signing_key": {"type": "str", "no_log": False},
             "policy_reset": {"type": "bool", "default": False},
             "trust": {"type": "path", "default": "/etc/xen/unikernels"},
+            "judge": {"type": "bool", "default": False},
             "keep": {"type": "int"},
             "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
             # Between the action plugin and its module: files, texts, arrived, final.

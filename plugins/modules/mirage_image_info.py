@@ -36,6 +36,11 @@ options:
       taken along to a machine without network. What they are about is returned for each image. Implies O(packages=true).
     type: str
     version_added: 0.2.0
+  definitions:
+    description: Folder of the domains' definitions, for RV(vulnerable).
+    type: path
+    default: /etc/xen/unikernels
+    version_added: 0.2.0
   verify:
     description: Read every image and compare it with its digest, and look for what does not belong there.
     type: bool
@@ -76,6 +81,11 @@ problems:
   returned: always
   type: list
   elements: str
+vulnerable:
+  description: One line for each package with an advisory that an image of a defined domain has.
+  returned: with O(advisories)
+  type: list
+  elements: str
 missing:
   description: Digests of O(wanted) that are not in the store.
   returned: always
@@ -96,13 +106,16 @@ def main() -> None:
             "wanted": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "bool", "default": False},
             "advisories": {"type": "str"},
+            "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
             "verify": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
     try:
-        result = overview(params["store"], params["wanted"], params["verify"], params["packages"], params["advisories"])
+        result = overview(
+            params["store"], params["wanted"], params["verify"], params["packages"], params["advisories"], params["definitions"]
+        )
     except AdvisoriesError as error:
         module.fail_json(msg=f"advisories: {error}")
     except (StoreError, OSError) as error:

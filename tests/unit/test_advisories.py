@@ -93,7 +93,7 @@ def test_an_overview_of_a_store(tmp_path):
     point(str(store), "a", digest, False)
     plain = overview(str(store), [digest, "0" * 64], False, False, None)
     assert (plain["missing"], plain["names"], plain["problems"]) == (["0" * 64], {"a": [digest]}, [])
-    assert "packages" not in plain["images"][0]
+    assert "packages" not in plain["images"][0] and "vulnerable" not in plain
     assert overview(str(store), [], False, True, None)["images"][0]["packages"] == [], "without a statement"
     lock = 'depends: [\n "tls" {= "1.0" & ?vendor}\n]\n'
     text = provenance.statement(
@@ -104,6 +104,14 @@ def test_an_overview_of_a_store(tmp_path):
     (image,) = overview(str(store), [], False, False, known)["images"]
     assert image["packages"] == [{"name": "tls", "version": "1.0"}]
     assert image["vulnerable"] == [{"name": "tls", "version": "1.0", "advisory": "OSEC-1"}]
+    # In words, for the domains that have it.
+    (tmp_path / "etc").mkdir()
+    assert overview(str(store), [], False, False, known, str(tmp_path / "etc"))["vulnerable"] == []
+    for name in ("www", "dns"):
+        (tmp_path / f"etc/{name}.cfg").write_text(f'kernel = "{store}/{digest}.xen"')
+    assert overview(str(store), [], False, False, known, str(tmp_path / "etc"))["vulnerable"] == [
+        f"dns, www: image a ({digest[:12]}) has tls 1.0: OSEC-1"
+    ]
     # Nothing in a store stops the overview of it.
     (store / f"{digest}.provenance.json").write_bytes(b"[]")
     (store / f"{digest}.json").write_bytes(b"[]")

@@ -48,7 +48,7 @@ DIGEST = hashlib.sha256(IMAGE).hexdigest()
 DEFAULTS = {
     "arrived": None, "mirrors": [], "mirror_timeout": 20, "ca_file": None, "signature": "optional", "allowed_signers": None,
     "revoked_keys": None, "kernels": None, "policy_reset": False, "trust": "", "keep": None, "definitions": "/nosuch",
-    "names": None,
+    "names": None, "judge": False,
 }  # fmt: skip
 
 
@@ -254,6 +254,20 @@ def test_a_damaged_policy_refuses_until_it_is_reset(tmp_path, controller):
     assert signed(host, controller, policy_reset=True)["signers"] == {"hello": "alice@x"}
 
 
+def test_what_would_stop_is_shown(tmp_path, controller):
+    host = tmp_path / "host"
+    signed(host, controller)
+    etc = tmp_path / "etc"
+    (etc / "www.cfg").write_text(f'kernel = "{host}/{DIGEST}.xen"\n')
+    (etc / "out.cfg").write_text(f'kernel = "{tmp_path}/hello.xen" # by hand\n')
+    judge = {"wanted": {}, "trust": str(etc), "definitions": str(etc), "judge": True, "signature": None}
+    (line,) = call(host, True, **judge)["stops"]
+    assert line.startswith("domain out: kernel ") and "is not in the image store" in line
+    revoked = call(host, True, revoked_keys=(controller.keys / "alice.pub").read_text(), **judge)["stops"]
+    assert [line.split(":")[0] for line in revoked] == ["domain out", "domain www"] and "is revoked" in revoked[1]
+    assert call(host, True, policy_reset=True, **{**judge, "signature": "optional"})["stops"] == []
+
+
 # -- mirrors ------------------------------------------------------------------------------------------
 
 
@@ -268,7 +282,7 @@ def mirror(tmp_path):
             asked.append(self.path.strip("/"))
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Files, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     yield folder, f"http://127.0.0.1:{server.server_address[1]}", asked
     server.shutdown()
     server.server_close()

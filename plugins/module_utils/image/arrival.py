@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 from .download import MAX_IMAGE, download
-from .policy import Policy, PolicyError, held_by, keep, merge, signature_of
+from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, signature_of
 from .shipping import Request, lacking
 from .signature import SignatureError, homes, key_blob, logins
 from .store import (
@@ -63,6 +63,7 @@ def receive(request: Request) -> dict[str, Any]:
         "signers": signers,
         "removed": removed,
         "notes": lines + arrivals.reasons,
+        "stops": stopped(request, policy) if request.judge else [],
         "policy": _shown(policy) if request.trust else None,
     }
 
@@ -194,10 +195,21 @@ def _signers(request: Request, policy: Policy, names: dict[str, str]) -> dict[st
     return signers
 
 
+def stopped(request: Request, policy: Policy) -> list[str]:
+    """One line for each defined domain that could not start under ``policy``."""
+    known: dict[str, str | None] = {}
+    answers = [check_definition(path, policy, known) for path in definitions_in(request.definitions)]
+    return [answer for answer in answers if answer]
+
+
+def definitions_in(folder: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "*.cfg")))
+
+
 def used_by_domains(definitions: str) -> set[str]:
     """Digests that a definition, or a domain that runs, names as its kernel."""
     used: set[str] = set()
-    for path in [*glob.glob(os.path.join(glob.escape(definitions), "*.cfg")), *glob.glob(LIBXL)]:
+    for path in [*definitions_in(definitions), *glob.glob(LIBXL)]:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 used.update(re.findall(rf"({DIGEST.pattern})\{SUFFIX}", file.read()))

@@ -30,6 +30,10 @@ REQUIRED, OPTIONAL = "required", "optional"
 RESET = "unikernel_images_policy_reset: true"
 
 
+_KERNEL = re.compile(r"""^\s*kernel\s*=\s*(["'])(.*?)\1\s*(?:#.*)?$""", re.MULTILINE)
+_ANY = "%DOMAIN%"
+
+
 class PolicyError(Exception):
     """One line: what is wrong with a policy, or with what a run wants of it."""
 
@@ -277,3 +281,19 @@ def check_bootable(path: str, name: str, policy: Policy | None, digest: str | No
             signed = str(error)
     effective = policy or Policy(OPTIONAL)
     return decide(effective, where=where, digest=actual, in_store=in_store, declared=digest, signed=signed)
+
+
+def check_definition(path: str, policy: Policy | None, known: dict[str, str | None]) -> str | None:
+    """`check_bootable` for the domain that a definition is of. ``known``: answers by kernel, for what many domains have."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        kernels = [kernel for _quote, kernel in _KERNEL.findall(file.read())]
+    for kernel in kernels:  # xl takes the last of several; each of them must do
+        if kernel not in known:
+            known[kernel] = check_bootable(kernel, _ANY, policy)
+        problem = known[kernel]
+        if problem:
+            return problem.replace(_ANY, name, 1)
+    if not kernels and policy is not None and policy.required:
+        return f"domain {name}: names no kernel, and this host requires signatures"
+    return None

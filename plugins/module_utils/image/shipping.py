@@ -41,6 +41,7 @@ class Request:
     trust: str = ""
     keep: int | None = None
     definitions: str = ""
+    judge: bool = False
     final: bool = True  # nobody ships what is lacking after this call
     check: bool = False
 
@@ -98,7 +99,7 @@ def request_of(params: dict[str, Any], check: bool) -> Request:
     return Request(
         params["store"], wanted, files, texts, shipping.get("arrived") or params["arrived"] or "", tuple(params["mirrors"]),
         params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"], params["trust"] or "",
-        params["keep"], params["definitions"], not shipping or bool(shipping.get("final")), check,
+        params["keep"], params["definitions"], params["judge"], not shipping or bool(shipping.get("final")), check,
     )  # fmt: skip
 
 
