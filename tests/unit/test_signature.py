@@ -1,5 +1,6 @@
 """Who signed an image, as what; and what may be signed, with which key."""
 
+import base64
 import json
 import os
 import shutil
@@ -186,6 +187,9 @@ def test_what_is_missing_or_altered_is_said(store, keys):
     with open(path + ".sig", "wb") as file:
         file.write(b"rubbish")
     assert "does not allow" in refusal(store, keys, "web")
+    with open(path + ".sig", "wb") as file:
+        file.write(b"x" * (5 << 20))
+    assert "does not allow" in refusal(store, keys, "web") or "its signature has more than" in refusal(store, keys, "web")
     os.unlink(path + ".sig")
     assert refusal(store, keys, "web") == f"image web ({DIGEST[:12]}): is not signed (no {path}.sig)"
     os.unlink(path)
@@ -251,6 +255,29 @@ def test_the_public_half(keys):
     assert public_half(str(keys / "alice")) == public_half(str(keys / "alice.pub")) == blob
     (keys / "alice.pub").unlink()
     assert public_half(str(keys / "alice")) == blob and public_half("/nosuch") == b""
+    # Behind a passphrase, and in the files of another time.
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(keys / "alice")], check=True)
+    assert public_half(str(keys / "alice")) == blob
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", str(keys / "pem")], check=True)
+    old = key_blob((keys / "pem.pub").read_text())
+    (keys / "pem.pub").unlink()
+    assert public_half(str(keys / "pem")) == old
+    subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "secret", "-f", str(keys / "locked")], check=True)
+    assert public_half(str(keys / "locked")) == key_blob((keys / "locked.pub").read_text())
+    (keys / "rubbish").write_text("x" * 100)
+    assert public_half(str(keys / "rubbish")) == b""
+
+
+def test_a_key_that_cannot_be_read_does_not_sign_again_and_again(store, keys, monkeypatch):
+    signed(store, keys, "web")
+    monkeypatch.setattr(signature, "public_half", lambda _key: b"")
+    assert not signed(store, keys, "web")
+
+
+def test_the_key_in_a_signature(keys):
+    assert signature.signing_key_of(sign(b"x", str(keys / "alice"))) == key_blob((keys / "alice.pub").read_text())
+    for rubbish in (b"", b"!!!", b"AAAA", b"\xff", base64.b64encode(b"x" * 100)):
+        assert signature.signing_key_of(rubbish) == b""
 
 
 @pytest.mark.parametrize("line", ["", "a", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-rsa !!!!", "a@x b c d", "ssh-ed25519 AAAAC3N"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import glob
 import os
 import re
@@ -27,6 +28,7 @@ NAMESPACE = "image@unikernels.xen"
 STATEMENT, SIGNATURE = ".provenance.json", ".provenance.json.sig"
 NEW_KEY = "ssh-keygen -t ed25519 -f ~/.config/unikernels/images"
 _SECONDS = 60
+_PRIVATE = b"openssh-key-v1\0"
 # The names that ssh tries by itself when it logs in (ssh_config(5), IdentityFile).
 _LOGIN_KEY = re.compile(r"id_(rsa|dsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss)(\.pub)?")
 
@@ -76,29 +78,42 @@ def key_blobs(text: str) -> set[bytes]:
 
 
 def public_half(key: str) -> bytes:
-    """The public key of a key file, as it says itself or its .pub does; b"" where neither can be read."""
+    """The public key of a key file, as its .pub or it itself has it, also behind a passphrase; b"" where it can't be read."""
     for path in [key] if key.endswith(".pub") else [key + ".pub", key]:
         try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                blobs = key_blobs(file.read(1 << 16))
-        except OSError:
+            text = read_text(path).decode("utf-8", "replace")
+        except (OSError, ValueError):
             continue
-        if blobs:
+        blobs = key_blobs(text) or {_in_private_file(text)}
+        if any(blobs):
             return blobs.pop()
-    code, out, _words = _ssh_keygen("-y", "-P", "", "-f", key)
+    code, out, _words = _ssh_keygen("-y", "-P", "", "-f", key)  # PEM, of old
     return key_blob(out.decode("utf-8", "replace")) if not code else b""
+
+
+def _in_private_file(text: str) -> bytes:
+    """The public key in a private key file of OpenSSH, which is not encrypted (its PROTOCOL.key); b"" for another file."""
+    try:
+        blob = base64.b64decode("".join(line for line in text.splitlines() if not line.startswith("-")), validate=True)
+    except ValueError:
+        return b""
+    fields, rest = [], blob[len(_PRIVATE) :] if blob.startswith(_PRIVATE) else b""
+    # Cipher, key derivation and its options, each with its length; the number of keys; the first public key.
+    for before in (0, 0, 0, 4):
+        size = int.from_bytes(rest[before : before + 4], "big")
+        fields.append(rest[before + 4 : before + 4 + size])
+        rest = rest[before + 4 + size :]
+    return fields[-1]
 
 
 def logins(homes: list[str]) -> dict[bytes, str]:
     """The keys that log in to this machine, each with the file that says so. ``homes``: home folders."""
     keys: dict[bytes, str] = {}
     for home in homes:
-        for path in (os.path.join(home, ".ssh", "authorized_keys"), os.path.join(home, ".ssh", "authorized_keys2")):
-            try:
-                with open(path, encoding="utf-8", errors="replace") as file:
-                    keys.update({blob: path for blob in key_blobs(file.read(1 << 20))})
-            except OSError:
-                continue
+        for file in ("authorized_keys", "authorized_keys2"):
+            path = os.path.join(home, ".ssh", file)
+            with contextlib.suppress(OSError, ValueError):
+                keys.update({blob: path for blob in key_blobs(read_text(path).decode("utf-8", "replace"))})
     return keys
 
 
@@ -143,15 +158,12 @@ def signing_key_of(signature: bytes) -> bytes:
 
 
 def _signed_by(statement: str, signature: str, key: str) -> bool:
-    """Whether the signature file is one of ``key`` over the statement file."""
+    """Whether the signature file is one of ``key`` over the statement file. A key that can't be read may be any."""
     try:
-        with open(statement, "rb") as file:
-            text = file.read()
-        with open(signature, "rb") as file:
-            own = signing_key_of(file.read(1 << 16)) == public_half(key)
-    except OSError:
+        text, signer, own = read_text(statement), signing_key_of(read_text(signature)), public_half(key)
+    except (OSError, ValueError):
         return False
-    return own and not _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", signature, data=text)[0]
+    return own in (b"", signer) and not _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", signature, data=text)[0]
 
 
 def sidecars(store: str, digest: str) -> dict[str, str]:
@@ -222,7 +234,10 @@ def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", nam
         content = provenance.read(text, digest)
     except ProvenanceError as error:
         raise SignatureError(f"{where}: its statement of provenance: {error}") from error
-    signer = _good_signer(where, text, signature, allowed_signers, revoked)
+    try:
+        signer = _good_signer(where, text, signature, allowed_signers, revoked)
+    except ValueError as error:
+        raise SignatureError(f"{where}: its signature {error}") from error
     signed_as = provenance.names_of(content)
     if name and name not in signed_as:
         raise SignatureError(f"{where}: is signed as {printable(', '.join(signed_as))}, not as {name}")
@@ -239,13 +254,8 @@ def _good_signer(
     principals = out.decode("utf-8", "replace").splitlines()
     if code or not principals:
         raise SignatureError(f"{where}: {what} that {allowed_signers} does not allow (unknown, or no longer valid)")
-    if revoked:
-        with open(signature, "rb") as file:
-            blob = signing_key_of(file.read(1 << 16))
-        with open(revoked, "rb") as file:
-            revocations = file.read().decode("utf-8", "replace")
-        if blob in key_blobs(revocations):
-            raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: the key is revoked")
+    if revoked and signing_key_of(read_text(signature)) in key_blobs(read_text(revoked).decode("utf-8", "replace")):
+        raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: the key is revoked")
     reason = ""
     for principal in principals:
         code, _out, reason = _ssh_keygen(

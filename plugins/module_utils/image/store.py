@@ -305,6 +305,8 @@ def fsck(store: str) -> list[str]:
     """One line for everything in the store that is not as it should be; reads every image."""
     lines = []
     images = {image["sha256"]: image for image in listing(store)}
+    if os.path.isdir(store) and os.stat(store).st_mode & 0o022:
+        lines.append(f"{store}: others than its owner may write there: chmod go-w {store}")
     for digest, image in images.items():
         actual = digest_of(image_path(store, digest))
         if actual != digest:
