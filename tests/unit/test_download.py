@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import socket
 import threading
-import time
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
@@ -111,17 +110,16 @@ LATE = "did not end within its time"
     ],
 )
 def test_a_hostile_server_leaves_no_file_and_gives_one_line(tmp_path, reply, words):
-    began = time.monotonic()
     with server(reply) as (url, _asked), pytest.raises(StoreError) as failure:
-        download(url, str(tmp_path / "file"), len(DATA), SHA, seconds=0.7)
+        download(url, str(tmp_path / "file"), len(DATA), SHA, seconds=0.7 if words == LATE else 120)
     assert words in str(failure.value) and "\n" not in str(failure.value) and "\x1b" not in str(failure.value)
     assert str(failure.value).startswith(f"url {url}: ") and len(str(failure.value)) > len(url) + 10
-    assert list(tmp_path.iterdir()) == [] and time.monotonic() - began < 5
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_no_size_is_known_there_is_a_limit(tmp_path):
     with server(endless) as (url, _asked), pytest.raises(StoreError, match="sends more than the 5000 bytes"):
-        download(url, str(tmp_path / "file"), limit=5000, seconds=5)
+        download(url, str(tmp_path / "file"), limit=5000, seconds=60)
     assert list(tmp_path.iterdir()) == []
     with server(whole()) as (url, _asked):
         assert download(url, str(tmp_path / "file"))
@@ -139,7 +137,7 @@ def test_what_a_killed_run_left_is_resumed(tmp_path):
         assert download(url, str(path), len(DATA), SHA)
     assert (path.read_bytes(), asked) == (DATA, ["1000-"])
     with server(silent) as (url, asked):  # it is whole: nobody is asked
-        assert download(url, str(path), len(DATA), SHA, seconds=1) and asked == []
+        assert download(url, str(path), len(DATA), SHA, seconds=60) and asked == []
 
 
 def test_a_server_that_knows_no_ranges_sends_it_whole(tmp_path):
@@ -183,3 +181,10 @@ def test_more_than_fits_is_refused_before_it_is_asked_for(tmp_path):
     with server(endless) as (url, asked), pytest.raises(StoreError, match="bytes free, the file needs"):
         download(url, str(tmp_path / "file"), 1 << 60, SHA)
     assert asked == []
+
+
+def test_an_address_is_shown_without_its_secrets(tmp_path):
+    secret = "https://user:secret@127.0.0.1:9/a?token=secret"  # noqa: S105
+    with pytest.raises(StoreError) as failure:
+        download(secret, str(tmp_path / "file"), seconds=60)
+    assert "secret" not in str(failure.value) and str(failure.value).startswith("url https://127.0.0.1:9/a: ")

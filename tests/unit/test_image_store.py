@@ -531,12 +531,9 @@ def test_two_runs_at_once_lose_no_entry(tmp_path):
     assert sorted(history(store, "a")) == sorted(digests[0] + digests[1])
 
 
-def test_the_lock_is_waited_for_with_a_bound(tmp_path, monkeypatch):
-    from ansible_collections.unikernels.xen.plugins.module_utils.image import store as module
-
-    monkeypatch.setattr(module, "_LOCK_SECONDS", 0.2)
+def test_the_lock_is_waited_for_with_a_bound(tmp_path):
     late = pytest.raises(StoreError, match=r"another run has been working on it for 0.2 s")
-    with locked(str(tmp_path)), late, locked(str(tmp_path)):
+    with locked(str(tmp_path)), late, locked(str(tmp_path), 0.2):
         pass
     with locked(str(tmp_path)):
         pass

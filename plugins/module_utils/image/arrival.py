@@ -13,7 +13,7 @@ import re
 import time
 from typing import Any
 
-from .download import MAX_IMAGE, download
+from .download import MAX_IMAGE, download, shown
 from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, signature_of
 from .shipping import Request, lacking
 from .signature import SignatureError, homes, key_blob, logins
@@ -21,6 +21,7 @@ from .store import (
     DIGEST,
     INCOMING,
     KINDS,
+    LOCK_SECONDS,
     MAX_TEXT,
     SUFFIX,
     StoreError,
@@ -42,7 +43,8 @@ LIBXL = "/var/lib/xen/userdata-d.*"
 def receive(request: Request) -> dict[str, Any]:
     """Do what is asked for; the module's result. StoreError, SignatureError or PolicyError: one line."""
     policy, lines, changed = _policy(request)
-    with contextlib.nullcontext() if request.check else locked(request.store):
+    # Two runs write to one unfinished file otherwise. The other one may be at its mirrors.
+    with contextlib.nullcontext() if request.check else locked(request.store, request.mirror_timeout + LOCK_SECONDS):
         arrivals = _Arrivals(request)
         if not request.check:
             arrivals.take_in()
@@ -170,9 +172,11 @@ class _Arrivals:
                     take(self.request.store, file, path, self.sha256(file) or digest_of(path))
                     return True
                 if kind == "xen":
-                    self.reasons.append(f"mirror {mirror}: has no image {digest}")
+                    self.reasons.append(f"mirror {shown(mirror)}: has no image {digest}")
             except StoreError as error:
-                self.reasons.append(f"mirror {mirror}: {error}")
+                late = time.monotonic() >= self.until
+                more = f" (unikernel_images_mirror_timeout: {self.request.mirror_timeout})" if late else ""
+                self.reasons.append(f"mirror {shown(mirror)}: {error}{more}")
         return False
 
 

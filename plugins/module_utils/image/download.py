@@ -36,6 +36,11 @@ _ATTEMPTS = 4
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
+def shown(url: str) -> str:
+    """An address as it may be shown and logged: without user, password, and what is behind a question mark."""
+    return printable(re.sub("//[^/?#]*@", "//", url).partition("?")[0])
+
+
 class _CutShort(Exception):
     """The connection ended before the file did."""
 
@@ -50,15 +55,15 @@ def download(
     file has it afterwards. StoreError says why nothing came; then there is no file.
     """
     if not re.match("https?://", url):
-        raise StoreError(f"url {printable(url)}: must begin with https:// or http://")
+        raise StoreError(f"url {shown(url)}: must begin with https:// or http://")
     try:
         return _download(url, path, size, sha256, time.monotonic() + seconds, ca_file, limit)
     except StoreError as error:
         _remove(path)
-        raise StoreError(f"url {url}: {error}") from error
+        raise StoreError(f"url {shown(url)}: {error}") from error
     except OSError as error:
         _remove(path)
-        raise StoreError(f"url {url}: {path}: {error.strerror or error}") from error
+        raise StoreError(f"url {shown(url)}: {path}: {error.strerror or error}") from error
 
 
 def _remove(path: str) -> None:
@@ -149,7 +154,7 @@ class _Reply:
             item = self._blocks.get(timeout=max(0.0, self.until - time.monotonic()))
         except queue.Empty:
             self._given_up.set()
-            raise StoreError("the transfer did not end within its time (mirror_timeout)") from None
+            raise StoreError("the transfer did not end within its time") from None
         if isinstance(item, Exception):
             raise item
         return item

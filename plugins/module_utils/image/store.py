@@ -37,7 +37,7 @@ INCOMING = ".incoming-"
 MAX_HISTORY = 100
 # A description, statement or signature has a few KB; a statement names every package of a build.
 MAX_TEXT = 4 << 20
-_LOCK, _LOCK_SECONDS = ".lock", 120
+_LOCK, LOCK_SECONDS = ".lock", 120
 # A domain is made within minutes after its image arrived.
 FRESH_SECONDS = 3600
 
@@ -156,11 +156,11 @@ def describe(store: str, digest: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(store: str) -> Iterator[None]:
+def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     """The store's lock: two runs at once don't lose an entry of a name's history, and none prunes what another takes in."""
     folder = os.path.join(store, NAMES)
     os.makedirs(folder, mode=0o755, exist_ok=True)
-    until = time.monotonic() + _LOCK_SECONDS
+    until = time.monotonic() + seconds
     with open(os.path.join(folder, _LOCK), "a", encoding="ascii") as file:
         while True:
             try:
@@ -168,7 +168,7 @@ def locked(store: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    raise StoreError(f"image store {store}: another run has been working on it for {_LOCK_SECONDS} s") from None
+                    raise StoreError(f"image store {store}: another run has been working on it for {seconds:g} s") from None
                 time.sleep(0.05)
         yield
 
