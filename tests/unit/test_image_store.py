@@ -134,6 +134,13 @@ def test_a_statement_that_was_signed_again_goes_alone(tmp_path, controller):
     assert call(host, _shipping={"files": controller.files(), "final": False})["missing"] == []
 
 
+def test_a_controllers_damaged_description_is_not_passed_on(tmp_path, controller):
+    host = tmp_path / "host"
+    (controller.store / ALL[0]).write_text("[]")
+    assert whole(host, controller)["changed"] and describe(str(host), DIGEST)["name"] == "hello"
+    assert "problem" not in describe(str(host), DIGEST) and not whole(host, controller)["changed"]
+
+
 def test_an_altered_image_is_shipped_again(tmp_path, controller):
     host = tmp_path / "host"
     whole(host, controller)

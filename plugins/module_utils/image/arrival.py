@@ -49,7 +49,7 @@ def receive(request: Request) -> dict[str, Any]:
         if not request.check:
             arrivals.take_in()
             arrivals.describe()
-        missing = lacking(request, present(request))
+        missing = lacking(request, arrivals.there)
         _refuse_incomplete(request, missing, arrivals.reasons)
         incomplete = {file.partition(".")[0] for file in missing}
         names = {name: digest for name, digest in request.wanted.items() if digest not in incomplete}
@@ -99,13 +99,17 @@ def _policy(request: Request) -> tuple[Policy, list[str], bool]:
     return policy, lines, keep(request.trust, policy, request.check)
 
 
+def _described(store: str, digest: str) -> bool:
+    return os.path.exists(os.path.join(store, digest + ".json")) and "problem" not in describe(store, digest)
+
+
 def present(request: Request) -> dict[str, str]:
     """The files of the wanted images that the store has, with the digest of each as it is now."""
     there = {}
     for digest in request.digests:
         for kind in KINDS:
             path = os.path.join(request.store, f"{digest}.{kind}")
-            if os.path.isfile(path) and not (kind == "json" and "problem" in describe(request.store, digest)):
+            if os.path.isfile(path) and (kind != "json" or _described(request.store, digest)):
                 there[f"{digest}.{kind}"] = digest_of(path)
     return there
 
@@ -118,20 +122,21 @@ class _Arrivals:
         self.taken: list[str] = []
         self.reasons: list[str] = []  # why mirrors did not give what they were asked for
         self.until = time.monotonic() + request.mirror_timeout
+        self.there = present(request)  # every image is read once in a call
 
     def take_in(self) -> None:
-        for file in lacking(self.request, present(self.request)):
+        for file in lacking(self.request, self.there):
             if self.given(file) or self.shipped(file) or self.mirrored(file):
                 self.taken.append(file)
+                # An image was read when it was taken in.
+                self.there[file] = self.sha256(file) or digest_of(os.path.join(self.request.store, file))
 
     def describe(self) -> None:
         """Every image has a description that can be read; one that came without gets it from its own bytes."""
-        store = self.request.store
-        there = present(self.request)
         for name, digest in sorted(self.request.wanted.items()):
-            if there.get(digest + SUFFIX) == digest and f"{digest}.json" not in there:
-                describe_again(store, digest, name)
-                there[f"{digest}.json"] = ""
+            if self.there.get(digest + SUFFIX) == digest and not _described(self.request.store, digest):
+                describe_again(self.request.store, digest, name)
+                self.there[f"{digest}.json"] = ""
                 self.taken.append(f"{digest}.json")
 
     def given(self, file: str) -> bool:
