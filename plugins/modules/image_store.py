@@ -7,63 +7,95 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_store
-short_description: Take images into a host's store, check who signed them, and remove what nothing uses
+short_description: Ship images to a host's store, check who signed them, and remove what nothing uses
 version_added: 0.1.0
 description:
-  - One call for a host's images, whatever their number. What arrived is verified by its digest and renamed into its
-    place; what is missing comes from a mirror where one is given, or is named for the caller to ship.
-  - Before a name means an image, its signature is checked, where signatures are required.
+  - Ships the images that a host lacks out of a store on the controller, whatever their number in one or two calls on the host.
+    What arrives is verified by its digest and renamed into its place; nothing larger or other is ever written.
+  - Before a name means an image, its signature is checked under the host's policy, a file below O(trust). A run only ever
+    tightens that; what it does not say stays in force. Check mode predicts refusals too.
+  - With O(state=signed) images in the controller's store are signed and checked, and no host is asked.
+  - It is carried out by an action plugin, so it needs a controller.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]
 options:
+  state:
+    description: Whether images are to be V(stored) on the host, or V(signed) and checked on the controller alone.
+    type: str
+    choices: [stored, signed]
+    default: stored
   store:
-    description: Folder of the images.
+    description: Folder of the images on the host.
     type: path
     default: /var/lib/unikernels/images
+  controller:
+    description: Folder on the controller with a store of its own, that images are shipped from.
+    type: path
   wanted:
-    description: Name to the sha256 of the image that it is to mean.
+    description: >-
+      Name to the sha256 of the image that it is to mean, or to what M(unikernels.xen.mirage_image) returned. One without a
+      digest has yet to be built, in check mode.
     type: dict
     default: {}
-  sidecars:
-    description: File name of a statement or signature to its sha256; one that differs here is missing, for it was made anew.
-    type: dict
-    default: {}
-  shipped:
+  names:
+    description: Names of O(wanted) to work on. All by default.
+    type: list
+    elements: str
+  arrived:
+    description: Folder on the host with files that were brought there by other means; they are moved into the store.
+    type: path
+  mirrors:
     description: >-
-      What an earlier call named as missing has been shipped: an image that has not arrived whole is an error now, not missing.
-    type: bool
-    default: false
-  statements:
-    description: >-
-      Files of O(wanted) that are texts, by file name: descriptions, statements and signatures, each a few KB. Those that
-      are missing are written, so that images alone are left to ship.
-    type: dict
-    default: {}
-  mirror:
-    description: >-
-      Address of a copy of a store, on any static HTTP(S) file server. A download that was cut goes on where it was. What
-      comes from there is believed for its digest alone.
-    type: str
+      Addresses of copies of a store, on any static HTTP(S) file server, tried in this order. The controller ships what none
+      of them has. Nothing is believed of what comes from there but what has the right digest.
+    type: list
+    elements: str
+    default: []
+  mirror_timeout:
+    description: Seconds that all transfers from mirrors may take together.
+    type: int
+    default: 600
+  ca_file:
+    description: File on the host with the certificates of authorities that mirrors are checked against, instead of the system's.
+    type: path
   signature:
-    description: Whether each image of O(wanted) must be signed by one who may, V(required), or may be unsigned, V(optional).
+    description: >-
+      Whether each image of O(wanted) must be signed by an allowed signer, V(required), or may be unsigned, V(optional). By
+      default as the host's policy has it, which is V(required) where it does not say.
     type: str
     choices: [required, optional]
-    default: required
   allowed_signers:
-    description: Text of the file of that name, see ssh-keygen(1). It is kept in O(trust), for checks by hand.
+    description: File on the controller of who may sign images, see ssh-keygen(1), ALLOWED SIGNERS.
     type: str
   revoked_keys:
-    description: Text with one public key in a line; what these signed is refused.
+    description: File on the controller with one revoked public key in a line; what these signed is refused.
     type: str
+  kernels:
+    description: Digests of kernels outside the store that domains may boot although signatures are required.
+    type: list
+    elements: str
+  signing_key:
+    description: >-
+      Key file on the controller that signs O(wanted) with O(state=signed); the public one of a key that C(ssh-agent) holds.
+      A key that logs in to a machine is refused.
+    type: str
+  policy_reset:
+    description: Replace the host's policy by what this task says, also where that opens it.
+    type: bool
+    default: false
   trust:
-    description: Folder for O(allowed_signers) and O(revoked_keys).
+    description: Folder of the host's policy. Empty for a store that has none.
     type: path
     default: /etc/xen/unikernels
+  judge:
+    description: Return in RV(stops) which defined domains could not start under the policy that results.
+    type: bool
+    default: false
   keep:
     description: >-
-      Remove images that no domain uses, and that none of the last 1 + this many meanings of a name is. Without it nothing
-      is removed.
+      Remove images that no domain uses, and that none of the last 1 + this many images of a name is. Without it nothing is
+      removed.
     type: int
   definitions:
     description: Folder of the domains' definitions; what they name is in use.
@@ -75,17 +107,34 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Let a name mean an image that is there, and keep two for a way back
-  unikernels.xen.image_store:
+- name: Store an image on the controller
+  unikernels.xen.mirage_image:
     store: "{{ store }}"
-    wanted: "{{ {'hello': hello.sha256} }}"
-    signature: optional
+    file: "{{ image_file }}"
+    name: hello
+  register: hello
+
+- name: Sign it
+  unikernels.xen.image_store:
+    state: signed
+    controller: "{{ store }}"
+    wanted: "{{ {'hello': hello} }}"
+    signing_key: "{{ signing_key }}"
+    allowed_signers: "{{ allowed_signers }}"
+
+- name: Ship it to the host, and keep two images of each name for a way back
+  unikernels.xen.image_store:
+    store: "{{ host_store }}"
+    controller: "{{ store }}"
+    wanted: "{{ {'hello': hello} }}"
+    allowed_signers: "{{ allowed_signers }}"
+    trust: "{{ host_policy }}"
     keep: 2
 """
 
 RETURN = r"""
 missing:
-  description: Files that are neither in the store nor have arrived whole, to be shipped into it as C(.incoming-FILE).
+  description: Files of wanted images that neither the store nor anybody else has.
   returned: success
   type: list
   elements: str
@@ -103,159 +152,60 @@ removed:
   returned: success
   type: list
   elements: str
+stops:
+  description: With O(judge=true), one line for each defined domain that could not start under the host's policy.
+  returned: success
+  type: list
+  elements: str
+notes:
+  description: One line for each wish that the host's policy did not grant, and for each mirror that did not give a file.
+  returned: success
+  type: list
+  elements: str
+policy:
+  description: The host's policy, as it is from now on; none for a store without one.
+  returned: success
+  type: dict
 """
 
-import glob
-import os
-import re
-import time
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
-from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, verify
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
-    DIGEST,
-    INCOMING,
-    KINDS,
-    DamagedArrival,
-    StoreError,
-    digest_of,
-    image_path,
-    point,
-    remove,
-    take,
-    unused,
-    write_whole,
-)
-
-
-def is_missing(store: str, file: str, sidecars: dict[str, Any]) -> bool:
-    path = os.path.join(store, file)
-    return not os.path.exists(path) or (file in sidecars and digest_of(path) != sidecars[file])
-
-
-def keep_trust(params: dict[str, Any], check: bool) -> tuple[bool, str, str]:
-    """(changed, path of allowed signers, path of revoked keys)."""
-    changed, paths = False, []
-    for option in ("allowed_signers", "revoked_keys"):
-        path = os.path.join(params["trust"], option)
-        paths.append(path if params[option] else "")
-        if params[option] is None:
-            continue
-        try:
-            with open(path, encoding="utf-8") as file:
-                old = file.read()
-        except FileNotFoundError:
-            old = ""
-        if old != params[option]:
-            changed = True
-            if not check:
-                os.makedirs(params["trust"], mode=0o755, exist_ok=True)
-                write_whole(path, params[option].encode(), 0o644)
-    return changed, paths[0], paths[1]
-
-
-def used_by_domains(definitions: str) -> set[str]:
-    """Digests that a definition, or a domain that runs, names as its kernel."""
-    used: set[str] = set()
-    libxl = "/var/lib/xen/userdata-d.*"
-    for path in [*glob.glob(os.path.join(definitions, "*.cfg")), *glob.glob(libxl)]:
-        try:
-            with open(path, encoding="utf-8", errors="replace") as file:
-                used.update(re.findall(r"([0-9a-f]{64})\.xen", file.read()))
-        except FileNotFoundError:
-            continue
-    return used
-
-
-def run(module: AnsibleModule) -> dict[str, Any]:
-    params, check = module.params, module.check_mode
-    store, wanted = params["store"], {str(name): str(digest) for name, digest in params["wanted"].items()}
-    for name, digest in wanted.items():
-        if not DIGEST.fullmatch(digest):
-            raise StoreError(f"wanted: {name}: {digest!r} is not 64 hexadecimal digits")
-    texts = {f"{digest}.{kind}" for digest in wanted.values() for kind in KINDS if kind != "xen"}
-    for file in params["statements"]:
-        if file not in texts:
-            raise StoreError(f"statements: {file!r} is not a description, statement or signature of an image of wanted")
-    changed, signers_file, revoked = keep_trust(params, check)
-    missing, taken = [], []
-    unwritten: set[str] = set()
-    for digest in sorted(set(wanted.values())):
-        kinds = [kind for kind in KINDS if is_missing(store, f"{digest}.{kind}", params["sidecars"])]
-        if params["mirror"] and not check:
-            os.makedirs(store, mode=0o755, exist_ok=True)
-            for kind in kinds:
-                file = f"{digest}.{kind}"
-                download(module, f"{params['mirror'].rstrip('/')}/{file}", os.path.join(store, INCOMING + file))
-        given = [kind for kind in kinds if f"{digest}.{kind}" in params["statements"]]
-        if check:
-            unwritten.update(f"{digest}.{kind}" for kind in given)
-        elif given:
-            os.makedirs(store, mode=0o755, exist_ok=True)
-            for kind in given:
-                file = f"{digest}.{kind}"
-                write_whole(os.path.join(store, file), params["statements"][file].encode(), 0o644)
-        changed, kinds = changed or bool(given), [kind for kind in kinds if kind not in given]
-        try:
-            arrived, absent = take(store, digest, kinds, check)
-        except DamagedArrival:
-            if params["shipped"] or params["mirror"]:
-                raise
-            arrived, absent = [], kinds  # a run that was killed left a part of it
-        changed = changed or bool(arrived)
-        if arrived and "xen" in arrived:
-            taken.append(digest)
-        if "xen" in absent and params["mirror"]:
-            if not check:
-                raise StoreError(f"mirror {params['mirror']}: has no image {digest}")
-            changed, absent = True, []
-        if "xen" in absent and params["shipped"]:
-            raise StoreError(f"image {digest}: has not arrived in {store}: run again")
-        missing += [f"{digest}.{kind}" for kind in absent]
-    signers = {}
-    for name, digest in wanted.items():
-        awaited = {f"{digest}.xen", *params["sidecars"]}.intersection(missing) | unwritten
-        if not os.path.exists(image_path(store, digest)) or any(file.startswith(digest) for file in awaited):
-            continue  # the caller has it, ships it and calls again
-        if params["signature"] == "required":
-            if not signers_file:
-                raise SignatureError("allowed_signers: is required to check signatures; give it, or signature: optional")
-            signers[name] = verify(store, digest, signers_file, revoked)
-        changed = point(store, name, digest, check) or changed
-    removed = []
-    if params["keep"] is not None:
-        used = used_by_domains(params["definitions"]) | set(wanted.values())
-        removed = unused(store, used, params["keep"], time.time())
-        if not check:
-            remove(removed)
-    return {"changed": changed or bool(removed), "missing": missing, "taken": taken, "signers": signers, "removed": removed}
+from ansible_collections.unikernels.xen.plugins.module_utils.image.arrival import receive
+from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import PolicyError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping import request_of
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "state": {"type": "str", "choices": ["stored", "signed"], "default": "stored"},
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
+            "controller": {"type": "path"},
             "wanted": {"type": "dict", "default": {}},
-            "sidecars": {"type": "dict", "default": {}},
-            "shipped": {"type": "bool", "default": False},
-            "statements": {"type": "dict", "default": {}},
-            "mirror": {"type": "str"},
-            "signature": {"type": "str", "choices": ["required", "optional"], "default": "required"},
+            "names": {"type": "list", "elements": "str"},
+            "arrived": {"type": "path"},
+            "mirrors": {"type": "list", "elements": "str", "default": []},
+            "mirror_timeout": {"type": "int", "default": 600},
+            "ca_file": {"type": "path"},
+            "signature": {"type": "str", "choices": ["required", "optional"]},
             "allowed_signers": {"type": "str"},
             "revoked_keys": {"type": "str", "no_log": False},
+            "kernels": {"type": "list", "elements": "str"},
+            "signing_key": {"type": "str", "no_log": False},
+            "policy_reset": {"type": "bool", "default": False},
             "trust": {"type": "path", "default": "/etc/xen/unikernels"},
+            "judge": {"type": "bool", "default": False},
             "keep": {"type": "int"},
             "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
+            # Between the action plugin and its module: files, texts, arrived, final.
+            "_shipping": {"type": "dict"},
         },
         supports_check_mode=True,
     )
-    if module.params["keep"] is not None and module.params["keep"] < 0:
-        module.fail_json(msg="keep: must be 0 or more")
     try:
-        result = run(module)
-    except (StoreError, SignatureError) as error:
+        result = receive(request_of(module.params, module.check_mode))
+    except (StoreError, SignatureError, PolicyError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:
         module.fail_json(msg=f"{error.filename or module.params['store']}: {error.strerror}")

@@ -246,7 +246,7 @@ def main() -> None:
     params = module.params
     module.no_log_values.update(secrets_of(params["source"] or params["url"] or ""))
     try:
-        changed, result = acquire(params, module.check_mode, lambda url, path, _digest: download(module, url, path))
+        changed, result = acquire(params, module.check_mode, lambda url, path, digest: download(url, path, sha256=digest))
     except (StoreError, BuildError, SignatureError) as error:
         module.fail_json(msg=str(error))
     except OSError as error:

@@ -10,7 +10,8 @@ module: mirage_image_info
 short_description: What a store of images holds
 version_added: 0.1.0
 description:
-  - Lists the images of a store and what each says of itself, and which of the wanted ones are missing. Read-only.
+  - Lists the images of a store and what each says of itself, which packages were built into it, and which of the wanted ones
+    are missing. Read-only.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]
@@ -24,6 +25,22 @@ options:
     type: list
     elements: str
     default: []
+  packages:
+    description: List the packages of each image that was built from source, as its statement of provenance names them.
+    type: bool
+    default: false
+    version_added: 0.2.0
+  advisories:
+    description: >-
+      Text of advisories in OSV's form, a JSON list or one in each line, of ecosystem C(opam); for example a file that was
+      taken along to a machine without network. What they are about is returned for each image. Implies O(packages=true).
+    type: str
+    version_added: 0.2.0
+  definitions:
+    description: Folder of the domains' definitions, for RV(vulnerable).
+    type: path
+    default: /etc/xen/unikernels
+    version_added: 0.2.0
   verify:
     description: Read every image and compare it with its digest, and look for what does not belong there.
     type: bool
@@ -36,11 +53,20 @@ EXAMPLES = r"""
     store: "{{ store }}"
     verify: true
   register: images
+
+- name: Which images have a package that is known to be vulnerable?
+  unikernels.xen.mirage_image_info:
+    store: "{{ store }}"
+    advisories: "{{ lookup('ansible.builtin.file', advisories) }}"
+  register: images
 """
 
 RETURN = r"""
 images:
-  description: The stored images, each with C(sha256), C(path), C(size), C(target), C(standin), C(name).
+  description: >-
+    The stored images, each with C(sha256), C(path), C(size), C(target), C(standin), C(name), where its description can't be
+    used C(problem), with O(packages=true) C(packages) (C(name), C(version)), and with O(advisories) C(vulnerable) (C(name),
+    C(version), C(advisory)).
   returned: always
   type: list
   elements: dict
@@ -49,8 +75,15 @@ names:
   returned: always
   type: dict
 problems:
-  description: One line for everything that is not as it should be.
-  returned: with O(verify=true)
+  description: >-
+    One line for everything that is not as it should be: with O(verify=true) of the whole store, else of what could not be
+    read.
+  returned: always
+  type: list
+  elements: str
+vulnerable:
+  description: One line for each package with an advisory that an image of a defined domain has.
+  returned: with O(advisories)
   type: list
   elements: str
 missing:
@@ -61,7 +94,9 @@ missing:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, fsck, listing, names
+from ansible_collections.unikernels.xen.plugins.module_utils.image.advisories import AdvisoriesError
+from ansible_collections.unikernels.xen.plugins.module_utils.image.overview import overview
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 
 def main() -> None:
@@ -69,18 +104,23 @@ def main() -> None:
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "wanted": {"type": "list", "elements": "str", "default": []},
+            "packages": {"type": "bool", "default": False},
+            "advisories": {"type": "str"},
+            "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
             "verify": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
-    images = listing(module.params["store"])
-    there = {image["sha256"] for image in images}
-    missing = [digest for digest in module.params["wanted"] if digest not in there]
+    params = module.params
     try:
-        problems = {"problems": fsck(module.params["store"])} if module.params["verify"] else {}
-        module.exit_json(changed=False, images=images, missing=missing, names=names(module.params["store"]), **problems)
+        result = overview(
+            params["store"], params["wanted"], params["verify"], params["packages"], params["advisories"], params["definitions"]
+        )
+    except AdvisoriesError as error:
+        module.fail_json(msg=f"advisories: {error}")
     except (StoreError, OSError) as error:
         module.fail_json(msg=str(error))
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def _sources(folder):
         subprocess.run([*git, *command], check=True)
     commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
+    (folder / "allowed_signers").write_text(f"alice@example.net {(folder / 'key.pub').read_text()}")
+    (folder / "advisories.json").write_text("[]")
     (folder / "image.xen").write_bytes(guest())
     _changed, stored = put(str(folder / "store"), str(folder / "image.xen"), None, {}, False)
     (folder / "archive").mkdir()
@@ -93,6 +95,8 @@ def _sources(folder):
         "unikernel_source": str(folder / "hello"), "git_url": f"file://{folder}/repository", "git_commit": commit,
         "work": str(folder / "work"), "toolchain": make_toolchain(folder / "tools"), "signing_key": str(folder / "key"),
         "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"), "opam": make_opam(folder / "path"),
+        "allowed_signers": str(folder / "allowed_signers"), "host_store": str(folder / "host"),
+        "host_policy": str(folder / "etc"), "advisories": str(folder / "advisories.json"),
         "hello": {"sha256": stored["sha256"]}, "image_file": str(folder / "image.xen"),
     }  # fmt: skip
 

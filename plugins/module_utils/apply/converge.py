@@ -137,7 +137,8 @@ def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Calla
     problems += strangers(declarations, host.domains) + shared_disks(declarations, host.domains)
     present = [declaration for declaration in declarations if declaration.state != "absent"]
     problems += filter(None, [cpu_refusal(declaration.domain, host) for declaration in present])
-    problems += preconditions.report([preconditions.check(each, host) for each in plans], real, warn)
+    kernels = preconditions.Kernels()
+    problems += preconditions.report([preconditions.check(each, host, kernels) for each in plans], real, warn)
     _refuse(problems)
     return plans, host
 

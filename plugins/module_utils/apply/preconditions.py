@@ -16,6 +16,7 @@ from ..domain.observed import Host
 from ..domain.spec import BLOCK, Disk, Domain, Origin
 from ..health.checks import lacking
 from ..image.kernels import bootable
+from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
 from ..plan.plan import Plan
 from ..plan.steps import Attach, Build, MakeDisk
 from ..xen import disks
@@ -23,6 +24,8 @@ from ..xen.shared_storage import holder
 
 # Where Debian's libxl looks for the QEMU that serves qcow2 disks.
 QEMU = "/usr/libexec/xen-qemu-system-i386"
+# In an answer about a kernel that several domains may have, the place of the domain's name.
+_ANY = "%DOMAIN%"
 
 
 class Findings:
@@ -34,7 +37,22 @@ class Findings:
         self.warnings: list[str] = []
 
 
-def check(plan: Plan, host: Host) -> Findings:
+class Kernels:
+    """May they boot, by what they are now and by the policy of images that the host holds? Each file is read once a run."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str | None] = {}
+        self._policy: Policy | None = None
+
+    def refusal(self, path: str) -> str | None:
+        if not self._known:
+            self._policy = held_by(FOLDER)
+        if path not in self._known:
+            self._known[path] = check_bootable(path, _ANY, self._policy)
+        return self._known[path]
+
+
+def check(plan: Plan, host: Host, kernels: Kernels) -> Findings:
     """What stands in the way of ``plan``."""
     findings = Findings()
     if plan.declaration.state == "absent":
@@ -42,7 +60,7 @@ def check(plan: Plan, host: Host) -> Findings:
     _check_origins(plan, host, findings)
     if any(isinstance(step, (Build, Attach)) for step in plan.steps):
         where, domain = f"domain {plan.name}", plan.wanted
-        _check_kernel(where, domain, findings)
+        _check_kernel(where, domain, findings, kernels)
         for disk in domain.disks:
             _check_disk(where, disk, plan, findings)
         if any(disk.format != "raw" for disk in domain.disks) and not os.path.exists(QEMU):
@@ -61,7 +79,7 @@ def check(plan: Plan, host: Host) -> Findings:
     return findings
 
 
-def _check_kernel(where: str, domain: Domain, findings: Findings) -> None:
+def _check_kernel(where: str, domain: Domain, findings: Findings, kernels: Kernels) -> None:
     kernel = domain.kernel
     if not os.path.exists(kernel):
         findings.missing.append(f"{where}: kernel: {kernel} does not exist on this host")
@@ -72,6 +90,12 @@ def _check_kernel(where: str, domain: Domain, findings: Findings) -> None:
         elif image.memory_size > domain.memory << 20:
             least = -(-image.memory_size // (1 << 20))
             findings.problems.append(f"{where}: memory: is {domain.memory} MiB, the image alone takes {least} MiB")
+        try:
+            refusal = kernels.refusal(kernel) if image.ok else None
+        except PolicyError as error:
+            refusal = str(error)
+        if refusal:
+            findings.problems.append(refusal.replace(_ANY, domain.name, 1))
     if domain.ramdisk and not os.path.isfile(domain.ramdisk):
         findings.missing.append(f"{where}: ramdisk: {domain.ramdisk} is not a file on this host")
 

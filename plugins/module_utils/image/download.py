@@ -2,33 +2,195 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A file from an HTTP(S) server, going on where an earlier download was cut (RFC 9110, 14)."""
+"""EDGE. A file from an HTTP(S) server that may be slow, broken or hostile: bounded in size and in time.
+
+A download that was killed is resumed (RFC 9110, 14). After a failure nothing of the file is left.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
+import queue
+import re
+import shutil
+import threading
+import time
+import urllib.error
+from collections.abc import Iterator
+from typing import Any
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.urls import fetch_url
+from ansible.module_utils.urls import open_url
 
-from .store import StoreError
+from .elf import printable
+from .store import StoreError, digest_of
+
+MAX_IMAGE = 1 << 30  # where nobody knows how large an image is
+SECONDS = 600
+# A server that sends nothing for that long is given up.
+_STALLED_SECONDS = 30
+_BLOCK = 1 << 16
+# A transfer that was cut is taken up again, while each attempt brings something.
+_ATTEMPTS = 4
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
-def download(module: AnsibleModule, url: str, path: str) -> bool:
-    """Get ``url`` into ``path``, keeping what is there of it; False where the server has no such file.
+def shown(url: str) -> str:
+    """An address as it may be shown and logged: without user, password, and what is behind a question mark."""
+    return printable(re.sub("//[^/?#]*@", "//", url).partition("?")[0])
 
-    What arrives is whatever the server sends: the caller knows its digest. StoreError says why nothing came.
+
+class _CutShort(Exception):
+    """The connection ended before the file did."""
+
+
+def download(
+    url: str, path: str, size: int | None = None, sha256: str | None = None, seconds: float = SECONDS,
+    ca_file: str | None = None, limit: int = MAX_IMAGE,
+) -> bool:  # fmt: skip
+    """Get ``url`` into ``path``, keeping what a killed run left there of it; False where the server has no such file.
+
+    At most ``size`` bytes are written, or ``limit`` where no size is known, and within ``seconds``. With ``sha256`` the
+    file has it afterwards. StoreError says why nothing came; then there is no file.
     """
-    there = os.path.getsize(path) if os.path.exists(path) else 0
-    headers = {"Range": f"bytes={there}-"} if there else {}
-    response, info = fetch_url(module, url, headers=headers, timeout=60)
-    if info["status"] == 404:
+    if not re.match("https?://", url):
+        raise StoreError(f"url {shown(url)}: must begin with https:// or http://")
+    try:
+        return _download(url, path, size, sha256, time.monotonic() + seconds, ca_file, limit)
+    except StoreError as error:
+        _remove(path)
+        raise StoreError(f"url {shown(url)}: {error}") from error
+    except OSError as error:
+        _remove(path)
+        raise StoreError(f"url {shown(url)}: {path}: {error.strerror or error}") from error
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _download(url: str, path: str, size: int | None, sha256: str | None, until: float, ca_file: str | None, limit: int) -> bool:
+    most = limit if size is None else size
+    before = os.path.getsize(path) if os.path.exists(path) else 0
+    if before > most or size is None:
+        _remove(path)  # no part of this file, or nobody could say what is missing
+        before = 0
+    free = shutil.disk_usage(os.path.dirname(path)).free
+    if size is not None and size - before > free:
+        raise StoreError(f"{os.path.dirname(path)}: has {free} bytes free, the file needs {size - before} more")
+    for attempt in range(_ATTEMPTS):
+        there = os.path.getsize(path) if os.path.exists(path) else 0
+        if size is not None and there == size:
+            break
+        try:
+            if not _get(url, path, there, size, most, until, ca_file):
+                _remove(path)
+                return False
+            break
+        except _CutShort as error:
+            after = os.path.getsize(path) if os.path.exists(path) else 0
+            if size is None or after <= there or attempt == _ATTEMPTS - 1:
+                raise StoreError(f"the connection ended after {after} bytes, before the file did") from error
+    if size is not None and os.path.getsize(path) != size:
+        raise StoreError(f"the server's file has {os.path.getsize(path)} bytes, expected are {size}")
+    if sha256 and digest_of(path) != sha256:
+        raise StoreError(f"the server's file has the sha256 {digest_of(path)}, expected is {sha256}; it was removed: run again")
+    return True
+
+
+def _get(url: str, path: str, there: int, size: int | None, most: int, until: float, ca_file: str | None) -> bool:
+    """One request; False where there is no such file."""
+    reply = _Reply(url, there, until, ca_file)
+    status = reply.status
+    if status == 404:
         return False
-    if info["status"] == 416:  # nothing is after what is there: it has arrived whole
-        return True
-    if info["status"] not in (200, 206):
-        raise StoreError(f"url {url}: {info['msg']}")
-    with open(path, "ab" if info["status"] == 206 else "wb") as file:
-        while block := response.read(1 << 20):
+    if status == 416 and there:
+        raise StoreError("the server has less of the file than is here; what was here is removed: run again")
+    if status not in (200, 206):
+        raise StoreError(f"the server answers {status} {printable(reply.reason)}".strip())
+    if status == 206:
+        _check_range(reply.headers.get("Content-Range") or "", there, size)
+    written = there if status == 206 else 0
+    announced = reply.headers.get("Content-Length") or ""
+    if re.fullmatch("[0-9]{1,18}", announced) and written + int(announced) > most:
+        raise StoreError(f"the server announces {written + int(announced)} bytes, expected are {size or f'at most {most}'}")
+    with open(path, "ab" if status == 206 else "wb") as file:
+        for block in reply.blocks():
+            written += len(block)
+            if written > most:
+                raise StoreError(f"the server sends more than the {most} bytes that are expected")
             file.write(block)
     return True
+
+
+def _check_range(header: str, there: int, size: int | None) -> None:
+    match = _CONTENT_RANGE.fullmatch(header)
+    if not match or int(match.group(1)) != there or (size is not None and match.group(3) not in ("*", str(size))):
+        raise StoreError(f"the server answers the range {printable(header)!r}, asked for were bytes {there}-")
+
+
+class _Reply:
+    """One answer of a server, read by a thread: whatever that waits for, nobody waits for it longer than ``until``."""
+
+    def __init__(self, url: str, there: int, until: float, ca_file: str | None) -> None:
+        self.until = until
+        self._blocks: queue.Queue[Any] = queue.Queue(maxsize=16)
+        self._given_up = threading.Event()
+        threading.Thread(target=self._read, args=(url, there, ca_file), daemon=True).start()
+        first = self._next()
+        self.status, self.reason, self.headers = first if isinstance(first, tuple) else (0, "", {})
+
+    def blocks(self) -> Iterator[bytes]:
+        while True:
+            block = self._next()
+            if block is None:
+                return
+            yield block
+
+    def _next(self) -> Any:
+        try:
+            item = self._blocks.get(timeout=max(0.0, self.until - time.monotonic()))
+        except queue.Empty:
+            self._given_up.set()
+            raise StoreError("the transfer did not end within its time") from None
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def _put(self, item: Any) -> bool:
+        while not self._given_up.is_set() and time.monotonic() < self.until:
+            with contextlib.suppress(queue.Full):
+                self._blocks.put(item, timeout=0.5)
+                return True
+        return False
+
+    def _read(self, url: str, there: int, ca_file: str | None) -> None:
+        headers = {"Range": f"bytes={there}-"} if there else {}
+        try:
+            try:
+                reply = open_url(
+                    url, headers=headers, timeout=_STALLED_SECONDS, ca_path=ca_file, decompress=False, follow_redirects="safe"
+                )
+            except urllib.error.HTTPError as error:
+                self._put((error.code, str(error.reason), {}))
+                return
+            self._put((reply.status, str(reply.reason), reply.headers))
+            announced = reply.headers.get("Content-Length") or "0"
+            missing = 0 if reply.chunked or not announced.isdecimal() else int(announced)
+            # read1: what has come, not the whole block, so that a server that drips is seen to.
+            while block := reply.read1(_BLOCK):
+                missing -= len(block)
+                if not self._put(block):
+                    return
+            if missing > 0:
+                raise _CutShort
+            self._put(None)
+        except (http.client.IncompleteRead, ConnectionError, _CutShort):
+            self._put(_CutShort())
+        except http.client.HTTPException as error:
+            self._put(StoreError(f"the server's answer is not HTTP ({type(error).__name__})"))
+        except Exception as error:  # whatever a server can make a library stumble over is one line for the user
+            reason = getattr(error, "reason", None) or error
+            self._put(StoreError(printable(str(getattr(reason, "strerror", None) or reason or type(error).__name__))))

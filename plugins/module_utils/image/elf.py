@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 XEN_ELFNOTE_PHYS32_ENTRY = 18
 SOLO5_NOTE_ABI = 0x31494241
@@ -37,10 +38,20 @@ _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
 _MANIFEST_ENTRIES_AT = 12
 _MANIFEST_ENTRY_SIZE = 104
 # A hostile file may claim any number of anything; real images have a handful.
-_MOST_NOTES = 256
-_MOST_DEVICES = 64
-_MOST_HEADERS = 1024  # of one table; a kernel has a dozen
-_MOST_BYTES = 1 << 20  # of one table or note section
+_MAX_NOTES = 256
+_MAX_DEVICES = 64
+_MAX_HEADERS = 1024  # of one table; a kernel has a dozen
+_MAX_BYTES = 1 << 20  # of one table or note section
+
+
+# What a terminal or a log would obey rather than show: C0 and C1 controls, changes of direction, halves of characters.
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_MAX_TEXT = 500
+
+
+def printable(text: str) -> str:
+    """Text of foreign origin as it may be shown: one line of bounded length without control characters."""
+    return _CONTROLS.sub("?", text[:_MAX_TEXT])
 
 
 class ImageError(ValueError):
@@ -75,19 +86,19 @@ class _Note:
 
 
 def _notes(blob: bytes, align: int) -> list[_Note]:
-    found: list[_Note] = []
+    notes: list[_Note] = []
     at = 0
     step = 8 if align == 8 else 4
-    while at + 12 <= len(blob) and len(found) < _MOST_NOTES:
+    while at + 12 <= len(blob) and len(notes) < _MAX_NOTES:
         name_size, data_size, kind = struct.unpack_from("<III", blob, at)
         name_at = at + 12
         data_at = (name_at + name_size + step - 1) // step * step
         end = data_at + data_size
         if end > len(blob):
             break
-        found.append(_Note(blob[name_at : name_at + name_size].rstrip(b"\0"), kind, blob[data_at:end]))
+        notes.append(_Note(blob[name_at : name_at + name_size].rstrip(b"\0"), kind, blob[data_at:end]))
         at = (end + step - 1) // step * step
-    return found
+    return notes
 
 
 def _within(data: bytes | mmap.mmap, offset: int, size: int, what: str) -> None:
@@ -97,7 +108,7 @@ def _within(data: bytes | mmap.mmap, offset: int, size: int, what: str) -> None:
 
 def _slice(data: bytes | mmap.mmap, offset: int, size: int, what: str) -> bytes:
     _within(data, offset, size, what)
-    return data[offset : offset + min(size, _MOST_BYTES)]
+    return data[offset : offset + min(size, _MAX_BYTES)]
 
 
 def _manifest(data: bytes) -> tuple[Device, ...]:
@@ -105,7 +116,7 @@ def _manifest(data: bytes) -> tuple[Device, ...]:
         return ()
     count = struct.unpack_from("<I", data, 8)[0]
     devices = []
-    for index in range(min(count, _MOST_DEVICES)):
+    for index in range(min(count, _MAX_DEVICES)):
         at = _MANIFEST_ENTRIES_AT + index * _MANIFEST_ENTRY_SIZE
         if at + _MANIFEST_ENTRY_SIZE > len(data):
             break
@@ -113,7 +124,7 @@ def _manifest(data: bytes) -> tuple[Device, ...]:
         if kind == SOLO5_RESERVED_FIRST:
             continue
         name = data[at : at + 68].split(b"\0", 1)[0].decode("ascii", "replace")
-        devices.append(Device(name, SOLO5_DEVICE_TYPES.get(kind, str(kind))))
+        devices.append(Device(printable(name), SOLO5_DEVICE_TYPES.get(kind, str(kind))))
     return tuple(devices)
 
 
@@ -129,46 +140,80 @@ def inspect_file(path: str) -> Image:
 
 def inspect(data: bytes | mmap.mmap) -> Image:
     """Read the image in ``data``; raise `ImageError` when Xen could not boot it as PVH."""
+    header = _header(data)
+    notes, memory_size = _segments(data, header)
+    section_notes, debug_info = _sections(data, header, len(notes))
+    image = _from_notes(notes + section_notes)
+    if image.target not in ("xen", "pvh", "standin"):
+        raise ImageError(f"built for Solo5 target '{image.target}'; Xen boots only target 'xen': mirage configure -t xen")
+    if image.entry < 0:
+        raise ImageError("no PVH entry (ELF note Xen 18, PHYS32_ENTRY): not a kernel that Xen can start as PVH")
+    return replace(image, size=len(data), memory_size=memory_size, debug_info=debug_info)
+
+
+@dataclass(frozen=True)
+class _Header:
+    program_at: int
+    program_count: int
+    section_at: int
+    section_size: int
+    section_count: int
+
+
+def _header(data: bytes | mmap.mmap) -> _Header:
     if data[:4] != b"\x7fELF":
         kind = "it is empty" if not data else f"it starts with {data[:4].hex(' ')}"
         raise ImageError(f"not an ELF file ({kind}); an image is the file that 'make build' left in dist/")
     if len(data) < _HEADER.size:
         raise ImageError(f"the file is truncated: it has only {len(data)} bytes, less than an ELF header")
-    header = _HEADER.unpack_from(data)
-    ident, machine = header[0], header[2]
+    fields = _HEADER.unpack_from(data)
+    ident, machine = fields[0], fields[2]
     if ident[4] != 2 or ident[5] != 1 or machine != _EM_X86_64:
         raise ImageError("not a 64-bit x86 ELF file")
-    program_at, section_at = header[5], header[6]
-    program_size, program_count, section_size, section_count = header[9], header[10], header[11], header[12]
-    if program_size != _PROGRAM_HEADER.size or not program_count:
+    program_size = fields[9]
+    header = _Header(fields[5], fields[10], fields[6], fields[11], fields[12])
+    if program_size != _PROGRAM_HEADER.size or not header.program_count:
         raise ImageError("it has no program headers: an object file, not a kernel")
-    for count, what in ((program_count, "program"), (section_count, "section")):
-        if count > _MOST_HEADERS:
+    for count, what in ((header.program_count, "program"), (header.section_count, "section")):
+        if count > _MAX_HEADERS:
             raise ImageError(f"it has {count} {what} headers, a kernel has a dozen")
+    return header
 
+
+def _segments(data: bytes | mmap.mmap, header: _Header) -> tuple[list[_Note], int]:
+    """The notes of the note segments, and how much memory the loaded ones take from the lowest to the highest address."""
     notes: list[_Note] = []
     lowest, highest = None, 0
-    headers = _slice(data, program_at, program_size * program_count, "the program header table")
-    for kind, _flags, offset, _vaddr, paddr, file_size, memory_size, align in _PROGRAM_HEADER.iter_unpack(headers):
+    table = _slice(data, header.program_at, _PROGRAM_HEADER.size * header.program_count, "the program header table")
+    for kind, _flags, offset, _vaddr, paddr, file_size, memory_size, align in _PROGRAM_HEADER.iter_unpack(table):
         if kind == _PT_LOAD:
             _within(data, offset, file_size, "a loaded segment")
             lowest = paddr if lowest is None else min(lowest, paddr)
             highest = max(highest, paddr + memory_size)
-        elif kind == _PT_NOTE and len(notes) < _MOST_NOTES:
+        elif kind == _PT_NOTE and len(notes) < _MAX_NOTES:
             notes += _notes(_slice(data, offset, file_size, "a note segment"), align)
     if lowest is None:
         raise ImageError("no segment is loaded: nothing to boot")
-    debug_info = False
-    if section_count and section_size == _SECTION_HEADER.size:
-        table = _slice(data, section_at, section_size * section_count, "the section header table")
-        for section in _SECTION_HEADER.iter_unpack(table):
-            debug_info = debug_info or section[1] == _SHT_SYMTAB
-            if section[1] == _SHT_NOTE and len(notes) < _MOST_NOTES:
-                notes += _notes(_slice(data, section[4], section[5], "a note section"), section[8])
+    return notes, highest - lowest
 
-    target, description = "pvh", ""
-    abi_version: int | None = None
-    entry: int | None = None
+
+def _sections(data: bytes | mmap.mmap, header: _Header, known: int) -> tuple[list[_Note], bool]:
+    """The notes of the note sections (the segments had ``known``), and whether there is a symbol table."""
+    notes: list[_Note] = []
+    debug_info = False
+    if not header.section_count or header.section_size != _SECTION_HEADER.size:
+        return notes, debug_info
+    table = _slice(data, header.section_at, header.section_size * header.section_count, "the section header table")
+    for section in _SECTION_HEADER.iter_unpack(table):
+        debug_info = debug_info or section[1] == _SHT_SYMTAB
+        if section[1] == _SHT_NOTE and known + len(notes) < _MAX_NOTES:
+            notes += _notes(_slice(data, section[4], section[5], "a note section"), section[8])
+    return notes, debug_info
+
+
+def _from_notes(notes: list[_Note]) -> Image:
+    """What the notes say; entry -1 where none names one."""
+    target, description, abi_version, entry = "pvh", "", None, -1
     devices: tuple[Device, ...] = ()
     for note in notes:
         if note.owner == b"Xen" and note.type == XEN_ELFNOTE_PHYS32_ENTRY and len(note.data) in (4, 8):
@@ -179,9 +224,5 @@ def inspect(data: bytes | mmap.mmap) -> Image:
         elif note.owner == b"Solo5" and note.type == SOLO5_NOTE_MANIFEST:
             devices = _manifest(note.data)
         elif note.owner == STANDIN_NOTE_OWNER and note.type == STANDIN_NOTE_TYPE:
-            target, description = "standin", note.data.rstrip(b"\0").decode("utf-8", "replace")
-    if target not in ("xen", "pvh", "standin"):
-        raise ImageError(f"built for Solo5 target '{target}'; Xen boots only target 'xen': mirage configure -t xen")
-    if entry is None:
-        raise ImageError("no PVH entry (ELF note Xen 18, PHYS32_ENTRY): not a kernel that Xen can start as PVH")
-    return Image(target, entry, len(data), highest - lowest, abi_version, devices, description, debug_info)
+            target, description = "standin", printable(note.data.rstrip(b"\0").decode("utf-8", "replace"))
+    return Image(target, entry, 0, 0, abi_version, devices, description)

@@ -2,23 +2,35 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Signatures by ``ssh-keygen -Y``, with a key that people have already (ssh-keygen(1), ALLOWED SIGNERS).
+"""EDGE. Signatures by ``ssh-keygen -Y`` (ssh-keygen(1), ALLOWED SIGNERS), with a key that signs images and nothing else.
 
-What is signed is the statement of provenance, which names the image by its sha256.
+What is signed is the statement of provenance, which names the image by its sha256 and the names that it may have: an image
+that was signed as one name is no other.
 """
 
 from __future__ import annotations
 
 import base64
+import binascii
+import contextlib
+import glob
 import os
+import re
 import subprocess
+import tempfile
 
-from .provenance import ProvenanceError, read
-from .store import digest_of, write_whole
+from . import provenance
+from .elf import printable
+from .provenance import ProvenanceError
+from .store import digest_of, read_text, write_whole
 
 NAMESPACE = "image@unikernels.xen"
 STATEMENT, SIGNATURE = ".provenance.json", ".provenance.json.sig"
+NEW_KEY = "ssh-keygen -t ed25519 -f ~/.config/unikernels/images"
 _SECONDS = 60
+_PRIVATE = b"openssh-key-v1\0"
+# The names that ssh tries by itself when it logs in (ssh_config(5), IdentityFile).
+_LOGIN_KEY = re.compile(r"id_(rsa|dsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss)(\.pub)?")
 
 
 class SignatureError(Exception):
@@ -26,47 +38,132 @@ class SignatureError(Exception):
 
 
 def _ssh_keygen(*arguments: str, data: bytes = b"") -> tuple[int, bytes, str]:
-    """Exit code, output, and the last line of what it said on stderr."""
+    """Exit code, output, and the reason in a line, never empty where the code isn't 0."""
     try:
         done = subprocess.run(
             ["ssh-keygen", *arguments], input=data, capture_output=True, timeout=_SECONDS, check=False,
-            env={**os.environ, "SSH_ASKPASS_REQUIRE": "never"},
+            env={**os.environ, "SSH_ASKPASS_REQUIRE": "never", "LC_ALL": "C"},
         )  # fmt: skip
     except FileNotFoundError as error:
         raise SignatureError("there is no ssh-keygen: apt-get install openssh-client") from error
     except subprocess.TimeoutExpired as error:
-        raise SignatureError(f"ssh-keygen did not end within {_SECONDS} s: has the key a passphrase, and no agent?") from error
-    words = done.stderr.decode("utf-8", "replace").strip().splitlines()
-    return done.returncode, done.stdout, words[-1] if words else ""
+        raise SignatureError(
+            f"ssh-keygen timed out after {_SECONDS} s; if the key has a passphrase, load it into ssh-agent"
+        ) from error
+    lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
+    return done.returncode, done.stdout, printable(lines[-1].strip()) if lines else f"ssh-keygen exits with {done.returncode}"
+
+
+# -- keys ---------------------------------------------------------------------------------------------
+
+
+def key_blob(line: str) -> bytes:
+    """The public key in a line of a .pub, authorized_keys, allowed_signers or revoked_keys file; b"" where there is none."""
+    fields = line.split()
+    for kind, text in zip(fields, fields[1:]):
+        try:
+            blob = base64.b64decode(text, validate=True)
+        except (ValueError, binascii.Error):
+            continue
+        # A public key begins with its own kind (RFC 4253, 6.6).
+        if blob[4 : 4 + int.from_bytes(blob[:4], "big")] == kind.encode("utf-8", "replace") and kind:
+            return blob
+    return b""
+
+
+def key_blobs(text: str) -> set[bytes]:
+    """The public keys in the lines of a file; lines that are comments have none."""
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    return {blob for blob in map(key_blob, lines) if blob}
+
+
+def public_half(key: str) -> bytes:
+    """The public key of a key file, as its .pub or it itself has it, also behind a passphrase; b"" where it can't be read."""
+    for path in [key] if key.endswith(".pub") else [key + ".pub", key]:
+        try:
+            text = read_text(path).decode("utf-8", "replace")
+        except (OSError, ValueError):
+            continue
+        blobs = key_blobs(text) or {_in_private_file(text)}
+        if any(blobs):
+            return blobs.pop()
+    code, out, _words = _ssh_keygen("-y", "-P", "", "-f", key)  # PEM, of old
+    return key_blob(out.decode("utf-8", "replace")) if not code else b""
+
+
+def _in_private_file(text: str) -> bytes:
+    """The public key in a private key file of OpenSSH, which is not encrypted (its PROTOCOL.key); b"" for another file."""
+    try:
+        blob = base64.b64decode("".join(line for line in text.splitlines() if not line.startswith("-")), validate=True)
+    except ValueError:
+        return b""
+    fields, rest = [], blob[len(_PRIVATE) :] if blob.startswith(_PRIVATE) else b""
+    # Cipher, key derivation and its options, each with its length; the number of keys; the first public key.
+    for before in (0, 0, 0, 4):
+        size = int.from_bytes(rest[before : before + 4], "big")
+        fields.append(rest[before + 4 : before + 4 + size])
+        rest = rest[before + 4 + size :]
+    return fields[-1]
+
+
+def logins(homes: list[str]) -> dict[bytes, str]:
+    """The keys that log in to this machine, each with the file that says so. ``homes``: home folders."""
+    keys: dict[bytes, str] = {}
+    for home in homes:
+        for file in ("authorized_keys", "authorized_keys2"):
+            path = os.path.join(home, ".ssh", file)
+            with contextlib.suppress(OSError, ValueError):
+                keys.update({blob: path for blob in key_blobs(read_text(path).decode("utf-8", "replace"))})
+    return keys
+
+
+def homes() -> list[str]:
+    return ["/root", *sorted(glob.glob("/home/*"))]
+
+
+def login_key_refusal(key: str) -> str:
+    """Why a key file may not sign images; "" where it may. Whoever gets hold of a login key must not get the images too."""
+    make = f"images need a key of their own: {NEW_KEY}"
+    path = os.path.realpath(key)
+    if _LOGIN_KEY.fullmatch(os.path.basename(path)) and os.path.basename(os.path.dirname(path)) == ".ssh":
+        return f"{key} is a key that ssh logs in with; {make}"
+    where = logins([os.path.expanduser("~"), *homes()]).get(public_half(key))
+    return f"{key} logs in to this machine ({where}); {make}" if where else ""
+
+
+# -- signing ------------------------------------------------------------------------------------------
 
 
 def sign(text: bytes, key: str) -> bytes:
     """The signature over a statement, by the private (or an agent's public) ``key`` file."""
     if not os.path.isfile(key):
         raise SignatureError(f"signing_key: {key} is not a file")
+    refusal = login_key_refusal(key)
+    if refusal:
+        raise SignatureError(f"signing_key: {refusal}")
     code, out, words = _ssh_keygen("-q", "-Y", "sign", "-n", NAMESPACE, "-f", key, data=text)
     if code:
-        raise SignatureError(f"signing_key: {key} does not sign: {words or code}")
+        raise SignatureError(f"signing_key: {key} does not sign: {words}")
     return out
 
 
-def _signed_by(signature: str, key: str) -> bool:
-    """Whether the signature file was made with ``key``, as its public half beside it says; True where there is none.
-
-    A signature is "SSHSIG", a version of 4 bytes, and the public key with its length (OpenSSH's PROTOCOL.sshsig).
-    """
+def signing_key_of(signature: bytes) -> bytes:
+    """The public key in a signature: after "SSHSIG" and a version of 4 bytes, with its length (OpenSSH's PROTOCOL.sshsig)."""
+    lines = [line for line in signature.decode("ascii", "replace").splitlines() if not line.startswith("-")]
     try:
-        with open(key if key.endswith(".pub") else key + ".pub", encoding="utf-8") as file:
-            own = base64.b64decode(file.read().split()[1])
-    except (OSError, ValueError, IndexError):
-        return True
-    with open(signature, encoding="ascii", errors="replace") as file:
-        lines = [line for line in file.read().splitlines() if not line.startswith("-")]
-    try:
-        blob = base64.b64decode("".join(lines))
+        blob = base64.b64decode("".join(lines), validate=True)
     except ValueError:
+        return b""
+    return blob[10 + 4 : 14 + int.from_bytes(blob[10:14], "big")] if blob[:6] == b"SSHSIG" else b""
+
+
+def _signed_by(statement: str, signature: str, key: str) -> bool:
+    """Whether the signature file is one of ``key`` over the statement file. A key that can't be read may be any."""
+    try:
+        text, signer, own = read_text(statement), signing_key_of(read_text(signature)), public_half(key)
+    except (OSError, ValueError):
         return False
-    return blob[:6] == b"SSHSIG" and blob[14 : 14 + int.from_bytes(blob[10:14], "big")] == own
+    return own in (b"", signer) and not _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", signature, data=text)[0]
 
 
 def sidecars(store: str, digest: str) -> dict[str, str]:
@@ -75,59 +172,109 @@ def sidecars(store: str, digest: str) -> dict[str, str]:
     return {os.path.basename(path): digest_of(path) for path in paths if os.path.exists(path)}
 
 
-def attach(store: str, digest: str, text: bytes, key: str, check: bool) -> bool:
-    """Put the statement ``text`` beside the image, where none is, and with a ``key`` the signature over the one that is.
+def attach(store: str, digest: str, text: bytes, key: str, check: bool, names: tuple[str, ...] = ()) -> bool:
+    """Keep the statement ``text`` of an image, and its signature by ``key`` where one is given. Whether that is a change.
 
-    Whether that is a change. A statement that is there stays; a signature by another key than ``key`` is replaced, for keys
-    change. ``text`` may be empty for an image that was stored before, and
-    has its statement.
+    A statement that is there stays, but that it gets the ``names`` that the image is declared to have. It is read before it
+    is signed: one about another image is refused, and of its names those are signed that are declared, or that this very key
+    has signed before: nothing is vouched for that somebody else wrote into the store. ``text`` may be empty for an image
+    that was stored before, and has its statement. SignatureError says what can't be signed, and why.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     there = os.path.exists(statement)
-    wanted = bool(key) and not (os.path.exists(signature) and _signed_by(signature, key))
     if not there and not text:
         raise SignatureError(f"image {digest}: has no statement of provenance; remove {digest}.xen from {store} and run again")
-    if there and wanted:
-        with open(statement, "rb") as file:
-            text = file.read()
-    signed = sign(text, key) if wanted and not check else b""
-    if not there and not check:
-        write_whole(statement, text, 0o644)
-    if signed:
-        write_whole(signature, signed, 0o644)
-    return wanted or not there
+    try:
+        old = read_text(statement) if there else text
+        content = provenance.read(old, digest)
+        declared = set(names) or set(provenance.names_of(provenance.read(text, digest) if text else content))
+        good = there and bool(key) and _signed_by(statement, signature, key)
+        if not key:  # unsigned: the names are for people alone
+            declared |= set(provenance.names_of(content))
+            new = old if os.path.exists(signature) else provenance.renamed(old, digest, sorted(declared))
+        else:
+            new = provenance.renamed(old, digest, sorted(declared | set(provenance.names_of(content) if good else ())))
+    except (ProvenanceError, ValueError) as error:
+        raise SignatureError(
+            f"image {digest}: its statement of provenance: {error}; remove {statement}, and run again"
+        ) from error
+    wanted = bool(key) and not (good and new == old)
+    signed = sign(new, key) if wanted and not check else b""
+    changed = wanted or not there or new != old
+    if not check:
+        if not there or new != old:
+            write_whole(statement, new, 0o644)
+        if signed:
+            write_whole(signature, signed, 0o644)
+    return changed
 
 
-def verify(store: str, digest: str, allowed_signers: str, revoked: str = "") -> str:
-    """Who signed the image ``digest``; SignatureError when nobody, or nobody who may (now).
+# -- verifying ----------------------------------------------------------------------------------------
 
-    ``allowed_signers``: a file as of ssh-keygen(1); ``revoked``: a file of revoked keys (a KRL, or public keys).
+
+def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "", version: str = "") -> str:
+    """Who signed the image ``digest`` as ``name``; SignatureError when nobody, or nobody who may (now).
+
+    ``allowed_signers``: a file as of ssh-keygen(1); ``revoked``: a file of revoked keys (a KRL, or public keys). An empty
+    ``name`` is any; a ``version`` must be the statement's own, where that has one.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
-    where = f"image {digest}"
+    where = f"image {name} ({digest[:12]})" if name else f"image {digest}"
     if not os.path.isfile(allowed_signers):
         raise SignatureError(f"{where}: cannot be verified: allowed_signers {allowed_signers} is not a file")
     try:
-        with open(statement, "rb") as file:
-            text = file.read()
+        text = read_text(statement)
     except FileNotFoundError as error:
         raise SignatureError(f"{where}: has no statement of provenance beside it ({statement})") from error
+    except ValueError as error:
+        raise SignatureError(f"{where}: its statement of provenance: {error}") from error
     if not os.path.exists(signature):
-        raise SignatureError(f"{where}: is not signed (no {signature}); build it with signing_key, or image_signature: optional")
+        raise SignatureError(f"{where}: is not signed (no {signature})")
     try:
-        read(text, digest)
+        content = provenance.read(text, digest)
     except ProvenanceError as error:
         raise SignatureError(f"{where}: its statement of provenance: {error}") from error
+    try:
+        signer = _good_signer(where, text, signature, allowed_signers, revoked)
+    except ValueError as error:
+        raise SignatureError(f"{where}: its signature {error}") from error
+    signed_as = provenance.names_of(content)
+    if name and name not in signed_as:
+        raise SignatureError(f"{where}: is signed as {printable(', '.join(signed_as))}, not as {name}")
+    signed_version = provenance.version_of(content)
+    if version and signed_version and version != signed_version:
+        raise SignatureError(f"{where}: is signed as version {printable(signed_version)}, not as {version}")
+    return signer
+
+
+def _good_signer(
+    where: str, text: bytes, signature: str, allowed_signers: str, revoked: str, what: str = "is signed by a key"
+) -> str:
     code, out, _words = _ssh_keygen("-Y", "find-principals", "-s", signature, "-f", allowed_signers)
     principals = out.decode("utf-8", "replace").splitlines()
     if code or not principals:
-        raise SignatureError(f"{where}: is signed by a key that {allowed_signers} does not allow (unknown, or no longer valid)")
-    revocation = ["-r", revoked] if revoked else []
-    words = ""
+        raise SignatureError(f"{where}: {what} that {allowed_signers} does not allow (unknown, or no longer valid)")
+    if revoked and signing_key_of(read_text(signature)) in key_blobs(read_text(revoked).decode("utf-8", "replace")):
+        raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: the key is revoked")
+    reason = ""
     for principal in principals:
-        code, _out, words = _ssh_keygen(
-            "-Y", "verify", "-n", NAMESPACE, "-I", principal, "-s", signature, "-f", allowed_signers, *revocation, data=text
-        )
+        code, _out, reason = _ssh_keygen(
+            "-Y", "verify", "-n", NAMESPACE, "-I", principal, "-s", signature, "-f", allowed_signers,
+            *(["-r", revoked] if revoked else []), data=text,
+        )  # fmt: skip
         if not code:
             return principal
-    raise SignatureError(f"{where}: its signature by {', '.join(principals)} is not good: {words}")
+    raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: {reason}")
+
+
+def key_problem(key: str, allowed_signers: str, revoked: str = "") -> str:
+    """Why what ``key`` signs would be refused; "" where it would not. Signs a text of no meaning, and keeps nothing."""
+    text = b"a key is tried\n"
+    try:
+        with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
+            path = os.path.join(folder, "signature")
+            write_whole(path, sign(text, key), 0o600)
+            _good_signer(f"signing_key: {key}", text, path, allowed_signers, revoked, "is a key")
+    except SignatureError as error:
+        return str(error)
+    return ""

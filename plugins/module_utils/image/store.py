@@ -15,14 +15,18 @@ comes last, so an image without its description is never seen.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator
 from typing import Any
 
-from .elf import ImageError, inspect, inspect_file
+from .elf import ImageError, inspect, inspect_file, printable
 
 SUFFIX = ".xen"
 KINDS = ("xen", "json", "provenance.json", "provenance.json.sig")
@@ -30,17 +34,16 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 NAMES = "names"
 INCOMING = ".incoming-"
-MOST_HISTORY = 100
+MAX_HISTORY = 100
+# A description, statement or signature has a few KB; a statement names every package of a build.
+MAX_TEXT = 4 << 20
+_LOCK, LOCK_SECONDS = ".lock", 120
 # A domain is made within minutes after its image arrived.
 FRESH_SECONDS = 3600
 
 
 class StoreError(Exception):
     """One line: what could not be stored, where and why."""
-
-
-class DamagedArrival(StoreError):
-    """What arrived of an image is a part of it, or another."""
 
 
 def write_whole(path: str, data: bytes, mode: int) -> None:
@@ -73,27 +76,101 @@ def image_path(store: str, digest: str) -> str:
     return os.path.join(store, digest + SUFFIX)
 
 
+def read_text(path: str) -> bytes:
+    """The bytes of a description, statement or signature; OSError, or ValueError where it is too long to be one."""
+    with open(path, "rb") as file:
+        data = file.read(MAX_TEXT + 1)
+    if len(data) > MAX_TEXT:
+        raise ValueError(f"has more than {MAX_TEXT} bytes")
+    return data
+
+
 def listing(store: str) -> list[dict[str, Any]]:
     """What every stored image says of itself, without reading the images. [] when there is no store."""
     if not os.path.isdir(store):
         return []
-    found = []
+    images = []
     for name in sorted(os.listdir(store)):
         digest, suffix = os.path.splitext(name)
         if suffix == SUFFIX and DIGEST.fullmatch(digest):
-            found.append(describe(store, digest))
-    return found
+            images.append(describe(store, digest))
+    return images
+
+
+# What a description has, and its type; a store's own `put` writes no other form.
+_FIELDS: dict[str, type] = {
+    "name": str, "description": str, "target": str, "source": str, "key": str, "size": int, "memory_size": int,
+    "standin": bool, "debug_info": bool, "devices": list,
+}  # fmt: skip
+
+
+def _device(value: Any) -> dict[str, str] | None:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str) or not isinstance(value.get("type"), str):
+        return None
+    return {"name": printable(value["name"]), "type": printable(value["type"])}
+
+
+def read_manifest(data: bytes) -> tuple[dict[str, Any], str]:
+    """(what a description says, what is wrong with it or ""). It may come from anywhere: what is wrong is left out."""
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}, "is not JSON"
+    if not isinstance(content, dict):
+        return {}, "is not a mapping"
+    manifest: dict[str, Any] = {}
+    wrong = set()
+    for key, value in content.items():
+        expected = _FIELDS.get(key, type(value))
+        if type(value) is not expected or printable(key) != key:
+            wrong.add(printable(key))
+        elif isinstance(value, list):
+            devices = [_device(entry) for entry in value]
+            if key == "devices" and None not in devices:
+                manifest[key] = devices
+            else:
+                wrong.add(printable(key))
+        elif isinstance(value, str):
+            manifest[key] = printable(value)
+            if printable(value) != value:
+                wrong.add(printable(key))
+        elif isinstance(value, int) and abs(value) < 1 << 62:
+            manifest[key] = value
+        else:
+            wrong.add(printable(key))
+    return manifest, f"has no sound {', '.join(sorted(wrong))[:200]}" if wrong else ""
 
 
 def describe(store: str, digest: str) -> dict[str, Any]:
-    """The manifest of one stored image with its path; sizes in bytes."""
+    """The manifest of one stored image with its path; sizes in bytes. ``problem``: what is wrong with the description."""
+    path = os.path.join(store, digest + ".json")
     manifest: dict[str, Any] = {}
     try:
-        with open(os.path.join(store, digest + ".json"), encoding="utf-8") as file:
-            manifest = json.load(file)
-    except (OSError, ValueError):
-        pass  # the image is what counts; its description is made anew when it is put again
-    return {**manifest, "sha256": digest, "path": image_path(store, digest)}
+        manifest, wrong = read_manifest(read_text(path))
+    except FileNotFoundError:
+        wrong = ""  # the image is what counts; its description is written again when it is put again
+    except (OSError, ValueError) as error:
+        wrong = getattr(error, "strerror", None) or str(error)
+    problem = {"problem": f"description {path}: {wrong}"} if wrong else {}
+    return {**manifest, "sha256": digest, "path": image_path(store, digest), **problem}
+
+
+@contextlib.contextmanager
+def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """The store's lock: two runs at once don't lose an entry of a name's history, and none prunes what another takes in."""
+    folder = os.path.join(store, NAMES)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    until = time.monotonic() + seconds
+    with open(os.path.join(folder, _LOCK), "a", encoding="ascii") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= until:
+                    raise StoreError(f"image store {store}: another run has been working on it for {seconds:g} s") from None
+                time.sleep(0.05)
+        yield
 
 
 def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, Any]]:
@@ -124,23 +201,28 @@ def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, A
 
 
 def put(store: str, path: str, expected: str | None, extra: dict[str, Any], check: bool) -> tuple[bool, dict[str, Any]]:
-    """Store the image file at ``path``. Return (changed, manifest with path)."""
-    if expected and DIGEST.fullmatch(expected) and os.path.exists(image_path(store, expected)):
-        return False, describe(store, expected)
+    """Store the image file at ``path``. Return (changed, manifest with path). What was altered in the store is replaced."""
     data, digest, manifest = read_image(path, expected)
     target = image_path(store, digest)
-    result = {**extra, **manifest, "path": target}
-    if os.path.exists(target):
-        return False, {**result, **describe(store, digest)}
+    whole = os.path.exists(target) and digest_of(target) == digest
+    described = os.path.exists(os.path.join(store, digest + ".json")) and "problem" not in describe(store, digest)
+    if whole and described:
+        return False, {**extra, **manifest, **describe(store, digest)}
     if not check:
         try:
             os.makedirs(store, mode=0o755, exist_ok=True)
-            text = json.dumps({**extra, **manifest}, indent=1, sort_keys=True) + "\n"
-            write_whole(os.path.join(store, digest + ".json"), text.encode(), 0o644)
-            write_whole(target, data, 0o644)
+            if not described:
+                write_description(store, digest, {**extra, **manifest})
+            if not whole:
+                write_whole(target, data, 0o644)
         except OSError as error:
             raise StoreError(f"image store {store}: {error.strerror}") from error
-    return True, result
+    return True, {**extra, **manifest, "path": target}
+
+
+def write_description(store: str, digest: str, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    write_whole(os.path.join(store, digest + ".json"), text.encode(), 0o644)
 
 
 # -- names: which image a name means, and meant before ----------------------------------------------
@@ -154,23 +236,43 @@ def _name_path(store: str, name: str) -> str:
 
 def history(store: str, name: str) -> list[str]:
     """The digests that ``name`` has meant, the present one first; [] for an unknown name."""
+    path = _name_path(store, name)
     try:
-        with open(_name_path(store, name), encoding="utf-8") as file:
-            found = json.load(file)["history"]
+        digests = json.loads(read_text(path))["history"]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"image store {store}: the history of {name} cannot be read: {error}") from error
-    return [str(digest) for digest in found]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a history"
+        raise StoreError(f"image store {store}: {path} cannot be read: {reason}; remove it, and run again") from error
+    if not isinstance(digests, list) or not all(isinstance(digest, str) and DIGEST.fullmatch(digest) for digest in digests):
+        raise StoreError(f"image store {store}: {path} cannot be read: it is not a history; remove it, and run again")
+    return digests
+
+
+def known_names(store: str) -> list[str]:
+    """The names that the store has a history of."""
+    try:
+        files = sorted(os.listdir(os.path.join(store, NAMES)))
+    except FileNotFoundError:
+        return []
+    names = [os.path.splitext(file)[0] for file in files if file.endswith(".json")]
+    return [name for name in names if NAME.fullmatch(name)]
 
 
 def names(store: str) -> dict[str, list[str]]:
     """Every name with its history."""
-    try:
-        found = sorted(os.listdir(os.path.join(store, NAMES)))
-    except FileNotFoundError:
-        return {}
-    return {name: history(store, name) for name in (os.path.splitext(file)[0] for file in found) if NAME.fullmatch(name)}
+    return {name: history(store, name) for name in known_names(store)}
+
+
+def names_and_problems(store: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Every name whose history can be read, and one line for each other."""
+    readable, problems = {}, []
+    for name in known_names(store):
+        try:
+            readable[name] = history(store, name)
+        except StoreError as error:
+            problems.append(str(error))
+    return readable, problems
 
 
 def point(store: str, name: str, digest: str, check: bool) -> bool:
@@ -178,9 +280,11 @@ def point(store: str, name: str, digest: str, check: bool) -> bool:
     path, before = _name_path(store, name), history(store, name)
     if before[:1] == [digest]:
         return False
-    if not check:
-        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-        text = json.dumps({"name": name, "history": [digest, *before][:MOST_HISTORY]}, indent=1) + "\n"
+    if check:
+        return True
+    with locked(store):
+        before = history(store, name)  # another run may have written it
+        text = json.dumps({"name": name, "history": [digest, *before][:MAX_HISTORY]}, indent=1) + "\n"
         write_whole(path, text.encode(), 0o644)
     return True
 
@@ -200,25 +304,31 @@ def digest_of(path: str) -> str:
 def fsck(store: str) -> list[str]:
     """One line for everything in the store that is not as it should be; reads every image."""
     lines = []
-    there = {image["sha256"] for image in listing(store)}
-    for digest in sorted(there):
-        found = digest_of(image_path(store, digest))
-        if found != digest:
-            lines.append(f"{image_path(store, digest)}: its content has the sha256 {found}: remove it and ship it again")
+    images = {image["sha256"]: image for image in listing(store)}
+    if os.path.isdir(store) and os.stat(store).st_mode & 0o022:
+        lines.append(f"{store}: others than its owner may write there: chmod go-w {store}")
+    for digest, image in images.items():
+        actual = digest_of(image_path(store, digest))
+        if actual != digest:
+            lines.append(f"{image_path(store, digest)}: its content has the sha256 {actual}: the next run ships it again")
         if not os.path.exists(os.path.join(store, digest + ".json")):
             lines.append(f"{image_path(store, digest)}: has no description beside it: put it again")
+        elif image.get("problem"):
+            lines.append(f"{image['problem']}: put it again")
     for file in _files(store):
         digest, _dot, kind = file.partition(".")
-        if DIGEST.fullmatch(digest) and digest not in there:
-            lines.append(f"{os.path.join(store, file)}: there is no image of that digest")
+        path = os.path.join(store, printable(file))
+        if DIGEST.fullmatch(digest) and digest not in images:
+            lines.append(f"{path}: there is no image of that digest")
         elif file.startswith(INCOMING):
-            lines.append(f"{os.path.join(store, file)}: left by a run that died; the next prune removes it")
+            lines.append(f"{path}: left by a run that died; the next prune removes it")
         elif kind not in ("", *KINDS) and DIGEST.fullmatch(digest):
-            lines.append(f"{os.path.join(store, file)}: not a file of the store")
-    for name, digests in names(store).items():
-        if digests and digests[0] not in there:
+            lines.append(f"{path}: not a file of the store")
+    readable, problems = names_and_problems(store)
+    for name, digests in readable.items():
+        if digests and digests[0] not in images:
             lines.append(f"image name {name}: means {digests[0]}, which is not in the store")
-    return lines
+    return lines + problems
 
 
 def unused(store: str, used: set[str], depth: int, now: float) -> list[str]:
@@ -251,34 +361,33 @@ def remove(paths: list[str]) -> None:
             os.unlink(path)
 
 
-def take(store: str, digest: str, kinds: list[str], check: bool) -> tuple[list[str], list[str]]:
-    """Rename what arrived of an image (``.incoming-<digest>.<kind>``) into its place, the image last and verified.
+def take(store: str, file: str, path: str, sha256: str) -> None:
+    """Let ``file`` of the store be what arrived at ``path``, once its digest is right; StoreError otherwise.
 
-    Returns (kinds that were taken, kinds that are absent). An image that is not what its name says has not arrived
-    whole: it is removed, and DamagedArrival says so.
+    What is not what it should be is removed: nothing of it stays in the store.
     """
-    taken, absent = [], []
-    for kind in sorted(kinds, key=lambda kind: kind == "xen"):
-        path = os.path.join(store, f"{INCOMING}{digest}.{kind}")
-        if not os.path.exists(path):
-            absent.append(kind)
-            continue
-        if kind == "xen":
-            found = digest_of(path)
-            if found != digest:
-                if not check:
-                    os.unlink(path)
-                raise DamagedArrival(f"image {digest}: what arrived has the sha256 {found}; it was removed: run again")
-            try:
-                inspect_file(path)
-            except ImageError as error:
-                raise StoreError(f"image {digest}: {error}") from error
-        taken.append(kind)
-        if not check:
-            with open(path, "rb+") as file:
-                os.fchmod(file.fileno(), 0o644)
-                os.fsync(file.fileno())
-            os.rename(path, os.path.join(store, f"{digest}.{kind}"))
-    if taken and not check:
-        sync_folder(store)
-    return taken, absent
+    incoming = os.path.join(store, INCOMING + file)
+    try:
+        if path != incoming:
+            shutil.copyfile(path, incoming)
+        actual = digest_of(incoming)
+        if actual != sha256:
+            raise StoreError(f"{file}: what arrived has the sha256 {actual}; it was removed: run again")
+        if file.endswith(SUFFIX):
+            inspect_file(incoming)
+        with open(incoming, "rb+") as arrived:
+            os.fchmod(arrived.fileno(), 0o644)
+            os.fsync(arrived.fileno())
+        os.rename(incoming, os.path.join(store, file))
+    except ImageError as error:
+        raise StoreError(f"{file}: {error}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(incoming)
+    sync_folder(store)
+
+
+def describe_again(store: str, digest: str, name: str) -> None:
+    """Write the description of an image that came without: from the image itself, which is the digest's."""
+    _data, _digest, manifest = read_image(image_path(store, digest), digest)
+    write_description(store, digest, {"name": name, **manifest})

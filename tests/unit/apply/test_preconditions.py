@@ -1,5 +1,6 @@
 """What is refused before anything changes, because Xen would find it out half-way."""
 
+import hashlib
 import struct
 
 import pytest
@@ -108,3 +109,31 @@ def test_a_source_that_stands_alone_is_taken(tmp_path, data):
     source = tmp_path / "source"
     source.write_bytes(data)
     assert disks.source_problem(str(source)) is None
+
+
+# -- what may boot -----------------------------------------------------------------------------------
+
+
+def test_an_image_of_the_store_that_was_altered_is_refused(xen, converge, kernel, tmp_path):
+    """What was verified is what boots: its digest is computed from what it is now."""
+    data = open(kernel, "rb").read()
+    image = tmp_path / (hashlib.sha256(data).hexdigest() + ".xen")
+    image.write_bytes(data)
+    assert converge({"name": "www", "kernel": str(image)})["failed"] is False
+    with image.open("ab") as file:
+        file.write(b"more")
+    calls = len(xen.calls)
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=f"domain www: kernel {image}: was altered"):
+            converge({"name": "www", "kernel": str(image), "memory": 20}, check=check)
+    assert not [call for call in xen.calls[calls:] if call.startswith("xl create")]
+
+
+def test_a_host_that_requires_signatures_runs_no_kernel_from_elsewhere(xen, converge, kernel):
+    policy = xen.folder / "unikernels" / "policy"
+    policy.write_text('{"version": 1, "signature": "required", "allowed_signers": ["a@b ssh-ed25519 AAAA"]}')
+    with pytest.raises(converge.Refused, match="is not in the image store, and this host requires signatures"):
+        converge({"name": "www"})
+    policy.write_text("[]")
+    with pytest.raises(converge.Refused, match="is not a policy of images"):
+        converge({"name": "www"})

@@ -1,0 +1,225 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The controller's half of image_store: looks what a host lacks, copies it there, and lets the host take it in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
+    Policy,
+    PolicyError,
+    signature_files,
+    signature_of,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping import (
+    given_policy,
+    unsigned_problem,
+    wanted_images,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, key_problem
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
+    KINDS,
+    SUFFIX,
+    StoreError,
+    digest_of,
+    image_path,
+    locked,
+    read_text,
+)
+
+MODULE = "unikernels.xen.image_store"
+# What the action alone has a use for.
+_OURS = ("state", "controller", "signing_key", "allowed_signers", "revoked_keys")
+
+
+def _files(store: str, digests: list[str]) -> dict[str, dict[str, Any]]:
+    """What the controller has of these images: file name to sha256 and size."""
+    files = {}
+    for digest in digests:
+        for kind in KINDS:
+            path = os.path.join(store, f"{digest}.{kind}")
+            if store and os.path.isfile(path):
+                # An image is named by its digest, and the host checks that.
+                sha256 = digest if kind == "xen" else digest_of(path)
+                files[f"{digest}.{kind}"] = {"sha256": sha256, "size": os.path.getsize(path)}
+    return files
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    # Nothing is done on the host until something is to be done there: no folder is made in advance.
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+
+    def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        self.vars, self.check = task_vars or {}, bool(self._task.check_mode)
+        args = dict(self._task.args)
+        self.store = os.path.expanduser(str(args.get("controller") or ""))
+        self.key = os.path.expanduser(str(args.get("signing_key") or ""))
+        try:
+            if args.get("names") is not None and not isinstance(args["names"], list):
+                raise StoreError("names: must be a list")
+            wanted = args.get("wanted") or {}
+            if not isinstance(wanted, dict):
+                raise StoreError("wanted: must be a mapping of name to digest")
+            images = wanted_images(wanted, args.get("names"))
+            texts = {option: self._text(args, option) for option in ("allowed_signers", "revoked_keys")}
+            if args.get("state") == "signed":
+                given = given_policy({"signature": args.get("signature"), **texts})
+                return {**result, "changed": self._sign(images, given)}
+            module_args = {
+                key: value for key, value in args.items() if key not in (*_OURS, "wanted", "names") and value is not None
+            }
+            module_args.update({option: text for option, text in texts.items() if text is not None})
+            module_args["wanted"] = {name: digest for name, digest in images.items() if digest}
+            result.update(self._ship(images, module_args))
+        except (StoreError, SignatureError, PolicyError) as error:
+            raise AnsibleActionFail(_role_words(str(error))) from error
+        except OSError as error:
+            raise AnsibleActionFail(f"{error.filename or self.store}: {error.strerror}") from error
+        for note in result.pop("notes", []):
+            result.setdefault("warnings", []).append(f"{self.vars.get('inventory_hostname', '')}: {note}")
+        return result
+
+    def _text(self, args: dict[str, Any], option: str) -> str | None:
+        """The text of a file that a variable names; None where none is named."""
+        path = os.path.expanduser(str(args.get(option) or ""))
+        if not path:
+            return None
+        try:
+            with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8") as file:
+                return file.read()
+        except Exception as error:  # the loader has many of its own
+            reason = getattr(error, "strerror", None) or "no such file on the controller"
+            raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
+
+    def _sign(self, images: dict[str, str], given: Policy) -> bool:
+        """Sign and check the controller's images, and say what will be refused of those that have yet to be built."""
+        self._try_key(given)
+        unbuilt = self._unbuilt(images)
+        self._refuse_unbuilt(unbuilt if images else [""], given)
+        built = {name: digest for name, digest in images.items() if name not in unbuilt}
+        changed = False
+        if self.key and built:
+            with locked(self.store):
+                for digest in sorted(set(built.values())):
+                    names = tuple(sorted(name for name in built if built[name] == digest))
+                    changed = attach(self.store, digest, b"", self.key, self.check, names) or changed
+        if not given.required or not built:
+            return changed
+        problem = unsigned_problem(given, list(built), "no key is needed for what is signed already")
+        if problem:
+            raise PolicyError(problem)
+        if changed and self.check:
+            return changed  # the key, which was tried, would sign them
+        for name, digest in built.items():
+            _signer, problem = signature_of(self.store, digest, given, [name])
+            if problem:
+                more = "" if self.key else "; unikernel_images_signing_key signs it"
+                raise SignatureError(problem.replace("the policy", "unikernel_images_allowed_signers") + more)
+        return changed
+
+    def _unbuilt(self, images: dict[str, str]) -> list[str]:
+        """Names of images that the controller has yet to get: in check mode their digest may be known all the same."""
+        return [
+            name
+            for name, digest in images.items()
+            if not digest or (self.check and self.store and not os.path.exists(image_path(self.store, digest)))
+        ]
+
+    def _refuse_unbuilt(self, names: list[str], policy: Policy) -> None:
+        """``names`` of images that have yet to be built; [""] for none in particular, before anything is built."""
+        key = self.key or ("" if names != [""] else "may come later")
+        problem = unsigned_problem(policy, names, key)
+        if problem:
+            raise PolicyError(problem)
+
+    def _try_key(self, policy: Policy, whose: str = "unikernel_images_allowed_signers") -> None:
+        """Refuse a key whose images would be refused, before anything is built or signed."""
+        if not policy.required or not self.key or not policy.allowed_signers:
+            return
+        with signature_files(policy) as (allowed, revoked):
+            problem = key_problem(self.key, allowed, revoked)
+        if problem:
+            raise SignatureError(problem.replace(allowed, whose))
+
+    def _ship(self, images: dict[str, str], module_args: dict[str, Any]) -> dict[str, Any]:
+        files = _files(self.store, sorted({digest for digest in images.values() if digest}))
+        first = self._call(module_args, {"files": files, "final": False})
+        if first.get("failed"):
+            return first
+        missing = [file for file in first.get("missing", []) if file in files]
+        if self.check:
+            if first.get("policy"):
+                self._predict(images, missing, first)
+            return {**first, "changed": first["changed"] or bool(first["missing"]) or "" in images.values()}
+        lost = [file for file in first.get("missing", []) if file.endswith(SUFFIX) and file not in files]
+        if lost and (self.store or module_args.get("mirrors") or module_args.get("arrived")):
+            reasons = first.get("notes") or [f"image {lost[0].partition('.')[0]}: is neither on the host nor in {self.store}"]
+            raise StoreError("; ".join(reasons))
+        return self._deliver(module_args, files, missing, first) if missing else first
+
+    def _deliver(
+        self, module_args: dict[str, Any], files: dict[str, Any], missing: list[str], first: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Copy the images, send the texts along, and let the host take them in."""
+        texts = {}
+        for file in missing:
+            if not file.endswith(SUFFIX):
+                texts[file] = read_text(os.path.join(self.store, file)).decode("utf-8", "replace")
+        folder = self._make_tmp_path()
+        try:
+            paths = []
+            for file in missing:
+                if file.endswith(SUFFIX):
+                    paths.append(self._connection._shell.join_path(folder, file))
+                    self._transfer_file(os.path.join(self.store, file), paths[-1])
+            if paths:
+                self._fixup_perms2((folder, *paths))
+            shipping = {"files": files, "texts": texts, "arrived": folder, "final": True}
+            # Mirrors were asked before.
+            second = self._call({**module_args, "mirrors": []}, shipping)
+        finally:
+            self._remove_tmp_path(folder)
+        if second.get("failed"):
+            return second
+        notes = [*first.get("notes", []), *(note for note in second.get("notes", []) if note not in first.get("notes", []))]
+        joined = {key: sorted({*first.get(key, []), *second.get(key, [])}) for key in ("taken", "removed")}
+        return {**second, **joined, "changed": first["changed"] or second["changed"], "notes": notes}
+
+    def _call(self, module_args: dict[str, Any], shipping: dict[str, Any]) -> dict[str, Any]:
+        answer: dict[str, Any] = self._execute_module(
+            module_name=MODULE, module_args={**module_args, "_shipping": shipping}, task_vars=self.vars
+        )
+        answer.pop("invocation", None)  # every text once more
+        return answer
+
+    def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any]) -> None:
+        """Refuse in check mode what the run would refuse, under the host's own policy."""
+        policy = _policy_of(first["policy"])
+        there = {file.partition(".")[0] for file in first["missing"]}
+        self._refuse_unbuilt([name for name in self._unbuilt(images) if not images[name] or images[name] in there], policy)
+        incomplete = {file.partition(".")[0] for file in missing}
+        for name, digest in images.items():
+            if digest in incomplete:
+                _signer, problem = signature_of(self.store, digest, policy, [name])
+                if problem and self.key:
+                    self._try_key(policy, "the host's policy")  # it would have signed it
+                elif problem:
+                    raise SignatureError(problem.replace("the policy", "the host's policy"))
+
+
+def _policy_of(held: dict[str, Any]) -> Policy:
+    lists = {key: held.get(key) for key in ("allowed_signers", "revoked_keys", "kernels")}
+    return Policy(held.get("signature"), **{key: None if lines is None else tuple(lines) for key, lines in lists.items()})
+
+
+def _role_words(message: str) -> str:
+    """A message in the words of the variable that the user set."""
+    return f"unikernel_images_{message}" if message.startswith(("signing_key:", "allowed_signers:")) else message

@@ -1,0 +1,239 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Images arrive at a store: what was shipped or comes from a mirror is verified, taken in, and gets its names."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import time
+from typing import Any
+
+from .download import MAX_IMAGE, download, shown
+from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, signature_of
+from .shipping import Request, lacking
+from .signature import SignatureError, homes, key_blob, logins
+from .store import (
+    DIGEST,
+    INCOMING,
+    KINDS,
+    LOCK_SECONDS,
+    MAX_TEXT,
+    SUFFIX,
+    StoreError,
+    describe,
+    describe_again,
+    digest_of,
+    locked,
+    point,
+    remove,
+    take,
+    unused,
+    write_whole,
+)
+
+# What libxl keeps of each domain that runs.
+LIBXL = "/var/lib/xen/userdata-d.*"
+
+
+def receive(request: Request) -> dict[str, Any]:
+    """Do what is asked for; the module's result. StoreError, SignatureError or PolicyError: one line."""
+    policy, lines, changed = _policy(request)
+    # Two runs write to one unfinished file otherwise. The other one may be at its mirrors.
+    with contextlib.nullcontext() if request.check else locked(request.store, request.mirror_timeout + LOCK_SECONDS):
+        arrivals = _Arrivals(request)
+        if not request.check:
+            arrivals.take_in()
+            arrivals.describe()
+        missing = lacking(request, arrivals.there)
+        _refuse_incomplete(request, missing, arrivals.reasons)
+        incomplete = {file.partition(".")[0] for file in missing}
+        names = {name: digest for name, digest in request.wanted.items() if digest not in incomplete}
+        signers = _signers(request, policy, names)
+    # `point` has the lock itself: what was taken in stays for an hour, whatever prunes.
+    for name, digest in names.items():
+        changed = point(request.store, name, digest, request.check) or changed
+    removed = _prune(request)
+    return {
+        "changed": changed or bool(arrivals.taken or removed),
+        "missing": missing,
+        "taken": sorted({file.partition(".")[0] for file in arrivals.taken if file.endswith(SUFFIX)}),
+        "signers": signers,
+        "removed": removed,
+        "notes": lines + arrivals.reasons,
+        "stops": stopped(request, policy) if request.judge else [],
+        "policy": _shown(policy) if request.trust else None,
+    }
+
+
+def _shown(policy: Policy) -> dict[str, Any]:
+    lists = {"allowed_signers": policy.allowed_signers, "revoked_keys": policy.revoked_keys, "kernels": policy.kernels}
+    return {"signature": policy.signature, **{key: None if lines is None else list(lines) for key, lines in lists.items()}}
+
+
+def _policy(request: Request) -> tuple[Policy, list[str], bool]:
+    """The policy that holds from now on, one line for each wish that was not granted, and whether it changes."""
+    if not request.trust:
+        return request.given, [], False
+    try:
+        held = held_by(request.trust)
+    except PolicyError:
+        if not request.reset:
+            raise
+        held = None
+    if held is None and request.given == Policy():
+        return request.given, [], False  # nobody has said anything yet: required for this call, and nothing is kept
+    policy, lines = merge(held, request.given, request.reset)
+    entrances = logins(homes())
+    for line in policy.allowed_signers or ():
+        where = entrances.get(key_blob(line))
+        if where:
+            raise PolicyError(
+                f"unikernel_images_allowed_signers: the key of {line.split()[0]} also logs in to this host ({where});"
+                " images need a key of their own: ssh-keygen -t ed25519 -f ~/.config/unikernels/images"
+            )
+    return policy, lines, keep(request.trust, policy, request.check)
+
+
+def _described(store: str, digest: str) -> bool:
+    return os.path.exists(os.path.join(store, digest + ".json")) and "problem" not in describe(store, digest)
+
+
+def present(request: Request) -> dict[str, str]:
+    """The files of the wanted images that the store has, with the digest of each as it is now."""
+    there = {}
+    for digest in request.digests:
+        for kind in KINDS:
+            path = os.path.join(request.store, f"{digest}.{kind}")
+            if os.path.isfile(path) and (kind != "json" or _described(request.store, digest)):
+                there[f"{digest}.{kind}"] = digest_of(path)
+    return there
+
+
+class _Arrivals:
+    """What comes in during one call."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.taken: list[str] = []
+        self.reasons: list[str] = []  # why mirrors did not give what they were asked for
+        self.until = time.monotonic() + request.mirror_timeout
+        self.there = present(request)  # every image is read once in a call
+
+    def take_in(self) -> None:
+        for file in lacking(self.request, self.there):
+            if self.given(file) or self.shipped(file) or self.mirrored(file):
+                self.taken.append(file)
+                # An image was read when it was taken in.
+                self.there[file] = self.sha256(file) or digest_of(os.path.join(self.request.store, file))
+
+    def describe(self) -> None:
+        """Every image has a description that can be read; one that came without gets it from its own bytes."""
+        for name, digest in sorted(self.request.wanted.items()):
+            if self.there.get(digest + SUFFIX) == digest and not _described(self.request.store, digest):
+                describe_again(self.request.store, digest, name)
+                self.there[f"{digest}.json"] = ""
+                self.taken.append(f"{digest}.json")
+
+    def given(self, file: str) -> bool:
+        """A text that came with the call."""
+        if file not in self.request.texts:
+            return False
+        write_whole(os.path.join(self.request.store, file), self.request.texts[file], 0o644)
+        return True
+
+    def shipped(self, file: str) -> bool:
+        path = os.path.join(self.request.arrived, file)
+        if not self.request.arrived or not os.path.isfile(path):
+            return False
+        expected = self.sha256(file) or digest_of(path)
+        try:
+            take(self.request.store, file, path, expected)
+        finally:
+            os.unlink(path)
+        return True
+
+    def sha256(self, file: str) -> str:
+        """What a file must be; "" where nobody said it (a statement is checked against the image, whoever gave it)."""
+        known = self.request.files.get(file)
+        return known.sha256 if known else file.partition(".")[0] if file.endswith(SUFFIX) else ""
+
+    def mirrored(self, file: str) -> bool:
+        digest, _dot, kind = file.partition(".")
+        known = self.request.files.get(file)
+        if kind == "json" and not known:
+            return False  # nobody says what it must be: it is written from the image itself
+        path = os.path.join(self.request.store, INCOMING + file)
+        for mirror in self.request.mirrors:
+            try:
+                if download(
+                    f"{mirror.rstrip('/')}/{file}", path, known.size if known else None, self.sha256(file) or None,
+                    self.until - time.monotonic(), self.request.ca_file or None, MAX_IMAGE if kind == "xen" else MAX_TEXT,
+                ):  # fmt: skip
+                    take(self.request.store, file, path, self.sha256(file) or digest_of(path))
+                    return True
+                if kind == "xen":
+                    self.reasons.append(f"mirror {shown(mirror)}: has no image {digest}")
+            except StoreError as error:
+                late = time.monotonic() >= self.until
+                more = f" (unikernel_images_mirror_timeout: {self.request.mirror_timeout})" if late else ""
+                self.reasons.append(f"mirror {shown(mirror)}: {error}{more}")
+        return False
+
+
+def _refuse_incomplete(request: Request, missing: list[str], reasons: list[str]) -> None:
+    images = [file.partition(".")[0] for file in missing if file.endswith(SUFFIX)]
+    if request.check or not request.final or not images or not (request.mirrors or request.arrived):
+        return
+    raise StoreError("; ".join(reasons) or f"image {images[0]}: has not arrived in {request.store}: run again")
+
+
+def _signers(request: Request, policy: Policy, names: dict[str, str]) -> dict[str, str]:
+    """Name to who signed its image; SignatureError for the first that may not be what its name means."""
+    signers = {}
+    for name, digest in names.items() if request.trust else ():
+        signer, problem = signature_of(request.store, digest, policy, [name])
+        if problem:
+            raise SignatureError(problem if problem.startswith("image ") else f"image {name} ({digest[:12]}): {problem}")
+        if signer:
+            signers[name] = signer
+    return signers
+
+
+def stopped(request: Request, policy: Policy) -> list[str]:
+    """One line for each defined domain that could not start under ``policy``."""
+    known: dict[str, str | None] = {}
+    answers = [check_definition(path, policy, known) for path in definitions_in(request.definitions)]
+    return [answer for answer in answers if answer]
+
+
+def definitions_in(folder: str) -> list[str]:
+    return sorted(glob.glob(os.path.join(glob.escape(folder), "*.cfg")))
+
+
+def used_by_domains(definitions: str) -> set[str]:
+    """Digests that a definition, or a domain that runs, names as its kernel."""
+    used: set[str] = set()
+    for path in [*definitions_in(definitions), *glob.glob(LIBXL)]:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                used.update(re.findall(rf"({DIGEST.pattern})\{SUFFIX}", file.read()))
+        except FileNotFoundError:
+            continue
+    return used
+
+
+def _prune(request: Request) -> list[str]:
+    # Where no definitions are to be seen, nobody can say what is in use.
+    if request.keep is None or not os.path.isdir(request.definitions) or not os.path.isdir(request.store):
+        return []
+    with contextlib.nullcontext() if request.check else locked(request.store):
+        used = used_by_domains(request.definitions) | set(request.wanted.values())
+        paths = unused(request.store, used, request.keep, time.time())
+        if not request.check:
+            remove(paths)
+    return paths

@@ -1,0 +1,299 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host may boot, kept by the host itself: ``/etc/xen/unikernels/policy``, JSON.
+
+A run hands in what its variables say; `merge` decides what the policy becomes: it is only ever tightened, so a run from a
+controller that lacks the variables, or has old ones, opens nothing. `decide` says whether an image may boot; the rest of the
+file is EDGE: it reads and writes the policy, and looks at an image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .elf import printable
+from .signature import SIGNATURE, SignatureError, key_blob, key_blobs, signing_key_of, verify
+from .store import DIGEST, SUFFIX, StoreError, digest_of, names_and_problems, read_text, write_whole
+
+FOLDER = "/etc/xen/unikernels"
+FILE = "policy"
+REQUIRED, OPTIONAL = "required", "optional"
+RESET = "unikernel_images_policy_reset: true"
+
+
+_KERNEL = re.compile(r"""^\s*kernel\s*=\s*(["'])(.*?)\1\s*(?:#.*)?$""", re.MULTILINE)
+_ANY = "%DOMAIN%"
+
+
+class PolicyError(Exception):
+    """One line: what is wrong with a policy, or with what a run wants of it."""
+
+
+# -- pure ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Policy:
+    """``allowed_signers``: lines as of ssh-keygen(1); ``revoked_keys``: "TYPE BASE64"; ``kernels``: digests outside a store.
+
+    In what a run gives, None is: not said.
+    """
+
+    signature: str | None = None
+    allowed_signers: tuple[str, ...] | None = None
+    revoked_keys: tuple[str, ...] | None = None
+    kernels: tuple[str, ...] | None = None
+
+    @property
+    def required(self) -> bool:
+        """Closed by default: where nobody said anything, signatures are required."""
+        return self.signature != OPTIONAL
+
+
+def _lines(text: str) -> list[str]:
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def signers(text: str) -> tuple[str, ...]:
+    """The lines of an allowed_signers file; PolicyError for one that is none."""
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip() and not line.lstrip().startswith("#") and (not key_blob(line) or _CONTROL.search(line)):
+            raise PolicyError(
+                f"unikernel_images_allowed_signers: line {number} is not 'NAME [options] TYPE KEY', see ssh-keygen(1)"
+            )
+    return tuple(dict.fromkeys(_lines(text)))
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def revocations(text: str) -> tuple[str, ...]:
+    """The keys of a file of revoked public keys, without their comments; PolicyError for a line that has none."""
+    keys = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields = line.split()
+        at = next((i for i in range(len(fields) - 1) if key_blob(" ".join(fields[i : i + 2]))), None)
+        if at is None:
+            raise PolicyError(f"unikernel_images_revoked_keys: line {number} has no public key, as in 'ssh-ed25519 AAAA...'")
+        keys.append(" ".join(fields[at : at + 2]))
+    return tuple(dict.fromkeys(keys))
+
+
+def merge(held: Policy | None, given: Policy, reset: bool) -> tuple[Policy, list[str]]:
+    """What a host's policy becomes, and one line for each wish that was not granted, for it would open something.
+
+    ``held``: what the host has, None for nothing yet. What ``given`` does not say stays as it is. PolicyError where what is
+    left would let no image boot.
+    """
+    if held is None or reset:
+        return replace(given, revoked_keys=given.revoked_keys or ()), []
+    lines = []
+    signature = held.signature if given.signature is None or held.signature == REQUIRED else given.signature
+    if given.signature == OPTIONAL and signature == REQUIRED:
+        lines.append(f"unikernel_images_signature: stays required, as the host's policy has it ({RESET} changes that)")
+    allowed, refused = _narrowed(held.allowed_signers, given.allowed_signers)
+    if held.allowed_signers and given.allowed_signers and not allowed:
+        raise PolicyError(
+            "unikernel_images_allowed_signers: the host's policy knows none of these lines, so no image could boot"
+            f" ({RESET} replaces them)"
+        )
+    kernels, unknown = _narrowed(held.kernels, given.kernels)
+    for variable, lost in (("unikernel_images_allowed_signers", refused), ("unikernel_images_kernels", unknown)):
+        lines += [f"{variable}: {printable(line)[:100]}: is not added to the host's policy ({RESET} does that)" for line in lost]
+    revoked = tuple(dict.fromkeys([*(held.revoked_keys or ()), *(given.revoked_keys or ())]))
+    return Policy(signature, allowed, revoked, kernels), lines
+
+
+def _narrowed(held: tuple[str, ...] | None, given: tuple[str, ...] | None) -> tuple[tuple[str, ...] | None, list[str]]:
+    """What both have, and what only ``given`` has. A host that was never given any takes what it is given."""
+    if held is None or given is None:
+        return (given if held is None else held), []
+    return tuple(line for line in held if line in given), [line for line in given if line not in held]
+
+
+def decide(policy: Policy, *, where: str, digest: str, in_store: str | None, declared: str | None, signed: str) -> str | None:
+    """Why a kernel may not boot; None when it may.
+
+    ``digest``: of the file as it is now; ``in_store``: the digest that its path names, None for a kernel that lies
+    elsewhere; ``declared``: the digest that the user declares; ``signed``: what is wrong with its signature, "" for nothing.
+    """
+    if in_store is not None and in_store != digest:
+        return f"{where}: was altered: its sha256 is {digest}; the next run of site.yml ships it again"
+    if declared and declared.lower() != digest:
+        return f"{where}: its sha256 is {digest}, declared is {declared.lower()}"
+    if in_store is not None:
+        return f"{where}: {signed}" if signed else None
+    if not policy.required or declared or digest in (policy.kernels or ()):
+        return None
+    return (
+        f"{where}: is not in the image store, and this host requires signatures; use image:, or allow its digest"
+        f" (unikernel_images_kernels: [{digest}])"
+    )
+
+
+def parse(text: bytes) -> Policy:
+    """The policy in a file's text; PolicyError for anything else: a policy that can't be read opens nothing."""
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict) or content.get("version") != 1:
+            raise ValueError("no version 1")
+        lists: dict[str, tuple[str, ...] | None] = {}
+        for key in ("allowed_signers", "revoked_keys", "kernels"):
+            value = content.get(key)
+            if value is not None and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
+                raise ValueError(key)
+            lists[key] = None if value is None else tuple(value)
+        if content.get("signature") not in (None, REQUIRED, OPTIONAL):
+            raise ValueError("signature")
+    except (ValueError, RecursionError) as error:
+        raise PolicyError(f"is not a policy of images; {RESET} writes it again") from error
+    return Policy(content.get("signature"), **lists)
+
+
+def as_text(policy: Policy) -> str:
+    content: dict[str, Any] = {"version": 1, "signature": policy.signature}
+    for key in ("allowed_signers", "revoked_keys", "kernels"):
+        value = getattr(policy, key)
+        content[key] = None if value is None else list(value)
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+# -- edge ---------------------------------------------------------------------------------------------
+
+
+def held_by(folder: str) -> Policy | None:
+    """The policy that a host has; None where it has none yet. PolicyError where it can't be read."""
+    path = os.path.join(folder, FILE)
+    try:
+        return parse(read_text(path))
+    except FileNotFoundError:
+        return _before_policies(folder)
+    except (OSError, ValueError) as error:
+        raise PolicyError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
+    except PolicyError as error:
+        raise PolicyError(f"{path}: {error}") from error
+
+
+def _before_policies(folder: str) -> Policy | None:
+    """What version 0.1 left on a host: the two files alone."""
+    texts: dict[str, str] = {}
+    for file in ("allowed_signers", "revoked_keys"):
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, file), encoding="utf-8") as opened:
+            texts[file] = opened.read()
+    if not any(texts.values()):
+        return None
+    return Policy(None, signers(texts.get("allowed_signers", "")) or None, revocations(texts.get("revoked_keys", "")), None)
+
+
+def keep(folder: str, policy: Policy, check: bool) -> bool:
+    """Write the policy, and its two lists as the files that ssh-keygen takes, for checks by hand. Whether that is a change."""
+    files = {
+        "allowed_signers": "".join(line + "\n" for line in policy.allowed_signers or ()),
+        "revoked_keys": "".join(line + "\n" for line in policy.revoked_keys or ()),
+        FILE: as_text(policy),
+    }
+    changed = False
+    for file, text in files.items():
+        path = os.path.join(folder, file)
+        old = None
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as opened:
+            old = opened.read()
+        if (old or "") == text:
+            continue
+        changed = True
+        if not check:
+            os.makedirs(folder, mode=0o755, exist_ok=True)
+            write_whole(path, text.encode(), 0o644)
+    return changed
+
+
+@contextlib.contextmanager
+def signature_files(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Paths of the allowed signers and of the revoked keys ("" for none), as ssh-keygen takes them."""
+    with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
+        paths = []
+        for file, lines in (("allowed_signers", policy.allowed_signers), ("revoked_keys", policy.revoked_keys)):
+            paths.append(os.path.join(folder, file))
+            with open(paths[-1], "w", encoding="utf-8") as opened:
+                opened.writelines(line + "\n" for line in lines or ())
+        yield paths[0], paths[1] if policy.revoked_keys else ""
+
+
+def signature_of(store: str, digest: str, policy: Policy, names: list[str]) -> tuple[str, str]:
+    """(who signed a stored image, what is wrong with that under ``policy``, "" for nothing).
+
+    It must be signed as one of ``names``. Where signatures are optional, one by a revoked key is wrong all the same.
+    """
+    if not policy.required:
+        return "", "was signed by a key that is revoked" if _revoked(store, digest, policy) else ""
+    if not policy.allowed_signers:
+        return "", "the host's policy has no allowed signers (unikernel_images_allowed_signers)"
+    problem = "is an image of no name that this host knows"
+    with signature_files(policy) as (allowed, revoked):
+        for name in names:
+            try:
+                return verify(store, digest, allowed, revoked, name), ""
+            except SignatureError as error:
+                problem = str(error).replace(allowed, "the policy")
+    return "", problem
+
+
+def _revoked(store: str, digest: str, policy: Policy) -> bool:
+    try:
+        blob = signing_key_of(read_text(os.path.join(store, digest + SIGNATURE)))
+    except (OSError, ValueError):
+        return False
+    return bool(blob) and blob in key_blobs("\n".join(policy.revoked_keys or ()))
+
+
+def check_bootable(path: str, name: str, policy: Policy | None, digest: str | None = None) -> str | None:
+    """Why the domain ``name`` may not boot the kernel at ``path``, in one line; None when it may.
+
+    The file's digest is computed from its bytes, now. ``policy``: `held_by` of the host, None where it has none (then only an
+    altered image, or one that is not the declared ``digest``, is refused).
+    """
+    where = f"domain {name}: kernel {path}"
+    store, file = os.path.split(os.path.realpath(path))
+    stem, suffix = os.path.splitext(file)
+    in_store = stem if suffix == SUFFIX and DIGEST.fullmatch(stem) else None
+    try:
+        actual = digest_of(path)
+    except OSError as error:
+        return f"{where}: {error.strerror}"
+    signed = ""
+    if in_store == actual and policy is not None:
+        try:
+            readable, _problems = names_and_problems(store)
+            known = [image for image, digests in readable.items() if actual in digests]
+            signed = signature_of(store, actual, policy, known)[1]
+        except (SignatureError, StoreError, OSError) as error:
+            signed = str(error)
+    effective = policy or Policy(OPTIONAL)
+    return decide(effective, where=where, digest=actual, in_store=in_store, declared=digest, signed=signed)
+
+
+def check_definition(path: str, policy: Policy | None, known: dict[str, str | None]) -> str | None:
+    """`check_bootable` for the domain that a definition is of. ``known``: answers by kernel, for what many domains have."""
+    name = os.path.splitext(os.path.basename(path))[0]
+    with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        kernels = [kernel for _quote, kernel in _KERNEL.findall(file.read())]
+    for kernel in kernels:  # xl takes the last of several; each of them must do
+        if kernel not in known:
+            known[kernel] = check_bootable(kernel, _ANY, policy)
+        problem = known[kernel]
+        if problem:
+            return problem.replace(_ANY, name, 1)
+    if not kernels and policy is not None and policy.required:
+        return f"domain {name}: names no kernel, and this host requires signatures"
+    return None

@@ -1,0 +1,139 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How images get to a host: what is asked for, what is lacking, and from where each file comes. No file, no host.
+
+The controller looks once (one call of the module on the host), copies what only it has, and calls once more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from .policy import OPTIONAL, REQUIRED, Policy, revocations, signers
+from .store import DIGEST, KINDS, NAME, SUFFIX, StoreError
+
+
+@dataclass(frozen=True)
+class File:
+    """What a file of a store is known to be, before it arrives."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one call of the module on a host is to do."""
+
+    store: str
+    wanted: dict[str, str]  # name to digest
+    files: dict[str, File]  # by file name, as the controller has them
+    texts: dict[str, bytes]
+    arrived: str = ""  # folder of files that were shipped
+    mirrors: tuple[str, ...] = ()
+    mirror_timeout: int = 600
+    ca_file: str = ""
+    given: Policy = field(default_factory=Policy)
+    reset: bool = False
+    trust: str = ""
+    keep: int | None = None
+    definitions: str = ""
+    judge: bool = False
+    final: bool = True  # nobody ships what is lacking after this call
+    check: bool = False
+
+    @property
+    def digests(self) -> list[str]:
+        return sorted(set(self.wanted.values()))
+
+
+def wanted_images(wanted: dict[str, Any], names: list[str] | None) -> dict[str, str]:
+    """Image name to digest, "" for one that has yet to be built; StoreError for what is neither.
+
+    ``wanted``: name to digest, or to what mirage_image returned; ``names``: those that matter, None for all.
+    """
+    images = {}
+    for name, image in wanted.items():
+        if names is not None and name not in names:
+            continue
+        digest = image.get("sha256") if isinstance(image, dict) else image
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise StoreError(f"wanted: {name!r} is not a name of an image: letters, digits and . _ + - only, at most 64")
+        if digest not in (None, "") and not (isinstance(digest, str) and DIGEST.fullmatch(digest)):
+            raise StoreError(f"wanted: {name}: {digest!r} is not 64 hexadecimal digits")
+        images[name] = digest or ""
+    return images
+
+
+def given_policy(params: dict[str, Any]) -> Policy:
+    """What a run says of a host's policy; what it does not say is None."""
+    kernels = params.get("kernels")
+    for digest in kernels or ():
+        if not DIGEST.fullmatch(digest):
+            raise StoreError(f"unikernel_images_kernels: {digest!r} is not 64 hexadecimal digits")
+    return Policy(
+        params.get("signature"),
+        signers(params["allowed_signers"]) or None if params.get("allowed_signers") else None,
+        revocations(params["revoked_keys"]) if params.get("revoked_keys") else None,
+        None if kernels is None else tuple(kernels),
+    )
+
+
+def request_of(params: dict[str, Any], check: bool) -> Request:
+    """The module's options as a request; StoreError or PolicyError for what makes no sense."""
+    shipping = params.get("_shipping") or {}
+    wanted = {name: digest for name, digest in wanted_images(params["wanted"], params.get("names")).items() if digest}
+    known = {f"{digest}.{kind}" for digest in wanted.values() for kind in KINDS}
+    files = {file: File(str(entry["sha256"]), int(entry["size"])) for file, entry in shipping.get("files", {}).items()}
+    texts = {file: str(text).encode() for file, text in shipping.get("texts", {}).items()}
+    for file in [*files, *texts]:
+        if file not in known:
+            raise StoreError(f"{file!r} is not a file of an image of wanted")
+    if params["keep"] is not None and params["keep"] < 0:
+        raise StoreError("keep: must be 0 or more")
+    if params["mirror_timeout"] < 1:
+        raise StoreError("mirror_timeout: must be 1 or more")
+    return Request(
+        params["store"], wanted, files, texts, shipping.get("arrived") or params["arrived"] or "", tuple(params["mirrors"]),
+        params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"], params["trust"] or "",
+        params["keep"], params["definitions"], params["judge"], not shipping or bool(shipping.get("final")), check,
+    )  # fmt: skip
+
+
+def lacking(request: Request, there: dict[str, str]) -> list[str]:
+    """The files that have yet to come, images last. ``there``: file name to the digest of each that the store has."""
+    lines = []
+    for digest in request.digests:
+        image = digest + SUFFIX
+        known = [file for file in request.files if file.startswith(digest + ".")]
+        if known:
+            # A description is each store's own; statements and signatures are those that the controller has.
+            lines += [
+                file
+                for file in known
+                if file not in there or (not file.endswith(f"{digest}.json") and there[file] != request.files[file].sha256)
+            ]
+        elif there.get(image) != digest:
+            lines += [f"{digest}.{kind}" for kind in KINDS]
+        elif request.mirrors and request.given.signature != OPTIONAL:
+            lines += [f"{digest}.{kind}" for kind in KINDS if kind.startswith("provenance") and f"{digest}.{kind}" not in there]
+    return sorted(set(lines), key=lambda file: (file.endswith(SUFFIX), file))
+
+
+def unsigned_problem(policy: Policy, names: list[str], signing_key: str) -> str:
+    """Why images that have yet to be built will be refused, as far as that can be known without a key's help; or ""."""
+    if not names or not policy.required:
+        return ""
+    if not policy.allowed_signers:
+        return (
+            "unikernel_images_allowed_signers: is required to check signatures; give it, or unikernel_images_signature: optional"
+        )
+    if not signing_key:
+        return (
+            f"unikernel_images_signing_key: is required: image {', '.join(sorted(names))} has yet to be built or stored,"
+            f" and unikernel_images_signature is {REQUIRED}"
+        )
+    return ""

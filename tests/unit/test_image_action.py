@@ -1,0 +1,140 @@
+"""image_store as playbooks use it: from a controller's store to a host's, here both folders of this machine."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.guests import guest
+
+from .test_signature import all_keys, keys  # noqa: F401
+
+IMAGE = guest()
+DIGEST = hashlib.sha256(IMAGE).hexdigest()
+
+
+class Play:
+    def __init__(self, folder, keys):  # noqa: F811
+        self.folder, self.keys, self.image = folder, keys, folder / "hello.xen"
+        self.image.write_bytes(IMAGE)
+        host = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
+        (folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h": host}}}))
+        self.common = {
+            "controller": str(folder / "controller"),
+            "wanted": {"hello": DIGEST},
+            "allowed_signers": str(keys / "allowed"),
+        }
+        etc = str(folder / "etc")
+        self.host = {**self.common, "store": str(folder / "host"), "trust": etc, "definitions": etc, "signature": "required"}
+        self.put = {
+            "unikernels.xen.mirage_image": {"file": str(self.image), "name": "hello", "store": str(folder / "controller")}
+        }
+
+    def sign(self, **options):
+        return {"unikernels.xen.image_store": {**self.common, "state": "signed", "signature": "required", **options}}
+
+    def ship(self, **options):
+        return {"unikernels.xen.image_store": {**self.host, **options}}
+
+    def __call__(self, *tasks, check=False):
+        """The results of tasks, up to the first that fails."""
+        (self.folder / "play.yml").write_text(json.dumps([{"hosts": "h", "gather_facts": False, "tasks": tasks}]))
+        done = subprocess.run(
+            ["ansible-playbook", "-i", self.folder / "hosts.yml", self.folder / "play.yml", *(["--check"] if check else [])],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+            env={**os.environ, "ANSIBLE_STDOUT_CALLBACK": "minimal", "ANSIBLE_INVENTORY_ENABLED": "yaml", "ANSIBLE_NOCOLOR": "1",
+                 "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        )  # fmt: skip
+        assert "Traceback" not in done.stdout + done.stderr
+        return " ".join((done.stdout + done.stderr).split()), done.returncode
+
+
+@pytest.fixture
+def play(tmp_path, keys):  # noqa: F811
+    return Play(tmp_path, keys)
+
+
+def files(folder):
+    return sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.exists() else []
+
+
+def test_from_the_controller_to_a_host_and_back_to_nothing_to_do(play, tmp_path):
+    key = str(play.keys / "alice")
+    # Check mode says what the run will: not signed, and by no key that could sign.
+    words, code = play(play.put, play.sign(), check=True)
+    assert code and "unikernel_images_signing_key: is required: image hello has yet to be built or stored" in words
+    words, code = play(play.put, play.sign())
+    assert code and f"image hello ({DIGEST[:12]}): is not signed" in words and "unikernel_images_signing_key signs it" in words
+    words, code = play(play.ship(), check=True)
+    assert code and "is not signed" in words and not (tmp_path / "etc").exists()
+    # With the key: predicted, done, done already; the host is asked twice, then once.
+    words, code = play(play.sign(signing_key=key), play.ship(signing_key=key), check=True)
+    assert not code and words.count('"changed": true') == 2 and not (tmp_path / "host").exists()
+    words, code = play(play.ship(signing_key=str(play.keys / "mallory")), check=True)
+    assert code and "is a key that the host's policy does not allow" in words
+    words, code = play(play.sign(signing_key=key), play.ship())
+    assert not code and words.count('"changed": true') == 2 and "alice@x" in words
+    assert len(files(tmp_path / "host")) == 4 and (tmp_path / f"host/{DIGEST}.xen").read_bytes() == IMAGE
+    words, code = play(play.sign(signing_key=key), play.ship(), play.ship(allowed_signers=None, signature=None))
+    assert not code and '"changed": true' not in words
+    # An altered image comes again.
+    (tmp_path / f"host/{DIGEST}.xen").write_bytes(b"x")
+    words, code = play(play.ship())
+    assert not code and (tmp_path / f"host/{DIGEST}.xen").read_bytes() == IMAGE
+
+
+WRONG = [
+    ({"signing_key": "mallory"}, "unikernel_images_signing_key: KEYS/mallory: is a key that unikernel_images_allowed"),
+    ({"signing_key": "/nosuch"}, "unikernel_images_signing_key: /nosuch is not a file"),
+    ({"allowed_signers": "/nosuch"}, "unikernel_images_allowed_signers: /nosuch: No such file or directory"),
+    ({"allowed_signers": "nosuch"}, "unikernel_images_allowed_signers: nosuch: no such file on the controller"),
+    ({"allowed_signers": None}, "unikernel_images_allowed_signers: is required to check signatures; give it, or"),
+    ({"allowed_signers": None, "wanted": {}}, "unikernel_images_allowed_signers: is required to check signatures"),
+    ({"revoked_keys": "mallory"}, "unikernel_images_revoked_keys: line 1 has no public key"),
+    ({"wanted": ["a"]}, "wanted: must be a mapping of name to digest"),
+    ({"names": "a"}, "names: must be a list"),
+    ({"wanted": {"hello": "x"}}, "wanted: hello: 'x' is not 64 hexadecimal digits"),
+    ({"wanted": {}, "signing_key": "mallory"}, "unikernel_images_allowed_signers does not allow"),
+]
+
+
+def test_what_is_wrong_is_one_line_before_a_host_is_asked(play):
+    path = lambda value: str(play.keys / value) if value == "mallory" else value  # noqa: E731
+    tasks = [play.sign(**{key: path(value) for key, value in options.items()}) for options, _line in WRONG]
+    words, _code = play(*({**task, "ignore_errors": True} for task in tasks))
+    answers = words.split("FAILED! =>")[1:]
+    assert len(answers) == len(WRONG)
+    for answer, (_options, line) in zip(answers, WRONG):
+        assert line.replace("KEYS", str(play.keys)) in answer
+
+
+def test_before_anything_is_built_nothing_is_wanted(play):
+    words, code = play(
+        play.sign(wanted={}, signing_key=str(play.keys / "alice")),
+        play.sign(wanted={}),
+        play.sign(wanted={}, signature="optional", allowed_signers=None),
+    )
+    assert not code and "changed" in words
+
+
+def test_signing_asks_no_host(play):
+    """The lab is not booted yet when its images are signed."""
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9}
+    (play.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h": away}}}))
+    words, code = play(play.sign(wanted={}, signing_key=str(play.keys / "alice")))
+    assert not code, words
+
+
+def test_mirrors_come_first_and_the_controller_last(play, tmp_path):
+    words, code = play(play.put, play.ship(signature="optional", mirrors=["http://127.0.0.1:9"]))
+    assert not code and "h: mirror http://127.0.0.1:9: url" in words and len(files(tmp_path / "host")) == 3
+    words, code = play(
+        play.ship(store=str(tmp_path / "other"), controller=None, signature="optional", mirrors=["http://127.0.0.1:9"])
+    )
+    assert code and "mirror http://127.0.0.1:9: url http://127.0.0.1:9/" in words and files(tmp_path / "other") == []
+    words, code = play(play.ship(store=str(tmp_path / "other"), wanted={"a": "0" * 64}))
+    assert code and f"image {'0' * 64}: is neither on the host nor in {tmp_path}/controller" in words
