@@ -18,7 +18,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import (
 LOAD = 0x100000
 IDLE = b"\xfb\xf4\xeb\xfc"  # sti; hlt; jmp back: runs for ever and costs nothing
 ENDS = b"\xfa\xf4\xeb\xfd"  # cli; hlt: Xen sees the last vCPU go down and powers the domain off
-SPINS = b"\xeb\xfe"
+# mov ecx, 0x2000000; dec ecx; jnz back; ud2: works for a moment, then a triple fault, which Xen takes for a reboot
+LOOPS = b"\xb9\x00\x00\x00\x02\x49\x75\xfd\x0f\x0b"
 
 
 def note(owner: bytes, kind: int, data: bytes) -> bytes:

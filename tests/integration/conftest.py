@@ -14,7 +14,7 @@ import time
 import pytest
 
 from tests import preloaded
-from tests.guests import ENDS, IDLE, guest, service
+from tests.guests import ENDS, IDLE, LOOPS, guest, service
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PORTS = {
@@ -210,7 +210,13 @@ STORE = "/var/lib/unikernels/images"
 @pytest.fixture(scope="session")
 def images(dom0, engine):
     """Tiny guests in the host's store, by the function that takes an image in, and the kernel of the lab's web server."""
-    guests = {"idle": guest(IDLE), "idle2": guest(IDLE + b"\x90"), "ends": guest(ENDS), "service": service()}
+    guests = {
+        "idle": guest(IDLE),
+        "idle2": guest(IDLE + b"\x90"),
+        "ends": guest(ENDS),
+        "loops": guest(LOOPS),
+        "service": service(),
+    }
     texts = {name: base64.b64encode(data).decode() for name, data in guests.items()}
     engine(
         f"""
@@ -232,7 +238,7 @@ def cleared(dom0):
     yield
     dom0(
         "rm -f /usr/local/sbin/xl; for name in $(xl list | awk '$1 ~ /^try/ {print $1}'); do xl destroy $name 2>/dev/null; done;"
-        " rm -f /etc/xen/unikernels/try*.cfg /etc/xen/auto/try*.cfg /var/lib/unikernels/disks/try*"
+        " rm -f /etc/xen/unikernels/try*.cfg /etc/xen/unikernels/.try* /etc/xen/auto/try*.cfg /var/lib/unikernels/disks/try*"
     )
 
 

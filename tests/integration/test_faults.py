@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -173,3 +174,47 @@ def test_a_bridge_that_vanishes_between_check_and_run_is_a_failure_and_the_old_o
         assert "memory = 16\n" in dom0("cat /etc/xen/unikernels/try.cfg")
     finally:
         dom0("rm -f /usr/local/sbin/xl; ip link del trybr0 2>/dev/null; true")
+
+
+def test_a_boot_loop_takes_nobodys_place(declare, dom0, images):
+    """It asks to be started again and again, and xl's daemon does it: never healthy, and gone when the old one is back."""
+    declare(16)
+    first = dom0.domains()["try"]
+    for update in ("standby", "recreate"):
+        failed = declare(20, kernel=images["loops"], settle=2, update=update)
+        assert failed["failed"] and failed["rolled_back"], failed
+        assert "it was started again by itself" in failed["msg"] and "before it was healthy" in failed["msg"]
+        assert failed["state"] == "running"
+        assert_whole(dom0, 16)
+        assert update == "recreate" or dom0.domains()["try"] == first
+
+
+# One byte of a header every second, for ever.
+DRIPS = """
+import socket, time
+server = socket.create_server(("127.0.0.1", 8099))
+while True:
+    connection = server.accept()[0]
+    try:
+        connection.sendall(b"HTTP/1.1 200 OK\\r\\nX: ")
+        while True:
+            connection.sendall(b"x")
+            time.sleep(1)
+    except OSError:
+        pass
+"""
+
+
+def test_a_health_check_that_never_ends_holds_nothing_up(declare, dom0):
+    declare(16)
+    first = dom0.domains()["try"]
+    dom0("cat >/root/drips.py; systemd-run --unit drips python3 /root/drips.py", data=DRIPS)
+    try:
+        wait_until(lambda: "8099" in dom0("ss -ltn"), 60, "a server that drips")
+        began = time.monotonic()
+        failed = declare(20, health={"http": "http://127.0.0.1:8099/", "within": 5})
+        assert time.monotonic() - began < 60
+    finally:
+        dom0("systemctl stop drips")
+    assert "not healthy after 5 s" in failed["msg"] and failed["rolled_back"], failed
+    assert dom0.domains()["try"] == first
