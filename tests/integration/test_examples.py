@@ -88,11 +88,10 @@ def _sources(folder):
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / "key")], check=True)
     (folder / "image.xen").write_bytes(guest())
     _changed, stored = put(str(folder / "store"), str(folder / "image.xen"), None, {}, False)
-    (folder / "archive").mkdir()
     return {
         "unikernel_source": str(folder / "hello"), "git_url": f"file://{folder}/repository", "git_commit": commit,
         "work": str(folder / "work"), "toolchain": make_toolchain(folder / "tools"), "signing_key": str(folder / "key"),
-        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"), "opam": make_opam(folder / "path"),
+        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"), "opam": make_opam(folder / "path", folder / "archive"),
         "hello": {"sha256": stored["sha256"]}, "image_file": str(folder / "image.xen"),
     }  # fmt: skip
 

@@ -236,7 +236,9 @@ def test_a_user_without_sudo_has_the_same_cell(project, tmp_path):
         )  # fmt: skip
 
     try:
-        readable = as_nobody("import sys; sys.path[:0] = ['.']; import pytest, tests.doubles.toolchain").returncode == 0
+        readable = (
+            as_nobody("import sys; sys.path[:0] = ['.', '.collections']; import pytest, tests.doubles.toolchain").returncode == 0
+        )
     except PermissionError:
         readable = False
     if not readable:
