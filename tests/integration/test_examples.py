@@ -91,7 +91,8 @@ def _sources(folder):
     return {
         "unikernel_source": str(folder / "hello"), "git_url": f"file://{folder}/repository", "git_commit": commit,
         "work": str(folder / "work"), "toolchain": make_toolchain(folder / "tools"), "signing_key": str(folder / "key"),
-        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"), "opam": make_opam(folder / "path", folder / "archive"),
+        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"),
+        "opam": make_opam(folder / "path", folder / "archive"),
         "hello": {"sha256": stored["sha256"]}, "image_file": str(folder / "image.xen"),
     }  # fmt: skip
 
