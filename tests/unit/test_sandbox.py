@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 
@@ -212,21 +213,19 @@ def test_where_there_can_be_no_sandbox_a_build_is_refused_unless_the_user_wrote_
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops to another user")
-def test_a_user_without_sudo_has_the_same_cell(project, tmp_path):
-    """As nobody, by a user namespace."""
-    for parent in (tmp_path, *tmp_path.parents):
-        if str(parent).startswith("/tmp/"):
-            parent.chmod(parent.stat().st_mode | 0o011)
+def test_a_user_without_sudo_has_the_same_cell(request):
+    """As nobody, by a user namespace. Pytest's folders are for their owner alone."""
+    folder = tempfile.mkdtemp()
+    request.addfinalizer(lambda: shutil.rmtree(folder))
+    shutil.chown(folder, "nobody")
     code = (
         "import sys; sys.path[:0] = ['.', '.collections']\n"
         "from tests.unit.test_sandbox import *\n"
-        f"project = Project(pathlib.Path({str(tmp_path / 'nobody')!r}))\n"
+        f"project = Project(pathlib.Path({folder!r}))\n"
         "project.attack('unikernel.ml', 'cat /etc/shadow; id -u; ls -A ~ /root /home; cat /proc/1/environ; echo TRIED')\n"
         "assert project.build().changed\n"
         "print(project.log())\n"
     )
-    (tmp_path / "nobody").mkdir()
-    shutil.chown(tmp_path / "nobody", "nobody")
 
     def as_nobody(code):
         return subprocess.run(
