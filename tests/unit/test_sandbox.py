@@ -252,16 +252,16 @@ def test_a_user_without_sudo_has_the_same_cell(request):
 
 def test_the_arguments_name_what_is_seen_and_nothing_else():
     links = {"/bin": "usr/bin"}
-    cell = Cell("/work/x", {}, visible=("/opt/tools",))
+    cell = Cell("/builds/x", {}, visible=("/opt/tools",))
     asked = arguments(cell, ["make"], Machine(1000, 1000, links))
     assert asked[0] == "bwrap" and "--unshare-net" in asked and "--unshare-user" in asked and "--die-with-parent" in asked
     bound = {asked[at + 2] for at, word in enumerate(asked) if word in ("--bind", "--ro-bind")}
-    assert bound == {"/usr", "/opt/tools", "/work/x"}
-    assert [asked[at + 1] for at, word in enumerate(asked) if word == "--bind"] == ["/work/x"]
+    assert bound == {"/usr", "/opt/tools", "/builds/x"}
+    assert [asked[at + 1] for at, word in enumerate(asked) if word == "--bind"] == ["/builds/x"]
     assert not [word for word in asked if "shadow" in word or word.startswith(("/home", "/root", "/run", "/var"))]
     assert "/etc/resolv.conf" not in asked
-    fetching = arguments(Cell("/work/x", {}, network=True), ["opam"], Machine(1000, 1000, links))
+    fetching = arguments(Cell("/builds/x", {}, network=True), ["opam"], Machine(1000, 1000, links))
     assert "--unshare-net" not in fetching and "/etc/resolv.conf" in fetching
     as_root = arguments(cell, ["make"], Machine(0, 61184, links, scope=True))
     assert as_root[0] == "systemd-run" and "--reuid=61184" in as_root and "--unshare-user" not in as_root
-    assert arguments(Cell("/work/x", {}, enabled=False), ["make"], Machine(0, 61184, links))[0] == "prlimit"
+    assert arguments(Cell("/builds/x", {}, enabled=False), ["make"], Machine(0, 61184, links))[0] == "prlimit"
