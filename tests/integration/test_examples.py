@@ -90,13 +90,12 @@ def _sources(folder):
     (folder / "advisories.json").write_text("[]")
     (folder / "image.xen").write_bytes(guest())
     _changed, stored = put(str(folder / "store"), str(folder / "image.xen"), None, {}, False)
-    (folder / "archive").mkdir()
     return {
         "unikernel_source": str(folder / "hello"), "git_url": f"file://{folder}/repository", "git_commit": commit,
         "work": str(folder / "work"), "toolchain": make_toolchain(folder / "tools"), "signing_key": str(folder / "key"),
-        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"), "opam": make_opam(folder / "path"),
-        "allowed_signers": str(folder / "allowed_signers"), "host_store": str(folder / "host"),
-        "host_policy": str(folder / "etc"), "advisories": str(folder / "advisories.json"),
+        "toolchain_folder": str(folder / "made"), "opam_archive": str(folder / "archive"),
+        "opam": make_opam(folder / "path", folder / "archive"), "allowed_signers": str(folder / "allowed_signers"),
+        "host_store": str(folder / "host"), "host_policy": str(folder / "etc"), "advisories": str(folder / "advisories.json"),
         "hello": {"sha256": stored["sha256"]}, "image_file": str(folder / "image.xen"),
     }  # fmt: skip
 
