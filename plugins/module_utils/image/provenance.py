@@ -81,9 +81,9 @@ def read(text: bytes, digest: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ProvenanceError("it is not an in-toto statement") from error
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
-        raise ProvenanceError(f"it is of type {printable(str(kinds[0])[:80])!r}, not {STATEMENT_TYPE!r} with {PREDICATE_TYPE!r}")
+        raise ProvenanceError(f"it is of type {printable(str(kinds[0]))!r}, not {STATEMENT_TYPE!r} with {PREDICATE_TYPE!r}")
     if not subjects or {sha256 for _name, sha256 in subjects if isinstance(sha256, str)} != {digest}:
-        raise ProvenanceError(f"it is about another image ({printable(str([sha256 for _name, sha256 in subjects])[:80])})")
+        raise ProvenanceError(f"it is about another image ({printable(str([sha256 for _name, sha256 in subjects]))})")
     if not all(isinstance(name, str) and isinstance(sha256, str) for name, sha256 in subjects) or not isinstance(
         parameters, dict
     ):
