@@ -6,31 +6,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.checks import clashes
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.batches import batches_problem
 from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, preflight
-
-IMAGE_KEYS = (
-    "source",
-    "version",
-    "subfolder",
-    "configure",
-    "overlay",
-    "update_lock",
-    "file",
-    "url",
-    "sha256",
-    "standin",
-    "content",
-)
 
 
 def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declaration]:
@@ -41,48 +24,6 @@ def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declarati
         # a misspelt one is named as the unknown key that it is.
         found.append(declaration_of(plain, host, kernel=None if isinstance(one, dict) and one.get("kernel") else "/image"))
     return found
-
-
-def declaration_problems(unikernels: Any, images: Any, host: str) -> list[str]:
-    """One line for everything that is wrong with a host's ``unikernels`` and ``unikernel_images``; [] when all is well."""
-    lines = []
-    if not isinstance(unikernels, list):
-        return [f"unikernels must be a list, not {type(unikernels).__name__}"]
-    if not isinstance(images, dict):
-        return [f"unikernel_images must be a mapping of name to image, not {type(images).__name__}"]
-    declared = []
-    for one in unikernels:
-        try:
-            declared += _declarations([one], host)
-        except SpecError as error:
-            lines.append(str(error))
-            continue
-        if one.get("state") != "absent" and one.get("image") is None and not one.get("kernel"):
-            lines.append(f"domain {one['name']}: image: is required (a key of unikernel_images)")
-        if one.get("image") is not None and one["image"] not in images:
-            known = ", ".join(sorted(images)) or "none"
-            lines.append(f"domain {one['name']}: image: {one['image']!r} is not in unikernel_images (known: {known})")
-    for key, image in images.items():
-        lines += _image_problems(key, image)
-    return lines + clashes(declared)
-
-
-def _image_problems(key: str, image: Any) -> list[str]:
-    where = f"image {key}"
-    if not isinstance(image, dict):
-        return [f"{where}: must be a mapping, as in {{file: /path/to/it.xen}}"]
-    unknown = sorted(set(image) - set(IMAGE_KEYS))
-    if unknown:
-        return [f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(IMAGE_KEYS)}"]
-    origins = [origin for origin in ("source", "file", "url", "standin") if image.get(origin)]
-    if len(origins) != 1:
-        return [f"{where}: must have exactly one of source, file, url, standin"]
-    digest = image.get("sha256")
-    if origins == ["url"] and not digest:
-        return [f"{where}: a url needs the sha256 of what it should bring"]
-    if digest is not None and (len(str(digest)) != 64 or set(str(digest).lower()) - set("0123456789abcdef")):
-        return [f"{where}: sha256: must be 64 hexadecimal digits"]
-    return []
 
 
 def used_images(unikernels: list[dict[str, Any]], images: dict[str, Any]) -> dict[str, Any]:
@@ -187,29 +128,17 @@ def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: one[key] for key in ("name", "state", "health") if one.get(key) is not None} for one in unikernels]
 
 
-def network_words(network: str) -> str:
-    """10.8.0.0/24 as OpenVPN writes it: 10.8.0.0 255.255.255.0."""
-    try:
-        found = ipaddress.IPv4Network(network)
-    except ValueError as error:
-        raise AnsibleFilterError(f"{network!r} is not an IPv4 network: {error}") from error
-    return f"{found.network_address} {found.netmask}"
-
-
 def batches(hosts_at_once: Any) -> Any:
     """``hosts_at_once`` as a play's C(serial) takes it: a number of hosts, a share of them as "25%", or a list of these."""
-    for one in hosts_at_once if isinstance(hosts_at_once, list) and hosts_at_once else [hosts_at_once]:
-        if isinstance(one, bool) or not re.fullmatch(r"0*[1-9][0-9]{0,5}|0*(?:[1-9][0-9]?|100)%", str(one)):
-            raise AnsibleFilterError(
-                f"hosts_at_once: is {one!r}, must be a number of hosts (1), a share of them (25%), or a list of these"
-            )
+    problem = batches_problem(hosts_at_once)
+    if problem:
+        raise AnsibleFilterError(problem)
     return hosts_at_once
 
 
 class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
-            "declaration_problems": declaration_problems,
             "used_images": used_images,
             "placement_problems": placement_problems,
             "host_problems": host_problems,
@@ -223,7 +152,6 @@ class FilterModule:
             "rolled_back": rolled_back,
             "standin_lines": standin_lines,
             "health_checks": health_checks,
-            "network_words": network_words,
             "batches": batches,
             "differing_arguments": boot_menu.differing_arguments,
         }

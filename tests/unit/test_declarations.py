@@ -5,10 +5,8 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.unikernels.xen.plugins.filter.declarations import (
     as_domains,
     batches,
-    declaration_problems,
     health_checks,
     images_by_name,
-    network_words,
     packed_sources,
     standin_lines,
     used_images,
@@ -18,42 +16,6 @@ from ansible_collections.unikernels.xen.plugins.modules.host_files import with_b
 
 UNIKERNEL = {"name": "www", "image": "web", "interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}
 IMAGES = {"web": {"file": "/web.xen"}}
-
-
-def problems(*changes, images=IMAGES):
-    return declaration_problems([{**UNIKERNEL, **change} for change in changes], images, "h")
-
-
-def test_a_right_declaration():
-    assert problems({}) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "images", "words"),
-    [
-        ([{"memroy": 1}], IMAGES, "domain www: unknown key 'memroy'"),
-        ([{"image": "wbe"}], IMAGES, "image: 'wbe' is not in unikernel_images (known: web)"),
-        ([{"image": None}], IMAGES, "image: is required"),
-        ([{"image": None, "imgae": "web"}], IMAGES, "domain www: unknown key 'imgae'"),
-        ([{}, {}], IMAGES, "declared twice"),
-        ([{}, {"name": "b"}], IMAGES, "the same address 10.0.0.10"),
-        ([{}], {"web": {"url": "http://x/y"}}, "a url needs the sha256"),
-        ([{}], {"web": {"file": "/x", "sha": 1}}, "unknown key 'sha'"),
-        ([{}], {"web": {}}, "exactly one of source, file, url, standin"),
-        ([{}], {"web": {"file": "/x", "sha256": "123"}}, "64 hexadecimal digits"),
-        ([{"arguments": ["a\nb"]}], IMAGES, "newline"),
-    ],
-)
-def test_each_mistake_is_one_line(changes, images, words):
-    lines = problems(*changes, images=images)
-    assert any(words in line for line in lines), lines
-    assert all("\n" not in line for line in lines)
-
-
-def test_wrong_shapes():
-    assert declaration_problems({}, {}, "h") == ["unikernels must be a list, not dict"]
-    assert declaration_problems([3], {}, "h") == ["a domain must be a mapping, not int"]
-    assert declaration_problems([], [], "h")[0].startswith("unikernel_images must be a mapping")
 
 
 def test_images_become_kernels():
@@ -80,10 +42,6 @@ def test_what_was_packed_is_built_from_the_archive():
         "www": {"source": "/srv/sources/www-ab.tar", "configure": ["--x=y"]},
         "git": wanted["git"],
     }
-
-
-def test_network_words():
-    assert network_words("10.8.0.0/24") == "10.8.0.0 255.255.255.0"
 
 
 def test_a_block_is_replaced_not_repeated():
