@@ -6,7 +6,7 @@ import struct
 import threading
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, answer_of, command_for
+from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, answer_of
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import xenstore
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import disk_size, parse_list
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
@@ -111,14 +111,3 @@ def test_any_answer_is_read_or_refused(text):
         answer_of(text)
     except ValueError:
         pass
-
-
-def test_hosts_are_asked_as_ansible_would():
-    variables = {"ansible_host": "192.0.2.1", "ansible_port": 2201, "ansible_user": "admin", "ansible_become": True}
-    variables["ansible_ssh_common_args"] = "-o 'UserKnownHostsFile=\"/a b\"'"
-    command = command_for(variables, "xen1", 10)
-    assert command[-5:] == ["--", "192.0.2.1", "sudo", "-n", "sh"]
-    assert 'UserKnownHostsFile="/a b"' in command
-    assert command_for({"ansible_connection": "local"}, "here", 10) == ["sh"]
-    # A name can't become an option of ssh.
-    assert command_for({}, "-oProxyCommand=touch", 10)[-3:-1] == ["--", "-oProxyCommand=touch"]
