@@ -75,6 +75,7 @@ import json
 import re
 from typing import Any
 
+from ansible import constants
 from ansible.errors import AnsibleError, AnsibleParserError
 from ansible.executor.task_queue_manager import TaskQueueManager
 from ansible.inventory.manager import InventoryManager
@@ -249,7 +250,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             "register": "xen_domains_answer", "timeout": self.get_option("timeout"), "ignore_errors": True,
             "ignore_unreachable": True, "check_mode": False, "changed_when": False,
         }  # fmt: skip
-        play = {"name": "domains", "hosts": hosts, "gather_facts": False, "tasks": [task]}
+        play = {"name": "domains", "hosts": hosts, "gather_facts": False, "tasks": [task],
+                # What ansible-inventory, unlike ansible-playbook, does not set from the configuration.
+                "become_method": constants.DEFAULT_BECOME_METHOD, "become_user": constants.DEFAULT_BECOME_USER}  # fmt: skip
         forks = min(self.get_option("parallel"), len(hosts))
         queue = TaskQueueManager(manager, variables, self.loader, {}, "unikernels.xen.silent", False, forks=forks)
         try:
