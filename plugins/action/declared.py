@@ -24,8 +24,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
+from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import revision_of, who
 
-_RETURNED = ("hosts", "pkis", "services")
+_RETURNED = ("hosts", "pkis", "services", "run")
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -93,8 +94,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             count = len({problem.line for problem in fleet.problems})
             lines = report(fleet.problems)
             return {**result, "failed": True, "msg": lines if count == 1 else f"{count} mistakes in what is declared:\n{lines}"}
+        # A host asked alone is one of many such tasks, and git takes longer than all else.
+        sources = list(variables.get("ansible_inventory_sources") or []) if options["scope"] == "play" else []
+        run = {"by": who(), "revision": revision_of(str(sources[0])) if sources else ""}
         # A declaration may hold secrets, so nothing of it is shown.
-        return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet)}
+        return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet), "run": run}
 
     def _variables_of_play(self, variables: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
         """Of every host that the play names, also of those that a limit leaves out: their addresses and MACs count."""

@@ -88,31 +88,6 @@ def image_sidecars(stored: dict[str, dict[str, Any]], wanted: dict[str, Any]) ->
     return found
 
 
-def rollback_problems(names: Any, unikernels: list[dict[str, Any]], histories: dict[str, list[str]], host: str) -> list[str]:
-    """Why these unikernels can't go back to what their images were before; [] when they can. ``histories``: the host's."""
-    if not isinstance(names, list) or not names:
-        return ['rollback: name the unikernels that go back, as in -e rollback=www or -e \'{"rollback": ["www", "dns"]}\'']
-    declared = {one.get("name"): one for one in unikernels}
-    lines = []
-    for name in names:
-        image = declared.get(name, {}).get("image")
-        if name not in declared:
-            lines.append(
-                f"rollback: {host} has no unikernel {name!r} (declared: {', '.join(sorted(map(str, declared))) or 'none'})"
-            )
-        elif image is None:
-            lines.append(f"rollback: {name}: names a kernel, not an image, so nothing is known of what it was")
-        elif len(histories.get(image, [])) < 2:
-            lines.append(f"rollback: {name}: the store of {host} knows nothing that image {image} was before")
-    return lines
-
-
-def rolled_back(names: list[str], unikernels: list[dict[str, Any]], histories: dict[str, list[str]]) -> dict[str, dict[str, Any]]:
-    """Image name -> manifest, for `as_domains`, with what the named unikernels' images were before."""
-    images = {one["image"] for one in unikernels if one.get("name") in names}
-    return {image: {"sha256": histories[image][1]} for image in images}
-
-
 def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]]) -> list[str]:
     """One line for each declared unikernel that a stand-in runs for."""
     lines = []
@@ -121,6 +96,11 @@ def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, 
         if image.get("standin") and one.get("state") != "absent":
             lines.append(f"{one['name']} runs a STAND-IN, not a unikernel ({image.get('description') or 'to be built'})")
     return lines
+
+
+def image_names(unikernels: list[dict[str, Any]]) -> dict[str, str]:
+    """Name of a unikernel -> name of its image."""
+    return {one["name"]: one["image"] for one in unikernels if one.get("image")}
 
 
 def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -148,10 +128,9 @@ class FilterModule:
             "packed_sources": packed_sources,
             "image_digests": image_digests,
             "image_sidecars": image_sidecars,
-            "rollback_problems": rollback_problems,
-            "rolled_back": rolled_back,
             "standin_lines": standin_lines,
             "health_checks": health_checks,
+            "image_names": image_names,
             "batches": batches,
             "differing_arguments": boot_menu.differing_arguments,
         }

@@ -92,6 +92,10 @@ pkis:
   returned: success
   type: list
   elements: dict
+run:
+  description: C(by), who runs this, and C(revision), the commit of the inventory's folder where it is in git.
+  returned: success
+  type: dict
 services:
   description: Whether a host has a service.
   returned: success
