@@ -108,6 +108,16 @@ def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: one[key] for key in ("name", "state", "health") if one.get(key) is not None} for one in unikernels]
 
 
+def quick_checks(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What service_health takes to ask at once whether the domains of the newest generation are healthy."""
+    checks = []
+    for one in generations[-1]["domains"] if generations else []:
+        health = one.get("health")
+        if health and one.get("state", "running") == "running":
+            checks.append({"name": one["name"], "health": {**health, "within": 5} if isinstance(health, dict) else health})
+    return checks
+
+
 def batches(hosts_at_once: Any) -> Any:
     """``hosts_at_once`` as a play's C(serial) takes it: a number of hosts, a share of them as "25%", or a list of these."""
     problem = batches_problem(hosts_at_once)
@@ -131,6 +141,7 @@ class FilterModule:
             "standin_lines": standin_lines,
             "health_checks": health_checks,
             "image_names": image_names,
+            "quick_checks": quick_checks,
             "batches": batches,
             "differing_arguments": boot_menu.differing_arguments,
         }

@@ -42,7 +42,8 @@ RETURN = r"""
 generations:
   description: >-
     The oldest first, each with C(number), C(time), C(by), C(revision), C(rollout), C(result), C(repeats) (the generation that
-    was brought back) and C(domains) with C(name), C(image), C(sha256), C(state), C(memory).
+    was brought back) and C(domains) with C(name), C(image), C(sha256), C(state), C(memory)
+    and C(health) (not those of kind C(command)).
   returned: always
   type: list
   elements: dict
