@@ -118,6 +118,15 @@ def quick_checks(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return checks
 
 
+def watched(unikernels: list[dict[str, Any]], within: int) -> list[dict[str, Any]]:
+    """What service_health takes to ask again and again: one that gives no good answer for ``within`` seconds is ill."""
+    checks = health_checks(unikernels)
+    for one in checks:
+        if isinstance(one.get("health"), dict):
+            one["health"] = {**one["health"], "within": int(within)}
+    return checks
+
+
 def batches(hosts_at_once: Any) -> Any:
     """``hosts_at_once`` as a play's C(serial) takes it: a number of hosts, a share of them as "25%", or a list of these."""
     problem = batches_problem(hosts_at_once)
@@ -142,6 +151,7 @@ class FilterModule:
             "health_checks": health_checks,
             "image_names": image_names,
             "quick_checks": quick_checks,
+            "watched": watched,
             "batches": batches,
             "differing_arguments": boot_menu.differing_arguments,
         }
