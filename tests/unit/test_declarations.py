@@ -1,16 +1,11 @@
-"""The filters that the roles use: every mistake in an inventory is one line, before any host is asked."""
+"""The filters that the roles use."""
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.unikernels.xen.plugins.filter.declarations import (
-    as_domains,
-    batches,
-    health_checks,
-    images_by_name,
-    packed_sources,
-    standin_lines,
-    used_images,
-)
+from ansible_collections.unikernels.xen.plugins.filter.batches import batches
+from ansible_collections.unikernels.xen.plugins.filter.domains import as_domains
+from ansible_collections.unikernels.xen.plugins.filter.health import health_checks, quick_checks, watched
+from ansible_collections.unikernels.xen.plugins.filter.images import images_by_name, packed_sources, standin_lines, used_images
 from ansible_collections.unikernels.xen.plugins.lookup.debian_sources import lines_for
 from ansible_collections.unikernels.xen.plugins.modules.host_files import with_block
 
@@ -61,6 +56,14 @@ def test_sources_follow_the_release():
 def test_a_health_check_takes_no_secret_along():
     one = {"name": "vpn", "disks": [{"content": "key"}], "health": {"tcp": "10.0.0.1:1194"}, "state": "running"}
     assert health_checks([one]) == [{"name": "vpn", "state": "running", "health": {"tcp": "10.0.0.1:1194"}}]
+
+
+def test_how_long_an_ill_one_may_take():
+    one = {"name": "www", "health": {"tcp": "10.0.0.1:80", "within": 60}, "arguments": {"token": "x"}}
+    assert watched([one], 10) == [{"name": "www", "health": {"tcp": "10.0.0.1:80", "within": 10}}]
+    generations = [{"domains": []}, {"domains": [{**one, "state": "running"}, {**one, "state": "stopped"}, {"name": "x"}]}]
+    assert quick_checks(generations) == [{"name": "www", "health": {"tcp": "10.0.0.1:80", "within": 5}}]
+    assert quick_checks([]) == []
 
 
 @pytest.mark.parametrize("value", [1, "1", "25%", "100%", [1, "10", "100%"]])
