@@ -39,6 +39,9 @@ site: setup ## the lab, Xen, and three services that answer
 lab: setup ## boot the lab's machines only
 	@$(RUN) ansible-playbook playbooks/lab.yml $(ARGS)
 
+lab-save: setup ## save xen1 for machines that start in seconds: make lab-save ARGS="-e lab_save_as=NAME"
+	@$(RUN) ansible-playbook playbooks/lab_save.yml $(ARGS)
+
 lab-down: setup ## end the lab and remove its machines
 	@$(RUN) ansible-playbook playbooks/lab_down.yml $(ARGS)
 
@@ -72,4 +75,4 @@ bench: setup ## ratios of speed, on the lab that make site made
 clean: ## remove what make setup made
 	rm -rf $(VENV) $(VENV).log .ansible
 
-.PHONY: help setup site lab lab-down lab-ssh lab-console test lint sanity unit integration molecule bench clean
+.PHONY: help setup site lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench clean

@@ -43,6 +43,16 @@ options:
     type: str
     default: bookworm
     env: [{name: LAB_SUITE}]
+  saved:
+    description: Name of a saved machine to start from, in seconds, instead of booting plain Debian (C(make lab-save)).
+    type: str
+    default: ""
+    env: [{name: LAB_SAVED}]
+  qemu:
+    description: Debian release whose QEMU runs the machines; that of the controller when empty.
+    type: str
+    default: ""
+    env: [{name: LAB_QEMU}]
   ssh_port:
     description: Port on 127.0.0.1 for the first machine's sshd.
     type: int
@@ -114,6 +124,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         inventory.set_variable("lab", "lab_folder", folder)
         inventory.set_variable("lab", "lab_memory", self.get_option("memory"))
         inventory.set_variable("lab", "lab_suite", self.get_option("suite"))
+        inventory.set_variable("lab", "lab_saved", self.get_option("saved"))
+        inventory.set_variable("lab", "lab_qemu", self.get_option("qemu"))
         for index in range(count):
             self._add_machine(f"xen{index + 1}", index * PORT_STEP, folder, cache_folder)
 

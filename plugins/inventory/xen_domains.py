@@ -82,6 +82,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.playbook.play import Play
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
 from ansible.vars.manager import VariableManager
+from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed, defined_uuid
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, service_of
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import parse_list
@@ -182,10 +183,9 @@ def _running(host: Host, one: Observed, images: dict[str, Any]) -> dict[str, Any
         "xen_autostart": domain.name in host.autostart,
         "xen_macs": [interface.mac for interface in domain.interfaces],
     }
-    # An interface with a name of its own (group) has it in its arguments: --management-ipv4=10.0.0.2/24.
-    for word in re.findall(r"(?:^|\s)'?--(?:[a-z][a-z0-9-]*-)?ipv[46]=([0-9a-fA-F.:]+)", domain.arguments):
+    for address in boot_line.addresses(domain.arguments):
         try:
-            variables["ansible_host"] = str(ipaddress.ip_address(word))
+            variables["ansible_host"] = str(ipaddress.ip_interface(address).ip)
         except ValueError:
             continue
         break

@@ -11,15 +11,23 @@ short_description: Ask services in their own protocols whether they serve
 version_added: 0.1.0
 description:
   - Makes the health checks of M(unikernels.xen.xen_domain) apart from it, from wherever the task runs. Changes nothing.
+  - All services are asked at once, each for its own C(within) seconds, and at most one attempt longer (a second, or less).
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   domains:
-    description: A list of mappings, as M(unikernels.xen.xen_domains) takes it; those without C(health) are passed over.
+    description:
+      - A list of mappings as M(unikernels.xen.xen_domains) takes it, of which C(name), C(state) and C(health) are read.
+      - Passed over are those without C(health), those that are not to be running, and those whose health is a line on their
+        console, which only the start of a domain can be asked for.
+      - A check of kind C(dns) needs dnspython where the task runs (Debian's python3-dnspython), one of kind C(openvpn)
+        cryptography (python3-cryptography). Files that a check names, and the program of kind C(command), are looked for there.
     type: list
     elements: dict
     required: true
+seealso:
+  - module: unikernels.xen.xen_domain
 """
 
 EXAMPLES = r"""
@@ -33,50 +41,42 @@ EXAMPLES = r"""
 RETURN = r"""
 healthy:
   description: Names of the domains that answered as declared.
-  returned: success
+  returned: when the declarations are valid
   type: list
   elements: str
+answers:
+  description: What came of each check, also when the task fails.
+  returned: when the declarations are valid
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The domain's name.
+      type: str
+    healthy:
+      description: Did it answer as declared?
+      type: bool
+    msg:
+      description: Empty, or what came instead, in one line.
+      type: str
+    seconds:
+      description: After how long that was known.
+      type: float
+  sample: [{name: www, healthy: true, msg: "", seconds: 0.004}]
 """
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
-from ansible_collections.unikernels.xen.plugins.module_utils.health.checks import ask
-
-
-def wait_for(declaration: Declaration) -> str | None:
-    """None when the service answered in time, else one line."""
-    health = declaration.health
-    if health is None:
-        return None
-    until = time.monotonic() + health.within
-    while True:
-        answer = ask(health)
-        if answer is None:
-            return None
-        if time.monotonic() >= until:
-            return f"domain {declaration.name}: not healthy after {health.within} s: {answer}"
-        time.sleep(0.3)
+from ansible_collections.unikernels.xen.plugins.module_utils.health.waiting import service_health
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={"domains": {"type": "list", "elements": "dict", "required": True}}, supports_check_mode=True
     )
-    try:
-        declarations = [declaration_of({"kernel": "/", **one}, "") for one in module.params["domains"]]
-    except SpecError as error:
-        module.fail_json(msg=str(error))
-    asked = [one for one in declarations if one.health and one.health.kind != "console" and one.state == "running"]
-    with ThreadPoolExecutor(8) as pool:
-        problems = [line for line in pool.map(wait_for, asked) if line]
-    if problems:
-        module.fail_json(msg=" // ".join(problems))
-    module.exit_json(changed=False, healthy=[one.name for one in asked])
+    result = service_health(module.params["domains"])
+    if result.get("failed"):
+        module.fail_json(**result)
+    module.exit_json(**result)
 
 
 if __name__ == "__main__":

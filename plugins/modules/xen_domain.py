@@ -33,7 +33,8 @@ attributes:
 options:
   name:
     description:
-      - Name of the domain; 1 to 63 letters, digits, V(_), V(.), V(-).
+      - Name of the domain; 1 to 63 letters, digits, V(_), V(.), V(-). Digits alone are refused, for xl takes them for a
+        domain's id.
     type: str
     required: true
   state:
@@ -60,7 +61,11 @@ options:
     description:
       - Path on the host of a kernel that Xen can boot as PVH, for example an image in the store that
         M(unikernels.xen.mirage_image) keeps. Required unless O(state=absent).
-    type: path
+      - Also a 32-bit PVH kernel, such as Debian's C(grub-i386-xen_pvh.bin), or a Linux C(bzImage).
+    type: str
+  ramdisk:
+    description: Path on the host of an initial RAM disk beside O(kernel), for Linux; a unikernel has none.
+    type: str
   memory:
     description: Memory in MiB.
     type: int
@@ -89,7 +94,10 @@ options:
     description:
       - Boot arguments, as a list of words or a mapping, in which C(port 80) becomes C(--port=80), true gives the bare
         option, false leaves it out and a list repeats it.
-      - Words are quoted as MirageOS reads them. The whole line may have 8191 bytes, what Solo5 keeps.
+      - Words are quoted as MirageOS reads them (a space in a value stays in it), which differs from a shell. The whole line
+        may have 8191 bytes, what Solo5 keeps.
+      - Text is the whole line as it is, for a kernel with a grammar of its own, such as Linux. It gets no words for
+        O(interfaces[].address), which must not be given beside it.
       - The arguments of a domain are readable by everyone on the host. Secrets belong on a disk.
     type: raw
   interfaces:
@@ -134,6 +142,7 @@ options:
       mtu:
         description: MTU of the interface. V(1500) is the bridge's.
         type: int
+        default: 1500
       group:
         description: Mirage's name for the interface when it has several, as in C(--management-ipv4=).
         type: str
@@ -147,8 +156,10 @@ options:
     default: []
     suboptions:
       path:
-        description: File or block device on the host. Required, except with O(disks[].content).
-        type: path
+        description:
+          - File or block device on the host, as an absolute path. Required, except with O(disks[].content).
+          - Nothing is created or removed below C(/dev).
+        type: str
       vdev:
         description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
         type: str
@@ -181,7 +192,8 @@ options:
         description:
           - File on the host that a new disk is a copy of. What xl can't attach (vmdk, vhd, vdi) and qcow2 for a raw
             disk is converted by C(qemu-img), once.
-        type: path
+          - A copy whose size is no multiple of 4096 bytes gets zeros to the next one, for MirageOS sees whole blocks only.
+        type: str
       content:
         description:
           - Text that the unikernel reads from sector 0 of a read-only disk, padded with zeros to whole blocks of 4096 bytes;
@@ -217,6 +229,8 @@ options:
   extra_config:
     description:
       - The escape, a mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
+      - Keys that have an option here are refused, and those that boot something else than O(kernel) or say which programs
+        of Dom0 serve the domain (C(bootloader), C(firmware), C(pvshim), C(device_model_...)).
       - Xen does not report these, so they are compared with the definition that the running domain was proved with.
     type: dict
   update:
@@ -249,10 +263,29 @@ options:
     default: false
   health:
     description:
-      - How a started domain proves that it serves, asked from the host in the real protocol.
-      - Exactly one of C(http) (a URL, with C(status)), C(tcp) (ADDRESS:PORT), C(dns) (NAME@ADDRESS, with C(answer)),
-        C(openvpn) (ADDRESS:PORT), C(console) (a regular expression) or C(command) (a list, a program on the host with its
-        arguments, which ends with 0), and C(within), seconds, 30 by default.
+      - The check that a started domain must pass, and a replacement before it takes the old domain's place for good. It is asked
+        from the host in the service's protocol, until it answers as declared or C(within) seconds have passed (1..3600, 30 by
+        default).
+      - One attempt takes at most 5 seconds (30 for C(command)) as a whole, whatever is sent and however slowly.
+      - Exactly one of C(http), C(tcp), C(dns), C(openvpn), C(console) and C(command).
+      - An ADDRESS is a name (ASCII, an international one as its C(xn--) form), an IPv4 address, or an IPv6 address in brackets.
+      - C(http) is a URL, of http or https, asked with GET. No redirect is followed, no proxy used. With it C(status), the status
+        that must be answered, 200 by default; C(contains), text that must stand in the first 64 KiB of the body; C(host),
+        what the request names as its host, for https also the name in the certificate, by default the URL's; and for https
+        C(ca), the path on the host of certificates (PEM) of the authorities that count, in place of the system's, or
+        C(insecure), with which any certificate is good.
+      - C(tcp), ADDRESS:PORT, must accept a connection.
+      - C(dns), NAME@ADDRESS or NAME@ADDRESS:PORT, must answer with a record. With it C(type), the type of record, V(A) by
+        default; C(answer), one of the records, where names are compared without case and final dot, and addresses by what
+        they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both). Aliases (CNAME) in the answer are
+        followed. The host needs C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
+      - C(openvpn), ADDRESS:PORT, must answer a client's first packet. With it C(key), required, the path on the host of the
+        endpoint's tls-crypt key, without which OpenVPN answers nothing that tells it from another service (then declare C(tcp));
+        and C(transport), V(tcp) or V(udp), V(tcp) by default. The host needs C(python3-cryptography), which the role installs.
+      - C(console), a regular expression (Python's) that must match a line that the domain prints after its start. Of each line
+        the first 1000 characters are looked at, of a console the last 64 KiB, and one search takes at most 5 seconds.
+      - C(command), a list, the absolute path of a program on the host and its arguments, must exit with 0. No shell reads it. It
+        and all that it started are killed (SIGKILL) when it has ended or its time is over.
     type: dict
   settle:
     description: Without O(health), for how many seconds a started domain is watched. One that ends in this time has failed.
@@ -355,11 +388,15 @@ steps:
   elements: str
   sample: [replace www, define www]
 differs:
-  description: The options in which the running domain was not what is declared.
+  description:
+    - The options in which the running domain was not what is declared, as paths in the words of the options. C(image) is
+      O(kernel) where both are files of an image store.
+    - The diff has the same words. There C(image) is its name and the beginning of its digest, and O(arguments) the words behind
+      those that come from addresses.
   returned: always
   type: list
   elements: str
-  sample: [kernel]
+  sample: [image, "interfaces[0].address", "disks[0].content", extra_config.pool]
 downtime_ms:
   description: Milliseconds without service, from the switch to the first healthy answer (without O(health), until it ran).
   returned: when a running domain was replaced
@@ -376,84 +413,17 @@ console:
   elements: str
 """
 
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import (
-    DISK_FORMATS,
-    EVENT_ACTIONS,
-    STATES,
-    TYPES,
-    UPDATES,
-)
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import DOMAIN, LOCK, argument_spec
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
-
-INTERFACE = {
-    "bridge": {"type": "str", "required": True},
-    "mac": {"type": "str"},
-    "address": {"type": "str"},
-    "gateway": {"type": "str"},
-    "address6": {"type": "str"},
-    "gateway6": {"type": "str"},
-    "ip": {"type": "str"},
-    "rate": {"type": "str"},
-    "script": {"type": "str"},
-    "vifname": {"type": "str"},
-    "mtu": {"type": "int"},
-    "group": {"type": "str"},
-}
-DISK = {
-    "path": {"type": "path"},
-    "vdev": {"type": "str"},
-    "format": {"type": "str", "choices": list(DISK_FORMATS), "default": "raw"},
-    "access": {"type": "str", "choices": ["r", "w"], "default": "r"},
-    "shared": {"type": "bool"},
-    "size": {"type": "int"},
-    "source": {"type": "path"},
-    # Often keys; in no log.
-    "content": {"type": "str", "no_log": True},
-}
 
 
 def main() -> None:
-    event = {"type": "str", "choices": list(EVENT_ACTIONS)}
-    module = UnloggedModule(
-        argument_spec={
-            "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": list(STATES), "default": "running"},
-            "autostart": {"type": "bool"},
-            "type": {"type": "str", "choices": list(TYPES), "default": "pvh"},
-            "uuid": {"type": "str"},
-            "kernel": {"type": "path"},
-            "memory": {"type": "int", "default": 64},
-            "maxmem": {"type": "int"},
-            "vcpus": {"type": "int", "default": 1},
-            "cpus": {"type": "str"},
-            "cpu_weight": {"type": "int", "default": 256},
-            "cap": {"type": "int", "default": 0},
-            "arguments": {"type": "raw"},
-            "interfaces": {"type": "list", "elements": "dict", "default": [], "options": INTERFACE},
-            "disks": {"type": "list", "elements": "dict", "default": [], "options": DISK},
-            "on_poweroff": {**event, "default": "destroy"},
-            "on_reboot": {**event, "default": "restart"},
-            "on_crash": {**event, "default": "preserve"},
-            "disks_on_absent": {"type": "str", "choices": ["keep", "remove"], "default": "keep"},
-            "service": {"type": "str"},
-            "extra_config": {"type": "dict"},
-            "update": {"type": "str", "choices": list(UPDATES), "default": "standby"},
-            "ready": {"type": "str"},
-            "ready_within": {"type": "int", "default": 60},
-            "live": {"type": "bool", "default": False},
-            "health": {"type": "dict"},
-            "settle": {"type": "int", "default": 2},
-            "shutdown_timeout": {"type": "int", "default": 10},
-            "adopt": {"type": "bool", "default": False},
-            "lock_timeout": {"type": "int", "default": 60},
-        },
-        supports_check_mode=True,
-    )
+    module = UnloggedModule(argument_spec=argument_spec((*DOMAIN, LOCK)), supports_check_mode=True)
     options = dict(module.params)
     lock_timeout = options.pop("lock_timeout")
     try:
-        result = declare([options], module.check_mode, module.warn, lock_timeout=lock_timeout)[0]
+        result = converge([options], module.check_mode, module.warn, lock_timeout=lock_timeout, verbose=module._verbosity > 0)[0]
     except Refused as refusal:
         module.fail_json(msg=str(refusal))
     if result["failed"]:

@@ -45,9 +45,13 @@ RETURN = r"""
 domains:
   description:
     - One entry for each domain, in the order of their ids, and after these the ones that are defined and do not run.
-    - The options of M(unikernels.xen.xen_domain) have the same names here (C(kernel), C(memory), C(vcpus), C(cpus),
-      C(cpu_weight), C(cap), C(arguments) as one line, C(interfaces), C(disks), C(on_crash) and so on); a domain that does
-      not run has only C(kernel) of these.
+    - The options of M(unikernels.xen.xen_domain) have the same names and values here (C(kernel), C(memory), C(vcpus), C(cpus),
+      C(cpu_weight), C(cap), C(arguments), C(interfaces), C(disks), C(on_crash) and so on), so that they can be declared again; a
+      domain that does not run has only C(kernel) of these.
+    - C(arguments) is a list of words; one line of text where it is not written as this collection writes it (another
+      system's command line). Addresses at its head are C(address), C(gateway), C(address6), C(gateway6) and C(group) of
+      C(interfaces) instead, in their order.
+    - C(extra_config) is what the definition says, for Xen does not report it.
   returned: always
   type: list
   elements: dict

@@ -88,7 +88,7 @@ domains:
       type: list
       elements: str
     differs:
-      description: The options in which the running domain was not what is declared.
+      description: The options in which the running domain was not what is declared, as in M(unikernels.xen.xen_domain).
       type: list
       elements: str
     downtime_ms:
@@ -109,7 +109,9 @@ domains:
       type: bool
 """
 
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import LOCK, argument_spec
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -120,28 +122,25 @@ def main() -> None:
             "purge": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 4},
             "stop_at_failure": {"type": "bool", "default": False},
-            "lock_timeout": {"type": "int", "default": 60},
+            **argument_spec([LOCK]),
         },
         supports_check_mode=True,
     )
     params = module.params
-    for one in params["domains"]:
-        # Often keys; in no log. The list is open, so Ansible can't know.
-        disks = one.get("disks")
-        for disk in disks if isinstance(disks, list) else []:
-            if isinstance(disk, dict) and isinstance(disk.get("content"), str):
-                module.no_log_values.add(disk["content"])
     if not 1 <= params["parallel"] <= 64:
         module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
+    domains, secrets = typed(params["domains"])
+    module.no_log_values.update(secrets)
     try:
-        results = declare(
-            params["domains"],
+        results = converge(
+            domains,
             module.check_mode,
             module.warn,
             params["purge"],
             params["lock_timeout"],
             params["parallel"],
             params["stop_at_failure"],
+            module._verbosity > 0,
         )
     except Refused as refusal:
         module.fail_json(msg=str(refusal))

@@ -77,9 +77,12 @@ domains:
   elements: dict
 """
 
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, declare
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -99,15 +102,20 @@ def main() -> None:
     params = module.params
     if not 1 <= params["parallel"] <= 64:
         module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
+
+    def apply(domains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        declared, secrets = typed(domains)
+        module.no_log_values.update(secrets)
+        waits = params["lock_timeout"]
+        return [dict(one) for one in converge(declared, module.check_mode, module.warn, False, waits, params["parallel"])]
+
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:
         target, results, written = back(
             params["folder"],
             params["to"],
             params["names"],
-            lambda domains: declare(
-                domains, module.check_mode, module.warn, False, params["lock_timeout"], params["parallel"], False
-            ),
+            apply,
             note,
             module.check_mode,
         )

@@ -20,8 +20,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import plan
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
+from ansible_collections.unikernels.xen.plugins.module_utils.plan.lifecycle import plan
 
 from tests import preloaded
 from tests.guests import guest, service
@@ -95,7 +95,7 @@ def in_dom0(dom0, domains):
         f"""
         import resource, time
         began = time.monotonic()
-        load("xen.declare").declare({domains!r}, False, print)
+        load("apply.converge").converge({domains!r}, False, print)
         print(time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
         """
     )

@@ -15,7 +15,7 @@ class Refused(Exception):
     pass
 
 
-def declare(options: list[dict[str, Any]], check: bool, *_rest: Any, **_named: Any) -> list[dict[str, Any]]:
+def converge(options: list[dict[str, Any]], check: bool, *_rest: Any, **_named: Any) -> list[dict[str, Any]]:
     results = []
     for one in options:
         kernel = one.get("kernel") or os.environ["DOUBLE_OF_HOSTS"] + "/none/images/x"

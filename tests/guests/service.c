@@ -578,25 +578,32 @@ static void take(char *argument)
     }
 }
 
-static void take_all(char *line) /* split at spaces; double quotes hold a word together */
+/* As mirage-bootvar splits it: only a space separates, a backslash takes the next character as it is, double quotes hold a
+ * word together, a single quote is an ordinary character. */
+static void take_all(char *line)
 {
-    while (*line) {
-        char *word, *to;
-        while (*line == ' ')
-            line++;
-        if (!*line)
-            return;
-        word = to = line;
-        for (int quoted = 0; *line && (quoted || *line != ' '); line++) {
-            if (*line == '"')
-                quoted = !quoted;
-            else
-                *to++ = *line;
+    char *word = line, *to = line;
+    int quoted = 0;
+    for (;; line++) {
+        if (*line == '\\') {
+            if (!*++line)
+                refuse("the boot arguments end behind a backslash", "");
+            *to++ = *line;
+        } else if (*line == '"') {
+            quoted = !quoted;
+        } else if (!*line || (*line == ' ' && !quoted)) {
+            int last = !*line;
+            if (quoted)
+                refuse("the boot arguments end inside double quotes", "");
+            *to = 0;
+            if (*word)
+                take(word);
+            if (last)
+                return;
+            word = to = line + 1;
+        } else {
+            *to++ = *line;
         }
-        if (*line)
-            line++;
-        *to = 0;
-        take(word);
     }
 }
 

@@ -9,14 +9,14 @@ import os
 import sys
 
 sys.path.insert(0, "/root/engine")
-declare = importlib.import_module("ansible_collections.unikernels.xen.plugins.module_utils.xen.declare")
+converge = importlib.import_module("ansible_collections.unikernels.xen.plugins.module_utils.apply.converge")
 ANSWER = "/root/engine/answer"
 
 
 def answer(request):
     try:
-        return declare.declare(request["domains"], False, lambda line: None, lock_timeout=30)
-    except declare.Refused as refusal:
+        return converge.converge(request["domains"], False, lambda line: None, lock_timeout=30)
+    except converge.Refused as refusal:
         return {"refused": str(refusal)}
 
 

@@ -40,13 +40,13 @@ def test_many_in_one_call_each_with_all_that_xl_offers(declared, tiny, dom0, eng
         "try3": {"interfaces": [{"bridge": "xenbr0", "script": "vif-bridge", "vifname": "vif-try3"}], "on_crash": "destroy"},
         "try4": {"extra_config": {"max_grant_frames": 64, "nomigrate": True}, "state": "paused", "uuid": UUID},
         "try5": {"state": "stopped", "service": "nothing"},
-        "try6": {"type": "pv", "kernel": "/vmlinuz", "memory": 96, "state": "paused", "extra_config": {"ramdisk": "/initrd.img"}},
+        "try6": {"type": "pv", "kernel": "/vmlinuz", "memory": 96, "state": "paused", "ramdisk": "/initrd.img"},
     }  # fmt: skip
     domains = [tiny(name, **more) for name, more in options.items()]
     assert declared(*domains, flags=["--check"]).result["changed"]
     assert not [name for name in dom0.domains() if name.startswith("try")]
     made = declared(*domains)
-    assert steps(made)["try1"] == ["create try1", "define try1", "autostart try1"]
+    assert steps(made)["try1"] == ["create try1", "autostart try1"]
     dom0("ip link show vif-try3")
     # The other way to observe has the same result, and nothing is changed by a second run, however it looks.
     told = engine(
@@ -158,6 +158,8 @@ def test_facts_of_the_domains(dom0, tmp_path, declared, tiny):
     assert (www["state"], www["owner"], www["service"], www["autostart"]) == ("running", "unikernels.xen", "web", True)
     assert www["image"]["standin"] is True
     assert www["image"]["sha256"] in www["kernel"]
+    assert www["interfaces"][0]["address"] == "10.0.2.101/24"
+    assert not any(word.startswith("--ipv4") for word in www["arguments"])
     assert www["uptime_seconds"] > 0 and www["cpu_seconds"] > 0
     assert www["traffic"][0]["sent_bytes"] > 0
     assert www["console"]

@@ -1,6 +1,7 @@
 """What a user may write, and what is refused, in one line that says where."""
 
 import dataclasses
+import datetime
 import re
 
 import pytest
@@ -11,10 +12,15 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.checks impor
     strangers,
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_set, cpu_text
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ARGUMENTS_MOST, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import (
+    ARGUMENTS_MOST,
+    declaration_of,
+    declarations_of,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import DISK, DOMAIN, INTERFACE
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import derived_mac, derived_uuid, owned
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import HEALTH_KINDS, derived_mac, derived_uuid, owned
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,12 +33,8 @@ GOOD = {
     "arguments": {"port": 80},
     "health": {"http": "http://10.0.0.10/", "status": 200, "within": 30},
 }
-OPTIONS = re.findall(r"[a-z0-9_]+", """
-    name kernel memory vcpus arguments interfaces disks state health autostart on_crash adopt maxmem cpus cpu_weight cap
-    uuid type extra_config update live ready service disks_on_absent settle shutdown_timeout""")  # fmt: skip
-DEVICE_OPTIONS = re.findall(r"[a-z0-9]+", """
-    bridge mac ip rate script vifname mtu address gateway address6 gateway6 group
-    shared path vdev format access size source content""")  # fmt: skip
+OPTIONS = [field.name for field in DOMAIN]
+DEVICE_OPTIONS = [field.name for field in (*INTERFACE, *DISK)]
 
 
 def declare(**changes):
@@ -57,6 +59,19 @@ def test_mapping_of_arguments():
     arguments = {"port": 8080, "tls": True, "quiet": False, "name": None, "forward": ["1.1.1.1", "9.9.9.9"]}
     assert declare(interfaces=[], arguments=arguments).domain.arguments == (
         "--port=8080 --tls --forward=1.1.1.1 --forward=9.9.9.9"
+    )
+
+
+def test_text_is_the_whole_line():
+    """A Linux kernel's command line has a grammar of its own."""
+    line = "root=/dev/xvda ro  dyndbg='file x +p' \"init=/a b\" \\"
+    assert declare(interfaces=[{"bridge": "xenbr0"}], arguments=line).domain.arguments == line
+
+
+def test_a_value_can_not_set_another_option():
+    arguments = {"hello": "Bonjour --ipv4=1.2.3.4", "logs": "*:info", "name": "it's"}
+    assert declare(interfaces=[], arguments=arguments).domain.arguments == (
+        '"--hello=Bonjour --ipv4=1.2.3.4" --logs=*:info --name=it\'s'
     )
 
 
@@ -89,7 +104,10 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"arguments": ["--hello=a\nb"]}, "must not contain a newline"),
         ({"arguments": ["x" * 9000]}, f"Solo5 keeps only {ARGUMENTS_MOST}"),
         ({"arguments": {"a b": 1}}, "'a b' is not the name of an option"),
-        ({"arguments": "--port=80"}, "must be a list of words or a mapping"),
+        ({"arguments": "--port=80"}, "as text is the whole boot line, so that an interface's address doesn't get into it"),
+        ({"interfaces": [], "arguments": "a\nb"}, "must not contain a newline"),
+        ({"arguments": 80}, "must be a list of words, a mapping of option to value, or the whole line as text"),
+        ({"interfaces": [], "arguments": ["\\" * 4096]}, f"the line has 8194 bytes, Solo5 keeps only {ARGUMENTS_MOST}"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "01:16:3e:00:00:01"}]}, "multicast"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "nonsense"}]}, "must be six bytes"),
         ({"interfaces": [{"bridge": "x/y"}]}, "is not the name of a network device"),
@@ -129,7 +147,7 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"extra_config": {"pool": "a\nb"}}, "control character"),
         ({"extra_config": {"pool": {"a": 1}}}, "must be a number, true or false, text, or a list of text"),
         ({"extra_config": [1]}, "must be a mapping"),
-        ({"update": "never", "live": "yes"}, "live: must be true or false"),
+        ({"update": "never", "live": "maybe"}, "live: must be true or false"),
         ({"update": "later"}, "must be one of standby, warm, recreate, never"),
         ({"update": "warm"}, "ready: is required with update: warm"),
         ({"update": "warm", "ready": "a{99999999999999999999}"}, "is not a regular expression"),
@@ -150,6 +168,47 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"disks": [{"content": "x", "access": "w"}]}, "for reading only"),
         ({"disks": [{"content": 1}]}, "content: must be text"),
         ({"disks": [{"path": "/d", "source": "e"}]}, "source: 'e' must be an absolute path"),
+        ({"interfaces": [{"bridge": "b", "address": "127.0.0.1/8"}]}, "is not the address of one interface"),
+        ({"interfaces": [{"bridge": "b", "address": "::/64"}]}, "is not the address of one interface"),
+        ({"interfaces": [{"bridge": "b", "address": "fe80::1%eth0/64"}]}, "must be without a zone"),
+        ({"interfaces": [{"bridge": "b", "address": "10.0.0.2/24", "gateway": "10.0.0.2"}]}, "is the interface's own address"),
+        ({"arguments": {"ipv4": "10.0.0.11/24"}}, "arguments: --ipv4 comes from an interface's address or gateway already"),
+        ({"arguments": ["--ipv4-gateway=10.0.0.2"]}, "--ipv4-gateway comes from an interface's address or gateway already"),
+        (
+            {"interfaces": [{"bridge": "b", "address": f"10.0.{net}.2/24"} for net in (1, 2)]},
+            "interfaces: --ipv4 would be there twice: give each interface with an address its own group",
+        ),
+        # What xl reads otherwise than it is written.
+        ({"name": "3"}, "name: has digits only, which xl takes for the id of a domain: add a letter"),
+        ({"name": "007"}, "name: has digits only"),
+        ({"name": 3}, "name: is 3, a number that YAML made of it; write it in quotes"),
+        ({"name": False}, "name: is False: YAML reads an unquoted yes, no, on or off so; write it in quotes"),
+        ({"uuid": "00000000-0000-0000-0000-000000000000"}, "uuid: is all zeros, which is Domain-0's"),
+        # What YAML makes of words without quotes.
+        ({"interfaces": [{"bridge": "b", "mac": 41135085296}]}, 'write it in quotes: "52:54:00:12:34:56"'),
+        ({"interfaces": [{"bridge": "b", "mac": "41135085296"}]}, 'write it in quotes: "52:54:00:12:34:56"'),
+        ({"interfaces": [{"bridge": "b", "mac": 12.5}]}, "mac: is 12.5, a number that YAML made of it"),
+        ({"interfaces": [{"bridge": "b", "address": 10.0}]}, "address: is 10.0, a number that YAML made of it"),
+        ({"interfaces": [{"bridge": 10}]}, "bridge: is 10, a number that YAML made of it; write it in quotes"),
+        ({"uuid": 10**31}, "uuid: is 1000"),
+        ({"service": datetime.date(2026, 1, 2)}, "service: is 2026-01-02, a date that YAML made of it"),
+        ({"service": True}, "service: is True: YAML reads an unquoted yes"),
+        ({"arguments": {True: 1}}, "True is not the name of an option; write it in quotes"),
+        ({"arguments": {"port": {"a": 1}}}, "{'a': 1} is not a word"),
+        ({"arguments": [float("nan")]}, "nan is not a word"),
+        ({"arguments": ["a\ud800"]}, "is not valid text (UTF-8)"),
+        ({"memory": 10**5000}, "memory: is too large to print, must be 4.."),
+        ({"extra_config": {"pool": "\ud800"}}, "pool: is not valid text (UTF-8)"),
+        ({"extra_config": {"Memory": 1}}, "'Memory' is not a key of xl.cfg (lower-case letters"),
+        ({"extra_config": {1: 1}}, "1 is not a key of xl.cfg"),
+        ({"extra_config": {"extra": "x"}}, "extra has an option of its own: arguments"),
+        ({"extra_config": {"bootloader": "/bin/sh"}}, "bootloader runs a program in Dom0"),
+        ({"extra_config": {"device_model_override": "/x"}}, "says which program of Dom0 serves the domain"),
+        ({"kernel": "~/web.xen"}, "kernel: '~/web.xen' must be an absolute path; ~ and $ stand for nothing in it"),
+        # Nothing is created below /dev.
+        ({"disks": [{"path": "/dev/vg0/www", "size": 8}]}, "size: goes without /dev/vg0/www: nothing is created below /dev"),
+        ({"disks": [{"path": "//dev/vg0/www", "source": "/x"}]}, "source: goes without //dev/vg0/www"),
+        ({"disks": [{"path": "/x/../dev/./vg0/www", "size": 8}]}, "nothing is created below /dev"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(changes, words):
@@ -162,9 +221,11 @@ def test_bad_input_is_refused_in_one_line(changes, words):
 
 
 # Whatever YAML can hold: no traceback other than SpecError, and never two lines.
+_text = st.text() | st.text(st.characters(categories=("Cs", "Cc", "Lu", "Zl")))
+_plain = st.none() | st.booleans() | st.integers() | st.floats() | _text | st.dates() | st.builds(pow, st.just(10), st.just(5000))
 _anything = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    _plain,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_plain, inner, max_size=3),
     max_leaves=6,
 )
 _keys = st.sampled_from(OPTIONS)
@@ -184,6 +245,69 @@ def test_no_device_gives_a_traceback(option, device):
         declaration_of({**GOOD, option: [device]}, "host1")
     except SpecError as refusal:
         assert "\n" not in str(refusal)
+
+
+@given(st.dictionaries(st.sampled_from(["within", "status", "answer", *HEALTH_KINDS]) | _plain, _anything))
+def test_no_health_check_gives_a_traceback(health):
+    try:
+        declaration_of({**GOOD, "health": health}, "host1")
+    except SpecError as refusal:
+        assert "\n" not in str(refusal)
+
+
+@given(st.dictionaries(_keys | _plain, _anything), st.sampled_from(OPTIONS), _plain)
+def test_no_key_and_no_list_without_an_end_gives_a_traceback(changes, option, key):
+    endless = []
+    endless.append(endless)
+    for value in (endless, {key: endless}, [{key: endless}]):
+        try:
+            declaration_of({**GOOD, **changes, option: value}, "host1")
+        except SpecError as refusal:
+            assert "\n" not in str(refusal)
+
+
+def test_all_problems_are_reported():
+    with pytest.raises(SpecError) as refusal:
+        declarations_of(
+            [
+                {**GOOD, "memroy": 1, "memory": "x", "interfaces": [{"bridge": "b", "mac": 1, "mtu": 1}], "cap": -1},
+                {**GOOD, "name": "3"},
+                {**GOOD, "name": "dns", "state": "up", "disks": [{}, {"path": "/a", "vdev": "nvme0"}]},
+            ],
+            "h",
+        )
+    assert [line.split(":")[:3] for line in refusal.value.problems] == [
+        ["domain www", " unknown key 'memroy'; known are " + ", ".join(sorted(OPTIONS))],
+        ["domain www", " interfaces[0]", " mac"],
+        ["domain www", " interfaces[0]", " mtu"],
+        ["domain www", " memory", " must be a whole number of MiB, not 'x'"],
+        ["domain www", " cap", " is -1, must be 0..12800 percent of one CPU"],
+        ["domain '3'", " name", " has digits only, which xl takes for the id of a domain"],
+        ["domain dns", " disks[0]", " path"],
+        ["domain dns", " disks[1]", " vdev"],
+        ["domain dns", " state", " is 'up', must be one of running, paused, stopped, absent"],
+    ]
+    assert str(refusal.value) == "; and ".join(refusal.value.problems)
+
+
+@pytest.mark.parametrize(("given_one", "taken"), [("yes", True), ("False", False), (1, True), ("0", False), ("On", True)])
+def test_booleans_as_ansible_reads_them(given_one, taken):
+    assert declare(live=given_one).live is taken
+
+
+def test_a_key_is_text():
+    with pytest.raises(SpecError, match=r"unknown key True \(a key is text: write it in quotes\); known are adopt"):
+        declaration_of({**GOOD, True: 1}, "h")
+
+
+def test_numbers_as_ansible_reads_them():
+    domain = declare(memory="96", vcpus=2.0, cap="50.0").domain
+    assert (domain.memory, domain.vcpus, domain.cap) == (96, 2, 50)
+
+
+def test_a_device_below_dev_is_used_as_it_is():
+    assert declare(disks=[{"path": "/dev/vg0/www", "access": "w"}]).domain.disks[0].path == "/dev/vg0/www"
+    assert declare(disks=[{"path": "/srv/dev/d", "size": 8}]).origins[0].path == "/srv/dev/d"
 
 
 @given(

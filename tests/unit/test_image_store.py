@@ -1,6 +1,5 @@
 """A host's images, taken into a store in a folder."""
 
-import contextlib
 import hashlib
 import subprocess
 import sys
@@ -9,7 +8,6 @@ import types
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, put
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.declare import Refused, _check_kernel
 from ansible_collections.unikernels.xen.plugins.modules.image_store import run
 
 from tests.guests import guest
@@ -97,13 +95,3 @@ def test_a_full_folder_is_left_as_it_was(tmp_path):
         ["unshare", "-m", "sh", "-c", script, "sh", sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == [f"image store {store}: No space left on device", "filler"]
-
-
-@pytest.mark.parametrize(("memory", "refused"), [(2, True), (3, False)])
-def test_an_image_larger_than_the_domains_memory(tmp_path, memory, refused):
-    image = tmp_path / "large.xen"
-    image.write_bytes(guest(memory_size=5 << 19))
-    with pytest.raises(Refused) if refused else contextlib.nullcontext() as failure:
-        _check_kernel("domain a", str(image), "pvh", memory, pytest.fail)
-    if refused:
-        assert str(failure.value) == "domain a: memory: is 2 MiB, the image alone takes 3 MiB"

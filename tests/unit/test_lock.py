@@ -4,7 +4,7 @@ import fcntl
 import threading
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.journal import BOOT, Lock, LockError
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.lock import BOOT, Lock, LockError
 
 from tests.conftest import ROOT
 

@@ -2,9 +2,9 @@
 
 import json
 import pathlib
-import shlex
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
@@ -44,7 +44,7 @@ def test_arguments_come_back_as_words(words):
         domain = declaration_of({"name": "a", "kernel": "/k", "arguments": words}, "h").domain
     except SpecError:
         return
-    assert shlex.split(domain.arguments) == [word for word in words if word]
+    assert boot_line.split(domain.arguments) == [word for word in words if word]
     lines = [line for line in xl_config(domain).splitlines() if line.startswith("cmdline")]
     if words:
         assert unquote(lines[0][len("cmdline = ") :]) == (domain.arguments, "")
@@ -84,7 +84,7 @@ def test_what_xen_reported_is_what_was_declared():
             {"bridge": "xenbr0", "mac": "00:16:3e:11:22:33"},
             {"bridge": "xenbr0", "mac": "00:16:3e:11:22:34"},
         ],
-        "arguments": ["--name=a 'quoted' ünï word"],
+        "arguments": "'--name=a '\"'\"'quoted'\"'\"' ünï word'",
         "disks": [{"path": "/root/d.img", "access": "w"}, {"path": "/root/www,x.cfg"}],
     }
     declared = declaration_of(options, "h").domain

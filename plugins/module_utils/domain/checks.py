@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import ipaddress
-import re
 from collections import Counter
 
+from . import boot_line
 from .compare import narrowed
 from .cpus import cpu_set
 from .observed import Host, Observed, base_name
@@ -83,7 +83,7 @@ def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) ->
 
 def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     """Those that Xen knows of: in the boot arguments, as MirageOS takes them, and of the hotplug script."""
-    words = re.findall(r"--(?:[a-z][a-z0-9-]*-)?ipv[46]=([0-9a-fA-F.:/]+)", observed.domain.arguments)
+    words = boot_line.addresses(observed.domain.arguments)
     words += [word for interface in observed.domain.interfaces for word in interface.ip.split()]
     found = set()
     for word in words:

@@ -6,56 +6,110 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from .boot_line import ADDRESS_FIELDS, read_back
 from .cpus import cpu_set, cpu_text
-from .spec import Domain
+from .fields import COMPARED
+from .spec import CONTENT_PATH, Disk, Domain, Interface
 
-COMPARED = (
-    "type",
-    "kernel",
-    "memory",
-    "maxmem",
-    "vcpus",
-    "cpus",
-    "cpu_weight",
-    "cap",
-    "arguments",
-    "interfaces",
-    "disks",
-    "on_poweroff",
-    "on_reboot",
-    "on_crash",
-    "extra_config",
-)
+# The image store's files, named by their content.
+_STORED = re.compile(r"/.*/([0-9a-f]{64})\.xen")
+_PLAIN = tuple(key for key in COMPARED if key not in ("maxmem", "cpus"))
+_DIGITS = 12
 
 
-def as_options(domain: Domain) -> dict[str, Any]:
-    """A domain in the words of the modules' options, for diffs and return values."""
-    options = dict(vars(domain))  # not asdict: nothing in it changes, and its deep copy is half of a plan's time
-    for key in ("interfaces", "disks"):
-        options[key] = [dict(vars(item)) for item in options[key]]
-    options["maxmem"] = domain.maxmem or domain.memory
-    options["extra_config"] = dict(domain.extra_config)
-    return options
+# -- which options differ ----------------------------------------------------------------------------
 
 
 def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list[str]:
-    """The options in which the two differ; identity (name, uuid) is not one of them.
+    """The options in which the two differ, as paths: memory, interfaces[0].rate, extra_config.pool; not name and uuid.
 
     ``default_cpus``: where the host lets domains run; xl narrows every domain's own choice to it. Xen doesn't
-    report extra_config: the caller says in ``running`` what is known of it.
+    report extra_config: the caller says in ``running`` what is known of it. An address is in the boot line, so that its
+    path belongs to the option arguments: see `option_of`.
     """
+    differing = {key for key in _PLAIN if getattr(wanted, key) != getattr(running, key)}
+    # It follows memory where nothing else is declared.
+    if (wanted.maxmem or wanted.memory) - wanted.memory != (running.maxmem or running.memory) - running.memory:
+        differing.add("maxmem")
+    if wanted.cpus != running.cpus and narrowed(wanted.cpus, default_cpus) != narrowed(running.cpus, default_cpus):
+        differing.add("cpus")
+    return [path for key in COMPARED if key in differing for path in _paths(key, wanted, running)] if differing else []
 
-    def seen(domain: Domain) -> dict[str, Any]:
-        return {
-            **{key: getattr(domain, key) for key in COMPARED},
-            "maxmem": (domain.maxmem or domain.memory) - domain.memory,  # follows memory where nothing else is said
-            "cpus": narrowed(domain.cpus, default_cpus),
-        }
 
-    one, other = seen(wanted), seen(running)
-    return [key for key in COMPARED if one[key] != other[key]]
+def option_of(path: str) -> str:
+    """The option of a domain, as a row of `fields.DOMAIN`, that has to change for a path of `differences`."""
+    if path == "image":
+        return "kernel"
+    option, _dot, field = path.partition(".")
+    option = option.partition("[")[0]
+    return "arguments" if option == "interfaces" and field in ADDRESS_FIELDS else option
+
+
+def options_of(paths: Iterable[str]) -> tuple[str, ...]:
+    """The options of several paths, each once, in their order."""
+    return tuple(dict.fromkeys(map(option_of, paths)))
+
+
+def _paths(key: str, wanted: Domain, running: Domain) -> list[str]:
+    if key == "kernel":
+        return ["image" if _STORED.fullmatch(wanted.kernel) and _STORED.fullmatch(running.kernel) else "kernel"]
+    if key == "arguments":
+        return _argument_paths(wanted, running)
+    if key == "interfaces":
+        return _device_paths(key, "mac", wanted.interfaces, running.interfaces)
+    if key == "disks":
+        return _device_paths(key, "vdev", wanted.disks, running.disks)
+    if key == "extra_config":
+        old, new = dict(running.extra_config), dict(wanted.extra_config)
+        return [f"{key}.{item}" for item in sorted({*old, *new}) if old.get(item) != new.get(item)]
+    return [key]
+
+
+def _argument_paths(wanted: Domain, running: Domain) -> list[str]:
+    new, words = read_back(wanted, wanted)
+    old, running_words = read_back(running, wanted)
+    blank = Interface("", "")
+    paths = []
+    for index in range(max(len(new), len(old))):
+        left = new[index] if index < len(new) else blank
+        right = old[index] if index < len(old) else blank
+        differing = [field for field in ADDRESS_FIELDS if getattr(left, field) != getattr(right, field)]
+        # A group is seen in the words of an address only.
+        if not (left.address or left.address6) or not (right.address or right.address6):
+            differing = [field for field in differing if field != "group"]
+        paths += [f"interfaces[{index}].{field}" for field in differing]
+    return paths if paths and words == running_words else [*paths, "arguments"]
+
+
+def _device_paths(
+    option: str, key: str, wanted: tuple[Interface | Disk, ...], running: tuple[Interface | Disk, ...]
+) -> list[str]:
+    """Devices are the same by MAC or vdev, else by their place."""
+    keys = {getattr(device, key) for device in wanted}
+    by_key = {getattr(device, key): index for index, device in enumerate(running)}
+    paths, paired = [], set()
+    for index, device in enumerate(wanted):
+        at = by_key.get(getattr(device, key), index)
+        if at >= len(running) or (getattr(running[at], key) in keys and getattr(running[at], key) != getattr(device, key)):
+            paths.append(f"{option}[{index}]")
+            continue
+        paired.add(at)
+        paths += [f"{option}[{index}].{field}" for field in _differing_fields(device, running[at])]
+    paths += [f"{option}[{index}]" for index in range(len(running)) if index not in paired]
+    return list(dict.fromkeys(paths)) or [option]
+
+
+def _differing_fields(wanted: Interface | Disk, running: Interface | Disk) -> list[str]:
+    names = [field.name for field in dataclasses.fields(wanted) if field.compare]
+    differing = [name for name in names if getattr(wanted, name) != getattr(running, name)]
+    # What was declared was its content; the path follows from it.
+    content = isinstance(wanted, Disk) and CONTENT_PATH.fullmatch(wanted.path)
+    return ["content" if name == "path" and content else name for name in differing]
 
 
 def narrowed(cpus: str, default_cpus: str) -> str:
@@ -66,10 +120,43 @@ def narrowed(cpus: str, default_cpus: str) -> str:
     return cpu_text(chosen & allowed)
 
 
-def view(domain: Domain | None, state: str, autostart: bool) -> dict[str, Any]:
+# -- a domain as a user would have written it --------------------------------------------------------
+
+
+def as_options(domain: Domain, like: Domain | None = None) -> dict[str, Any]:
+    """A domain in the words of the modules' options, for diffs and return values; what can be left out is there too.
+
+    ``like``: the domain that is declared, itself or beside a running one, which knows its interfaces' groups.
+    """
+    options = dict(vars(domain))  # not asdict: nothing in it changes, and its deep copy is half of a plan's time
+    interfaces, options["arguments"] = read_back(domain, like)
+    options["interfaces"] = [dict(vars(interface)) for interface in interfaces]
+    options["disks"] = [dict(vars(disk)) for disk in domain.disks]
+    options["maxmem"] = domain.maxmem or domain.memory
+    options["extra_config"] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in domain.extra_config
+    }  # fmt: skip
+    return options
+
+
+def view(domain: Domain | None, state: str, autostart: bool, like: Domain | None = None) -> dict[str, Any]:
+    """One side of a diff. An interface's options that say nothing are left out."""
     if domain is None:
         return {"state": state}
-    options = {key: value for key, value in as_options(domain).items() if key in ("name", "service", *COMPARED)}
+    options = {key: value for key, value in as_options(domain, like).items() if key in ("name", "service", *COMPARED)}
+    options["interfaces"] = [
+        {key: value for key, value in interface.items() if value or key not in ADDRESS_FIELDS}
+        for interface in options["interfaces"]
+    ]
     if options["maxmem"] == options["memory"]:
         del options["maxmem"]
     return {**options, "state": state, "autostart": autostart}
+
+
+def with_image(side: dict[str, Any], name_of: Callable[[str], str]) -> dict[str, Any]:
+    """One side of a diff with the image in place of a kernel that lies in a store; ``name_of``: its path -> its name or ""."""
+    stored = _STORED.fullmatch(str(side.get("kernel", "")))
+    if not stored:
+        return side
+    image = f"{name_of(side['kernel'])} ({stored[1][:_DIGITS]})".strip()
+    return {"image" if key == "kernel" else key: image if key == "kernel" else value for key, value in side.items()}

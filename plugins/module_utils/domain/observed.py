@@ -10,10 +10,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .spec import DISKS, Domain, owned
-
-# As spec.content_path names them.
-_CONTENT = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
+from .spec import CONTENT_PATH, Domain, owned
 
 
 def base_name(name: str) -> str:
@@ -21,9 +18,36 @@ def base_name(name: str) -> str:
     return name.split("~")[0]
 
 
+# The first line of an intent: the state of the domain before the change.
+_REPLACES = "# replaces: "
+
+
+@dataclass(frozen=True)
+class Intent:
+    """What a change was about to make of a domain when the run died, or is about to: the text of its definition to be."""
+
+    text: str
+    former: str  # its state before: running, paused, stopped or absent
+
+    def content(self) -> str:
+        """The file that holds it; `intent_of` reads it."""
+        return f"{_REPLACES}{self.former}\n{self.text}"
+
+
+def intent_of(content: str) -> Intent:
+    head, _newline, text = content.partition("\n")
+    return Intent(text, head[len(_REPLACES) :]) if head.startswith(_REPLACES) else Intent(content, "running")
+
+
 def defined_uuid(text: str) -> str:
     found = re.search(r'^uuid = "([0-9a-f-]{36})"$', text, re.MULTILINE)
     return found.group(1) if found else ""
+
+
+def defined_memory(text: str) -> int:
+    """MiB; 0 where the text names none."""
+    found = re.search(r"^memory = ([0-9]{1,9})$", text, re.MULTILINE)
+    return int(found.group(1)) if found else 0
 
 
 @dataclass(frozen=True)
@@ -48,6 +72,7 @@ class Host:
 
     domains: tuple[Observed, ...] = ()
     definitions: dict[str, str] = field(default_factory=dict)
+    intents: dict[str, Intent] = field(default_factory=dict)
     autostart: frozenset[str] = frozenset()
     free_memory: int = 0
     cpus: int = 0  # 0: not known
@@ -63,7 +88,7 @@ class Host:
     def _contents(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
         for path in self.content_disks:
-            shape = _CONTENT.fullmatch(path)
+            shape = CONTENT_PATH.fullmatch(path)
             if shape:
                 found.setdefault(shape.group(1), []).append(path)
         return found

@@ -2,69 +2,153 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Takes typed options out of what a user wrote; every refusal is one line that names the place and the option. Pure."""
+"""Takes typed options out of what a user wrote; every refusal is one line that names the place and the option. Pure.
+
+Numbers and booleans as text are taken as Ansible's own argument specs take them, so that modules and roles give the
+same answer.
+"""
 
 from __future__ import annotations
 
+import datetime
 import re
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from .fields import Field
 from .spec import CONTROL
+
+T = TypeVar("T")
+
+# As ansible.module_utils.parsing.convert_bool reads them.
+_TRUE = {"y", "yes", "on", "1", "true", "t"}
+_FALSE = {"n", "no", "off", "0", "false", "f"}
+_WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*")
+_MAX_SHOWN = 80
+_MAX_NUMBER = 1 << 63
 
 
 class SpecError(ValueError):
-    """One line: which domain, which option, what is allowed."""
+    """One line for each problem: which domain, which option, what is allowed."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; and ".join(problems))
+        self.problems = list(problems)
+
+
+def shown(value: Any) -> str:
+    """Any value in a message: one line, and short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists inside lists without an end
+        return "too large to print"
+    return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
+
+
+def not_text(value: Any) -> str:
+    """What is wrong with a value that should be text, and what to write."""
+    if isinstance(value, bool):
+        return f"is {value}: YAML reads an unquoted yes, no, on or off so; write it in quotes"
+    if isinstance(value, (int, float)):
+        return f"is {shown(value)}, a number that YAML made of it; write it in quotes"
+    if isinstance(value, datetime.date):  # with a time too
+        return f"is {value}, a date that YAML made of it; write it in quotes"
+    return f"must be text, not {type(value).__name__}"
+
+
+def text_problem(value: str) -> str:
+    """Why text can't stand in an xl file or a boot line; "" when it can."""
+    if CONTROL.search(value):
+        return "must not contain a newline or another control character"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return "is not valid text (UTF-8)"
+    return ""
 
 
 class Reader:
     """Takes options out of a mapping one by one; every refusal names the domain and the option."""
 
-    def __init__(self, where: str, options: dict[str, Any]) -> None:
+    def __init__(self, where: str, options: dict[Any, Any], fields: tuple[Field, ...] = ()) -> None:
         self.where = where
         self.options = {key: value for key, value in options.items() if value is not None}
-        self.known: list[str] = []
+        self.fields = {field.name: field for field in fields}
+        self.known: list[str] = list(self.fields)
+        self.problems: list[str] = []
+        self.failed: set[str] = set()
 
     def fail(self, option: str, problem: str) -> SpecError:
         return SpecError(f"{self.where}: {option}: {problem}")
 
-    def text(self, option: str, default: str | None = None) -> str:
+    def attempt(self, option: str, read: Callable[[], T], fallback: T) -> T:
+        """What ``read`` returns; after a refusal, which is kept in ``problems``, the fallback."""
+        try:
+            return read()
+        except SpecError as refusal:
+            self.problems += refusal.problems
+            self.failed.add(option)
+            return fallback
+
+    def value(self, option: str) -> Any:
+        """What the option is by its row in the table; its problem is kept, and its default taken for what follows."""
+        field = self.fields[option]
+        if field.type == "int":
+            default = field.low if field.default is None else field.default
+            return self.attempt(option, lambda: self.number(option, default, field.low, field.high, field.unit), default)
+        if field.type == "bool":
+            flag = bool(field.default)
+            return self.attempt(option, lambda: self.flag(option, flag), flag)
+        if field.choices:
+            return self.attempt(option, lambda: self.choice(option, field.default, field.choices), field.default)
+        return self.attempt(option, lambda: self.text(option, field.default or ""), field.default or "")
+
+    def raise_problems(self) -> None:
+        if self.problems:
+            raise SpecError(*self.problems)
+
+    def text(self, option: str, default: str | None = None, numbers: bool = False) -> str:
+        """Text; with ``numbers`` a whole number is taken too (a status, for example)."""
         self.known.append(option)
         value = self.options.get(option, default)
         if value is None:
             raise self.fail(option, "is required")
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise self.fail(option, f"must be text, not {type(value).__name__}")
-        value = str(value)
-        if CONTROL.search(value):
-            raise self.fail(option, "must not contain a newline or another control character")
-        try:
-            value.encode("utf-8")
-        except UnicodeEncodeError:
-            raise self.fail(option, "is not valid text (UTF-8)") from None
-        return value
+        if numbers and isinstance(value, int) and not isinstance(value, bool):
+            value = shown(value)
+        if not isinstance(value, str):
+            raise self.fail(option, not_text(value))
+        problem = text_problem(value)
+        if problem:
+            raise self.fail(option, problem)
+        return str(value)
 
     def number(self, option: str, default: int, low: int, high: int, unit: str) -> int:
         self.known.append(option)
         value = self.options.get(option, default)
-        if isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}", value):
+        if isinstance(value, str) and _WHOLE.fullmatch(value):
+            value = int(_WHOLE.fullmatch(value)[1])  # type: ignore[index]
+        if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self.fail(option, f"must be a whole number of {unit}, not {value!r}")
+            raise self.fail(option, f"must be a whole number of {unit}, not {shown(value)}")
         if not low <= value <= high:
-            raise self.fail(option, f"is {value}, must be {low}..{high} {unit}")
+            raise self.fail(option, f"is {shown(value)}, must be {low}..{high} {unit}")
         return value
 
     def flag(self, option: str, default: bool) -> bool:
         self.known.append(option)
         value = self.options.get(option, default)
-        if not isinstance(value, bool):
-            raise self.fail(option, f"must be true or false, not {value!r}")
-        return value
+        word = value.strip().lower() if isinstance(value, str) else ""
+        if word in _TRUE or value is True or value == 1:
+            return True
+        if word in _FALSE or value is False or value == 0:
+            return False
+        raise self.fail(option, f"must be true or false, not {shown(value)}")
 
     def choice(self, option: str, default: str | None, choices: tuple[str, ...]) -> str:
         value = self.text(option, default)
         if value not in choices:
-            raise self.fail(option, f"is {value!r}, must be one of {', '.join(choices)}")
+            raise self.fail(option, f"is {shown(value)}, must be one of {', '.join(choices)}")
         return value
 
     def items(self, option: str) -> list[Reader]:
@@ -72,11 +156,12 @@ class Reader:
         value = self.options.get(option, [])
         if not isinstance(value, list) or any(not isinstance(item, dict) for item in value):
             raise self.fail(option, "must be a list of mappings")
-        return [Reader(f"{self.where}: {option}[{index}]", item) for index, item in enumerate(value)]
+        fields = self.fields[option].options if option in self.fields else ()
+        return [Reader(f"{self.where}: {option}[{index}]", item, fields) for index, item in enumerate(value)]
 
     def finish(self, *ignored: str) -> None:
-        unknown = sorted(str(key) for key in self.options if key not in self.known and key not in ignored)
+        unknown = sorted(shown(key) for key in self.options if key not in self.known and key not in ignored)
         if unknown:
-            raise SpecError(
-                f"{self.where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(sorted(self.known))}"
-            )
+            quote = "" if all(key.startswith(("'", '"')) for key in unknown) else " (a key is text: write it in quotes)"
+            known = ", ".join(sorted(set(self.known)))
+            raise SpecError(f"{self.where}: unknown key {', '.join(unknown)}{quote}; known are {known}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 # What neither an xl file nor a boot line can hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -27,9 +27,14 @@ NEXT, PREVIOUS = "~next", "~prev"
 BLOCK = 4096
 # Where disks are kept that are made from content given in the declaration.
 DISKS = "/var/lib/unikernels/disks"
+# As content_path names them; the group is the domain's name.
+CONTENT_PATH = re.compile(re.escape(DISKS) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
 
 # What Xen itself needs beside a guest's memory (page tables, shared pages): measured 9.2 MiB, rounded up.
 OVERHEAD_MIB = 12
+
+# A domain's usual share, the default of Xen's credit schedulers.
+CPU_WEIGHT = 256
 
 # LIBXL_DEVICE_NIC_MTU_DEFAULT in xen/tools/libs/light: with it the bridge's own counts.
 USUAL_MTU = 1500
@@ -54,6 +59,12 @@ class Interface:
     script: str = ""  # whole path; "": Xen's usual one
     vifname: str = ""
     mtu: int = USUAL_MTU
+    # What the guest itself is to use stands in its boot line; equality of two interfaces is about the device.
+    address: str = field(default="", compare=False)
+    gateway: str = field(default="", compare=False)
+    address6: str = field(default="", compare=False)
+    gateway6: str = field(default="", compare=False)
+    group: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,11 @@ class Domain:
     uuid: str
     kernel: str
     memory: int
+    ramdisk: str = ""
     maxmem: int = 0  # 0: as memory
     vcpus: int = 1
     cpus: str = ""  # CPU numbers as in 0-3,8; "": wherever the host lets domains run
-    cpu_weight: int = 256  # the default of Xen's credit schedulers
+    cpu_weight: int = CPU_WEIGHT
     cap: int = 0  # percent of one CPU; 0: none
     type: str = "pvh"
     arguments: str = ""
@@ -106,18 +118,30 @@ class Domain:
     on_reboot: str = "restart"
     on_crash: str = "preserve"
     service: str = ""  # a word for listings; Xen does not know it
-    extra_config: tuple[tuple[str, str], ...] = ()  # (key, value as it stands in an xl file)
+    extra_config: tuple[tuple[str, int | str | tuple[str, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Health:
-    """How a started domain proves that it serves. ``target`` depends on ``kind``; ``within`` in seconds."""
+    """The check that a started domain must pass; made by `health.health_of`, which has read and checked all of it."""
 
     kind: str
-    target: str
-    within: int = 30
-    expect: str = ""
+    target: str  # as it was written: for messages, and the pattern of kind console
+    within: int = 30  # seconds
+    expect: str = ""  # http: the status; dns: the answer, in its canonical form
     command: tuple[str, ...] = ()
+    address: str = ""  # what is connected to: a name or an address, without brackets
+    port: int = 0
+    name: str = ""  # http: whose certificate it must be (and SNI); dns: what is asked for
+    host: str = ""  # http: the header Host
+    path: str = ""  # http: with the query
+    tls: bool = False
+    ca: str = ""  # a file on the host: the only authorities that count
+    insecure: bool = False  # any certificate is good
+    contains: str = ""  # http: text in the first part of the body
+    record: str = "A"  # dns: the type of record
+    transport: str = "udp"  # dns: udp | tcp | both; openvpn: tcp | udp
+    key: str = ""  # openvpn: a file on the host, the endpoint's tls-crypt key
 
 
 @dataclass(frozen=True)

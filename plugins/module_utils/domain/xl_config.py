@@ -11,14 +11,22 @@ or a string in double quotes with only backslash and double quote escaped.
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+import re
+from collections.abc import Iterable
+from typing import Any, Union
 
+from . import boot_line
 from .cpus import cpu_text
-from .spec import CONTROL, SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
+from .spec import CONTROL, CPU_WEIGHT, SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
 
 EXTRA = "# extra_config"
 SERVICE = "# service: "
-_WEIGHT = 256
+
+
+# What extra_config can say: a number, text, or a list of text.
+ExtraValue = Union[int, str, tuple[str, ...]]
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def quote(text: str) -> str:
@@ -28,8 +36,23 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _list(items: list[str]) -> str:
+def _list(items: Iterable[str]) -> str:
     return "[" + ", ".join(quote(item) for item in items) + "]"
+
+
+def _extra_text(value: ExtraValue) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return quote(value) if isinstance(value, str) else _list(value)
+
+
+def _extra_value(text: str) -> ExtraValue:
+    """What `_extra_text` has written; anything else, written by hand, as it stands."""
+    if re.fullmatch(r"-?[0-9]{1,19}", text):
+        return int(text)
+    texts = [re.sub(r"\\(.)", r"\1", quoted) for quoted in _QUOTED.findall(text)]
+    value: ExtraValue = tuple(texts) if text.startswith("[") else texts[0] if texts else text
+    return value if _extra_text(value) == text else text
 
 
 def vif(one: Interface) -> str:
@@ -56,13 +79,14 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
         f"type = {quote(domain.type)}",
         f"uuid = {quote(domain.uuid)}",
         f"kernel = {quote(domain.kernel)}",
+        *([f"ramdisk = {quote(domain.ramdisk)}"] if domain.ramdisk else []),
         f"memory = {domain.memory}",
         f"maxmem = {domain.maxmem or domain.memory}",
         f"vcpus = {domain.vcpus}",
     ]
     if domain.cpus:
         lines.append(f"cpus = {quote(domain.cpus)}")
-    if domain.cpu_weight != _WEIGHT:
+    if domain.cpu_weight != CPU_WEIGHT:
         lines.append(f"cpu_weight = {domain.cpu_weight}")
     if domain.cap:
         lines.append(f"cap = {domain.cap}")
@@ -79,19 +103,19 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
     ]
     if domain.extra_config:
         lines.append(EXTRA)
-        lines += [f"{key} = {value}" for key, value in domain.extra_config]
+        lines += [f"{key} = {_extra_text(value)}" for key, value in domain.extra_config]
     return "\n".join(lines) + "\n"
 
 
-def extra_config(text: str) -> tuple[tuple[str, str], ...]:
+def extra_config(text: str) -> tuple[tuple[str, ExtraValue], ...]:
     """The extra_config of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
-    lines = text.partition(EXTRA + "\n")[2].splitlines()
-    return tuple((key, value) for key, _equals, value in (line.partition(" = ") for line in lines))
+    lines = text.partition(EXTRA + "\n")[2].rstrip("\n").split("\n")
+    return tuple((key, _extra_value(value)) for key, equals, value in (line.partition(" = ") for line in lines) if equals)
 
 
 def service_of(text: str) -> str:
     """What a definition of ours says that its domain serves."""
-    return next((line[len(SERVICE) :] for line in text.splitlines() if line.startswith(SERVICE)), "")
+    return next((line[len(SERVICE) :] for line in text.split("\n") if line.startswith(SERVICE)), "")
 
 
 def _action(config: dict[str, Any], event: str, default: str) -> str:
@@ -128,16 +152,17 @@ def domain_from_libxl(config: dict[str, Any]) -> Domain:
     target = build.get("target_memkb")
     scheduling = build.get("sched_params", {})
     pinned = {cpu for affinity in build.get("vcpu_hard_affinity") or [] for cpu in affinity}
-    return Domain(
+    domain = Domain(
         name=str(create.get("name", "")),
         uuid=str(create.get("uuid", "")).lower(),
         type=str(create.get("type", "")),
         kernel=str(build.get("kernel", "")),
+        ramdisk=str(build.get("ramdisk", "")),
         memory=most_memory if target is None else int(target) // 1024,
         maxmem=most_memory,
         vcpus=len(build.get("avail_vcpus") or []) or most,
         cpus=cpu_text(pinned),
-        cpu_weight=int(scheduling.get("weight", _WEIGHT)) or _WEIGHT,
+        cpu_weight=int(scheduling.get("weight", CPU_WEIGHT)) or CPU_WEIGHT,
         cap=max(0, int(scheduling.get("cap", 0))),
         arguments=str(build.get("cmdline", "")),
         interfaces=tuple(_interface(nic) for nic in config.get("nics", [])),
@@ -146,3 +171,5 @@ def domain_from_libxl(config: dict[str, Any]) -> Domain:
         on_reboot=_action(config, "on_reboot", "destroy"),
         on_crash=_action(config, "on_crash", "destroy"),
     )
+    interfaces, _words = boot_line.read_back(domain)
+    return dataclasses.replace(domain, interfaces=interfaces) if interfaces != () else domain

@@ -188,7 +188,7 @@ def _declarations(
             # that a misspelt one is named as the unknown key that it is.
             declaration = declaration_of(options, host, kernel=None if unikernel.get("kernel") else "/image")
         except SpecError as error:
-            lines.append(_in_users_words(str(error), place, origins))
+            lines += [_in_users_words(line, place, origins) for line in error.problems]
             continue
         declarations.append(declaration)
         lines += _image_problems(unikernel, declared.images)

@@ -87,7 +87,7 @@ def declare(values: Mapping[str, Any], source: str, folder: str = "", material: 
         "interfaces": interfaces,
         "arguments": given.mapping("arguments", "boot argument to value"),
         "disks": [{"content": configuration(network, material) if material else NO_KEYS}],
-        "health": given.health({"openvpn": at(address, PORT)}),
+        "health": given.health({"tcp": at(address, PORT)}),
     }
     origin = given.origin({"source": source}, {"standin": NAME})
     return Service(unikernel, {name: origin}, tuple(given.problems), keys)

@@ -11,6 +11,8 @@ import re
 import subprocess
 import time
 
+from ..health.patterns import first_match
+
 CONSOLES = "/var/log/xen/console"
 # Shown of a console in a message or a result.
 LINES = 10
@@ -44,8 +46,11 @@ def lines(name: str, since: int = 0, most: int = LINES) -> list[str]:
 
 
 def find(name: str, pattern: str, since: int = 0) -> str | None:
-    """The first line since ``since`` that the regular expression matches somewhere."""
-    return next((line for line in lines(name, since, 100_000) if re.search(pattern, line)), None)
+    """The first line since ``since`` that the regular expression matches somewhere; None also when that takes too long."""
+    try:
+        return first_match(pattern, lines(name, since, 100_000))
+    except OSError:
+        return None
 
 
 def wait(name: str, pattern: str, since: int, seconds: float) -> str | None:

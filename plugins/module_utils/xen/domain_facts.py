@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import time
 from typing import Any
 
 from ..domain.compare import as_options
-from ..domain.observed import Host, Observed, defined_uuid
+from ..domain.observed import Host, Observed, base_name, defined_uuid
 from ..domain.spec import owned
-from ..domain.xl_config import service_of
+from ..domain.xl_config import extra_config, service_of
 from ..image.store import DIGEST, SUFFIX, describe
 from . import bridge_ports, console
 from .observation import definition_path
@@ -43,17 +44,19 @@ def domain_facts(host: Host, names: list[str], console_lines: int) -> list[dict[
 
 
 def _running(host: Host, one: Observed, started: float | None) -> dict[str, Any]:
-    base = one.domain.name.split("~")[0]
-    adopted = defined_uuid(host.definitions.get(base, "")) == one.domain.uuid
+    base = base_name(one.domain.name)
+    text = host.definitions.get(base, "")
+    adopted = defined_uuid(text) == one.domain.uuid
+    known = dataclasses.replace(one.domain, extra_config=extra_config(text))
     return {
-        **as_options(one.domain),
+        **as_options(known),
         "domid": one.domid,
         "state": one.state,
         "shutdown_reason": one.shutdown_reason,
         "owner": "unikernels.xen" if owned(one.domain.uuid) else "adopted" if adopted else "other",
         "defined": one.domain.name in host.definitions,
         "autostart": one.domain.name in host.autostart,
-        "service": service_of(host.definitions.get(base, "")),
+        "service": service_of(text),
         "image": image_of(one.domain.kernel),
         "cpu_seconds": round(one.cpu_seconds, 1),
         "uptime_seconds": None if started is None else max(0, round(time.time() - started)),
@@ -88,6 +91,11 @@ def image_of(kernel: str) -> dict[str, Any]:
         return {}
     found = describe(folder, digest)
     return {key: found.get(key) for key in ("sha256", "name", "target", "standin", "size", "description")}
+
+
+def image_name(kernel: str) -> str:
+    """The name under which a kernel in the store was put there last; "" for any other."""
+    return str(image_of(kernel).get("name") or "")
 
 
 def _start_times(domids: list[int]) -> dict[int, float]:

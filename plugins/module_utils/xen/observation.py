@@ -16,10 +16,11 @@ import os
 import re
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ..domain.cpus import cpu_set, cpu_text
-from ..domain.observed import Host, Observed
+from ..domain.observed import Host, Intent, Observed, intent_of
 from ..domain.spec import DISKS, Domain
 from ..domain.xl_config import domain_from_libxl
 from .hypercalls import Hypercalls, bindings
@@ -35,6 +36,7 @@ _LETTERS = (("d", "dying"), ("s", "shutdown"), ("c", "shutdown"), ("p", "paused"
 _REASONS = {"0": "poweroff", "1": "reboot", "2": "suspend", "3": "crash", "4": "watchdog", "5": "soft_reset"}
 # A domain that is just being built or torn down is in one list and not in the other, for a moment.
 _ATTEMPTS, _BETWEEN = 5, 1.0
+_INTENT = ".cfg.next"
 _QCOW2_MAGIC = b"QFI\xfb"
 
 
@@ -68,6 +70,7 @@ def observe(disks: dict[str, str] | None = None, scheduling: bool = False, hyper
             for one in domains
         ),
         definitions=definitions,
+        intents=_intents(),
         autostart=_autostarted(),
         free_memory=free,
         cpus=cpus,
@@ -254,14 +257,29 @@ def autostart_path(name: str) -> str:
     return os.path.join(AUTOSTART, name + ".cfg")
 
 
-def _definitions() -> dict[str, str]:
+def intent_path(name: str) -> str:
+    """Hidden: it is no definition yet."""
+    return os.path.join(DEFINITIONS, f".{name}{_INTENT}")
+
+
+def _texts(wanted: Callable[[str], bool]) -> dict[str, str]:
+    """File name -> text of the files in the folder of definitions."""
     found = {}
     if os.path.isdir(DEFINITIONS):
-        for name in sorted(os.listdir(DEFINITIONS)):
-            if name.endswith(".cfg") and not name.startswith("."):
-                with open(os.path.join(DEFINITIONS, name), encoding="utf-8", errors="replace") as file:
-                    found[name[: -len(".cfg")]] = file.read()
+        for name in sorted(filter(wanted, os.listdir(DEFINITIONS))):
+            with open(os.path.join(DEFINITIONS, name), encoding="utf-8", errors="replace") as file:
+                found[name] = file.read()
     return found
+
+
+def _definitions() -> dict[str, str]:
+    texts = _texts(lambda name: name.endswith(".cfg") and not name.startswith("."))
+    return {name[: -len(".cfg")]: text for name, text in texts.items()}
+
+
+def _intents() -> dict[str, Intent]:
+    texts = _texts(lambda name: name.endswith(_INTENT) and name.startswith("."))
+    return {name[1 : -len(_INTENT)]: intent_of(text) for name, text in texts.items()}
 
 
 def _autostarted() -> frozenset[str]:

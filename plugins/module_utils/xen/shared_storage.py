@@ -33,6 +33,8 @@ def with_shared(options: Any) -> Any:
 def _judged(disk: Any, mounts: dict[str, str]) -> Any:
     if not isinstance(disk, dict) or disk.get("shared") is not None or not isinstance(disk.get("path"), str):
         return disk
+    if "\0" in disk["path"]:  # refused later, in the user's words
+        return disk
     return {**disk, "shared": True} if _file_system(disk["path"], mounts) in _SHARED else disk
 
 

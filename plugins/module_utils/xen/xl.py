@@ -14,18 +14,11 @@ XL_SECONDS = 180
 
 
 class ToolstackError(Exception):
-    """One line: what was tried, what Xen said, what runs now.
+    """One line: what was tried, and what Xen printed. ``console``: the domain's last lines."""
 
-    ``console``: the domain's last lines; ``rolled_back``: what was before is again; ``unchanged``: it never went.
-    """
-
-    def __init__(
-        self, message: str, console: list[str] | None = None, rolled_back: bool = False, unchanged: bool = False
-    ) -> None:
+    def __init__(self, message: str, console: list[str] | None = None) -> None:
         super().__init__(message)
         self.console = console or []
-        self.rolled_back = rolled_back
-        self.unchanged = unchanged
 
 
 def xl(*arguments: str, timeout: float = XL_SECONDS) -> tuple[int, str, str]:

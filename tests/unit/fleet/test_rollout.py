@@ -36,7 +36,7 @@ def collection(tmp_path_factory):
     shutil.copy(ROOT / "galaxy.yml", target)
     for path in (target / "plugins/action").glob("image_store.py"):
         path.unlink()
-    engine = re.search(r"module_utils\.(\S+) import .*\bdeclare\b", (ROOT / "plugins/modules/xen_domains.py").read_text()).group(
+    engine = re.search(r"module_utils\.(\S+) import .*\bconverge\b", (ROOT / "plugins/modules/xen_domains.py").read_text()).group(
         1
     )
     shutil.copy(ROOT / "tests/doubles/engine.py", target / f"plugins/module_utils/{engine.replace('.', '/')}.py")

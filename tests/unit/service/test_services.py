@@ -31,7 +31,7 @@ def test_another_check_takes_the_place_of_the_usual_one():
 def test_an_ipv6_address_stands_in_brackets():
     interfaces = [{"bridge": "xenbr0", "address": "2001:db8::10/64"}]
     assert declared(web, interfaces=interfaces, content="/x").unikernel["health"]["http"] == "http://[2001:db8::10]:80/"
-    assert declared(vpn, interfaces=interfaces, pki="/k").unikernel["health"]["openvpn"] == "[2001:db8::10]:1194"
+    assert declared(vpn, interfaces=interfaces, pki="/k").unikernel["health"] == {"tcp": "[2001:db8::10]:1194"}
     assert declared(dns, interfaces=interfaces, zones=ZONES).unikernel["health"]["dns"] == "www.lab.example.@[2001:db8::10]"
 
 

@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from types import TracebackType
 
-PATH = "/run/unikernels-xen.lock"
+# In a folder of root's alone: who can open a file for reading can hold its lock.
+FOLDER = "/run/unikernels-xen"
+PATH = FOLDER + "/lock"
 # How the role xen_host has xendomains begin what it writes into the lock, and the seconds for which its start of a host's
 # domains is waited for, whatever a run's own limit.
 BOOT, BOOT_SECONDS = "xendomains:", 900.0
+# What a note can have: one write, so that a reader never sees half of it.
+_NOTE_BYTES = 400
 
 
 class LockError(Exception):
@@ -32,16 +37,21 @@ class Lock:
         self.path = path
         self.wait = wait
         self._handle = -1
+        self._noting = threading.Lock()
 
     def __enter__(self) -> Lock:
-        self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            self._handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise LockError(f"the lock of this host can't be opened ({self.path}: {error.strerror})") from error
         began = time.monotonic()
         while True:
             try:
                 fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                holder = os.pread(self._handle, 400, 0).decode("utf-8", "replace").strip()
+                holder = os.pread(self._handle, _NOTE_BYTES, 0).decode("utf-8", "replace").strip()
                 limit = max(self.wait, BOOT_SECONDS) if holder.startswith(BOOT) else self.wait
                 if time.monotonic() - began >= limit:
                     os.close(self._handle)
@@ -54,9 +64,14 @@ class Lock:
         return self
 
     def note(self, what: str) -> None:
-        text = f"process {os.getpid()}, {time.strftime('%H:%M:%S')}: {what}\n".encode()
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, text, 0)
+        """For whoever has to wait. It is no reason to fail: a full /run loses the note, not the run."""
+        line = f"process {os.getpid()}, {time.strftime('%H:%M:%S')}: {what}"
+        text = (line[: _NOTE_BYTES - 1] + "\n").encode("utf-8", "replace")[:_NOTE_BYTES]
+        with self._noting:
+            try:
+                os.pwrite(self._handle, text.ljust(_NOTE_BYTES), 0)
+            except OSError:
+                return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         os.ftruncate(self._handle, 0)

@@ -1,0 +1,213 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. From the options of the modules to what happened: read, observe, plan, check, carry out, look."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
+from ..domain.compare import view, with_image
+from ..domain.declaration import declaration_of, declarations_of
+from ..domain.observed import Host, base_name
+from ..domain.options import SpecError
+from ..domain.spec import CPU_WEIGHT, Declaration
+from ..plan.lifecycle import memory_shortage, plan
+from ..plan.plan import Plan
+from ..plan.recovery import described
+from ..xen import console
+from ..xen.domain_facts import image_name
+from ..xen.hypercalls import bindings
+from ..xen.lock import Lock, LockError
+from ..xen.network import bridge_networks
+from ..xen.observation import available, observe
+from ..xen.shared_storage import with_shared
+from ..xen.xl import ToolstackError
+from . import preconditions
+from .perform import Performer
+from .runner import Outcome, Runner
+
+
+class Refused(Exception):
+    """One line; nothing on the host was changed."""
+
+
+class Diff(TypedDict):
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
+class Result(TypedDict, total=False):
+    """What happened to one domain. ``state`` is what was seen last; in check mode what was declared.
+
+    ``steps``: titles of the phases that were completed, in check mode of those that would be; ``primitives``: in check mode
+    what these consist of.
+    """
+
+    name: str
+    state: str
+    changed: bool
+    failed: bool
+    steps: list[str]
+    primitives: list[str]
+    differs: list[str]
+    diff: Diff
+    downtime_ms: int
+    skipped: bool
+    msg: str
+    console: list[str]
+    rolled_back: bool
+
+
+def converge(
+    options: list[dict[str, Any]],
+    check: bool,
+    warn: Callable[[str], None],
+    purge: bool = False,
+    lock_timeout: int = 60,
+    parallel: int = 1,
+    stop_at_failure: bool = False,
+    verbose: bool = False,
+) -> list[Result]:
+    """Make every domain of ``options`` what it is declared to be. Raise `Refused` before anything changes.
+
+    At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed. With
+    ``verbose`` a prediction has the primitives of its steps too.
+    """
+    declarations = _declared(options)
+    if os.geteuid() != 0:
+        raise Refused("only root can manage domains on this host: set become: true")
+    if not available():
+        if not check:
+            raise Refused("this host does not run under Xen (no /proc/xen/capabilities): run the role xen_host first")
+        warn("this host does not run under Xen yet: predicting for a host without domains")
+        return [_predicted(plan(declaration, Host(free_memory=1 << 30)), verbose) for declaration in declarations]
+    try:
+        if check:
+            return [_predicted(each, verbose) for each in _plans(declarations, purge, False, warn)[0]]
+        with Lock(lock_timeout) as lock:
+            return _carry_out(declarations, purge, lock, parallel, stop_at_failure, warn)
+    except (LockError, ToolstackError) as error:
+        raise Refused(str(error)) from error
+
+
+def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
+    try:
+        declarations = declarations_of([with_shared(each) for each in options], platform.node())
+    except SpecError as error:
+        raise Refused(str(error)) from error
+    _refuse(clashes(declarations) + outside_networks(declarations, bridge_networks()))
+    return declarations
+
+
+def _refuse(problems: list[str]) -> None:
+    if problems:
+        raise Refused("; and ".join(dict.fromkeys(problems)))
+
+
+def _look(declarations: list[Declaration]) -> Host:
+    files = {origin.path: origin.format for declaration in declarations for origin in declaration.origins}
+    scheduling = any(declaration.domain.cpu_weight != CPU_WEIGHT or declaration.domain.cap for declaration in declarations)
+    return observe(files, scheduling)
+
+
+def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Callable[[str], None]) -> tuple[list[Plan], Host]:
+    """What to do, after every check that needs the host."""
+    host = _look(declarations)
+    if purge:
+        kept = {declaration.name for declaration in declarations}
+        strays = {base_name(observed.domain.name) for observed in host.domains if host.owns(observed)} | set(host.definitions)
+        declarations = declarations + [
+            declaration_of({"name": name, "state": "absent"}, platform.node()) for name in sorted(strays - kept)
+        ]
+    plans, problems = [], []
+    for declaration in declarations:
+        try:
+            plans.append(plan(declaration, host))
+        except SpecError as error:
+            problems.append(str(error))
+    problems += filter(None, [memory_shortage(plans, host)])
+    problems += strangers(declarations, host.domains) + shared_disks(declarations, host.domains)
+    present = [declaration for declaration in declarations if declaration.state != "absent"]
+    problems += filter(None, [cpu_refusal(declaration.domain, host) for declaration in present])
+    problems += preconditions.report([preconditions.check(each, host) for each in plans], real, warn)
+    _refuse(problems)
+    return plans, host
+
+
+def _carry_out(
+    declarations: list[Declaration], purge: bool, lock: Lock, parallel: int, stop_at_failure: bool, warn: Callable[[str], None]
+) -> list[Result]:
+    plans, host = _plans(declarations, purge, True, warn)
+    if not any(each.changed for each in plans):
+        return [_result(each, {"failed": False, "steps": []}, host, host) for each in plans]
+    hypercalls = bindings()
+    runner = Runner(lambda: _look(declarations), lambda: Performer(hypercalls), lock.note, host.free_memory)
+    outcomes, seen = runner.run(plans, parallel, stop_at_failure)
+    return [_result(each, outcome, host, seen) for each, outcome in zip(plans, outcomes)]
+
+
+def _predicted(each: Plan, verbose: bool) -> Result:
+    result: Result = {
+        "name": each.name,
+        "state": each.declaration.state,
+        "changed": each.changed,
+        "failed": False,
+        "steps": each.titles,
+        "differs": list(each.differs),
+        "diff": _diff(each.before, each.after),
+    }
+    if verbose:
+        result["primitives"] = [str(step) for step in each.steps]
+    return result
+
+
+def _diff(before: dict[str, Any], after: dict[str, Any]) -> Diff:
+    """With the names of images in place of files in a store, where something differs."""
+    if before == after:
+        return {"before": before, "after": after}
+    return {"before": with_image(before, image_name), "after": with_image(after, image_name)}
+
+
+def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
+    result: Result = {
+        "name": each.name,
+        "state": _state(each.name, after),
+        "changed": _differs(each, outcome, before, after) if outcome["failed"] else bool(outcome["steps"]),
+        "differs": list(each.differs),
+        "diff": _diff(each.before, each.after),
+        "failed": outcome["failed"],
+        "steps": outcome["steps"],
+    }
+    for key in ("downtime_ms", "skipped", "msg", "rolled_back"):
+        if key in outcome:
+            result[key] = outcome[key]
+    if outcome["failed"]:
+        result["console"] = outcome.get("console", [])[-console.LINES :]
+        result["diff"] = _diff(each.before, _view(each, after))
+    return result
+
+
+def _differs(each: Plan, outcome: Outcome, before: Host, after: Host) -> bool:
+    """Is it, after a failure, other than before? Disks that were made or grown stay so."""
+    disks = any(title.startswith(("make_disk ", "grow_disk ")) for title in outcome["steps"])
+    return disks or _view(each, before) != _view(each, after)
+
+
+def _state(name: str, host: Host) -> str:
+    observed = host.find(name)
+    if observed:
+        return observed.state
+    return "stopped" if name in host.definitions else "absent"
+
+
+def _view(each: Plan, host: Host) -> dict[str, Any]:
+    """What was seen of a domain, in a user's words."""
+    observed = host.find(each.name)
+    domain = described(observed, host.definitions.get(each.name)).domain if observed else None
+    return view(domain, _state(each.name, host), each.name in host.autostart, each.wanted)

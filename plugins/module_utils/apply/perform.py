@@ -1,0 +1,334 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Performs primitives: one short function for each, through ``xl``, Xen's bindings where they are, and Dom0's files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import singledispatchmethod
+
+from ..domain.observed import Intent
+from ..domain.spec import Disk
+from ..domain.xl_config import vbd, vif
+from ..health.checks import ask
+from ..health.patterns import problem_of
+from ..image.store import write_whole
+from ..plan import steps as do
+from ..wait import until
+from ..xen import bridge_ports, console, devices, disks
+from ..xen.hypercalls import Hypercalls
+from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, intent_path
+from ..xen.watch import BETWEEN, Idle, Look, ended, look, restarting, wait_for_state
+from ..xen.xl import ToolstackError, last_words, must, xl
+
+# How long the name of a destroyed domain may stay taken, and how long xl's daemon may take to build a rebooting domain again.
+DESTROY_SECONDS = 30
+REBOOT_SECONDS = 30
+_MAX_PAUSES = 8
+_ALL_LINES = 100_000
+
+
+class Performer:
+    """Carries out steps for one domain. It remembers the ids and the ends of consoles that it has seen on the way."""
+
+    def __init__(self, hypercalls: Hypercalls | None = None) -> None:
+        self.hypercalls = hypercalls
+        self._domids: dict[str, int] = {}
+        self._marks: dict[str, int] = {}
+
+    def look(self, name: str) -> Look:
+        return look(name, self.hypercalls)
+
+    @singledispatchmethod
+    def perform(self, step: do.Step) -> float | None:
+        """Do it; ToolstackError or OSError when it fails. For `AwaitHealthy`: when it was seen healthy (monotonic)."""
+        raise NotImplementedError(type(step).__name__)
+
+    # -- disks -----------------------------------------------------------------------------------
+
+    @perform.register
+    def _(self, step: do.MakeDisk) -> None:
+        disks.make(step.origin)
+
+    @perform.register
+    def _(self, step: do.GrowDisk) -> None:
+        disks.grow(step.origin)
+
+    @perform.register
+    def _(self, step: do.RemoveDisk) -> None:
+        disks.remove(step.path)
+
+    # -- domains ---------------------------------------------------------------------------------
+
+    @perform.register
+    def _(self, step: do.Build) -> None:
+        with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
+            path = os.path.join(folder, step.name + ".cfg")
+            write_whole(path, step.text.encode("utf-8"), 0o600)
+            code, out, err = xl("create", "-p", path)
+        if code:
+            raise ToolstackError(f"domain {step.name}: Xen could not build it ({code}): {last_words(err + out)}")
+        built = self.look(step.name)
+        if built.state != "paused":
+            raise ToolstackError(f"domain {step.name}: it was built, but is {built.state}")
+        self._domids[step.name] = built.domid
+        if step.qemu:
+            devices.await_qemu(built.domid, step.name)
+
+    @perform.register
+    def _(self, step: do.Rename) -> None:
+        self._marks[step.new] = console.mark(step.new)
+        must("rename", step.name, step.new)
+        if step.name in self._domids:
+            self._domids[step.new] = self._domids.pop(step.name)
+
+    @perform.register
+    def _(self, _step: do.ReopenConsoles) -> None:
+        console.reopen()
+
+    @perform.register
+    def _(self, step: do.ForgetConsole) -> None:
+        console.forget(step.name)
+
+    @perform.register
+    def _(self, step: do.Pause) -> None:
+        self._pause(step.name)
+
+    def _pause(self, name: str) -> Look:
+        """Once, for Xen counts. How it was before."""
+        seen = self.look(name)
+        if seen.state == "running":
+            if self.hypercalls:
+                self.hypercalls.pause(seen.domid)
+            else:
+                must("pause", name)
+        return seen
+
+    @perform.register
+    def _(self, step: do.Unpause) -> None:
+        """However often it was paused."""
+        self._marks[step.name] = console.mark(step.name)
+        for _count in range(_MAX_PAUSES):
+            seen = self.look(step.name)
+            if seen.state != "paused":  # running, or ended already, as who awaits its health will see
+                return
+            self._domids[step.name] = seen.domid
+            if self.hypercalls:
+                self.hypercalls.unpause(seen.domid)
+            else:
+                must("unpause", step.name)
+
+    @perform.register
+    def _(self, step: do.Shutdown) -> None:
+        if step.within:
+            # Without -w: xl's own waiting has no limit. A guest that doesn't listen makes it fail; so be it.
+            try:
+                xl("shutdown", step.name, timeout=step.within)
+                wait_for_state(step.name, ("gone", "shutdown"), step.within, self.hypercalls)
+            except ToolstackError:
+                pass
+        self._destroy(step.name)
+
+    @perform.register
+    def _(self, step: do.Destroy) -> None:
+        self._destroy(step.name)
+
+    def _destroy(self, name: str) -> None:
+        self._hold_still(name)
+        if self.look(name).state == "gone":
+            return
+        code, out, err = xl("destroy", name)
+        # A domain that is just ending by itself makes destroy fail, and is gone all the same.
+        if wait_for_state(name, ("gone",), DESTROY_SECONDS, self.hypercalls) != "gone":
+            raise ToolstackError(f"domain {name}: 'xl destroy' failed ({code}): {last_words(err + out)}; it is still there")
+
+    def _hold_still(self, name: str) -> None:
+        """One that restarts would come back after its end, built by xl's daemon: a paused one can't ask for that."""
+
+        def still() -> bool:
+            seen = self._pause(name)
+            if seen.state in ("running", "rebooting"):
+                return False
+            return not restarting(name) if seen.state == "gone" else True
+
+        until(still, REBOOT_SECONDS, BETWEEN)
+
+    @perform.register
+    def _(self, step: do.AwaitConsole) -> None:
+        mark, last = self._marks.get(step.name, 0), Look()
+
+        def printed() -> bool:
+            nonlocal last
+            if console.find(step.name, step.pattern, mark):
+                return True
+            last = self.look(step.name)
+            return last.state != "running"
+
+        until(printed, step.within)
+        if console.find(step.name, step.pattern, mark):
+            return
+        lines = console.lines(step.name, mark)
+        missing = f"did not print a line matching {step.pattern!r} within {step.within} s"
+        why = missing if last.state == "running" else f"is {last.state} before it printed a line matching {step.pattern!r}"
+        raise ToolstackError(f"domain {step.name}: the new domain {why}{console.tail(lines)}", lines)
+
+    @perform.register
+    def _(self, step: do.AwaitHealthy) -> float:
+        """A domain that ends, or is started again, before it is healthy is a failure; a boot loop passes no check."""
+        name, mark, began = step.name, self._marks.get(step.name, 0), time.monotonic()
+        domid = self._domids.get(name) or self.look(name).domid
+        judge = self._judge(step, mark)
+        while True:
+            seen = self.look(name)
+            if seen.state == "rebooting" or seen.domid not in (0, domid) or (seen.state == "gone" and restarting(name)):
+                lines = console.lines(name, mark)
+                raise ToolstackError(
+                    f"domain {name}: it was started again by itself {time.monotonic() - began:.1f} s after its start, before it"
+                    f" was healthy{console.tail(lines)}",
+                    lines,
+                )
+            if seen.state != "running":
+                raise ended(name, seen.state, time.monotonic() - began, mark, domid)
+            if judge(seen):
+                return time.monotonic() if step.health else began
+            time.sleep(BETWEEN)
+
+    def _judge(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
+        """Asked for each look: true when it is healthy, ToolstackError when the time is over."""
+        return self._asking(step, mark) if step.health else self._settling(step, mark)
+
+    def _asking(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
+        health = step.health
+        assert health is not None
+        end = time.monotonic() + health.within
+
+        def healthy(_seen: Look) -> bool:
+            answer = self._ask(step, mark, end)
+            if answer is not None and time.monotonic() >= end:
+                lines = console.lines(step.name, mark)
+                raise ToolstackError(
+                    f"domain {step.name}: it runs, but is not healthy after {health.within} s: {answer}{console.tail(lines)}",
+                    lines,
+                )
+            return answer is None
+
+        return healthy
+
+    @staticmethod
+    def _ask(step: do.AwaitHealthy, mark: int, end: float) -> str | None:
+        health = step.health
+        assert health is not None
+        if health.kind == "console":
+            return problem_of(health.target, console.lines(step.name, mark, _ALL_LINES))
+        return ask(health, end)
+
+    def _settling(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
+        """``settle`` seconds after it printed its ready line, or was seen waiting for work, or ``ready_within`` is over."""
+        idle, latest = Idle(), time.monotonic() + step.ready_within
+        since = time.monotonic() if not step.settle and not step.ready else 0.0
+
+        def settled(seen: Look) -> bool:
+            nonlocal since
+            now = time.monotonic()
+            if not since:
+                ready = console.find(step.name, step.ready, mark) if step.ready else idle.seen(seen.cpu_seconds)
+                since = now if ready or now >= latest else 0.0
+                if since and step.ready and not ready:
+                    lines = console.lines(step.name, mark)
+                    raise ToolstackError(
+                        f"domain {step.name}: it runs, but did not print a line matching {step.ready!r} within"
+                        f" {step.ready_within} s{console.tail(lines)}",
+                        lines,
+                    )
+            return bool(since) and now - since >= step.settle
+
+        return settled
+
+    # -- network ---------------------------------------------------------------------------------
+
+    @perform.register
+    def _(self, step: do.LeaveBridge) -> None:
+        bridge_ports.leave(self.look(step.name).domid)
+
+    @perform.register
+    def _(self, step: do.JoinBridge) -> None:
+        bridge_ports.join(self.look(step.name).domid)
+
+    @perform.register
+    def _(self, step: do.LeadTo) -> None:
+        bridge_ports.lead_to(self.look(step.name).domid)
+
+    @perform.register
+    def _(self, step: do.Announce) -> None:
+        bridge_ports.announce(step.bridge, step.mac, step.address)
+
+    # -- files beside Xen ------------------------------------------------------------------------
+
+    @perform.register
+    def _(self, step: do.WriteIntent) -> None:
+        os.makedirs(DEFINITIONS, mode=0o755, exist_ok=True)
+        write_whole(intent_path(step.name), Intent(step.text, step.former).content().encode("utf-8"), 0o600)
+
+    @perform.register
+    def _(self, step: do.RemoveIntent) -> None:
+        _remove(intent_path(step.name))
+
+    @perform.register
+    def _(self, step: do.Define) -> None:
+        os.makedirs(DEFINITIONS, mode=0o755, exist_ok=True)
+        write_whole(definition_path(step.name), step.text.encode("utf-8"), 0o600)
+        _remove(intent_path(step.name))
+
+    @perform.register
+    def _(self, step: do.Undefine) -> None:
+        _remove(definition_path(step.name))
+        _remove(intent_path(step.name))
+
+    @perform.register
+    def _(self, step: do.Autostart) -> None:
+        os.makedirs(AUTOSTART, mode=0o755, exist_ok=True)
+        # Hidden: xendomains starts every other name that it finds here.
+        temporary = os.path.join(AUTOSTART, f".{step.name}.{os.getpid()}")
+        os.symlink(definition_path(step.name), temporary)
+        os.rename(temporary, autostart_path(step.name))
+
+    @perform.register
+    def _(self, step: do.NoAutostart) -> None:
+        _remove(autostart_path(step.name))
+
+    # -- a running domain ------------------------------------------------------------------------
+
+    @perform.register
+    def _(self, step: do.SetVcpus) -> None:
+        devices.set_vcpus(step.name, step.count)
+
+    @perform.register
+    def _(self, step: do.PinCpus) -> None:
+        must("vcpu-pin", step.name, "all", step.cpus)
+
+    @perform.register
+    def _(self, step: do.SetShare) -> None:
+        scheduler = (self.hypercalls.scheduler() if self.hypercalls else "") or "sched-credit2"
+        must(scheduler, "-d", step.name, "-w" if step.option == "cpu_weight" else "-c", str(step.value))
+
+    @perform.register
+    def _(self, step: do.Attach) -> None:
+        kind, text = ("vbd", vbd(step.device)) if isinstance(step.device, Disk) else ("vif", vif(step.device))
+        devices.attach(self.look(step.name).domid, step.name, kind, text, do.label(step.device))
+
+    @perform.register
+    def _(self, step: do.Detach) -> None:
+        kind, key = ("vbd", step.device.vdev) if isinstance(step.device, Disk) else ("vif", step.device.mac)
+        devices.detach(self.look(step.name).domid, step.name, kind, key, step.force)
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

@@ -1,0 +1,195 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Carries out plans, several at once, and takes back what fails. It knows nothing of what a step does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypedDict
+
+from ..domain.observed import Host
+from ..plan.lifecycle import shortfall
+from ..plan.plan import Phase, Plan
+from ..plan.recovery import way_back
+from ..plan.steps import Build, Define, Rename, Step
+from ..xen.xl import ToolstackError
+
+# What is not as declared when everything is done is looked at again so many times, so many seconds apart: a domain that
+# its user lets restart is away for a moment.
+_LOOKS, _BETWEEN = 3, 2.0
+
+
+class Performs(Protocol):
+    def perform(self, step: Step) -> float | None: ...
+
+
+class Outcome(TypedDict, total=False):
+    """What happened to one domain. ``steps``: titles of the phases that were completed."""
+
+    failed: bool
+    steps: list[str]
+    msg: str
+    console: list[str]
+    rolled_back: bool
+    downtime_ms: int
+    skipped: bool
+
+
+class Budget:
+    """Memory for domains that stand by: those worked on at once must fit beside each other. MiB."""
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._at_work = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def held(self, phase: Phase) -> Iterator[None]:
+        """Wait until there is room for what the phase builds; whoever is alone goes ahead and hears from Xen."""
+        needed = phase.builds
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= needed or not self._at_work)
+            self._free -= needed
+            self._at_work += 1
+        freed = needed
+        try:
+            yield
+            freed = phase.frees
+        finally:
+            with self._changed:
+                self._free += freed
+                self._at_work -= 1
+                self._changed.notify_all()
+
+
+class Runner:
+    """``look``: observes the host; ``performer``: makes one for a domain; ``note``: says what is being done."""
+
+    def __init__(
+        self, look: Callable[[], Host], performer: Callable[[], Performs], note: Callable[[str], None], free_memory: int
+    ) -> None:
+        self._look = look
+        self._performer = performer
+        self._note = note
+        self._budget = Budget(free_memory)
+        self._stopped = threading.Event()
+
+    def run(self, plans: list[Plan], parallel: int, stop_at_failure: bool) -> tuple[list[Outcome], Host]:
+        """What happened to each, and the host as it was seen last."""
+        from concurrent.futures import ThreadPoolExecutor  # here: it takes long to load, and most runs change nothing
+
+        def carry_out(plan: Plan) -> Outcome:
+            if self._stopped.is_set():
+                return {"failed": False, "steps": [], "skipped": True}
+            outcome = self._carry_out(plan)
+            if outcome["failed"] and stop_at_failure:
+                self._stopped.set()
+            return outcome
+
+        with ThreadPoolExecutor(parallel) as pool:
+            outcomes = list(pool.map(carry_out, plans))
+        return self._last_look(plans, outcomes)
+
+    # -- one domain ------------------------------------------------------------------------------
+
+    def _carry_out(self, plan: Plan) -> Outcome:
+        performer, outcome = self._performer(), Outcome(failed=False, steps=[])
+        for phase in plan.phases:
+            committed = phase.final
+            began = 0.0
+            with self._budget.held(phase):
+                for step in phase.steps:
+                    if phase.downtime and step is phase.downtime[0]:
+                        began = time.monotonic()
+                    try:
+                        self._note(str(step))
+                        at = performer.perform(step)
+                    except BaseException as error:
+                        outcome.update(_failure(plan.name, step, error))
+                        outcome = outcome if committed else self._take_back(plan, performer, outcome)
+                        if not isinstance(error, Exception):
+                            raise
+                        return outcome
+                    # What is defined has been healthy: what fails from here on takes nothing back.
+                    committed = committed or isinstance(step, Define)
+                    if phase.downtime and step is phase.downtime[1]:
+                        outcome["downtime_ms"] = round(((at or time.monotonic()) - began) * 1000)
+            outcome["steps"].append(phase.title)
+        return outcome
+
+    def _take_back(self, plan: Plan, performer: Performs, outcome: Outcome) -> Outcome:
+        """To what was, from what is seen now: the very steps of the next run, had this one died."""
+        former = plan.former
+        try:
+            steps = way_back(plan.name, self._look(), former)
+            for step in steps:
+                self._note(f"takes back: {step}")
+                performer.perform(step)
+        except Exception as second:
+            outcome["msg"] += f"; and it could not be taken back ({_line(second)}): look at 'xl list', run it again"
+            outcome["rolled_back"] = False
+            return outcome
+        if former.alive:
+            outcome["rolled_back"] = True
+            now = "is running" if former.state == "running" else f"is {former.state}"
+            if any(isinstance(step, Rename) for step in steps):
+                outcome["msg"] += f"; the old domain was put back and {now}"
+            elif any(isinstance(step, Build) for step in steps):
+                outcome["msg"] += f"; the old domain was started again and {now}"
+            else:
+                outcome["msg"] += f"; the old domain {'was left as it was' if not steps else 'is as it was'} and {now}"
+        return outcome
+
+    # -- all of them -----------------------------------------------------------------------------
+
+    def _last_look(self, plans: list[Plan], outcomes: list[Outcome]) -> tuple[list[Outcome], Host]:
+        """What is reported was seen: a domain that is not as declared when all is done is a failure, and is taken back."""
+        done = [plan for plan, outcome in zip(plans, outcomes) if outcome["steps"] and not outcome["failed"]]
+        host = self._look()
+        for _again in range(_LOOKS - 1):
+            if not any(shortfall(plan, host) for plan in done):
+                break
+            time.sleep(_BETWEEN)
+            host = self._look()
+        undone = False
+        for index, plan in enumerate(plans):
+            problem = shortfall(plan, host) if plan in done else None
+            if problem:
+                outcomes[index].update(_failure(plan.name, None, ToolstackError(problem)))
+                outcomes[index] = self._take_back(plan, self._performer(), outcomes[index])
+                undone = True
+            elif plan.cleanup and not outcomes[index]["failed"] and "skipped" not in outcomes[index]:
+                outcomes[index] = self._clean_up(plan, outcomes[index])
+        return outcomes, self._look() if undone or any(outcome["failed"] for outcome in outcomes) else host
+
+    def _clean_up(self, plan: Plan, outcome: Outcome) -> Outcome:
+        performer = self._performer()
+        for phase in plan.cleanup:
+            for step in phase.steps:
+                try:
+                    performer.perform(step)
+                except Exception as error:
+                    outcome.update(_failure(plan.name, step, error))
+                    return outcome
+            outcome["steps"].append(phase.title)
+        return outcome
+
+
+def _failure(name: str, step: Step | None, error: BaseException) -> Outcome:
+    text = _line(error)
+    if not isinstance(error, ToolstackError):
+        text = f"domain {name}: {step}: {text}" if step else f"domain {name}: {text}"
+    return {"failed": True, "msg": text, "console": getattr(error, "console", []), "rolled_back": False}
+
+
+def _line(error: BaseException) -> str:
+    """One line, of whatever kind of error."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ToolstackError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -1,0 +1,132 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""PURE. How QEMU is called for a machine of the virtual lab, and what it prints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+from typing import Any
+
+# Other CPU models crash Xen under emulation; "-monitor" spares it an instruction that TCG lacks.
+# The rest is for speed: no waiting for randomness, and digests and ciphers by QEMU's own code.
+EMULATED = (
+    "-accel",
+    "tcg,thread=multi,tb-size=512",
+    "-cpu",
+    "qemu64,+svm,+npt,+nx,-monitor,+rdrand,+ssse3,+sse4.1,+sse4.2,+popcnt,+aes,+pclmulqdq",
+)
+ACCELERATED = ("-accel", "kvm", "-cpu", "host")
+OVERLAY, CONSOLE, MONITOR, SERIAL, PID = "overlay.qcow2", "console.log", "monitor", "serial", "pid"
+
+# It becomes a word of a command to QEMU's monitor.
+SNAPSHOT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """What a machine is declared to be."""
+
+    name: str
+    folder: str
+    disk: str | None = None
+    memory: int = 2560
+    cpus: int = 2
+    ssh_port: int = 2201
+    forwards: tuple[dict[str, Any], ...] = ()
+    boot_timeout: int = 300
+    snapshot: str | None = None
+    qemu: str | None = None
+
+    def problem(self) -> str:
+        if self.snapshot is not None and not SNAPSHOT.fullmatch(self.snapshot):
+            return f"snapshot: is '{self.snapshot}', must be lower case letters, digits and hyphens, such as provisioned"
+        return ""
+
+    def path(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def ports(self) -> list[tuple[str, int]]:
+        return [("tcp", self.ssh_port), *((str(row["protocol"]), int(row["port"])) for row in self.forwards)]
+
+
+def program(folder: str | None, name: str) -> tuple[list[str], dict[str, str]]:
+    """The words that run QEMU's program ``name`` and what they need in the environment.
+
+    ``folder`` is the root of a Debian tree that has QEMU in it, whose own loader, libraries and firmware are used; None
+    stands for the controller's own QEMU.
+    """
+    if not folder:
+        return [name], {}
+    libraries = [f"{folder}/usr/lib/x86_64-linux-gnu", f"{folder}/lib/x86_64-linux-gnu", f"{folder}/usr/lib"]
+    words = [f"{folder}/usr/lib64/ld-linux-x86-64.so.2", "--library-path", ":".join(libraries), f"{folder}/usr/bin/{name}"]
+    if name.startswith("qemu-system"):
+        words += ["-L", f"{folder}/usr/share/qemu", "-L", f"{folder}/usr/share/seabios"]
+    return words, {"QEMU_MODULE_DIR": f"{folder}/usr/lib/x86_64-linux-gnu/qemu"}
+
+
+def command_line(machine: Machine, accelerated: bool) -> list[str]:
+    """QEMU's arguments, without the program."""
+    forwards = [f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-10.0.2.15:22"]
+    forwards += [
+        f"hostfwd={row['protocol']}:127.0.0.1:{row['port']}-{row['to_address']}:{row['to_port']}" for row in machine.forwards
+    ]
+    mac = "52:54:00:" + ":".join(hashlib.sha256(machine.name.encode()).hexdigest()[at : at + 2] for at in (0, 2, 4))
+    path = {name: machine.path(name).replace(",", ",,") for name in (OVERLAY, CONSOLE, SERIAL, MONITOR)}
+    return [
+        "-name", machine.name, "-machine", "pc", *(ACCELERATED if accelerated else EMULATED),
+        "-smp", str(machine.cpus), "-m", str(machine.memory),
+        "-display", "none", "-vga", "none", "-daemonize", "-pidfile", machine.path(PID),
+        "-monitor", f"unix:{path[MONITOR]},server=on,wait=off",
+        "-chardev", f"socket,id=serial,path={path[SERIAL]},server=on,wait=off,logfile={path[CONSOLE]},logappend=on",
+        "-serial", "chardev:serial",
+        "-drive", f"file={path[OVERLAY]},if=virtio,cache=unsafe,discard=unmap,format=qcow2",
+        "-netdev", "user,id=net,ipv6=off," + ",".join(forwards),
+        # The disk takes its host name from there.
+        "-smbios", "type=3,asset=" + machine.name.replace(",", ",,"),
+        # A fixed place on the bus: Debian calls the card ens3.
+        "-device", f"virtio-net-pci,netdev=net,bus=pci.0,addr=0x3,mac={mac}",
+        "-object", "rng-random,filename=/dev/urandom,id=random", "-device", "virtio-rng-pci,rng=random,bus=pci.0,addr=0x5",
+        *(["-loadvm", machine.snapshot] if machine.snapshot else []),
+    ]  # fmt: skip
+
+
+def digest_of(machine: Machine, accelerated: bool) -> str:
+    """What tells a machine with other settings: memory, ports, the CPU and the QEMU that emulates it."""
+    return hashlib.sha256(json.dumps([machine.qemu, *command_line(machine, accelerated)]).encode()).hexdigest()
+
+
+def is_machine(process_arguments: bytes, folder: str) -> bool:
+    """Whether a process's arguments (/proc/PID/cmdline) are those of the QEMU that runs the machine in ``folder``."""
+    words = process_arguments.split(b"\0")
+    return (b"-pidfile", os.path.join(folder, PID).encode()) in zip(words, words[1:])
+
+
+def version_of(text: str) -> str:
+    """QEMU's version from what ``--version`` prints; Debian's own number is not in it."""
+    found = re.search(r"version (\d+(?:\.\d+)+)", text)
+    return found.group(1) if found else "of an unknown version"
+
+
+def can_nest(cpu_flags: list[str], nested: dict[str, str]) -> bool:
+    """Whether a guest can be a hypervisor itself: the CPU's flag, and the kernel module's ``nested`` (module -> its text)."""
+    return any(
+        flag in cpu_flags and nested.get(module, "").strip() in ("Y", "1")
+        for flag, module in (("vmx", "kvm_intel"), ("svm", "kvm_amd"))
+    )
+
+
+def last_lines(text: str, most: int = 15) -> str:
+    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[-most:]) or "(nothing was written to the console)"
+
+
+def monitor_problem(answer: str) -> str:
+    """Why a command to QEMU's monitor failed; "" when it did not."""
+    problems = [line.strip() for line in answer.replace("\r", "\n").splitlines() if line.startswith(("Error", "unknown command"))]
+    return problems[0] if problems else ""

@@ -1,0 +1,300 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From what is declared and what was observed to phases and a diff. Pure.
+
+The life of one domain, as this file decides it, a function for each declared state:
+
+- not there: make its disks, create; it is defined when it is healthy, so one without a definition is checked by the next run;
+- there and as declared: nothing;
+- there and different, and ``live`` allows it and Xen can do it: the running domain is changed;
+- there and different: a new domain takes its place (`replace`); the old one goes only when the new one is healthy;
+- an interrupted change has left something: it is cleared up first (`recovery`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from ..domain.compare import differences, view
+from ..domain.observed import Host, Observed
+from ..domain.options import SpecError
+from ..domain.spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Domain, Origin
+from ..domain.xl_config import xl_config
+from .plan import Former, Phase, Plan
+from .recovery import confirmed, former_of, grows, resume
+from .replace import create, healthy, live, live_phases, replace
+from .steps import (
+    Autostart,
+    Define,
+    Destroy,
+    GrowDisk,
+    MakeDisk,
+    NoAutostart,
+    Pause,
+    RemoveDisk,
+    RemoveIntent,
+    Shutdown,
+    Step,
+    Undefine,
+    Unpause,
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A declaration and everything that a decision about it needs."""
+
+    declaration: Declaration
+    wanted: Domain
+    host: Host
+    current: Observed | None  # when what an interrupted change has left is cleared up
+    former: Former
+    checked: bool  # what runs has been seen healthy
+    text: str  # of the declared definition
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
+
+    @property
+    def definition(self) -> str | None:
+        return self.host.definitions.get(self.name)
+
+    @property
+    def growing(self) -> tuple[Origin, ...]:
+        """Disks that have to grow and that the domain has open."""
+        if self.current is None or not grows(self.declaration, self.current, self.host):
+            return ()
+        paths = {disk.path for disk in self.current.domain.disks}
+        return tuple(origin for origin in self.declaration.origins if origin.path in paths and _smaller(origin, self.host))
+
+
+def plan(declaration: Declaration, host: Host) -> Plan:
+    """What to do on ``host`` for ``declaration``. SpecError if that would touch what isn't ours."""
+    name = declaration.name
+    wanted = identity(declaration, host)
+    former = former_of(name, host)
+    cleared, current = resume(declaration, wanted, host, former)
+    resumed = any(phase.title.startswith("confirm ") for phase in cleared)
+    checked = resumed or bool(host.find(name + PREVIOUS)) or confirmed(name, host)
+    case = Case(declaration, wanted, host, current, former, checked, xl_config(wanted))
+    differs = _differs(case)
+    decide = {"absent": _absent, "stopped": _stopped, "paused": _alive, "running": _alive}[declaration.state]
+    phases, cleanup = decide(case, differs, resumed)
+    phases = cleared + phases
+    if name in host.intents and not any(isinstance(step, (Define, RemoveIntent)) for phase in phases for step in phase.steps):
+        phases.append(Phase(f"clear_up {name}", (RemoveIntent(name),), final=True))
+    shown = host.find(name) or host.find(name + PREVIOUS)
+    after = view(None, "absent", False)
+    if declaration.state != "absent":
+        after = view(wanted, declaration.state, declaration.autostart, wanted)
+    before = after
+    if phases or cleanup:
+        state = _state_of(shown, case.definition is not None)
+        before = view(current.domain if current and shown else None, state, name in host.autostart, wanted)
+    return Plan(declaration, wanted, tuple(phases), former, before, after, differs, tuple(cleanup))
+
+
+def identity(declaration: Declaration, host: Host) -> Domain:
+    """The declared domain with the UUID that it has or is to have; SpecError when what runs under its names isn't ours."""
+    name, wanted = declaration.name, declaration.domain
+    current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
+    present = (current if current and current.state != "dying" else None) or previous
+    if present and present.domain.uuid != wanted.uuid:
+        if not host.owns(present) and not declaration.adopt:
+            raise SpecError(
+                f"domain {name}: a domain of that name runs (id {present.domid}) that this collection did not create;"
+                " set adopt: true to take it over"
+            )
+        if not declaration.uuid_given:
+            # Adopted, or created when the host had another name: it keeps its identity.
+            wanted = dataclasses.replace(wanted, uuid=present.domain.uuid)
+    for leftover in (standby, previous):
+        if leftover and leftover.domain.uuid != wanted.uuid and not host.owns(leftover):
+            raise SpecError(
+                f"domain {name}: a domain named {leftover.domain.name} runs (id {leftover.domid}) that this collection did"
+                " not create; such names are for replacements: rename it"
+            )
+    return wanted
+
+
+def _differs(case: Case) -> tuple[str, ...]:
+    current = case.current
+    if current is None or not current.alive or case.declaration.state not in ("running", "paused"):
+        return ()
+    differs = tuple(differences(case.wanted, current.domain, case.host.default_cpus))
+    return differs + (("uuid",) if case.wanted.uuid != current.domain.uuid else ())
+
+
+def _absent(case: Case, _differs: tuple[str, ...], _resumed: bool) -> tuple[list[Phase], list[Phase]]:
+    name, phases = case.name, _end(case)
+    if name in case.host.autostart:
+        phases.append(_phase("no_autostart", NoAutostart(name)))
+    if case.definition is not None:
+        phases.append(_phase("undefine", Undefine(name)))
+    return phases + _remove_disks(case), []
+
+
+def _stopped(case: Case, _differs: tuple[str, ...], _resumed: bool) -> tuple[list[Phase], list[Phase]]:
+    """The definition first: after a reboot in the middle nothing else than what is declared may start."""
+    name, phases = case.name, []
+    if not case.declaration.autostart and name in case.host.autostart:
+        phases.append(_phase("no_autostart", NoAutostart(name)))
+    phases += _make_disks(case) + _define(case) + _end(case) + _grow_disks(case)
+    return phases + _link(case), _old_content(case)
+
+
+def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Phase], list[Phase]]:
+    """Declared running or paused."""
+    name, declaration, current = case.name, case.declaration, case.current
+    # What an interrupted change has made, and was never healthy, gives its place to another one.
+    useless = current and (not current.alive or (differs and not case.checked and name in case.host.intents))
+    if current is None or useless:
+        shell = [_phase("destroy", Destroy(name))] if current else []
+        disks = _make_disks(case) + _grow_disks(case)
+        return [*shell, *disks, create(declaration, case.wanted, case.former), *_link(case)], _old_content(case)
+    disks = _make_disks(case) + _grow_disks(case, but=case.growing)
+    changes = live(name, case.wanted, current, differs) if declaration.live and not case.growing else []
+    if differs and declaration.update == "never" and not changes:
+        return _link(case), []
+    if changes:
+        phases = [*live_phases(name, changes), *_in_state(case, current, resumed)]
+    elif differs or case.growing:
+        phases = [replace(declaration, case.wanted, current, case.host, case.growing, case.former)]
+    else:
+        phases = _in_state(case, current, resumed)
+    return disks + phases + _link(case), _old_content(case)
+
+
+def _in_state(case: Case, current: Observed, resumed: bool) -> list[Phase]:
+    """It is as declared, but for its state, or that nobody has seen it healthy, or its definition."""
+    name, declaration = case.name, case.declaration
+    if resumed:
+        return []
+    define = Define(name, case.text)
+    if declaration.state == "running" and current.state == "paused":
+        return [Phase(f"unpause {name}", (Unpause(name), healthy(declaration), define))]
+    if declaration.state == "running" and not case.checked:
+        return [Phase(f"check {name}", (healthy(declaration), define))]
+    if declaration.state == "paused" and current.state == "running":
+        return [Phase(f"pause {name}", (Pause(name), define))]
+    return _define(case)
+
+
+# -- disks, definition, autostart ----------------------------------------------------------------
+
+
+def _phase(title: str, step: Step) -> Phase:
+    return Phase(" ".join((title, *step.objects())), (step,))
+
+
+def _define(case: Case) -> list[Phase]:
+    stale = case.definition != case.text or case.name in case.host.intents
+    return [_phase("define", Define(case.name, case.text))] if stale else []
+
+
+def _link(case: Case) -> list[Phase]:
+    linked = case.name in case.host.autostart
+    if case.declaration.autostart and not linked:
+        return [_phase("autostart", Autostart(case.name))]
+    if not case.declaration.autostart and linked and case.declaration.state != "stopped":
+        return [_phase("no_autostart", NoAutostart(case.name))]
+    return []
+
+
+def _end(case: Case) -> list[Phase]:
+    if case.current is None:
+        return []
+    if case.current.state == "running":
+        return [_phase("stop", Shutdown(case.name, case.declaration.shutdown_timeout))]
+    return [_phase("destroy", Destroy(case.name))]
+
+
+def _smaller(origin: Origin, host: Host) -> bool:
+    return origin.path in host.disk_sizes and host.disk_sizes[origin.path] < origin.size
+
+
+def _disk(title: str, name: str, step: Step) -> Phase:
+    return Phase(" ".join((title, name, *step.objects())), (step,))
+
+
+def _make_disks(case: Case) -> list[Phase]:
+    missing = [origin for origin in case.declaration.origins if origin.path not in case.host.disk_sizes]
+    return [_disk("make_disk", case.name, MakeDisk(origin)) for origin in missing]
+
+
+def _grow_disks(case: Case, but: tuple[Origin, ...] = ()) -> list[Phase]:
+    small = [origin for origin in case.declaration.origins if _smaller(origin, case.host) and origin not in but]
+    return [_disk("grow_disk", case.name, GrowDisk(origin)) for origin in small]
+
+
+def _remove_disks(case: Case) -> list[Phase]:
+    """Files made from content go with their domain, for they are in the declaration; others only when that is asked for."""
+    paths = list(case.host.contents_of(case.name))
+    if case.declaration.remove_disks:
+        origins = case.declaration.origins
+        paths += [origin.path for origin in origins if origin.path in case.host.disk_sizes and origin.path not in paths]
+    return [_disk("remove_disk", case.name, RemoveDisk(path)) for path in paths]
+
+
+def _old_content(case: Case) -> list[Phase]:
+    """Last, when the new domain is healthy: what only the old one had read. It may hold old keys."""
+    kept = {disk.path for disk in case.wanted.disks}
+    paths = [path for path in case.host.contents_of(case.name) if path not in kept]
+    return [_disk("remove_disk", case.name, RemoveDisk(path)) for path in paths]
+
+
+def _state_of(observed: Observed | None, defined: bool) -> str:
+    if observed is None:
+        return "stopped" if defined else "absent"
+    return observed.state
+
+
+# -- before and after a run ----------------------------------------------------------------------
+
+
+def memory_shortage(plans: list[Plan], host: Host) -> str | None:
+    """One line when the new domains of ``plans`` don't fit into what Xen has left, else None."""
+    needed, freed, names = 0, 0, []
+    for each in plans:
+        current = host.find(each.name)
+        present = current.domain.memory + OVERHEAD_MIB if current else 0
+        for phase in each.phases:
+            if phase.builds and phase.frees:
+                needed += max(0, phase.builds - present)
+            else:
+                needed += phase.builds
+            if phase.builds:
+                names.append(each.name)
+            elif any(isinstance(step, (Shutdown, Destroy)) and step.name == each.name for step in phase.steps):
+                freed += max(0, present - OVERHEAD_MIB)
+    if needed > host.free_memory + freed:
+        return (
+            f"{', '.join(names)}: need {needed} MiB with Xen's overhead of {OVERHEAD_MIB} MiB a domain,"
+            f" the host has {host.free_memory + freed} MiB left; declare less memory or end other domains"
+        )
+    return None
+
+
+def shortfall(done: Plan, host: Host) -> str | None:
+    """One line when, after all phases, a look finds the domain other than declared, else None."""
+    declaration, name = done.declaration, done.name
+    current = host.find(name)
+    state = current.state if current else "gone"
+    if declaration.state in ("absent", "stopped"):
+        return None if current is None else f"domain {name}: it is still there ({state})"
+    if state != declaration.state:
+        reason = f", reason {current.shutdown_reason}" if current and current.shutdown_reason else ""
+        return f"domain {name}: it was healthy, but is {state} at the end of the run{reason}"
+    leftovers = [suffix for suffix in (NEXT, PREVIOUS) if host.find(name + suffix)]
+    if leftovers:
+        return f"domain {name}: {name}{leftovers[0]} is still there"
+    if current and declaration.update != "never":
+        known = dataclasses.replace(current.domain, extra_config=done.wanted.extra_config)
+        differs = differences(done.wanted, known, host.default_cpus)
+        if differs:
+            return f"domain {name}: after the run Xen still reports other {', '.join(differs)} than declared"
+    return None

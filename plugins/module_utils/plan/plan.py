@@ -1,0 +1,73 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a run will do on a host for one domain: phases that a person reads, each with the primitives that carry it out. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..domain.spec import OVERHEAD_MIB, Declaration, Domain
+from .steps import Build, Step
+
+
+@dataclass(frozen=True)
+class Former:
+    """What there was before a change, for the way back."""
+
+    state: str  # running, paused, stopped (defined only) or absent
+    domid: int = 0
+    domain: Domain | None = None  # as Xen reported it, under its own name
+    text: str | None = None  # from which it can be built
+    definition: str | None = None
+    autostart: bool = False
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ("running", "paused")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """``title`` as --check prints it. Memory in MiB."""
+
+    title: str
+    steps: tuple[Step, ...]
+    frees: int = 0  # memory that is free again when it has ended
+    downtime: tuple[Step, Step] | None = None  # the service is away from the first of these until the second has ended
+    final: bool = False  # the new domain is healthy and defined: a failure here takes nothing back
+
+    @property
+    def builds(self) -> int:
+        """Memory that its domains need beside what runs, with Xen's overhead."""
+        return sum(step.memory + OVERHEAD_MIB for step in self.steps if isinstance(step, Build))
+
+
+@dataclass(frozen=True)
+class Plan:
+    declaration: Declaration
+    wanted: Domain  # the declared domain with the identity that it has or is to have
+    phases: tuple[Phase, ...]
+    former: Former
+    before: dict[str, Any]
+    after: dict[str, Any]
+    differs: tuple[str, ...] = ()  # the options in which the running domain is not what is declared
+    cleanup: tuple[Phase, ...] = ()  # when a last look has found everything as declared: what only the old domain had read
+
+    @property
+    def name(self) -> str:
+        return self.declaration.name
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.phases or self.cleanup)
+
+    @property
+    def titles(self) -> list[str]:
+        return [phase.title for phase in self.phases + self.cleanup]
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        return tuple(step for phase in self.phases + self.cleanup for step in phase.steps)

@@ -1,0 +1,178 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one way back: from whatever a change has left to the domain that was there before. Pure.
+
+The next run after a death and the run that fails ask the same question here. What is true is read from Xen (names that end in
+``~next`` and ``~prev``), and from the intent that a change writes before it builds anything and that `Define` removes:
+
+- an intent: the change was not complete; what runs under the name, if it is what the intent says, was never healthy;
+- a ``~prev`` and no intent: the new domain is healthy and defined, and the old one had only to be destroyed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ..domain.compare import differences
+from ..domain.observed import Host, Observed, defined_memory
+from ..domain.spec import NEXT, PREVIOUS, Declaration, Domain
+from ..domain.xl_config import EXTRA, extra_config, service_of, xl_config
+from .plan import Former, Phase
+from .replace import healthy, live
+from .steps import (
+    Autostart,
+    Build,
+    Define,
+    Destroy,
+    ForgetConsole,
+    JoinBridge,
+    LeaveBridge,
+    NoAutostart,
+    Pause,
+    RemoveIntent,
+    Rename,
+    ReopenConsoles,
+    Step,
+    Undefine,
+    Unpause,
+)
+
+# Of what runs, in place of a text that would say what Xen doesn't report.
+_UNKNOWN = f"{EXTRA}\ninterrupted = unknown\n"
+
+
+def described(observed: Observed, text: str | None) -> Observed:
+    """With what Xen doesn't report, as the text says from which it was made."""
+    known = dataclasses.replace(observed.domain, extra_config=extra_config(text or ""), service=service_of(text or ""))
+    return dataclasses.replace(observed, domain=known)
+
+
+def runs(observed: Observed, text: str) -> bool:
+    """Is it what was made from this text?"""
+    return xl_config(described(observed, text).domain) == text
+
+
+def _origin(name: str, host: Host) -> tuple[str | None, bool]:
+    """(the text from which what runs under the name was made, has it been seen healthy). The text is `_UNKNOWN` where an
+    interrupted change differs only in what Xen doesn't report, so that nobody can say."""
+    current, intent, definition = host.find(name), host.intents.get(name), host.definitions.get(name)
+    if current is None or intent is None:
+        return definition, definition is not None
+    if host.find(name + PREVIOUS):
+        return intent.text, False
+    if not runs(current, intent.text):
+        return definition, definition is not None
+    if definition is None or definition == intent.text or not runs(current, definition):
+        return intent.text, False
+    return _UNKNOWN, True
+
+
+def confirmed(name: str, host: Host) -> bool:
+    """Was what runs under the name, if anything, seen healthy?"""
+    current = host.find(name)
+    return current is None or not current.alive or _origin(name, host)[1]
+
+
+def former_of(name: str, host: Host) -> Former:
+    """What a change that begins now, or was interrupted, has to go back to."""
+    previous, current, intent = host.find(name + PREVIOUS), host.find(name), host.intents.get(name)
+    definition = host.definitions.get(name)
+    old: Observed | None = None
+    if previous:
+        old = dataclasses.replace(previous, domain=dataclasses.replace(previous.domain, name=name))
+    elif current and current.alive and (intent is None or confirmed(name, host)):
+        old = current
+    if intent and intent.former in ("running", "paused"):
+        state = intent.former
+    elif old:
+        state = "running" if previous else old.state
+    else:
+        state = "stopped" if definition is not None else "absent"
+    text = definition
+    if text is None and old and old.domain.kernel:
+        text = xl_config(old.domain)
+    known = described(old, definition).domain if old else None
+    return Former(state, old.domid if old else 0, known, text, definition, name in host.autostart)
+
+
+def way_back(name: str, host: Host, former: Former) -> list[Step]:
+    """From what is seen now to what was; [] when it still is, or when there was nothing to go back to."""
+    current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
+    steps: list[Step] = [Destroy(name + NEXT)] if standby else []
+    returns = True
+    if previous:
+        steps += [Destroy(name)] if current else []
+        # Until the rename it is NAME~prev, and is put back again by whoever comes next.
+        steps += [JoinBridge(name + PREVIOUS), Rename(name + PREVIOUS, name), ReopenConsoles()]
+        steps += [Unpause(name)] if former.state == "running" else []
+    elif current and current.alive and current.domid == former.domid:
+        steps += _as_it_was(name, current, former)
+    elif former.alive and former.text is not None:
+        steps += [Destroy(name)] if current else []
+        steps.append(Build(name, former.text, defined_memory(former.text), "format=qcow2" in former.text))
+        steps += [Unpause(name)] if former.state == "running" else []
+    else:
+        returns = current is None
+    return steps + _files(name, host, former, returns)
+
+
+def _as_it_was(name: str, current: Observed, former: Former) -> list[Step]:
+    """The old domain, still under its name."""
+    if former.state == "running" and current.state == "paused":
+        return [JoinBridge(name), Unpause(name)]
+    if former.state == "paused" and current.state == "running":
+        return [Pause(name)]
+    if former.domain is None:
+        return []
+    known = dataclasses.replace(current.domain, extra_config=former.domain.extra_config)
+    return live(name, former.domain, current, tuple(differences(former.domain, known)), force=True)
+
+
+def _files(name: str, host: Host, former: Former, returns: bool) -> list[Step]:
+    steps: list[Step] = []
+    if host.definitions.get(name) != former.definition:
+        steps.append(Define(name, former.definition) if former.definition is not None else Undefine(name))
+    if (name in host.autostart) != former.autostart:
+        steps.append(Autostart(name) if former.autostart else NoAutostart(name))
+    # A new domain that stays where nothing was before is to be judged again by the next run.
+    if returns and name in host.intents:
+        steps.append(RemoveIntent(name))
+    return steps
+
+
+def resume(declaration: Declaration, wanted: Domain, host: Host, former: Former) -> tuple[list[Phase], Observed | None]:
+    """What an interrupted change has left is cleared up; and what runs under the name after that."""
+    name = declaration.name
+    current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
+    current = current if current and current.state != "dying" else None
+    intent = host.intents.get(name)
+    current = described(current, _origin(name, host)[0]) if current else None
+    cleared = [Phase(f"destroy {name}{NEXT}", (Destroy(name + NEXT),))] if standby else []
+    if previous is None:
+        return cleared, current
+    ended = (Destroy(name + PREVIOUS), ForgetConsole(name + NEXT), ForgetConsole(name + PREVIOUS))
+    if declaration.state in ("absent", "stopped") or (intent is None and current and current.alive):
+        return [*cleared, Phase(f"destroy {name}{PREVIOUS}", ended, final=True)], current
+    if declaration.state == "running" and current and _is(wanted, current, host) and not grows(declaration, current, host):
+        # The switch may have been interrupted too.
+        steps = (LeaveBridge(name + PREVIOUS), JoinBridge(name), healthy(declaration), Define(name, xl_config(wanted)), *ended)
+        return [*cleared, Phase(f"confirm {name}", steps)], current
+    back = dataclasses.replace(previous, state=former.state, domain=dataclasses.replace(previous.domain, name=name))
+    phase = Phase(f"put_back {name}", tuple(way_back(name, host, former)))
+    return [phase], described(back, host.definitions.get(name))
+
+
+def _is(wanted: Domain, current: Observed, host: Host) -> bool:
+    same = current.state == "running" and current.domain.uuid == wanted.uuid
+    return same and not differences(wanted, current.domain, host.default_cpus)
+
+
+def grows(declaration: Declaration, current: Observed, host: Host) -> bool:
+    """Does it have a disk open that has to grow? It must end for that."""
+    paths = {disk.path for disk in current.domain.disks}
+    return any(
+        origin.path in paths and origin.path in host.disk_sizes and host.disk_sizes[origin.path] < origin.size
+        for origin in declaration.origins
+    )

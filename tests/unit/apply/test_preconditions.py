@@ -1,0 +1,110 @@
+"""What is refused before anything changes, because Xen would find it out half-way."""
+
+import struct
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Origin
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import disks
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
+
+from tests.unit.test_elf import guest
+
+
+@pytest.mark.parametrize(("memory", "refused"), [(4, True), (5, False)])
+def test_an_image_larger_than_the_domains_memory(xen, converge, tmp_path, memory, refused):
+    image = tmp_path / "large.xen"
+    image.write_bytes(guest(memory_size=9 << 19))
+    if refused:
+        with pytest.raises(converge.Refused, match="domain a: memory: is 4 MiB, the image alone takes 5 MiB"):
+            converge({"name": "a", "kernel": str(image), "memory": memory})
+    else:
+        assert converge({"name": "a", "kernel": str(image), "memory": memory})["failed"] is False
+
+
+@pytest.mark.parametrize("kind", ["folder", "text"])
+def test_what_is_no_kernel(xen, converge, tmp_path, kind):
+    path = tmp_path / "it"
+    if kind == "folder":
+        path.mkdir()
+    else:
+        path.write_text("#!/bin/sh\n")
+    with pytest.raises(converge.Refused, match=f"domain a: kernel: {path}: "):
+        converge({"name": "a", "kernel": str(path)})
+
+
+def test_a_disk_that_is_neither_file_nor_device(xen, converge):
+    with pytest.raises(converge.Refused, match="is neither a file nor a block device"):
+        converge({"name": "a", "disks": [{"path": str(xen.folder)}]})
+
+
+def test_qcow2_needs_qemu(xen, converge):
+    path = xen.folder / "d.qcow2"
+    path.write_bytes(qcow2())
+    with pytest.raises(converge.Refused, match="set xen_host_qemu: true"):
+        converge({"name": "a", "disks": [{"path": str(path), "format": "qcow2", "access": "w"}]})
+
+
+# -- sources that name other files -------------------------------------------------------------------
+
+
+def qcow2(version=3, backing=0, features=0):
+    return struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", version, backing, 9, 16, 1 << 20, 0, 1, 0, 0, 1, 0, 0)[:72] + struct.pack(
+        ">QQQII", features, 0, 0, 4, 104
+    ) + b"\0" * 512  # fmt: skip
+
+
+def vmdk(capacity=2048, text=b'CID=1\nparentCID=ffffffff\ncreateType="monolithicSparse"\nRW 2048 SPARSE "x.vmdk"\n', offset=1):
+    head = struct.pack("<4sIIQQQQIQQ", b"KDMV", 1, 3, capacity, 128, offset, 1, 512, 0, 0)
+    return head.ljust(512, b"\0") + text.ljust(512, b"\0")
+
+
+def vhd(kind):
+    return b"conectix".ljust(60, b"\0") + struct.pack(">I", kind) + b"\0" * 448
+
+
+def vdi(kind):
+    return b"<<< image >>>".ljust(64, b"\0") + b"\x7f\x10\xda\xbe" + b"\0" * 8 + struct.pack("<I", kind) + b"\0" * 512
+
+
+HOSTILE = {
+    "a backing file": (qcow2(backing=512), "it has a backing file"),
+    "a backing file, version 2": (qcow2(version=2, backing=512), "it has a backing file"),
+    "an external data file": (qcow2(features=4), "it has an external data file"),
+    "qcow2 of tomorrow": (qcow2(features=64), "it has features that are not known"),
+    "qcow1": (qcow2(version=1, backing=512), "it is qcow2 of version 1"),
+    "qcow2 cut off": (qcow2()[:40], "it is cut off"),
+    "a descriptor": (b'# Disk DescriptorFile\nRW 1 FLAT "/etc/shadow" 0\n', "it is a descriptor of other files"),
+    "a sparse head that is a descriptor": (vmdk(capacity=0), "it is a descriptor of other files"),
+    "a parent": (vmdk(text=b'parentCID=1234\nparentFileNameHint="/etc/shadow"\n'), "it has a parent"),
+    "a parent, spaced": (vmdk(text=b"parentCID = 1234\n"), "it has a parent"),
+    "several extents": (vmdk(text=b'createType="twoGbMaxExtentFlat"\n'), "it consists of several files"),
+    "flat": (vmdk(text=b'createType = "monolithicFlat"\n'), "it consists of several files"),
+    "a descriptor far away": (vmdk(offset=1 << 20), "its descriptor is out of reach"),
+    "vmdk cut off": (vmdk()[:20], "it is a descriptor of other files"),
+    "a differencing VHD": (vhd(4), "it has a parent"),
+    "a VHD of no type": (vhd(9), "it is of type 9"),
+    "a differencing VDI": (vdi(4), "it has a parent"),
+    "an undo VDI": (vdi(3), "it has a parent"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_source_that_names_another_file_is_refused(xen, converge, name):
+    data, words = HOSTILE[name]
+    source = xen.folder / "source"
+    source.write_bytes(data)
+    with pytest.raises(converge.Refused) as refused:
+        converge({"name": "a", "disks": [{"path": str(xen.folder / "d"), "source": str(source)}]})
+    assert words in str(refused.value)
+    # And where it changes after the check.
+    with pytest.raises(ToolstackError) as failed:
+        disks.make(Origin(str(xen.folder / "d"), "raw", 0, str(source)))
+    assert words in str(failed.value)
+    assert not (xen.folder / "d").exists()
+
+
+@pytest.mark.parametrize("data", [qcow2(), qcow2(version=2), qcow2(features=1), vmdk(), vhd(3), vdi(1), vdi(2), b"raw" * 999])
+def test_a_source_that_stands_alone_is_taken(tmp_path, data):
+    source = tmp_path / "source"
+    source.write_bytes(data)
+    assert disks.source_problem(str(source)) is None

@@ -1,0 +1,68 @@
+"""What these tests share: a short attempt, a declared check, authorities of their own."""
+
+import ssl
+import subprocess
+import time
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.health import health_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import Reader
+from ansible_collections.unikernels.xen.plugins.module_utils.health import checks
+
+ATTEMPT = 0.4
+# What a shared machine may take beside it.
+SLACK = 2.0
+
+
+def declared(**health):
+    return health_of(Reader("domain www", {}), health)
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """One attempt that was given ATTEMPT seconds, and took not more."""
+    monkeypatch.setattr(checks, "MIN_SECONDS", ATTEMPT)
+
+    def attempt(**health):
+        began = time.monotonic()
+        answer = checks.ask(declared(**health), began)
+        assert time.monotonic() - began < ATTEMPT + SLACK
+        assert answer is None or (answer and answer.isprintable())
+        return answer
+
+    return attempt
+
+
+@pytest.fixture
+def ask_patiently(monkeypatch):
+    """One attempt with time enough for a busy machine: for what must succeed."""
+    return lambda **health: checks.ask(declared(**health))
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory):
+    """A folder with two authorities, ca.crt and other.crt, and a server's certificate and key of the first."""
+    folder = tmp_path_factory.mktemp("pki")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True, timeout=60)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    for name in ("ca", "other"):
+        openssl("req", "-x509", *key, "-keyout", f"{name}.key", "-out", f"{name}.crt", "-subj", f"/CN={name}",
+                "-addext", "keyUsage=critical,keyCertSign")  # fmt: skip
+    (folder / "names").write_text(
+        "subjectAltName=DNS:www.example.org,IP:127.0.0.1\nextendedKeyUsage=serverAuth\nkeyUsage=digitalSignature\n"
+        "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+    )
+    openssl("req", *key, "-keyout", "server.key", "-out", "server.csr", "-subj", "/CN=server")
+    openssl("x509", "-req", "-in", "server.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "names", "-out", "server.crt")  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def tls(pki):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pki / "server.crt", pki / "server.key")
+    return context
