@@ -12,7 +12,10 @@ description:
   - One host entry for every domain of every Xen host that the inventory knows so far, with its address and facts.
   - The hosts come from inventory sources that are read before this one, so give this one last (sources in a folder are read
     in the order of their names).
-  - Hosts are asked in parallel over ssh, one connection each. One that does not answer is a warning.
+  - Hosts are asked in parallel, through the connection that Ansible itself has to them, with their variables, also those of
+    C(group_vars) and with templates. One that does not answer, or answers something else, is a warning.
+  - A host that the inventory has already is never changed. A domain of its name is left out, with a warning.
+  - The images' folder on a host is its variable C(unikernel_images_store).
   - A unikernel has no shell. The entries are for lists, groups, health checks and delegation, not to log in.
 author:
   - unikernels.xen authors (@unikernels)
@@ -67,15 +70,18 @@ groups:
   ended: xen_state in ['shutdown', 'dying']
 """
 
+import ipaddress
 import json
 import re
-import shlex
-import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from ansible.errors import AnsibleParserError
+from ansible import constants
+from ansible.errors import AnsibleError, AnsibleParserError
+from ansible.executor.task_queue_manager import TaskQueueManager
+from ansible.inventory.manager import InventoryManager
+from ansible.playbook.play import Play
 from ansible.plugins.inventory import BaseInventoryPlugin, Cacheable, Constructable
+from ansible.vars.manager import VariableManager
 from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Host, Observed, defined_uuid
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, service_of
@@ -89,7 +95,7 @@ except ImportError:  # ansible-core before 2.19 trusts what an inventory says
         return value
 
 
-# What a host is asked, as one program for its shell; nothing of a user's is in it. "xl list -l" fails
+# What a host is asked, as one program for its shell; nothing of a user's is in it but the folder, quoted. "xl list -l" fails
 # when a domain dies meanwhile, and prints the rest.
 _MARK = "---- unikernels.xen ----"
 QUESTION = f"""
@@ -98,15 +104,27 @@ xl list -v || exit 1
 echo '{_MARK}'; xl list -l 2>/dev/null
 echo '{_MARK}'; cd /etc/xen/unikernels 2>/dev/null && for f in *.cfg; do [ -e "$f" ] && {{ echo "=$f"; cat "$f"; }}; done
 echo '{_MARK}'; ls /etc/xen/auto 2>/dev/null
-echo '{_MARK}'; cd /var/lib/unikernels/images 2>/dev/null && for f in *.json; do [ -e "$f" ] && tr -d '\\n' <"$f" && echo; done
+echo '{_MARK}'; cd STORE 2>/dev/null && for f in *.json; do [ -e "$f" ] && tr -d '\\n' <"$f" && echo; done
 exit 0
-"""
+""".replace("STORE", "{{ unikernel_images_store | default('/var/lib/unikernels/images') | quote }}")
+# What an answer of other shapes than Xen's makes of the code that reads it.
+_ODD = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, ArithmeticError)
+_MAX_ANSWER = 50_000_000
 
 
 def answer_of(text: str) -> list[dict[str, Any]]:
     """One mapping of variables for each domain, from what a host printed for QUESTION. ValueError when it is something else."""
-    parts = text.split(_MARK + "\n")
-    if len(parts) != 5:
+    try:
+        domains = _read_answer(text)
+        json.dumps(domains).encode("utf-8")
+    except _ODD as error:
+        raise ValueError(f"its answer is not what xl and the collection print ({type(error).__name__})") from error
+    return domains
+
+
+def _read_answer(text: str) -> list[dict[str, Any]]:
+    parts = text.replace("\r\n", "\n").split(_MARK + "\n")
+    if len(parts) != 5 or len(text) > _MAX_ANSWER:
         raise ValueError("the answer is not complete")
     states = parse_list(parts[0])
     entries = json.loads(parts[1]) if parts[1].strip() else []
@@ -115,7 +133,8 @@ def answer_of(text: str) -> list[dict[str, Any]]:
         name, _newline, body = block.partition("\n")
         definitions[name[: -len(".cfg")]] = body
     autostart = {name[: -len(".cfg")] for name in parts[3].split() if name.endswith(".cfg")}
-    images = {one["sha256"]: one for one in map(json.loads, parts[4].splitlines()) if "sha256" in one}
+    manifests = [json.loads(line) for line in parts[4].splitlines()]
+    images = {one["sha256"]: one for one in manifests if isinstance(one, dict) and isinstance(one.get("sha256"), str)}
     observed = []
     for entry in entries:
         if entry.get("domid") in states:
@@ -123,10 +142,10 @@ def answer_of(text: str) -> list[dict[str, Any]]:
             domain = domain_from_libxl(entry.get("config", {}))
             observed.append(Observed(entry["domid"], state, domain, 0, reason, seconds))
     host = Host(domains=tuple(observed), definitions=definitions, autostart=frozenset(autostart))
-    found = [_running(host, one, images) for one in observed if one.domain.name]
-    names = {one["xen_domain"] for one in found}
+    domains = [_running(host, one, images) for one in observed if one.domain.name]
+    names = {one["xen_domain"] for one in domains}
     for name in sorted(set(definitions) - names):
-        found.append(
+        domains.append(
             {
                 "xen_domain": name,
                 "xen_state": "stopped",
@@ -136,15 +155,19 @@ def answer_of(text: str) -> list[dict[str, Any]]:
                 "xen_autostart": name in autostart,
             }
         )
-    return found
+    return [one for one in domains if _is_name(one["xen_domain"])]
+
+
+def _is_name(name: Any) -> bool:
+    """Whether it may be part of a host's name in an inventory; xl takes almost anything."""
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,200}", name) is not None
 
 
 def _running(host: Host, one: Observed, images: dict[str, Any]) -> dict[str, Any]:
     domain = one.domain
     digest = re.fullmatch(r".*/([0-9a-f]{64})\.xen", domain.kernel)
     image = images.get(digest.group(1), {}) if digest else {}
-    addresses = boot_line.addresses(domain.arguments)
-    found = {
+    variables = {
         "xen_domain": domain.name,
         "xen_domid": one.domid,
         "xen_state": one.state,
@@ -152,36 +175,21 @@ def _running(host: Host, one: Observed, images: dict[str, Any]) -> dict[str, Any
         "xen_uuid": domain.uuid,
         "xen_kernel": domain.kernel,
         "xen_image": digest.group(1) if digest else "",
-        "xen_image_name": image.get("name", ""),
-        "xen_standin": bool(image.get("standin", False)),
+        "xen_image_name": str(image.get("name") or ""),
+        "xen_standin": image.get("standin") is True,
         "xen_service": service_of(host.definitions.get(domain.name, "")),
         "xen_memory": domain.memory,
         "xen_vcpus": domain.vcpus,
         "xen_autostart": domain.name in host.autostart,
         "xen_macs": [interface.mac for interface in domain.interfaces],
     }
-    if addresses:
-        found["ansible_host"] = addresses[0].partition("/")[0]
-    return found
-
-
-def command_for(variables: dict[str, Any], name: str, timeout: int) -> list[str]:
-    """The process that asks one host: ssh with what the inventory says of it, or a shell for a local connection."""
-    become = str(variables.get("ansible_become", "")).lower() in ("true", "yes", "1")
-    shell = ["sudo", "-n", "sh"] if become else ["sh"]
-    if variables.get("ansible_connection") == "local":
-        return shell
-    command = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={timeout}"]
-    for key in ("ansible_ssh_common_args", "ansible_ssh_extra_args"):
-        command += shlex.split(str(variables.get(key) or ""))
-    if variables.get("ansible_port"):
-        command += ["-p", str(variables["ansible_port"])]
-    if variables.get("ansible_user"):
-        command += ["-l", str(variables["ansible_user"])]
-    if variables.get("ansible_ssh_private_key_file"):
-        command += ["-i", str(variables["ansible_ssh_private_key_file"])]
-    # "--": a host's name is no option.
-    return [*command, "--", str(variables.get("ansible_host") or name), *shell]
+    for address in boot_line.addresses(domain.arguments):
+        try:
+            variables["ansible_host"] = str(ipaddress.ip_interface(address).ip)
+        except ValueError:
+            continue
+        break
+    return variables
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: ignore[misc]
@@ -198,7 +206,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 raise AnsibleParserError(f"{path}: {option} is {value}, must be 1..600")
         try:
             self.get_option("name").format(host="h", domain="d")
-        except (KeyError, IndexError, ValueError):
+        except (KeyError, IndexError, ValueError, AttributeError):
             raise AnsibleParserError(f"{path}: name: only {{host}} and {{domain}} can be used in it") from None
         key = self.get_cache_key(path)
         use = cache and self.get_option("cache")
@@ -208,10 +216,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             if self.get_option("cache"):
                 self._cache[key] = answers
         inventory.add_group("xen_domains")
+        known = frozenset(inventory.hosts)
         for host, domains in answers.items():
             for variables in domains:
                 if variables["xen_owned"] or not self.get_option("owned_only"):
-                    self._add(host, variables)
+                    self._add(host, variables, known)
 
     def _ask(self) -> dict[str, list[dict[str, Any]]]:
         group = self.inventory.groups.get(self.get_option("group"))
@@ -221,38 +230,49 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
                 " (-i hosts.yml -i domains.xen_domains.yml)"
             )
             return {}
-        hosts = group.get_hosts()
-        with ThreadPoolExecutor(self.get_option("parallel")) as pool:
-            answers = list(pool.map(lambda host: self._ask_one(host.name, host.get_vars()), hosts))
-        found = {}
-        for host, (domains, problem) in zip(hosts, answers):
-            if problem:
-                self.display.warning(f"{host.name} was not asked for its domains: {problem}")
-            else:
-                found[str(host.name)] = domains
-        return found
+        hosts = [str(host.name) for host in group.get_hosts()]
+        domains: dict[str, list[dict[str, Any]]] = {}
+        for host, result in self._run(hosts).items():
+            try:
+                domains[host] = answer_of(_text_of(result))
+            except ValueError as error:
+                self.display.warning(f"{host} was not asked for its domains: {_printable(str(error))}")
+        return domains
 
-    def _ask_one(self, name: str, variables: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
-        timeout = self.get_option("timeout")
+    def _run(self, hosts: list[str]) -> dict[str, dict[str, Any]]:
+        """One task on all hosts, as ansible-playbook would run it with the inventory that has been read so far; its results."""
+        if not hosts:
+            return {}
+        manager = InventoryManager(loader=self.loader, sources=list(self.inventory.processed_sources))
+        variables = VariableManager(loader=self.loader, inventory=manager)
+        task = {
+            "ansible.builtin.raw": trust_as_template(QUESTION),
+            "register": "xen_domains_answer", "timeout": self.get_option("timeout"), "ignore_errors": True,
+            "ignore_unreachable": True, "check_mode": False, "changed_when": False,
+        }  # fmt: skip
+        play = {"name": "domains", "hosts": hosts, "gather_facts": False, "tasks": [task],
+                # What ansible-inventory, unlike ansible-playbook, does not set from the configuration.
+                "become_method": constants.DEFAULT_BECOME_METHOD, "become_user": constants.DEFAULT_BECOME_USER}  # fmt: skip
+        forks = min(self.get_option("parallel"), len(hosts))
+        queue = TaskQueueManager(manager, variables, self.loader, {}, "unikernels.xen.silent", False, forks=forks)
         try:
-            done = subprocess.run(
-                command_for(variables, name, timeout),
-                input=QUESTION, capture_output=True, text=True, errors="replace", timeout=timeout, check=False,
-            )  # fmt: skip
-            if done.returncode:
-                return [], (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            return answer_of(done.stdout), ""
-        except subprocess.TimeoutExpired:
-            return [], f"no answer within {timeout} s"
-        except (OSError, ValueError) as error:
-            return [], str(error)
+            queue.run(Play.load(play, variable_manager=variables, loader=self.loader))
+        except AnsibleError as error:
+            return {host: {"failed": True, "msg": str(error)} for host in hosts}
+        finally:
+            queue.cleanup()
+        return {host: variables.get_vars(host=manager.get_host(host)).get("xen_domains_answer", {}) for host in hosts}
 
-    def _add(self, host: str, variables: dict[str, Any]) -> None:
+    def _add(self, host: str, variables: dict[str, Any], known: frozenset[str]) -> None:
         name = self.get_option("name").format(host=host, domain=variables["xen_domain"])
+        if name in known or name in self.inventory.hosts:
+            where = "is a host of the inventory" if name in known else "is taken by another host's domain"
+            self.display.warning(f"{host}: its domain {variables['xen_domain']} is left out, for {name} {where}")
+            return
         self.inventory.add_host(name, group="xen_domains")
         # Untrusted text is exported as a mapping, which some readers don't expect; without a brace it is no template.
         variables = {
-            key: trust_as_template(value) if isinstance(value, str) and "{" not in value else value
+            key: [_trusted(item) for item in value] if isinstance(value, list) else _trusted(value)
             for key, value in {**variables, "xen_host": host}.items()
         }
         for key, value in variables.items():
@@ -270,3 +290,19 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
         self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, name, strict=strict)
+
+
+def _trusted(value: Any) -> Any:
+    return trust_as_template(value) if isinstance(value, str) and "{" not in value else value
+
+
+def _text_of(result: dict[str, Any]) -> str:
+    """What the host printed. ValueError with the reason when it did not."""
+    if result.get("failed") or result.get("unreachable") or "stdout" not in result:
+        said = str(result.get("stderr") or result.get("msg") or "no answer").strip().splitlines()
+        raise ValueError(said[-1] if said else f"exit code {result.get('rc')}")
+    return str(result["stdout"])
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:300]

@@ -1,59 +1,16 @@
-"""The filters that the roles use: every mistake in an inventory is one line, before any host is asked."""
+"""The filters that the roles use."""
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.unikernels.xen.plugins.filter.declarations import (
-    as_domains,
-    batches,
-    declaration_problems,
-    health_checks,
-    images_by_name,
-    network_words,
-    packed_sources,
-    standin_lines,
-    used_images,
-)
+from ansible_collections.unikernels.xen.plugins.filter.batches import batches
+from ansible_collections.unikernels.xen.plugins.filter.domains import as_domains
+from ansible_collections.unikernels.xen.plugins.filter.health import health_checks, quick_checks, watched
+from ansible_collections.unikernels.xen.plugins.filter.images import images_by_name, packed_sources, standin_lines, used_images
 from ansible_collections.unikernels.xen.plugins.lookup.debian_sources import lines_for
 from ansible_collections.unikernels.xen.plugins.modules.host_files import with_block
 
 UNIKERNEL = {"name": "www", "image": "web", "interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}
 IMAGES = {"web": {"file": "/web.xen"}}
-
-
-def problems(*changes, images=IMAGES):
-    return declaration_problems([{**UNIKERNEL, **change} for change in changes], images, "h")
-
-
-def test_a_right_declaration():
-    assert problems({}) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "images", "words"),
-    [
-        ([{"memroy": 1}], IMAGES, "domain www: unknown key 'memroy'"),
-        ([{"image": "wbe"}], IMAGES, "image: 'wbe' is not in unikernel_images (known: web)"),
-        ([{"image": None}], IMAGES, "image: is required"),
-        ([{"image": None, "imgae": "web"}], IMAGES, "domain www: unknown key 'imgae'"),
-        ([{}, {}], IMAGES, "declared twice"),
-        ([{}, {"name": "b"}], IMAGES, "the same address 10.0.0.10"),
-        ([{}], {"web": {"url": "http://x/y"}}, "a url needs the sha256"),
-        ([{}], {"web": {"file": "/x", "sha": 1}}, "unknown key 'sha'"),
-        ([{}], {"web": {}}, "exactly one of source, file, url, standin"),
-        ([{}], {"web": {"file": "/x", "sha256": "123"}}, "64 hexadecimal digits"),
-        ([{"arguments": ["a\nb"]}], IMAGES, "newline"),
-    ],
-)
-def test_each_mistake_is_one_line(changes, images, words):
-    lines = problems(*changes, images=images)
-    assert any(words in line for line in lines), lines
-    assert all("\n" not in line for line in lines)
-
-
-def test_wrong_shapes():
-    assert declaration_problems({}, {}, "h") == ["unikernels must be a list, not dict"]
-    assert declaration_problems([3], {}, "h") == ["a domain must be a mapping, not int"]
-    assert declaration_problems([], [], "h")[0].startswith("unikernel_images must be a mapping")
 
 
 def test_images_become_kernels():
@@ -82,10 +39,6 @@ def test_what_was_packed_is_built_from_the_archive():
     }
 
 
-def test_network_words():
-    assert network_words("10.8.0.0/24") == "10.8.0.0 255.255.255.0"
-
-
 def test_a_block_is_replaced_not_repeated():
     once = with_block("A=1\n", "B=2")
     assert once == "A=1\n# BEGIN unikernels.xen\nB=2\n# END unikernels.xen\n"
@@ -103,6 +56,14 @@ def test_sources_follow_the_release():
 def test_a_health_check_takes_no_secret_along():
     one = {"name": "vpn", "disks": [{"content": "key"}], "health": {"tcp": "10.0.0.1:1194"}, "state": "running"}
     assert health_checks([one]) == [{"name": "vpn", "state": "running", "health": {"tcp": "10.0.0.1:1194"}}]
+
+
+def test_how_long_an_ill_one_may_take():
+    one = {"name": "www", "health": {"tcp": "10.0.0.1:80", "within": 60}, "arguments": {"token": "x"}}
+    assert watched([one], 10) == [{"name": "www", "health": {"tcp": "10.0.0.1:80", "within": 10}}]
+    generations = [{"domains": []}, {"domains": [{**one, "state": "running"}, {**one, "state": "stopped"}, {"name": "x"}]}]
+    assert quick_checks(generations) == [{"name": "www", "health": {"tcp": "10.0.0.1:80", "within": 5}}]
+    assert quick_checks([]) == []
 
 
 @pytest.mark.parametrize("value", [1, "1", "25%", "100%", [1, "10", "100%"]])

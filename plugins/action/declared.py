@@ -1,0 +1,165 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Reads what is declared for all hosts of a play in one go, on the controller; see modules/declared.py."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.batches import batches_problem
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile import (
+    SERVICES,
+    Asked,
+    Fleet,
+    Problem,
+    Resolved,
+    compile_fleet,
+    report,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn
+from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
+from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import revision_of, who
+
+_RETURNED = ("hosts", "pkis", "services", "run")
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+
+def source_of(service: str) -> str:
+    return os.path.join(_ROOT, "unikernels", service)
+
+
+def keys_folder(host: str, name: str) -> str:
+    """Where a VPN's PKI is by default."""
+    return os.path.join(os.path.expanduser("~"), ".local/state/unikernels.xen", host, name)
+
+
+def material_in(folder: str) -> vpn.Material | None:
+    """What the PKI holds; None before it is made. Raises OSError, UnicodeDecodeError."""
+    if not os.path.isfile(os.path.join(folder, vpn.FILES["tls_crypt"])):
+        return None
+    texts = {}
+    for part, path in vpn.FILES.items():
+        with open(os.path.join(folder, path), encoding="utf-8") as file:
+            texts[part] = file.read().rstrip()
+    return vpn.Material(**texts)
+
+
+def _known(variables: Mapping[str, Any], variable: str) -> dict[str, Any]:
+    """What an earlier task of the run left in that variable, if it knows all hosts of the play."""
+    known = variables.get(variable)
+    if not isinstance(known, Mapping) or not isinstance(known.get("hosts"), Mapping):
+        return {}
+    every = all(host in known["hosts"] for host in variables["ansible_play_hosts_all"])
+    return {key: known[key] for key in _RETURNED} if every and all(key in known for key in _RETURNED) else {}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(("scope", "services", "unikernels", "images", "known", "refresh"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _checked, options = self.validate_argument_spec(
+            argument_spec={
+                "scope": {"type": "str", "choices": ["play", "host"], "default": "play"},
+                "services": {"type": "list", "elements": "str", "choices": list(SERVICES), "default": list(SERVICES)},
+                "unikernels": {"type": "str", "default": "unikernels"},
+                "images": {"type": "str", "default": "unikernel_images"},
+                "known": {"type": "str", "default": ""},
+                "refresh": {"type": "bool", "default": False},
+            }
+        )
+        asked = Asked(tuple(options["services"]), options["unikernels"], options["images"])
+        here = str(variables["inventory_hostname"])
+        if options["scope"] == "host":
+            hosts, reported = {here: variables}, None
+        else:
+            known = _known(variables, options["known"])
+            if known and not (options["refresh"] and known["pkis"]):
+                return {**result, "changed": False, "_ansible_no_log": True, **known}
+            hosts, reported = self._variables_of_play(variables)
+        fleet = self._compile(hosts, asked, reported)
+        if options["scope"] == "play":
+            wrong = batches_problem(self._templar.template(variables.get("hosts_at_once", "100%")))
+            fleet.problems += [Problem(here, wrong)] if wrong else []
+        if fleet.problems:
+            count = len({problem.line for problem in fleet.problems})
+            lines = report(fleet.problems)
+            return {**result, "failed": True, "msg": lines if count == 1 else f"{count} mistakes in what is declared:\n{lines}"}
+        # A host asked alone is one of many such tasks, and git takes longer than all else.
+        sources = list(variables.get("ansible_inventory_sources") or []) if options["scope"] == "play" else []
+        run = {"by": who(), "revision": revision_of(str(sources[0])) if sources else ""}
+        # A declaration may hold secrets, so nothing of it is shown.
+        return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet), "run": run}
+
+    def _variables_of_play(self, variables: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
+        """Of every host that the play names, also of those that a limit leaves out: their addresses and MACs count."""
+        hostvars, play = variables["hostvars"], self._task.get_play()
+        manager, inventory = hostvars._variable_manager, hostvars._inventory
+        chosen = list(variables["ansible_play_hosts_all"])
+        pattern = self._templar.template(play.hosts)
+        hosts = inventory.get_hosts(pattern=pattern, ignore_limits=True, ignore_restrictions=True)
+        everything = {
+            host.name: manager.get_vars(play=play, host=host, task=self._task, include_hostvars=True,
+                                        _hosts=chosen, _hosts_all=chosen)
+            for host in hosts
+        }  # fmt: skip
+        return everything, frozenset(chosen)
+
+    def _compile(self, hosts: dict[str, dict[str, Any]], asked: Asked, reported: frozenset[str] | None) -> Fleet:
+        problems: list[Problem] = []
+        renderer = Renderer(self._loader)
+        resolved = {
+            host: self._resolved(host, variables, asked, problems if reported is None or host in reported else [], renderer)
+            for host, variables in hosts.items()
+        }
+        fleet = compile_fleet(resolved, asked, source_of, reported)
+        fleet.problems = problems + fleet.problems
+        return fleet
+
+    def _resolved(
+        self, host: str, variables: dict[str, Any], asked: Asked, problems: list[Problem], renderer: Renderer
+    ) -> Resolved:
+        lines: list[str] = []
+        values = Resolver(renderer, variables, lines.append).values(asked.names())
+        folder, material = "", None
+        if "vpn_interfaces" in values and "vpn" in asked.services:
+            folder = str(values.get("vpn_pki") or keys_folder(host, str(values.get("vpn_name") or "vpn")))
+            folder = os.path.abspath(os.path.expanduser(folder)) if "\0" not in folder else "/"
+            try:
+                material = material_in(folder)
+            except (OSError, UnicodeDecodeError) as error:
+                lines.append(f"vpn_pki: {folder}: {getattr(error, 'strerror', None) or 'is not text'}")
+            if isinstance(values.get("vpn_pki"), str):
+                values["vpn_pki"] = folder
+        problems += [Problem(host, line) for line in lines]
+        return Resolved(values, folder, material)
+
+    def _result(self, fleet: Fleet) -> dict[str, Any]:
+        """A text for each host: a mapping of thousands of texts costs every later template that names it."""
+        return {
+            "hosts": {
+                host: json.dumps({"unikernels": declared.unikernels, "images": declared.images})
+                for host, declared in fleet.hosts.items()
+            },
+            "pkis": [
+                {
+                    "host": host,
+                    "folder": declared.keys.folder,
+                    "remote": declared.keys.remote,
+                    "port": declared.keys.port,
+                    "clients": list(declared.keys.clients),
+                }
+                for host, declared in fleet.hosts.items()
+                if declared.keys
+            ],
+            "services": any("service" in one for declared in fleet.hosts.values() for one in declared.unikernels),
+        }

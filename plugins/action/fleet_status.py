@@ -1,0 +1,55 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. What hosts answered before, as a table and as files on the controller; see modules/fleet_status.py."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import as_json, page, status_of, table
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
+
+_PARTS = ("host", "domains", "generations", "health")
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]
+    TRANSFERS_FILES = False
+    _supports_check_mode = True
+    _VALID_ARGS = frozenset(("prefix", "html", "json"))
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _checked, options = self.validate_argument_spec(
+            argument_spec={
+                "prefix": {"type": "str", "default": "status_"},
+                "html": {"type": "path", "default": ""},
+                "json": {"type": "path", "default": ""},
+            }
+        )
+        manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
+        hosts = []
+        for name in variables["ansible_play_hosts_all"]:
+            known: Mapping[str, Any] = manager.get_vars(host=inventory.get_host(name), include_hostvars=False)
+            hosts.append(status_of(name, {part: known.get(options["prefix"] + part) for part in _PARTS}))
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        try:
+            for option, text in (("html", page(hosts, at)), ("json", as_json(hosts, at))):
+                if options[option]:
+                    path = os.path.abspath(options[option])
+                    write_whole(path, text.encode("utf-8", "replace"), 0o600)
+        except OSError as error:
+            return {**result, "failed": True, "msg": f"{option}: {options[option]}: {error.strerror}"}
+        return {
+            **result,
+            "changed": False,
+            "msg": table(hosts),
+            "well": all(host.well for host in hosts),
+            "_ansible_verbose_always": True,
+        }

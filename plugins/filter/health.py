@@ -1,0 +1,42 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From declared unikernels to what service_health takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What service_health takes: nothing of a declaration but what it asks for."""
+    return [{key: one[key] for key in ("name", "state", "health") if one.get(key) is not None} for one in unikernels]
+
+
+def quick_checks(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What service_health takes to ask at once whether the domains of the newest generation are healthy."""
+    checks = []
+    for one in generations[-1]["domains"] if generations else []:
+        health = one.get("health")
+        if health and one.get("state", "running") == "running":
+            checks.append({"name": one["name"], "health": {**health, "within": 5} if isinstance(health, dict) else health})
+    return checks
+
+
+def watched(unikernels: list[dict[str, Any]], within: int) -> list[dict[str, Any]]:
+    """What service_health takes to ask again and again: one that gives no good answer for ``within`` seconds is ill."""
+    checks = health_checks(unikernels)
+    for one in checks:
+        if isinstance(one.get("health"), dict):
+            one["health"] = {**one["health"], "within": int(within)}
+    return checks
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {
+            "health_checks": health_checks,
+            "quick_checks": quick_checks,
+            "watched": watched,
+        }

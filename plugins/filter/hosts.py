@@ -1,0 +1,45 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Can a machine be a Xen host, does what is declared fit there, and which arguments has it booted without?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
+from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, preflight
+
+
+def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declaration]:
+    found = []
+    for one in unikernels:
+        plain = {key: value for key, value in one.items() if key not in ROLE_KEYS} if isinstance(one, dict) else one
+        # Which file an image is becomes known later; any absolute path stands for it here. Without an image too, so that
+        # a misspelt one is named as the unknown key that it is.
+        found.append(declaration_of(plain, host, kernel=None if isinstance(one, dict) and one.get("kernel") else "/image"))
+    return found
+
+
+def placement_problems(
+    unikernels: list[dict[str, Any]], info: dict[str, Any], dom0_memory: int, bridge: str, host: str
+) -> list[str]:
+    """One line for each reason why the host can't run what is declared for it."""
+    return preflight.placement_refusals(_declarations(unikernels, host), info, int(dom0_memory), bridge)
+
+
+def host_problems(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
+    """One line for each reason why a machine can't be a Xen host."""
+    return preflight.host_refusals(info, int(dom0_memory), bridge, bool(manage_network))
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {
+            "placement_problems": placement_problems,
+            "host_problems": host_problems,
+            "twin_problems": preflight.twin_refusals,
+            "differing_arguments": boot_menu.differing_arguments,
+        }

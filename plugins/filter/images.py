@@ -1,0 +1,59 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From declared images to stored ones."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+
+def used_images(unikernels: list[dict[str, Any]], images: dict[str, Any]) -> dict[str, Any]:
+    """The part of ``images`` that ``unikernels`` need."""
+    keys = {one.get("image") for one in unikernels if one.get("state") != "absent"}
+    return {key: image for key, image in images.items() if key in keys}
+
+
+def images_by_name(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Image name -> manifest, from the results of loops over images with ``item.key`` as the name."""
+    of_the_task = ("item", "invocation", "ansible_loop_var", "failed", "changed")
+    return {one["item"]["key"]: {key: one[key] for key in one if key not in of_the_task} for one in results}
+
+
+def packed_sources(wanted: dict[str, Any], packed: list[dict[str, Any]], folder: str) -> dict[str, Any]:
+    """``wanted`` with the archives in ``folder`` for sources that a loop over images packed; an overlay is in them."""
+    archives = {one["item"]["key"]: os.path.join(folder, os.path.basename(one["path"])) for one in packed}
+    return {
+        name: {**{key: value for key, value in origin.items() if key != "overlay"}, "source": archives[name]}
+        if name in archives
+        else origin
+        for name, origin in wanted.items()
+    }
+
+
+def image_names(unikernels: list[dict[str, Any]]) -> dict[str, str]:
+    """Name of a unikernel -> name of its image."""
+    return {one["name"]: one["image"] for one in unikernels if one.get("image")}
+
+
+def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]]) -> list[str]:
+    """One line for each declared unikernel that a stand-in runs for."""
+    lines = []
+    for one in unikernels:
+        image = stored.get(one.get("image", ""), {})
+        if image.get("standin") and one.get("state") != "absent":
+            lines.append(f"{one['name']} runs a STAND-IN, not a unikernel ({image.get('description') or 'to be built'})")
+    return lines
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {
+            "used_images": used_images,
+            "images_by_name": images_by_name,
+            "packed_sources": packed_sources,
+            "image_names": image_names,
+            "standin_lines": standin_lines,
+        }

@@ -1,0 +1,232 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From the variables of all hosts to what each is to run, with every mistake of every host. Pure.
+
+`compile_fleet` reads each host alone, then looks between hosts (`between`). What it returns for a host without problems is
+what the roles and modules take: the host's own list and its services, with addresses and MACs that no other host claims.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..domain.checks import clashes
+from ..domain.declaration import ROLE_KEYS, declaration_of
+from ..domain.options import SpecError
+from ..domain.spec import Declaration
+from ..service import dns, vpn, web
+from ..service.variables import Keys, Service
+from .between import Site, distinct_macs, fleet_clashes
+from .origins import problems_of
+from .plain import flag, holds_unresolved, one_line
+
+SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
+# Options of a unikernel that are yes or no.
+_FLAGS = ("autostart", "adopt", "live")
+# Where a service's declaration has an option that is a variable of the service.
+_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name")
+
+
+@dataclass(frozen=True)
+class Problem:
+    host: str
+    line: str
+
+
+@dataclass
+class Declared:
+    """What one host is to run."""
+
+    unikernels: list[dict[str, Any]] = field(default_factory=list)
+    images: dict[str, Any] = field(default_factory=dict)
+    keys: Keys | None = None
+
+
+@dataclass
+class Fleet:
+    hosts: dict[str, Declared] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which variables count: names of the services, and of the two variables for a host's own unikernels and images."""
+
+    services: tuple[str, ...] = tuple(SERVICES)
+    unikernels: str = "unikernels"
+    images: str = "unikernel_images"
+
+    def names(self) -> list[str]:
+        """Every variable that is read, in the order of the report."""
+        services = [f"{name}_{option}" for name in self.services for option in SERVICES[name]]
+        return (
+            [name for name in (self.unikernels, self.images) if name]
+            + services
+            + ["images", "xen_host_site", "xen_host_networks"]
+        )
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The variables of one host that are set, in builtin types, and what its VPN's keys are."""
+
+    values: Mapping[str, Any]
+    folder: str = ""  # where the VPN's PKI is by default
+    material: vpn.Material | None = None
+
+
+def compile_fleet(
+    hosts: Mapping[str, Resolved], asked: Asked, sources: Callable[[str], str], reported: frozenset[str] | None = None
+) -> Fleet:
+    """``sources``: service -> folder of our own unikernel. ``reported``: hosts whose mistakes count; None: all."""
+    fleet, sites = Fleet(), []
+    for host, resolved in hosts.items():
+        lines: list[str] = []
+        declared, declarations, derived = _compile_host(host, resolved, asked, sources, lines)
+        fleet.hosts[host] = declared
+        sites.append(Site(host, resolved.values, declarations, derived))
+        fleet.problems += [Problem(host, line) for line in lines if reported is None or host in reported]
+    for host, name, index, mac in distinct_macs(sites):
+        unikernel = next(one for one in fleet.hosts[host].unikernels if one.get("name") == name)
+        unikernel["interfaces"][index]["mac"] = mac
+    for host, other, line in fleet_clashes(sites):
+        if reported is None or host in reported or other in reported:
+            fleet.problems.append(Problem(host, line))
+    return fleet
+
+
+def report(problems: list[Problem]) -> str:
+    """All problems, a line each; what several hosts have in common is one line."""
+    hosts: dict[str, list[str]] = {}
+    for problem in problems:
+        hosts.setdefault(one_line(problem.line), []).append(problem.host)
+    lines = []
+    for line, names in hosts.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        lines.append(f"{one_line(', '.join(names[:3]))}{more}: {line}")
+    return "\n".join(lines)
+
+
+def _compile_host(
+    host: str, resolved: Resolved, asked: Asked, sources: Callable[[str], str], lines: list[str]
+) -> tuple[Declared, list[Declaration], set[tuple[str, int]]]:
+    declared = Declared()
+    origins: dict[str, str] = {}  # name of a domain -> the service that declares it
+    values = resolved.values
+    unikernels = _given(values, asked.unikernels, list, "a list", lines) if asked.unikernels else []
+    images = _given(values, asked.images, dict, "a mapping of name to image", lines) if asked.images else {}
+    places: list[str] = []
+    for index, unikernel in enumerate(unikernels):
+        place = f"{asked.unikernels}[{index}]"
+        if isinstance(unikernel, dict) and not holds_unresolved(unikernel):
+            declared.unikernels.append(copy.deepcopy(unikernel))
+            places.append(place)
+        elif not holds_unresolved(unikernel):
+            lines.append(f"{place}: a domain must be a mapping, not {type(unikernel).__name__}")
+    for name in asked.services:
+        service = _service(host, name, resolved, sources, lines)
+        if service:
+            origins[service.unikernel["name"]] = name
+            declared.unikernels.append(service.unikernel)
+            places.append(f"{name}_name")
+            declared.images.update(service.images)
+            declared.keys = service.keys or declared.keys
+    declared.images.update(images)
+    for name, image in declared.images.items():
+        if not holds_unresolved(image):
+            lines += problems_of(name, image)
+    declarations, derived = _declarations(host, declared, places, origins, lines)
+    return declared, declarations, derived
+
+
+def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, lines: list[str]) -> Any:
+    value = values.get(variable, kind())
+    if isinstance(value, kind):
+        return value
+    # A variable that is set to nothing is a slip of the pen, and an empty list would remove all domains where they are purged.
+    if not holds_unresolved(value):
+        named = "nothing" if value is None else type(value).__name__
+        lines.append(f"{variable} must be {what}, not {named}")
+    return kind()
+
+
+def _service(host: str, name: str, resolved: Resolved, sources: Callable[[str], str], lines: list[str]) -> Service | None:
+    mine = [f"{name}_{option}" for option in SERVICES[name]]
+    values = {key: resolved.values[key] for key in mine if key in resolved.values}
+    if f"{name}_interfaces" not in values:
+        return None
+    if any(holds_unresolved(value) for value in values.values()):
+        return None
+    if values[f"{name}_interfaces"] is None:
+        lines.append(f"{name}_interfaces: is set to nothing; give the service's interfaces, or remove the variable")
+        return None
+    if "images" in resolved.values and f"{name}_images" not in values:
+        values[f"{name}_images"] = resolved.values["images"]
+    if name == vpn.NAME:
+        service = vpn.declare(values, sources(name), resolved.folder, resolved.material)
+    else:
+        service = (web if name == web.NAME else dns).declare(values, sources(name))
+    lines += service.problems
+    return None if service.problems else service
+
+
+def _declarations(
+    host: str, declared: Declared, places: list[str], origins: Mapping[str, str], lines: list[str]
+) -> tuple[list[Declaration], set[tuple[str, int]]]:
+    declarations: list[Declaration] = []
+    derived: set[tuple[str, int]] = set()  # name and index of interfaces whose MAC is ours to choose
+    for unikernel, place in zip(declared.unikernels, places):
+        _take_flags(unikernel)
+        options = {key: value for key, value in unikernel.items() if key not in ROLE_KEYS}
+        try:
+            # Which file an image is becomes known later; any absolute path stands for it here. Without an image too, so
+            # that a misspelt one is named as the unknown key that it is.
+            declaration = declaration_of(options, host, kernel=None if unikernel.get("kernel") else "/image")
+        except SpecError as error:
+            lines += [_in_users_words(line, place, origins) for line in error.problems]
+            continue
+        declarations.append(declaration)
+        lines += _image_problems(unikernel, declared.images)
+        derived |= {
+            (declaration.name, index)
+            for index, interface in enumerate(unikernel.get("interfaces") or [])
+            if interface.get("mac") is None
+        }
+    lines += clashes(declarations)
+    return declarations, derived
+
+
+def _take_flags(unikernel: dict[str, Any]) -> None:
+    disks = unikernel.get("disks")
+    places = [(unikernel, key) for key in _FLAGS]
+    places += [(disk, "shared") for disk in (disks if isinstance(disks, list) else []) if isinstance(disk, dict)]
+    for place, key in places:
+        read = flag(place.get(key))
+        if read is not None:
+            place[key] = read
+
+
+def _in_users_words(line: str, where: str, services: Mapping[str, str]) -> str:
+    """A refusal of what a service's variable says names that variable; one without a good name says which item it is."""
+    for domain, service in services.items():
+        rest = line[len(f"domain {domain}: ") :]
+        if line.startswith(f"domain {domain}: ") and rest.startswith(_FROM_VARIABLES):
+            return f"{service}_{rest}"
+    return f"{where}: {line}" if line.startswith(("domain '", 'domain "')) else line
+
+
+def _image_problems(unikernel: dict[str, Any], images: Mapping[str, Any]) -> list[str]:
+    image, where = unikernel.get("image"), f"domain {unikernel['name']}: image:"
+    if image is None:
+        absent = unikernel.get("state") == "absent" or unikernel.get("kernel")
+        return [] if absent else [f"{where} is required (a key of unikernel_images)"]
+    if not isinstance(image, (str, int)) or isinstance(image, bool):
+        return [f"{where} must be a key of unikernel_images, not {type(image).__name__}"]
+    unikernel["image"] = str(image)
+    known = ", ".join(sorted(images)) or "none"
+    return [] if str(image) in images else [f"{where} {image!r} is not in unikernel_images (known: {known})"]

@@ -1,0 +1,114 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The folder of a host's generations, and bringing one of them back."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..image.store import write_whole
+from . import generations
+from .generations import Generation, GenerationError
+
+FOLDER = "/var/lib/unikernels/generations"
+_FILE = re.compile(r"([0-9]{6,9})\.json")
+
+
+def listing(folder: str) -> tuple[list[Generation], list[str]]:
+    """All that can be read, the oldest first, and a line for each file that can't."""
+    kept, problems = [], []
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if not _FILE.fullmatch(name):
+            continue
+        try:
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                kept.append(generations.read(file.read()))
+        except (GenerationError, OSError, UnicodeDecodeError) as error:
+            problems.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+    return kept, problems
+
+
+def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tuple[int, bool]:
+    """Keep a generation; its number and whether something was written. Raises OSError.
+
+    Without ``whole`` the host runs on what the newest generation has beside it.
+    """
+
+    def complete(kept: list[Generation]) -> Generation:
+        return generations.present(new if whole else generations.merged(kept, new))
+
+    if check:
+        kept, _problems = listing(folder)
+        written = generations.next_of(kept, complete(kept))
+        return (written.number, True) if written else (max(one.number for one in kept), False)
+    with _locked(folder):
+        kept, _problems = listing(folder)
+        numbers = [int(match.group(1)) for match in map(_FILE.fullmatch, os.listdir(folder)) if match]
+        written = generations.next_of(kept, dataclasses.replace(complete(kept), time=_now()))
+        if written is None:
+            return max(one.number for one in kept), False
+        if written.number not in (one.number for one in kept):
+            # A file that can't be read has a number too.
+            written = dataclasses.replace(written, number=max([*numbers, 0]) + 1)
+        _write(folder, written)
+        kept = [one for one in kept if one.number != written.number] + [written]
+        for lean in generations.without_keys(kept):
+            _write(folder, lean)
+        for number in generations.too_old([*{*numbers, written.number}]):
+            os.unlink(_path(folder, number))
+        return written.number, True
+
+
+def back(
+    folder: str,
+    to: Any,
+    names: list[str],
+    apply: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    note: Generation,
+    check: bool,
+) -> tuple[Generation, list[dict[str, Any]], bool]:
+    """Bring a generation back with ``apply``: it, what happened to each domain, and whether a generation was written."""
+    kept, problems = listing(folder)
+    if not kept:
+        raise GenerationError("; ".join(problems) or "to: the host knows no generation: nothing was deployed since it keeps them")
+    target = generations.target_of(kept, to)
+    domains = generations.to_apply(kept, target, names)
+    results = apply(domains)
+    result = generations.FAILED if any(one.get("failed") for one in results) else generations.APPLIED
+    new = generations.after(max(kept, key=lambda one: one.number), target, domains, names)
+    new = dataclasses.replace(new, by=note.by, revision="", rollout=note.rollout, time="", result=result)
+    _number, written = record(folder, new, check)
+    return target, results, written
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def _path(folder: str, number: int) -> str:
+    return os.path.join(folder, f"{number:06}.json")
+
+
+def _write(folder: str, generation: Generation) -> None:
+    write_whole(_path(folder, generation.number), generations.text_of(generation).encode("utf-8"), 0o600)
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    os.chmod(folder, 0o700)
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

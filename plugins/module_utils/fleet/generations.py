@@ -1,0 +1,217 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What was applied to a host, as numbered generations: which is kept, which is the previous one, how two differ. Pure.
+
+A generation is the whole declaration of a host as its domains were made from it, with the images' digests in it. One that was
+brought back is a new generation that says which it repeats, so the previous one is always that before the last new declaration:
+going back twice ends in the same place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+KEEP = 20
+# Texts with keys in them are kept for this many alone.
+KEEP_KEYS = 2
+APPLIED, FAILED = "applied", "failed"
+_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1")
+_WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
+
+
+class GenerationError(ValueError):
+    """One line: which generation can't be read or gone back to, and why."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    number: int
+    domains: list[dict[str, Any]] = field(default_factory=list)  # as xen_domains takes them
+    images: dict[str, str] = field(default_factory=dict)  # name of a domain -> name of its image
+    time: str = ""
+    by: str = ""
+    revision: str = ""
+    rollout: str = ""
+    result: str = APPLIED
+    repeats: int = 0  # the generation that was brought back; 0: declared
+    dropped: bool = False  # texts with keys in them are gone
+
+    @property
+    def names(self) -> list[str]:
+        return [str(domain.get("name")) for domain in self.domains]
+
+    @property
+    def digest(self) -> str:
+        """The same for the same declaration, in whatever order it was written."""
+        domains = sorted(self.domains, key=lambda domain: str(domain.get("name")))
+        return hashlib.sha256(json.dumps(domains, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def text_of(generation: Generation) -> str:
+    return json.dumps({"format": 1, **dataclasses.asdict(generation)}, sort_keys=True, indent=1) + "\n"
+
+
+def read(text: str) -> Generation:
+    """GenerationError for what is cut off, of another format, or not ours."""
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.pop("format", None) != 1:
+            raise GenerationError("is of another format")
+        generation = Generation(**values)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GenerationError(str(error) if isinstance(error, GenerationError) else "is not a whole generation") from None
+    kinds = [(generation.number, int), (generation.domains, list), (generation.images, dict), (generation.repeats, int)]
+    kinds += [(getattr(generation, name), str) for name in ("time", "by", "revision", "rollout", "result")]
+    if not all(isinstance(value, kind) for value, kind in kinds) or not all(isinstance(one, dict) for one in generation.domains):
+        raise GenerationError("is not a whole generation")
+    return generation
+
+
+def plain_words(text: Any) -> str:
+    """What a run says of itself, as one short line."""
+    words = " ".join(str(text).split())[:200]
+    return words if _WORDS.fullmatch(words) else re.sub(r"[^\w .,:;@/+=()-]", "?", words)
+
+
+def merged(kept: list[Generation], new: Generation) -> Generation:
+    """``new`` with the domains of the newest generation that it says nothing of: they run on."""
+    newest = max(kept, key=lambda one: one.number, default=Generation(0))
+    domains = [one for one in newest.domains if str(one.get("name")) not in new.names]
+    images = {name: image for name, image in newest.images.items() if name not in new.names}
+    return dataclasses.replace(new, domains=domains + new.domains, images={**images, **new.images})
+
+
+def present(generation: Generation) -> Generation:
+    """Without domains that are declared to be gone."""
+    domains = [one for one in generation.domains if one.get("state") != "absent"]
+    names = {str(one.get("name")) for one in domains}
+    images = {name: image for name, image in generation.images.items() if name in names}
+    return dataclasses.replace(generation, domains=domains, images=images)
+
+
+def next_of(kept: list[Generation], new: Generation) -> Generation | None:
+    """``new`` with its number; that of the newest when it is the same declaration, and None when nothing is to be written."""
+    newest = max(kept, key=lambda one: one.number, default=None)
+    if newest is None:
+        return dataclasses.replace(new, number=1)
+    if newest.digest == new.digest and (newest.result == FAILED or new.result == APPLIED) and not newest.dropped:
+        if newest.result == new.result:
+            return None
+        return dataclasses.replace(new, number=newest.number, repeats=new.repeats or newest.repeats)
+    return dataclasses.replace(new, number=newest.number + 1)
+
+
+def too_old(numbers: list[int]) -> list[int]:
+    return sorted(numbers)[:-KEEP]
+
+
+def without_keys(kept: list[Generation]) -> list[Generation]:
+    """Those that hold keys and are too old for it, without them."""
+    lean = []
+    for generation in sorted(kept, key=lambda one: one.number)[:-KEEP_KEYS]:
+        domains = [{**domain, "disks": [_lean(disk) for disk in domain["disks"]]} if "disks" in domain else domain
+                   for domain in generation.domains]  # fmt: skip
+        if domains != generation.domains:
+            lean.append(dataclasses.replace(generation, domains=domains, dropped=True))
+    return lean
+
+
+def _lean(disk: Any) -> Any:
+    holds = isinstance(disk, dict) and isinstance(disk.get("content"), str) and _KEYS.search(disk["content"])
+    return {**{key: value for key, value in disk.items() if key != "content"}, "dropped": True} if holds else disk
+
+
+def target_of(kept: list[Generation], to: Any) -> Generation:
+    """The generation that ``to`` names: C(previous) or a number. GenerationError with what can be named instead."""
+    ordered = sorted(kept, key=lambda one: one.number)
+    known = ", ".join(f"{one.number}" for one in ordered if one.result == APPLIED) or "none"
+    if str(to) == "previous":
+        declared = [one for one in ordered if not one.repeats]
+        latest = declared[-1] if declared else None
+        before = [one for one in ordered if latest and one.number < latest.number and one.result == APPLIED]
+        others = [one for one in before if latest and one.digest != latest.digest]
+        if not others:
+            raise GenerationError("to: the host knows no generation before the last one that was declared")
+        return others[-1]
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", str(to)):
+        raise GenerationError(f"to: is {str(to)!r}, must be previous or the number of a generation ({known})")
+    chosen = next((one for one in ordered if one.number == int(to)), None)
+    if chosen is None:
+        raise GenerationError(f"to: the host has no generation {to}; it has {known}")
+    return chosen
+
+
+def to_apply(kept: list[Generation], target: Generation, names: list[str]) -> list[dict[str, Any]]:
+    """What xen_domains gets to bring ``target`` back: its domains, and those gone that only later generations declare."""
+    later = {name for one in kept if one.number > target.number for name in one.names}
+    unknown = sorted(set(names) - set(target.names) - later)
+    if unknown:
+        known, missing = ", ".join(sorted(target.names)) or "none", ", ".join(map(repr, unknown))
+        raise GenerationError(f"rollback: generation {target.number} has no unikernel {missing} (it has {known})")
+    wanted = [domain for domain in target.domains if not names or domain.get("name") in names]
+    lost = [f"{domain['name']}" for domain in wanted for disk in domain.get("disks", []) if disk.get("dropped")]
+    if lost:
+        raise GenerationError(
+            f"rollback: generation {target.number}: keys on a disk of {', '.join(lost)} are kept for the last {KEEP_KEYS}"
+            " generations alone: declare what was before, and deploy it"
+        )
+    gone = later - set(target.names)
+    return wanted + [{"name": name, "state": "absent"} for name in sorted(gone) if not names or name in names]
+
+
+def after(newest: Generation, target: Generation, applied: list[dict[str, Any]], names: list[str]) -> Generation:
+    """The declaration that the host has when ``applied`` has been done: all of the target, or some domains of it."""
+    if not names:
+        return dataclasses.replace(target, repeats=target.number)
+    changed = {str(domain["name"]): domain for domain in applied}
+    domains = [changed.pop(str(one.get("name")), one) for one in newest.domains] + list(changed.values())
+    domains = [one for one in domains if one.get("state") != "absent"]
+    images = {**newest.images, **{name: image for name, image in target.images.items() if name in names}}
+    return dataclasses.replace(target, domains=domains, images=images, repeats=target.number)
+
+
+def differences(old: Generation, new: Generation) -> list[str]:
+    """What ``new`` declares otherwise than ``old``, in a user's words and without any value that may be secret."""
+    before, later = ({str(one.get("name")): one for one in which.domains} for which in (old, new))
+    lines = [f"{name}: removed" for name in sorted(before.keys() - later.keys())]
+    for name, domain in later.items():
+        if name not in before:
+            lines.append(f"{name}: added")
+            continue
+        was = before[name]
+        changed = sorted(key for key in was.keys() | domain.keys() if was.get(key) != domain.get(key))
+        words = ["image" if key == "kernel" and name in new.images else key for key in changed]
+        if words:
+            lines.append(f"{name}: other {', '.join(words)}")
+    return lines
+
+
+def summary_of(generation: Generation) -> dict[str, Any]:
+    """What may be shown of a generation: no arguments and no content of disks."""
+    return {
+        "number": generation.number, "time": generation.time, "by": generation.by, "revision": generation.revision,
+        "rollout": generation.rollout, "result": generation.result, "repeats": generation.repeats,
+        "domains": [
+            {"name": domain.get("name"), "image": generation.images.get(str(domain.get("name")), ""), "sha256": digest_of(domain),
+             "state": domain.get("state", "running"), "memory": domain.get("memory", 64), "health": _asked(domain.get("health"))}
+            for domain in generation.domains
+        ],
+    }  # fmt: skip
+
+
+def _asked(health: Any) -> Any:
+    """A health check as far as it may be shown: the words of a command may be secret."""
+    return None if isinstance(health, dict) and "command" in health else health
+
+
+def digest_of(domain: dict[str, Any]) -> str:
+    """The digest in the path of a stored image; "" for another kernel."""
+    digest = re.fullmatch(r".*/([0-9a-f]{64})\.xen", str(domain.get("kernel") or ""))
+    return digest.group(1) if digest else ""

@@ -1,0 +1,76 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""`unikernel_images`: where each image comes from. Pure."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from .plain import flag
+
+SOURCES = ("source", "file", "url", "standin")
+STANDINS = ("web", "dns", "vpn")
+KEYS = (
+    "source",
+    "version",
+    "subfolder",
+    "configure",
+    "overlay",
+    "update_lock",
+    "lock",
+    "file",
+    "url",
+    "sha256",
+    "standin",
+    "content",
+)
+_TEXTS = ("source", "version", "subfolder", "file", "url", "content")
+# As the image store takes names (image/store.py, NAME): they become names of files.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
+
+
+def problems_of(name: str, image: Any) -> list[str]:
+    """One line for what is wrong with the image of that name; [] when all is well."""
+    where = f"image {name}"
+    if not _NAME.fullmatch(name):
+        return [f"unikernel_images: {name!r}: a name must be 1..64 letters, digits, '.', '_', '+', '-', first a letter or digit"]
+    if not isinstance(image, dict):
+        return [f"{where}: must be a mapping, as in {{file: /path/to/it.xen}}"]
+    unknown = sorted(set(image) - set(KEYS))
+    if unknown:
+        return [f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(KEYS)}"]
+    origins = [origin for origin in SOURCES if image.get(origin)]
+    if len(origins) != 1:
+        return [f"{where}: must have exactly one of {', '.join(SOURCES)}"]
+    digest = image.get("sha256")
+    if origins == ["url"] and not digest:
+        return [f"{where}: a url needs the sha256 of what it should bring"]
+    if digest is not None and not _DIGEST.fullmatch(str(digest)):
+        return [f"{where}: sha256: must be 64 hexadecimal digits"]
+    return _types(where, image)
+
+
+def _types(where: str, image: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{where}: {key}: is {image[key]!r}, must be text"
+        for key in _TEXTS
+        if image.get(key) is not None and not _is_text(image[key])
+    ]
+    if image.get("standin") and image["standin"] not in STANDINS:
+        lines.append(f"{where}: standin: is {image['standin']!r}, must be one of {', '.join(STANDINS)}")
+    configure, overlay = image.get("configure"), image.get("overlay")
+    if configure is not None and not (isinstance(configure, list) and all(map(_is_text, configure))):
+        lines.append(f"{where}: configure: must be a list of words, as in [--no-dhcp]")
+    if overlay is not None and not (isinstance(overlay, dict) and all(map(_is_text, overlay.values()))):
+        lines.append(f"{where}: overlay: must be a mapping of a path in the sources to a folder")
+    if image.get("update_lock") is not None and flag(image["update_lock"]) is None:
+        lines.append(f"{where}: update_lock: is {image['update_lock']!r}, must be true or false")
+    return lines
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, (str, int, float)) and not isinstance(value, bool)

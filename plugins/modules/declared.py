@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: declared
+short_description: Read and check what is declared for all hosts of a play, in one go
+version_added: 0.2.0
+description:
+  - Reads C(unikernels), C(unikernel_images) and the variables of the services (roles P(unikernels.xen.web#role),
+    P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. No host is asked,
+    and nothing is changed.
+  - Fails with every mistake of every host, a line each, that names host and variable. A variable that can't be rendered, however
+    deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
+  - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
+    have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
+    the network C(nat) or C(isolated). Also the hosts that a limit leaves out count."
+  - Of two interfaces whose derived MACs are the same, the one of the host whose name sorts later gets another, always the same.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  action:
+    description: Runs on the controller.
+    support: full
+  check_mode:
+    description: Changes nothing.
+    support: full
+  diff_mode:
+    description: Changes nothing.
+    support: none
+  platform:
+    description: Hosts that this works for.
+    platforms: all
+    support: full
+options:
+  scope:
+    description:
+      - V(play) reads all hosts of the play, so give the task C(run_once).
+      - V(host) reads the host of the task alone, with the variables that its role or block sets.
+    type: str
+    choices: [play, host]
+    default: play
+  services:
+    description: Services that count.
+    type: list
+    elements: str
+    choices: [web, dns, vpn]
+    default: [web, dns, vpn]
+  unikernels:
+    description: Name of the variable with a host's own list; empty for none.
+    type: str
+    default: unikernels
+  images:
+    description: Name of the variable with the images; empty for none.
+    type: str
+    default: unikernel_images
+  known:
+    description:
+      - Name of a variable that an earlier task of this kind with O(scope=play) may have registered in this run. Where it has
+        all hosts of the play it is returned, and nothing is read again.
+    type: str
+    default: ""
+  refresh:
+    description: Read again in spite of O(known) if there are VPN endpoints, whose keys may have been made since.
+    type: bool
+    default: false
+seealso:
+  - module: unikernels.xen.xen_domains
+"""
+
+EXAMPLES = r"""
+- name: Refuse mistakes before any host is asked
+  unikernels.xen.declared:
+  run_once: true
+  register: fleet
+
+- name: Show what this host is to run
+  ansible.builtin.debug:
+    msg: "{{ (fleet.hosts[inventory_hostname] | from_json).unikernels | map(attribute='name') }}"
+"""
+
+RETURN = r"""
+hosts:
+  description: Host to a JSON text with C(unikernels) (a list) and C(images) (a mapping). Not shown, it may hold secrets.
+  returned: success
+  type: dict
+pkis:
+  description: The PKIs of VPN endpoints that have to be there, with C(host), C(folder), C(remote), C(port) and C(clients).
+  returned: success
+  type: list
+  elements: dict
+run:
+  description: C(by), who runs this, and C(revision), the commit of the inventory's folder where it is in git.
+  returned: success
+  type: dict
+services:
+  description: Whether a host has a service.
+  returned: success
+  type: bool
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+def main() -> None:
+    AnsibleModule({}).fail_json(msg="declared runs on the controller; this file only documents it")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: xen_generation
+short_description: Keep what was applied to a host, to go back to
+version_added: 0.2.0
+description:
+  - Keeps the declaration that M(unikernels.xen.xen_domains) was given as a numbered generation, with its images' digests, who
+    applied it, when, and how it went. The last 20 are kept, readable by root alone. The same declaration is kept once.
+  - Disks' content that holds private keys is kept for the last 2 generations alone.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Can run in check mode.
+    support: full
+  diff_mode:
+    description: Not supported.
+    support: none
+options:
+  domains:
+    description: As O(unikernels.xen.xen_domains#module:domains).
+    type: list
+    elements: dict
+    required: true
+  images:
+    description: Name of a domain to the name of its image.
+    type: dict
+    default: {}
+  whole:
+    description: Whether O(domains) is all that the host runs of ours; else what the newest generation has beside it counts too.
+    type: bool
+    default: false
+  by:
+    description: Who applied it, as in V(alice@controller).
+    type: str
+    default: ""
+  revision:
+    description: Which revision of the inventory it is.
+    type: str
+    default: ""
+  rollout:
+    description: Name of the rollout that it is part of.
+    type: str
+    default: ""
+  result:
+    description: How it went.
+    type: str
+    choices: [applied, failed]
+    default: applied
+  folder:
+    description: Where generations are kept.
+    type: path
+    default: /var/lib/unikernels/generations
+seealso:
+  - module: unikernels.xen.xen_generation_info
+  - module: unikernels.xen.xen_rollback
+"""
+
+EXAMPLES = r"""
+- name: Keep what runs now
+  unikernels.xen.xen_generation:
+    domains: "{{ domains }}"
+    by: "{{ lookup('ansible.builtin.env', 'USER') }}"
+"""
+
+RETURN = r"""
+number:
+  description: Number of the generation that the host has now.
+  returned: success
+  type: int
+"""
+
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, record
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, plain_words
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
+
+
+def main() -> None:
+    module = UnloggedModule(
+        argument_spec={
+            "domains": {"type": "list", "elements": "dict", "required": True},
+            "images": {"type": "dict", "default": {}},
+            "whole": {"type": "bool", "default": False},
+            "by": {"type": "str", "default": ""},
+            "revision": {"type": "str", "default": ""},
+            "rollout": {"type": "str", "default": ""},
+            "result": {"type": "str", "choices": ["applied", "failed"], "default": "applied"},
+            "folder": {"type": "path", "default": FOLDER},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    new = Generation(
+        0, params["domains"], {str(key): str(value) for key, value in params["images"].items()},
+        by=plain_words(params["by"]), revision=plain_words(params["revision"]), rollout=plain_words(params["rollout"]),
+        result=params["result"],
+    )  # fmt: skip
+    shown = {**params, "domains": new.names}  # -vvv shows what a module was given, and the declaration may hold secrets
+    try:
+        number, changed = record(params["folder"], new, module.check_mode, params["whole"])
+    except OSError as error:
+        module.fail_json(msg=f"{params['folder']}: {error.strerror}", invocation={"module_args": shown})
+    module.exit_json(changed=changed, number=number, invocation={"module_args": shown})
+
+
+if __name__ == "__main__":
+    main()

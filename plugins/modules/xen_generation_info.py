@@ -1,0 +1,111 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: xen_generation_info
+short_description: What was applied to a host, and how generations differ
+version_added: 0.2.0
+description:
+  - Lists the generations that a host keeps, without arguments and disks' content. Changes nothing.
+author:
+  - unikernels.xen authors (@unikernels)
+extends_documentation_fragment: [unikernels.xen.attributes.info]
+options:
+  to:
+    description: C(previous) or the number of a generation that would be gone back to; adds RV(target).
+    type: str
+  names:
+    description: Domains that would go back; all by default.
+    type: list
+    elements: str
+    default: []
+  folder:
+    description: Where generations are kept.
+    type: path
+    default: /var/lib/unikernels/generations
+seealso:
+  - module: unikernels.xen.xen_rollback
+"""
+
+EXAMPLES = r"""
+- name: What would a rollback bring back?
+  unikernels.xen.xen_generation_info:
+    to: previous
+  register: generations
+"""
+
+RETURN = r"""
+generations:
+  description: >-
+    The oldest first, each with C(number), C(time), C(by), C(revision), C(rollout), C(result), C(repeats) (the generation that
+    was brought back) and C(domains) with C(name), C(image), C(sha256), C(state), C(memory)
+    and C(health) (not those of kind C(command)).
+  returned: always
+  type: list
+  elements: dict
+target:
+  description: The generation of O(to).
+  returned: with O(to)
+  type: dict
+images:
+  description: Image name to digest in RV(target), of O(names).
+  returned: with O(to)
+  type: dict
+differences:
+  description: A line for each domain that the newest generation declares otherwise than RV(target) does.
+  returned: with O(to)
+  type: list
+  elements: str
+problems:
+  description: A line for each file that is no generation.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, listing
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import (
+    GenerationError,
+    differences,
+    summary_of,
+    target_of,
+    to_apply,
+)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "to": {"type": "str"},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "folder": {"type": "path", "default": FOLDER},
+        },
+        supports_check_mode=True,
+    )
+    try:
+        kept, problems = listing(module.params["folder"])
+        result: dict[str, Any] = {"generations": [summary_of(one) for one in kept], "problems": problems}
+        if module.params["to"] is not None:
+            target = target_of(kept, module.params["to"])
+            result["target"] = summary_of(target)
+            names = module.params["names"] or target.names
+            to_apply(kept, target, module.params["names"])
+            domains = [one for one in result["target"]["domains"] if one["image"] and one["name"] in names]
+            result["images"] = {one["image"]: one["sha256"] for one in domains}
+            result["differences"] = differences(target, kept[-1])
+    except GenerationError as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(msg=f"{module.params['folder']}: {error.strerror}")
+    module.exit_json(changed=False, **result)
+
+
+if __name__ == "__main__":
+    main()

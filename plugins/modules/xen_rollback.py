@@ -1,0 +1,139 @@
+#!/usr/bin/python
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: xen_rollback
+short_description: Bring back a whole declaration that was applied to a host before
+version_added: 0.2.0
+description:
+  - Makes the domains what an earlier generation declares, with arguments, memory, disks and networks, from what the host has.
+    Each must be healthy before its present one ends, as with M(unikernels.xen.xen_domains).
+  - The target is a name, so doing it twice changes nothing. What was brought back is a new generation that repeats the target.
+  - Domains that only later generations declare are removed; their disks with data stay.
+author:
+  - unikernels.xen authors (@unikernels)
+attributes:
+  check_mode:
+    description: Can run in check mode and predict what a run would do.
+    support: full
+  diff_mode:
+    description: Shows what differs for every domain.
+    support: full
+options:
+  to:
+    description:
+      - V(previous) is the last generation that was applied before the newest that was declared, whatever was brought back since.
+      - Or the number of a generation, see M(unikernels.xen.xen_generation_info).
+    type: str
+    default: previous
+  names:
+    description: Domains that go back; all by default.
+    type: list
+    elements: str
+    default: []
+  by:
+    description: Who does it, as in V(alice@controller).
+    type: str
+    default: ""
+  rollout:
+    description: Name of the rollout that is taken back.
+    type: str
+    default: ""
+  parallel:
+    description: How many domains are worked on at once.
+    type: int
+    default: 4
+  lock_timeout:
+    description: Seconds to wait for another run on the same host.
+    type: int
+    default: 60
+  folder:
+    description: Where generations are kept.
+    type: path
+    default: /var/lib/unikernels/generations
+seealso:
+  - module: unikernels.xen.xen_generation_info
+"""
+
+EXAMPLES = r"""
+- name: Back to what ran before the last deployment
+  unikernels.xen.xen_rollback:
+    to: previous
+"""
+
+RETURN = r"""
+generation:
+  description: Number of the generation that was brought back.
+  returned: success
+  type: int
+domains:
+  description: What happened to each domain, as in M(unikernels.xen.xen_domains).
+  returned: always
+  type: list
+  elements: dict
+"""
+
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
+
+
+def main() -> None:
+    module = UnloggedModule(
+        argument_spec={
+            "to": {"type": "str", "default": "previous"},
+            "names": {"type": "list", "elements": "str", "default": []},
+            "by": {"type": "str", "default": ""},
+            "rollout": {"type": "str", "default": ""},
+            "parallel": {"type": "int", "default": 4},
+            "lock_timeout": {"type": "int", "default": 60},
+            "folder": {"type": "path", "default": FOLDER},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if not 1 <= params["parallel"] <= 64:
+        module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
+
+    def apply(domains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        declared, secrets = typed(domains)
+        module.no_log_values.update(secrets)
+        waits = params["lock_timeout"]
+        return [dict(one) for one in converge(declared, module.check_mode, module.warn, False, waits, params["parallel"])]
+
+    note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
+    try:
+        target, results, written = back(
+            params["folder"],
+            params["to"],
+            params["names"],
+            apply,
+            note,
+            module.check_mode,
+        )
+    except (Refused, GenerationError) as refusal:
+        module.fail_json(msg=str(refusal))
+    except OSError as error:
+        module.fail_json(msg=f"{params['folder']}: {error.strerror}")
+    outcome = {
+        "changed": written or any(one["changed"] for one in results),
+        "generation": target.number,
+        "domains": [{key: value for key, value in one.items() if key != "diff"} for one in results],
+        "diff": {side: {one["name"]: one["diff"][side] for one in results if one["changed"]} for side in ("before", "after")},
+    }
+    failed = [one["msg"] for one in results if one["failed"]]
+    if failed:
+        module.fail_json(msg=" // ".join(failed), **outcome)
+    module.exit_json(**outcome)
+
+
+if __name__ == "__main__":
+    main()

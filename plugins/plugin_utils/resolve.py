@@ -1,0 +1,205 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. A host's variables with all templates in them rendered; what can't be is reported with its place, never left out.
+
+Each text is rendered by itself, so that a variable that is not defined is an error where it stands: ansible-core before 2.19
+renders a whole list at once, calls the list undefined, and `default([])` or `is defined` then hide it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.template import Templar
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    UNRESOLVED,
+    inside,
+    one_line,
+    plain,
+)
+from jinja2 import TemplateError, meta
+
+try:
+    from ansible.errors import AnsibleValueOmittedError
+except ImportError:  # ansible-core before 2.19 renders `omit` as a text that it makes up for the run
+
+    class AnsibleValueOmittedError(Exception):  # type: ignore[no-redef]
+        pass
+
+
+try:
+    from ansible._internal._datatag._tags import Origin
+except ImportError:
+    Origin = None
+
+_OMIT = object()
+_MAGIC = ("hostvars", "groups", "vars", "omit", "lookup", "query", "q")
+_NAMES = (
+    re.compile(r"'([^']{1,100})' is undefined"),
+    re.compile(r"has no (?:attribute|element) '?([A-Za-z0-9_.-]{1,100})'?"),
+)
+# Errors whose text says what is missing and nothing of any value.
+_HARMLESS = re.compile(
+    r"(?i)(could not (?:locate|find)|unable to find|no such file|accessing the file|vault secrets|decryption failed|syntax error)"
+)
+
+
+def place_of(value: Any) -> str:
+    """FILE:LINE where a value was written, as far as Ansible remembers."""
+    if Origin is not None:
+        origin = Origin.get_tag(value)
+        path, line = (origin.path, origin.line_num) if origin else (None, None)
+    else:
+        path, line, _column = getattr(value, "ansible_pos", None) or (None, None, None)
+    if not path:
+        return ""
+    return f"{path}:{line}" if line else str(path)
+
+
+def _near(place: str) -> str:
+    """`` (FILE:LINE)``, as seen from here."""
+    relative = os.path.relpath(place) if place else ""
+    return f" ({place if relative.startswith('..') else relative})" if place else ""
+
+
+def reason_of(error: BaseException, ask: str) -> str:
+    """Why a text can't be rendered, without any value in it, for it may hold a secret. ``ask``: a command that shows more."""
+    chain: list[str] = []
+    current: BaseException | None = error
+    while current is not None and len(chain) < 10:
+        chain.append(str(current))
+        current = current.__cause__ or current.__context__ or getattr(current, "orig_exc", None)
+    text = "\n".join(chain)
+    names = dict.fromkeys(name for pattern in _NAMES for name in pattern.findall(text))
+    if names:
+        return ", ".join(f"{name!r}" for name in names) + " is not defined"
+    for line in text.splitlines():
+        if _HARMLESS.search(line):
+            return one_line(line.strip())[:300]
+    return f"can't be rendered ({type(error).__name__}); this shows more: {ask}"
+
+
+class Renderer:
+    """Ansible's templates for a whole fleet: hosts share most texts, and to compile one takes longer than to render it."""
+
+    def __init__(self, loader: Any) -> None:
+        self._templar = Templar(loader=loader, variables={})
+        self._names: dict[str, frozenset[str]] = {}
+        # Where ansible-core 2.19 and later have it; asked for by its old name there it warns.
+        self._environment = environment = getattr(self._templar, "_engine", self._templar).environment
+        compile_text, compiled = environment.compile, {}
+
+        def compile_once(source: Any, *arguments: Any, **named: Any) -> Any:
+            if arguments or named or not isinstance(source, str):
+                return compile_text(source, *arguments, **named)
+            if source not in compiled:
+                compiled[source] = compile_text(source)
+            return compiled[source]
+
+        environment.compile = compile_once
+
+    def render(self, text: Any, variables: dict[str, Any]) -> Any:
+        if self._templar.available_variables is not variables:
+            self._templar.available_variables = variables
+        return self._templar.template(text, fail_on_undefined=True)
+
+    def names_in(self, text: str) -> frozenset[str]:
+        """The variables that a template names."""
+        names = self._names.get(text)
+        if names is None:
+            try:
+                names = frozenset(meta.find_undeclared_variables(self._environment.parse(text)))
+            except TemplateError:
+                names = frozenset()
+            self._names[text] = names
+        return names
+
+
+class Resolver:
+    """The variables of one host."""
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        variables: dict[str, Any],
+        problem: Callable[[str], None],
+        held: dict[str, bool] | None = None,
+    ) -> None:
+        self._renderer = renderer
+        self._variables = variables
+        self._problem = problem
+        self._held: dict[str, bool] = {} if held is None else held
+        self._left = MAX_VALUES
+
+    def values(self, names: list[str]) -> dict[str, Any]:
+        """Those of ``names`` that are set, in builtin types."""
+        found = {}
+        for name in names:
+            if name in self._variables:
+                value = self.rendered(self._variables[name], name)
+                if value is not _OMIT:
+                    found[name] = plain(value, name, self._problem)
+        return found
+
+    def rendered(self, value: Any, where: str, near: str = "", depth: int = 0) -> Any:
+        """``value`` with every text in it rendered; ``near``: where what it stands in was written."""
+        near = place_of(value) or near
+        self._left -= 1
+        if depth > MAX_DEPTH or self._left < 0:
+            return value  # what counts the levels and values refuses it
+        if isinstance(value, Mapping):
+            rendered = ((key, self.rendered(item, inside(where, key), near, depth + 1)) for key, item in value.items())
+            return {key: item for key, item in rendered if item is not _OMIT}
+        if isinstance(value, (list, tuple)):
+            items = [self.rendered(item, f"{where}[{index}]", near, depth + 1) for index, item in enumerate(value)]
+            return [item for item in items if item is not _OMIT]
+        if value is None or isinstance(value, (bool, int, float)) or (isinstance(value, str) and "{" not in value):
+            return value
+        return self._rendered_text(value, where, near)
+
+    def _rendered_text(self, value: Any, where: str, near: str) -> Any:
+        try:
+            if not isinstance(value, str) and hasattr(value, "vault"):  # encrypted, before ansible-core 2.19
+                return str(value)
+            text = self._renderer.render(value, self._variables)
+        except AnsibleValueOmittedError:
+            return _OMIT
+        except (AnsibleError, TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
+            variable = re.split(r"\W", where, maxsplit=1)[0]
+            ask = f"ansible {self._variables.get('inventory_hostname')} -m ansible.builtin.debug -a var={variable}"
+            self._problem(f"{where}: {reason_of(error, ask)}{_near(near)}")
+            return UNRESOLVED
+        if isinstance(text, str) and text == self._variables.get("omit"):
+            return _OMIT
+        if Origin is None and isinstance(value, str) and not self._references_hold(value, where, near):
+            return UNRESOLVED
+        return text
+
+    def _references_hold(self, text: str, where: str, near: str) -> bool:
+        """Whether each list and mapping that a template names can be rendered whole; else what it hides is reported."""
+        return all([self._reference_holds(name, f"{where} -> {name}", near) for name in sorted(self._renderer.names_in(text))])
+
+    def _reference_holds(self, name: str, where: str, near: str) -> bool:
+        if name in self._held:
+            return self._held[name]
+        self._held[name] = True  # for variables that name each other
+        value = self._variables.get(name)
+        if name.startswith("ansible_") or name in _MAGIC:
+            return True
+        if isinstance(value, (Mapping, list)):
+            failed: list[str] = []
+            Resolver(self._renderer, self._variables, failed.append, self._held).rendered(value, where, near)
+            for line in failed:
+                self._problem(line)
+            self._held[name] = not failed
+        elif isinstance(value, str) and "{" in value:
+            self._held[name] = self._references_hold(value, where, place_of(value) or near)
+        return self._held[name]

@@ -1,0 +1,38 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Who runs this, and from which revision of the inventory; for what hosts keep of a run."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import subprocess
+
+
+def who() -> str:
+    try:
+        return f"{getpass.getuser()}@{platform.node()}"
+    except (OSError, KeyError):  # a user without a name
+        return f"{os.getuid()}@{platform.node()}"
+
+
+def revision_of(path: str) -> str:
+    """The commit that the inventory's folder is at, with a plus when it was changed since; "" outside of git."""
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    if not os.path.isdir(folder):
+        return ""
+    commit = _git(folder, "rev-parse", "--short=12", "HEAD")
+    return commit + ("+" if commit and _git(folder, "status", "--porcelain", "--", ".") else "")
+
+
+def _git(folder: str, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=20, check=False, stdin=subprocess.DEVNULL
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

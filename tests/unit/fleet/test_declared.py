@@ -1,0 +1,117 @@
+"""playbooks/validate.yml on inventories what can't be rendered is named with its place, and nothing vanishes."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import UNRESOLVED
+from ansible_collections.unikernels.xen.plugins.plugin_utils import resolve
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+INVENTORY = """\
+xen_hosts:
+  hosts:
+    deep: {}
+    hidden: {unikernels: "{{ base | default([]) }}"}
+    chained: {middle: "{{ base | default([]) }}", unikernels: "{{ middle + [] }}"}
+    service:
+      unikernels: []
+      web_interfaces: [{bridge: xenbr0, address: "{{ nosuch.address }}/24"}]
+      web_content: /srv/www
+    secret: {key: s3cr3t, unikernels: [{name: a, image: x, memory: "{{ key | from_json }}"}]}
+    shapes: {unikernels: {a: 1}, unikernel_images: {null: {}, x: 1, "..": {file: /x}}, dns_interfaces: null}
+    fine:
+      unikernels: [{name: a, image: x, memory: "{{ '32' }}", autostart: "{{ 'yes' }}", live: "{{ nosuch | default(omit) }}"}]
+  vars:
+    base: [{name: q, image: x, arguments: {token: "{{ vault_token }}"}}]
+    unikernel_images: {x: {file: /x.xen}}
+    unikernels:
+      - name: one
+        image: x
+        arguments: {token: "{{ vault_token }}"}
+"""
+
+
+def playbook(*arguments, folder):
+    command = ["ansible-playbook", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, timeout=300, stdin=subprocess.DEVNULL,
+        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "COLUMNS": "10000"},
+    )  # fmt: skip
+    assert "Traceback" not in done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inventory")
+    (folder / "hosts.yml").write_text(INVENTORY)
+    # By its path and from another folder, as people call it.
+    done = playbook("-i", "hosts.yml", ROOT / "playbooks/validate.yml", folder=folder)
+    assert done.returncode != 0
+    return {line.strip() for line in done.stdout.splitlines()}, done.stdout + done.stderr
+
+
+def test_a_variable_that_is_not_defined_deep_in_a_list_is_named_with_its_place(refused):
+    lines, _output = refused
+    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:20)" in lines
+    assert "service: web_interfaces[0].address: 'nosuch' is not defined (hosts.yml:8)" in lines
+    for host in ("hidden", "chained"):
+        assert any(line.startswith(f"{host}: unikernels") and "'vault_token' is not defined" in line for line in lines)
+
+
+def test_every_other_mistake_is_in_the_same_list(refused):
+    lines, output = refused
+    assert "shapes: unikernels must be a list, not dict" in lines
+    assert "shapes: unikernel_images: its key None is not text: put it in quotes" in lines
+    assert any(line.startswith("shapes: dns_interfaces: is set to nothing") for line in lines)
+    assert not any(line.startswith("fine:") for line in lines)
+    assert "mistakes in what is declared" in output
+
+
+def test_no_value_of_a_template_that_fails_is_shown(refused):
+    lines, output = refused
+    assert any(line.startswith("secret: unikernels[0].memory: can't be rendered") for line in lines)
+    assert "s3cr3t" not in output
+
+
+def test_what_is_right_is_read_once_and_not_shown(tmp_path):
+    (tmp_path / "hosts.yml").write_text(INVENTORY)
+    (tmp_path / "play.yml").write_text(
+        json.dumps(
+            [
+                {"ansible.builtin.import_playbook": "unikernels.xen.validate"},
+                {"ansible.builtin.import_playbook": "unikernels.xen.validate"},
+                {"hosts": "xen_hosts", "gather_facts": False, "connection": "local",
+                 "vars_files": [str(ROOT / "playbooks/vars/declared.yml")],
+                 "tasks": [{"ansible.builtin.assert": {"that": "declared_unikernels == wanted"},
+                            "vars": {"wanted": [{"name": "a", "image": "x", "memory": "32", "autostart": True}]}}]},
+            ]
+        )
+    )  # fmt: skip
+    done = playbook("-vvv", "-i", "hosts.yml", "play.yml", "--limit", "fine", "-e", "key=1", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "/x.xen" not in done.stdout.split("ASSERT", maxsplit=1)[0].split("TASK [ansible.builtin.assert]")[0]
+
+
+def test_a_core_that_renders_lists_at_once_hides_nothing(monkeypatch):
+    """As ansible-core before 2.19: what a template names is looked at too, for `default` would hide it."""
+    monkeypatch.setattr(resolve, "Origin", None)
+    trust = getattr(__import__("ansible.template", fromlist=["x"]), "trust_as_template", str)
+    lines = []
+    variables = {
+        "base": [{"token": trust("{{ vault_token }}")}],
+        "middle": trust("{{ base | default([]) }}"),
+        "unikernels": trust("{{ middle }}"),
+        "loop": trust("{{ loop | default(1) }}"),
+        "scalar": trust("{{ nosuch | default('x') }}"),
+    }
+    resolver = resolve.Resolver(resolve.Renderer(DataLoader()), variables, lines.append)
+    assert resolver._references_hold(variables["unikernels"], "unikernels", "") is False
+    assert lines == ["unikernels -> middle -> base[0].token: 'vault_token' is not defined"]
+    assert resolver._references_hold(variables["loop"], "loop", "") and resolver._references_hold(variables["scalar"], "s", "")
+    assert resolver.values(["scalar", "absent"]) == {"scalar": "x"}
+    assert resolver.values(["unikernels"]) == {"unikernels": UNRESOLVED}

@@ -1,0 +1,212 @@
+"""Generations: what is kept, and that going back names a place: twice is as once."""
+
+import json
+import os
+import stat
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet import generations
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import back, listing, record
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError
+from hypothesis import given
+from hypothesis import strategies as st
+
+KEY = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n"
+
+
+def domain(name="www", image="a", **options):
+    return {"name": name, "kernel": f"/store/{image * 64}.xen", "memory": 32, **options}
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A host that runs what it is told: deploy and back return what was applied."""
+
+    class Host:
+        folder = str(tmp_path / "generations")
+        runs = {}  # noqa: RUF012
+
+        def apply(self, domains):
+            results = []
+            for one in domains:
+                changed = self.runs.get(one["name"]) != one if one.get("state") != "absent" else one["name"] in self.runs
+                if one.get("state") == "absent":
+                    self.runs.pop(one["name"], None)
+                else:
+                    self.runs[one["name"]] = one
+                results.append({"name": one["name"], "changed": changed, "failed": False})
+            return results
+
+        def deploy(self, *domains, result="applied", **options):
+            self.apply(domains)
+            return record(self.folder, Generation(0, list(domains), {}, result=result), False, **options)
+
+        def back(self, to="previous", names=(), apply=None):
+            target, results, written = back(self.folder, to, list(names), apply or self.apply, Generation(0), False)
+            return target.number, any(one["changed"] for one in results) or written
+
+        def numbers(self):
+            return [one.number for one in listing(self.folder)[0]]
+
+    Host.runs = {}
+    return Host()
+
+
+def test_going_back_twice_is_as_going_back_once(host):
+    host.deploy(domain(image="a"))
+    host.deploy(domain(image="b", memory=64, arguments={"port": 81}))
+    assert host.back() == (1, True)
+    assert host.runs["www"] == domain(image="a"), "memory and arguments too"
+    assert host.back() == (1, False)
+    assert host.back() == (1, False)
+    assert host.runs["www"] == domain(image="a")
+    assert host.numbers() == [1, 2, 3]
+    assert listing(host.folder)[0][2].repeats == 1
+    # What is deployed after that is what counts: the next way back is to what ran before it.
+    host.deploy(domain(image="c"))
+    assert host.back() == (3, True)
+    assert host.runs["www"] == domain(image="a")
+    assert host.back("2") == (2, True) and host.back("2") == (2, False)
+
+
+def test_the_same_declaration_is_kept_once(host):
+    assert host.deploy(domain()) == (1, True)
+    assert host.deploy(domain()) == (1, False)
+    assert host.deploy(domain(memory=64)) == (2, True)
+
+
+def test_a_failed_deployment_is_nothing_to_go_back_to(host):
+    host.deploy(domain(image="a"))
+    host.deploy(domain(image="b"), result="failed")
+    assert host.deploy(domain(image="b"), result="failed") == (2, False)
+    host.deploy(domain(image="c"))
+    assert host.back()[0] == 1
+    assert host.deploy(domain(image="d"), result="failed")[0] == 5
+    assert host.deploy(domain(image="d")) == (5, True), "the same number, for it is the same declaration"
+
+
+def test_a_way_back_that_was_interrupted_ends_where_it_was_to(host):
+    host.deploy(domain(image="a"), domain("dns", "a"))
+    host.deploy(domain(image="b"), domain("dns", "b"))
+
+    def dies(domains):
+        host.apply(domains[:1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        host.back(apply=dies)
+    assert host.back() == (1, True)
+    assert host.runs == {"www": domain(image="a"), "dns": domain("dns", "a")}
+    assert host.back() == (1, False)
+
+
+def test_what_only_later_generations_have_goes_and_what_was_removed_comes_back(host):
+    host.deploy(domain(), domain("old"))
+    host.deploy(domain(), domain("new"), {"name": "old", "state": "absent"})
+    assert set(host.runs) == {"www", "new"}
+    assert host.back() == (1, True)
+    assert set(host.runs) == {"www", "old"}
+    assert host.back() == (1, False)
+
+
+def test_some_names_alone_go_back(host):
+    host.deploy(domain(image="a"), domain("dns", "a"))
+    host.deploy(domain(image="b"), domain("dns", "b"))
+    assert host.back(names=["www"]) == (1, True)
+    assert host.runs == {"www": domain(image="a"), "dns": domain("dns", "b")}
+    assert host.back(names=["www"]) == (1, False)
+    with pytest.raises(GenerationError, match=r"rollback: generation 1 has no unikernel 'nosuch' \(it has dns, www\)"):
+        host.back(names=["nosuch"])
+
+
+def test_a_role_that_knows_a_part_of_the_host_forgets_nothing_of_the_rest(host):
+    host.deploy(domain(), whole=False)
+    host.deploy(domain("dns"), whole=False)
+    assert listing(host.folder)[0][-1].names == ["www", "dns"]
+    assert host.back() == (1, True)
+    assert set(host.runs) == {"www"}
+
+
+@pytest.mark.parametrize("to", ["0", "-1", "nosuch", "1.5", "", "previous ", "99", None, True])
+def test_another_target_is_refused_in_one_line(host, to):
+    host.deploy(domain())
+    with pytest.raises(GenerationError, match="to: ") as error:
+        host.back(to)
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_generation_before_it_there_is_no_way_back(host):
+    with pytest.raises(GenerationError, match="knows no generation"):
+        host.back()
+    host.deploy(domain())
+    with pytest.raises(GenerationError, match="no generation before the last one that was declared"):
+        host.back()
+
+
+def test_twenty_are_kept_and_keys_for_the_last_two(host):
+    for number in range(25):
+        host.deploy(domain(memory=32 + number, disks=[{"content": KEY + str(number)}, {"content": "zones"}]))
+    kept, problems = listing(host.folder)
+    assert (len(kept), kept[-1].number, problems) == (20, 25, [])
+    assert [KEY[:10] in str(one.domains) for one in kept[-3:]] == [False, True, True]
+    assert all("zones" in str(one.domains) for one in kept)
+    assert host.back("24")[0] == 24
+    with pytest.raises(GenerationError, match="keys on a disk of www are kept for the last 2 generations alone"):
+        host.back("10")
+
+
+def test_files_are_roots_alone(host):
+    host.deploy(domain())
+    assert stat.S_IMODE(os.stat(host.folder).st_mode) == 0o700
+    for name in os.listdir(host.folder):
+        assert stat.S_IMODE(os.stat(os.path.join(host.folder, name)).st_mode) == 0o600
+
+
+def test_a_file_that_was_cut_is_named_and_hides_nothing_else(host):
+    host.deploy(domain(image="a"))
+    host.deploy(domain(image="b"))
+    host.deploy(domain(image="c"))
+    path = os.path.join(host.folder, "000002.json")
+    with open(path, encoding="utf-8") as file:
+        text = file.read()
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text[: len(text) // 2])
+    assert listing(host.folder)[1] == ["000002.json: is not a whole generation"]
+    assert host.deploy(domain(image="d")) == (4, True)
+    with open(os.path.join(host.folder, "000004.json"), "w", encoding="utf-8") as file:
+        file.write("")
+    assert host.deploy(domain(image="e")) == (5, True), "no number twice"
+
+
+def test_what_is_shown_has_no_secret():
+    before = Generation(1, [domain(arguments={"token": "s3cr3t"}, disks=[{"content": KEY}])], {"www": "web"}, by="a@b")
+    later = Generation(2, [domain(image="b", arguments={"token": "other"}), domain("new")], {"www": "web"})
+    lines = generations.differences(before, later)
+    assert lines == ["www: other arguments, disks, image", "new: added"]
+    assert generations.differences(later, before)[0] == "new: removed"
+    text = f"{generations.summary_of(before)} {lines}"
+    assert "s3cr3t" not in text and "PRIVATE" not in text
+    assert generations.summary_of(before)["domains"][0]["sha256"] == "a" * 64
+    assert generations.plain_words("alice@host\n\x1b[31m") == "alice@host ?(31m".replace("(", "?")
+
+
+JSON = st.recursive(
+    st.none() | st.integers() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["format", "number", "domains", "images", "result", "x"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.text() | JSON.map(json.dumps))
+def test_any_file_is_read_or_refused(text):
+    try:
+        generations.read(text)
+    except GenerationError as error:
+        assert "\n" not in str(error)
+
+
+def test_what_is_written_is_read():
+    generation = Generation(3, [domain(arguments={"ü": "\n"})], {"www": "web"}, "t", "b", "r", "o", "failed", 2, True)
+    assert generations.read(generations.text_of(generation)) == generation

@@ -1,0 +1,110 @@
+"""playbooks/rollout.yml over hosts that are folders: the plays, roles and modules are ours, only what needs Xen is a double."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+GOOD, BAD = "a" * 64, "b" * 64
+# A module that takes anything, and returns what its file says.
+DOUBLE = """\
+#!/usr/bin/python3
+import json, os
+# WANT_JSON
+print(json.dumps({{**{answer}, "sha256": os.environ["DIGEST"]}}))
+"""
+DOUBLED = {
+    "image_store": {"changed": False, "missing": []},
+    "service_health": {"changed": False, "healthy": ["www"], "answers": [{"name": "www", "healthy": True, "msg": ""}]},
+    "mirage_image": {"changed": False},
+}
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory):
+    """A copy of the collection with doubles of what needs Xen, Debian's Xen packages or a store that root owns."""
+    folder = tmp_path_factory.mktemp("collection")
+    target = folder / "ansible_collections/unikernels/xen"
+    target.mkdir(parents=True)
+    for part in ("plugins", "roles", "playbooks", "meta"):
+        shutil.copytree(ROOT / part, target / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "galaxy.yml", target)
+    for path in (target / "plugins/action").glob("image_store.py"):
+        path.unlink()
+    engine = re.search(r"module_utils\.(\S+) import .*\bconverge\b", (ROOT / "plugins/modules/xen_domains.py").read_text()).group(
+        1
+    )
+    shutil.copy(ROOT / "tests/doubles/engine.py", target / f"plugins/module_utils/{engine.replace('.', '/')}.py")
+    for name, answer in DOUBLED.items():
+        (target / f"plugins/modules/{name}.py").write_text(DOUBLE.format(answer=answer))
+    (target / "roles/xen_host/tasks/preflight.yml").write_text("---\n- name: Look at the machine\n  ansible.builtin.ping:\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def fleet(collection, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fleet")
+    (folder / "hosts").mkdir()
+    (folder / "ansible.cfg").write_text("[defaults]\ninterpreter_python = /usr/bin/python3\n")
+    names = [f"h{number}" for number in range(4)]
+    variables = {
+        "ansible_connection": "local",
+        "unikernel_images": {"web": {"file": "/srv/web.xen"}},
+        "unikernels": [{"name": "www", "image": "web", "memory": 32, "health": {"tcp": "127.0.0.1:1"}}],
+        "unikernel_images_signature": "optional",
+        "unikernel_images_store": str(folder / "hosts") + "/{{ inventory_hostname }}/images",
+        "unikernel_generations_folder": str(folder / "hosts") + "/{{ inventory_hostname }}/generations",
+        "unikernel_images_controller": str(folder / "controller"),
+        "rollout": {"waves": [1, "50%", "100%"], "spread": "site", "bake": 1, "watch": {"every": 1}},
+    }
+    hosts = {name: {"site": "left" if index % 2 else "right"} for index, name in enumerate(names)}
+    (folder / "hosts.yml").write_text(json.dumps({"xen_hosts": {"hosts": hosts, "vars": variables}}))
+
+    def run(book, digest, refused="", *arguments):
+        (folder / "hosts/refused").write_text(refused)
+        done = subprocess.run(
+            ["ansible-playbook", "-i", "hosts.yml", f"unikernels.xen.{book}", *arguments], cwd=folder, capture_output=True,
+            text=True, check=False, timeout=600, stdin=subprocess.DEVNULL,
+            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collection), "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+                 "ANSIBLE_NOCOLOR": "1", "DIGEST": digest, "DOUBLE_OF_HOSTS": str(folder / "hosts")},
+        )  # fmt: skip
+        assert "Traceback" not in done.stdout + done.stderr, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+    def runs():
+        kernels = {}
+        for name in names:
+            path = folder / "hosts" / name / "domains.json"
+            kernels[name] = json.loads(path.read_text())["www"]["kernel"].rsplit("/", 1)[1][0] if path.exists() else ""
+        return kernels
+
+    run.runs = runs
+    run.generations = lambda name: sorted(os.listdir(folder / "hosts" / name / "generations"))
+    return run
+
+
+def test_waves_one_after_another_and_all_back_when_one_fails(fleet):
+    first = fleet("rollout", GOOD)
+    assert first.returncode == 0, first.stdout[-4000:] + first.stderr[-2000:]
+    assert "wave 1: h0 (1)" in first.stdout and "4 of 4 hosts done, 0 failed" in first.stdout
+    assert set(fleet.runs().values()) == {"a"}
+    # h1 is the second wave.
+    second = fleet("rollout", BAD, "h1")
+    assert second.returncode == 2, second.stdout[-4000:] + second.stderr[-2000:]
+    assert "failed: h1" in second.stdout and "2 hosts were not touched" in second.stdout
+    assert "brought back to what they ran before: h0, h1" in second.stdout
+    assert set(fleet.runs().values()) == {"a"}
+    assert len(fleet.generations("h0")) == 3 and len(fleet.generations("h3")) == 1
+
+
+def test_a_wrong_rollout_is_refused_before_any_host_is_touched(fleet):
+    before = fleet.runs()
+    refused = fleet("rollout", BAD, "", "-e", '{"rollout": {"waves": [1, "50%"], "bke": 1}}')
+    assert refused.returncode == 2
+    assert "rollout: unknown key 'bke'" in refused.stdout and "never reaches all hosts" in refused.stdout
+    assert fleet.runs() == before

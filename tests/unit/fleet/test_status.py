@@ -1,0 +1,131 @@
+"""The fleet at a glance: every host is a row, what needs a look comes first, and the page needs nothing but itself."""
+
+import html.parser
+import json
+import re
+
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import (
+    DomainStatus,
+    HostStatus,
+    as_json,
+    page,
+    status_of,
+    summary,
+    table,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+A, B = "a" * 64, "b" * 64
+
+
+def domain(name="www", sha256=A, **more):
+    return {"name": name, "domid": 3, "state": "running", "owner": "unikernels.xen", "memory": 32,
+            "image": {"sha256": sha256, "name": "web", "standin": False}, **more}  # fmt: skip
+
+
+def declared(name="www", **more):
+    return {"name": name, "image": "web", "sha256": A, "state": "running", "memory": 32, **more}
+
+
+def results(domains=(), wanted=(), health=None, **host):
+    facts = {"xen_version": "4.17.7", "free_memory": 900, "under_xen": True, "pending_reboot": False, **host}
+    generation = {"number": 7, "time": "2026-11-27T10:00:00Z", "by": "alice@c", "result": "applied", "domains": list(wanted)}
+    return {"host": {"host": facts}, "domains": {"domains": [{"name": "Domain-0", "domid": 0}, *domains]},
+            "generations": {"generations": [generation]}, "health": health or {"healthy": ["www"]}}  # fmt: skip
+
+
+def test_a_host_as_declared():
+    host = status_of("xen1", results([domain(), domain("other", owner="other")], [declared()]))
+    assert host.well and host.word == "as declared"
+    (www,) = host.domains
+    assert (www.health, www.drift, www.sha256) == ("healthy", "", A)
+    assert (host.generation, host.applied) == ("7", "2026-11-27T10:00:00Z alice@c")
+
+
+def test_drift_and_health_and_reboots_are_said():
+    wanted = [declared(), declared("dns"), declared("mail", state="stopped")]
+    health = {"failed": True, "msg": "domain www: not healthy after 5 s: no answer // domain x: y"}
+    running = [domain(sha256=B, memory=64), domain("mail", state="stopped"), domain("extra"), domain("www~prev")]
+    host = status_of("xen1", results(running, wanted, health, pending_reboot=True))
+    drift = {one.name: one.drift for one in host.domains}
+    assert drift == {
+        "www": "runs another image than declared; has 64 MiB, declared 32",
+        "dns": "is missing, declared running",
+        "mail": "",
+        "extra": "is not declared",
+        "www~prev": "is left of a replacement",
+    }
+    assert host.notes == ["waits for a reboot"]
+    assert next(one for one in host.domains if one.name == "www").health.startswith("ill: domain www: not healthy after 5 s")
+    answers = {"answers": [{"name": "www", "healthy": False, "msg": "refused"}], "healthy": []}
+    assert status_of("xen1", results([domain()], [declared()], answers)).domains[0].health == "ill: refused"
+
+
+def test_a_host_that_is_not_reached_is_a_row():
+    host = status_of("dead", {"host": {"unreachable": True, "msg": "Connection\nrefused"}})
+    assert (host.reached, host.word, host.notes) == (False, "not reached", ["Connection refused"])
+    assert status_of("silent", {}).word == "not reached"
+    failed = status_of("x", {**results(), "domains": {"failed": True, "msg": "xl: no"}})
+    assert failed.notes == ["domains: xl: no"]
+
+
+def fleet(count):
+    hosts = [
+        HostStatus(f"xen{number}", xen="4.17", domains=[DomainStatus("www", "running", health="healthy")])
+        for number in range(count)
+    ]
+    hosts[count // 2] = HostStatus("broken", False, ["no route"])
+    return hosts
+
+
+def test_the_table_shows_what_to_look_at_first():
+    lines = table(fleet(5))
+    assert lines[1].startswith("broken") and lines[2] == "    no route"
+    assert len(lines) == 1 + 5 + 1 + 1
+    assert lines[-1] == "5 hosts: 4 as declared, 0 to look at, 1 not reached; 4 domains, 0 ill"
+    lines = table(fleet(1000))
+    assert len(lines) == 5 and lines[-2] == "and 999 hosts as declared"
+
+
+class Links(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.tags = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.found += [value for name, value in attributes if name in ("src", "href", "action")]
+
+
+def test_the_page_asks_nobody_and_shows_text_as_text():
+    evil = '"><script>alert(1)</script><img src=http://x/>'
+    hosts = fleet(5)
+    hosts.append(HostStatus(evil, notes=[evil], domains=[DomainStatus(evil, evil, evil, evil, True, evil, evil)]))
+    text = page(hosts, "now")
+    links = Links()
+    links.feed(text)
+    assert links.found == [] and links.tags.count("script") == 1 and "img" not in links.tags
+    assert "default-src 'none'" in text
+    assert "STAND-IN" in text
+    # Not by colour alone: each state has a sign and a word.
+    assert "✕ not reached" in text and "✓ as declared" in text
+    assert len(page(fleet(1000), "now")) < 1_500_000
+    assert json.loads(as_json(hosts, "now"))["summary"] == summary(hosts)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["host", "domains", "generations", "health", "failed", "msg", "name", "image", "state", "sha256", "domid",
+                         "answers", "healthy", "number", "problems", "memory", "unreachable", "result"]), inner, max_size=5),
+    max_leaves=14,
+)  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(["host", "domains", "generations", "health"]), JSON))
+def test_any_answer_is_a_row(answers):
+    host = status_of("x", answers)
+    text = "\n".join(table([host])) + page([host], "now") + as_json([host], "now")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)

@@ -1,0 +1,136 @@
+"""Rollouts: which host is in which wave, what is refused, and what follows from failures."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import ending, last_verdict, plan, rollout_of, verdict
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def planned(hosts, **options):
+    rollout, problems = rollout_of(options)
+    assert problems == []
+    made, problems = plan(rollout, hosts)
+    assert problems == []
+    return rollout, made
+
+
+def names(count):
+    return {f"h{number:02}": None for number in range(count)}
+
+
+def test_waves_are_cumulative():
+    _rollout, made = planned(names(20), waves=[1, "10%", "50%", "100%"])
+    assert made.sizes == [1, 1, 8, 10]
+    assert made.order == list(names(20))
+    assert planned(names(3), waves=["1", "10%", "100%"])[1].sizes == [1, 2], "10% of three is the canary alone"
+    assert planned(names(2), waves=[5, "100%"])[1].sizes == [2]
+    assert planned(names(7))[1].sizes == [7]
+
+
+def test_a_wave_takes_of_each_site_in_turn_and_never_all_of_one_before_the_last():
+    hosts = {f"{site}{number}": site for site, count in (("a", 8), ("b", 4), ("c", 2)) for number in range(count)}
+    _rollout, made = planned(hosts, waves=[3, "70%", "100%"], spread="site")
+    waves = made.waves()
+    assert {host[0] for host in waves[0]} == {"a", "b", "c"}
+    for site, count in (("a", 8), ("b", 4), ("c", 2)):
+        before = [host for wave in waves[:-1] for host in wave if host[0] == site]
+        assert len(before) < count, site
+    assert sorted(made.order) == sorted(hosts)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "rollout: must be a mapping"),
+        ([1], "rollout: must be a mapping"),
+        ({"wavs": [1]}, "rollout: unknown key 'wavs'; known are waves"),
+        ({"waves": []}, "rollout: waves: is [], must be a list that ends with 100%"),
+        ({"waves": "100%"}, "must be a list that ends with 100%"),
+        ({"waves": [1, "50%"]}, "never reaches all hosts"),
+        ({"waves": [1, 5]}, "never reaches all hosts"),
+        ({"waves": ["50%", "10%", "100%"]}, "rollout: waves[1]: is '10%', must be more than '50%'"),
+        ({"waves": [5, 5, "100%"]}, "must be more than 5"),
+        ({"waves": [0, "100%"]}, "rollout: waves[0]: is 0, must be a number of hosts (1) or a share of them (10%)"),
+        ({"waves": ["0%", "100%"]}, "rollout: waves[0]: is '0%'"),
+        ({"waves": ["101%", "100%"]}, "rollout: waves[0]: is '101%'"),
+        ({"waves": [True, "100%"]}, "rollout: waves[0]: is True"),
+        ({"waves": [1.5, "100%"]}, "rollout: waves[0]: is 1.5"),
+        ({"waves": [{}, "100%"]}, "rollout: waves[0]: is {}"),
+        ({"spread": 3}, "rollout: spread: is 3, must be the name of a variable"),
+        ({"spread": "a b"}, "rollout: spread: is 'a b'"),
+        ({"bake": -1}, "rollout: bake: is -1, must be a whole number, 0..86400"),
+        ({"bake": "5m"}, "rollout: bake: is '5m'"),
+        ({"bake": True}, "rollout: bake: is True"),
+        ({"watch": 3}, "rollout: watch: must be a mapping"),
+        ({"watch": {"evry": 3}}, "rollout: watch: must be a mapping"),
+        ({"watch": {"every": 0}}, "rollout: watch: every: is 0"),
+        ({"max_failed": "x"}, "rollout: max_failed: is 'x'"),
+        ({"max_failed": -1}, "rollout: max_failed: is -1"),
+        ({"on_failure": "pray"}, "rollout: on_failure: is 'pray', must be rollback or stop"),
+    ],
+)
+def test_each_mistake_is_one_line(value, words):
+    _rollout, problems = rollout_of(value)
+    assert any(words in line for line in problems), problems
+    assert all("\n" not in line for line in problems)
+
+
+def test_what_only_the_fleet_shows():
+    rollout, _problems = rollout_of({"waves": [5, "10%", "100%"]})
+    (line,) = plan(rollout, names(20))[1]
+    assert line == "rollout: waves[1]: is 2 of 20 hosts, fewer than the wave before it has (5): waves are cumulative"
+    rollout, _problems = rollout_of({"spread": "site"})
+    (line,) = plan(rollout, {"a": 1, "b": None})[1]
+    assert line == "rollout: spread: b has no variable site"
+
+
+def test_too_many_failures_stop_and_take_back():
+    rollout, made = planned(names(10), waves=[1, "50%", "100%"], max_failed="10%")
+    assert made.max_failed == 1
+    assert verdict(rollout, made, {}, 0).stop is False
+    assert verdict(rollout, made, {"h00": "done"}, 1).stop is False
+    assert verdict(rollout, made, {"h00": "failed"}, 1).stop is False
+    done = {f"h{number:02}": "done" for number in range(5)}
+    # One that says nothing could not be reached.
+    judged = verdict(rollout, made, {**done, "h01": "failed", "h02": ""}, 2)
+    assert judged.stop and judged.back
+    assert judged.lines == [
+        "3 of 10 hosts done, 2 failed (at most 1 may)", "failed: h01, h02", "no other wave begins; 5 hosts were not touched",
+    ]  # fmt: skip
+    turns = {**done, "h01": "failed", "h02": ""}
+    well, lines = ending(rollout, made, turns, {"h00": "back", "h01": "stuck", "h03": "back", "h04": "back"})
+    assert not well
+    assert lines[1] == "failed: h01, h02"
+    assert "brought back to what they ran before: h00, h03, h04" in lines
+    assert "h01 did not go back; try: ansible-playbook playbooks/rollback.yml --limit h01" in lines
+    rollout, made = planned(names(10), waves=[1, "100%"], on_failure="stop")
+    assert verdict(rollout, made, {}, 1).back is False
+
+
+def test_all_done_is_well_and_a_wave_that_was_lost_as_a_whole_is_not():
+    rollout, made = planned(names(3), waves=[1, "100%"])
+    turns = dict.fromkeys(made.order, "done")
+    assert ending(rollout, made, turns, {})[0]
+    judged = last_verdict(rollout, made, {})
+    assert judged.stop and judged.lines[-1] == "no other wave begins; 2 hosts were not touched"
+    judged = last_verdict(rollout, made, {"h00": "done"})
+    assert judged.stop and judged.lines[1] == "failed: h01, h02"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.sampled_from(["waves", "spread", "bake", "watch", "max_failed", "on_failure", "x"]), inner)
+    ),
+)
+
+
+@given(VALUES, st.integers(0, 40))
+def test_any_rollout_is_planned_or_refused(value, count):
+    rollout, problems = rollout_of(value)
+    made, more = plan(rollout, names(count))
+    assert all("\n" not in line for line in problems + more)
+    if not problems + more:
+        assert sum(made.sizes) == count and all(size > 0 for size in made.sizes)
+        assert sorted(made.order) == sorted(names(count))

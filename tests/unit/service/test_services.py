@@ -1,0 +1,98 @@
+"""A service's variables as a unikernel, and mistakes in them: each is one line that names the variable."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.service import dns, vpn, web
+
+INTERFACES = [{"bridge": "xenbr0", "address": "10.0.0.10/24", "gateway": "10.0.0.1"}]
+ZONES = {"lab.example.": "\n@ IN SOA ns hostmaster 1 2 3 4 5\n\n", "b.example": "@ IN SOA a b 1 2 3 4 5"}
+
+
+def declared(service, **variables):
+    return service.declare(
+        {f"{service.NAME}_{key}": value for key, value in {"interfaces": INTERFACES, **variables}.items()}, "/src"
+    )
+
+
+def test_the_web_server():
+    service = declared(web, content="/srv/www", port="8080", arguments={"x": 1}, health={"within": 180})
+    assert service.problems == ()
+    assert service.unikernel == {
+        "name": "www", "service": "web", "image": "www", "memory": 64, "interfaces": INTERFACES,
+        "arguments": {"port": 8080, "x": 1}, "health": {"http": "http://10.0.0.10:8080/", "within": 180},
+    }  # fmt: skip
+    assert service.images == {"www": {"source": "/src", "overlay": {"htdocs": "/srv/www"}}}
+
+
+def test_another_check_takes_the_place_of_the_usual_one():
+    assert declared(web, content="/x", health={"tcp": "10.0.0.10:80"}).unikernel["health"] == {"tcp": "10.0.0.10:80"}
+    assert declared(dns, zones=ZONES, health={"tcp": "10.0.0.10:53"}).unikernel["health"] == {"tcp": "10.0.0.10:53"}
+
+
+def test_an_ipv6_address_stands_in_brackets():
+    interfaces = [{"bridge": "xenbr0", "address": "2001:db8::10/64"}]
+    assert declared(web, interfaces=interfaces, content="/x").unikernel["health"]["http"] == "http://[2001:db8::10]:80/"
+    assert declared(vpn, interfaces=interfaces, pki="/k").unikernel["health"] == {"tcp": "[2001:db8::10]:1194"}
+    assert declared(dns, interfaces=interfaces, zones=ZONES).unikernel["health"]["dns"] == "www.lab.example.@[2001:db8::10]"
+
+
+def test_the_resolver():
+    service = declared(dns, zones=ZONES, forward="10.0.2.3", clients=["192.0.2.0/24"])
+    assert service.problems == ()
+    assert service.unikernel["arguments"] == {"forward": ["10.0.2.3"], "client": ["192.0.2.0/24"], "zone-block": "true"}
+    text = "$ORIGIN lab.example.\n@ IN SOA ns hostmaster 1 2 3 4 5\n$ORIGIN b.example.\n@ IN SOA a b 1 2 3 4 5\n"
+    assert service.unikernel["disks"] == [{"content": text}]
+    plain = declared(dns).unikernel
+    assert (plain["arguments"], plain["disks"], plain["health"]) == ({}, [], {"tcp": "10.0.0.10:53"})
+
+
+def test_the_endpoint():
+    service = declared(vpn, remote="vpn.example.net", pki="/k", clients=["alice", "bob-2"])
+    assert service.problems == ()
+    assert (service.keys.folder, service.keys.remote, service.keys.port) == ("/k", "vpn.example.net", 1194)
+    assert service.keys.clients == ("alice", "bob-2")
+    assert service.unikernel["disks"] == [{"content": "no keys yet"}]
+    material = vpn.Material("CA", "CERTIFICATE", "KEY", "TLS")
+    text = vpn.declare({"vpn_interfaces": INTERFACES}, "/src", "/k", material).unikernel["disks"][0]["content"]
+    assert "\nserver 10.8.0.0 255.255.255.0\n" in text
+    assert text.endswith("<key>\nKEY\n</key>\n<tls-crypt>\nTLS\n</tls-crypt>\n")
+
+
+def test_where_an_image_comes_from():
+    file = {"file": "/srv/dns.xen"}
+    assert declared(dns).images == {"dns": {"source": "/src"}}
+    assert declared(dns, images="standin").images == {"dns": {"standin": "dns"}}
+    for images in ("build", "standin", "prebuilt"):
+        assert declared(dns, images=images, image=file).images == {"dns": file}
+
+
+@pytest.mark.parametrize(
+    ("service", "variables", "words"),
+    [
+        (web, {"content": "/x", "images": "standins"}, "web_images: is 'standins', must be build, prebuilt or standin"),
+        (web, {"content": "/x", "images": "prebuilt"}, "web_image: is required by images: prebuilt"),
+        (web, {}, "web_content: is required"),
+        (web, {"content": "/x", "port": 0}, "web_port: is 0, must be a TCP port, 1..65535"),
+        (web, {"content": "/x", "port": True}, "web_port: is True, must be a TCP port"),
+        (web, {"content": "/x", "memory": "much"}, "web_memory: is 'much', must be a number of MiB"),
+        (web, {"content": "/x", "arguments": ["--a"]}, "web_arguments: must be a mapping of boot argument to value, not a list"),
+        (web, {"content": "/x", "name": {}}, "web_name: must be text, not a mapping"),
+        (web, {"content": "/x", "interfaces": {"bridge": "b"}}, "web_interfaces: must be a list of interfaces"),
+        (web, {"content": "/x", "interfaces": ["b"]}, "web_interfaces: must be a list of mappings"),
+        (dns, {"clients": ["192.0.2.1"]}, "dns_clients: '192.0.2.1' is not a network, as in 192.0.2.0/24"),
+        (dns, {"clients": ["192.0.2.1/24"]}, "dns_clients: '192.0.2.1/24' is not a network, as in 192.0.2.0/24"),
+        (dns, {"forward": ["dns.example"]}, "dns_forward: 'dns.example' is not an address"),
+        (dns, {"zones": {"a b": ZONES["b.example"]}}, "dns_zones: 'a b' is not the name of a zone"),
+        (dns, {"zones": {"lab.example": "www IN A 10.0.0.1"}}, "has no SOA record"),
+        (dns, {"zones": ["lab.example"]}, "dns_zones: must be a mapping of zone name"),
+        (vpn, {"network": "10.8.0.1/24", "pki": "/k"}, "vpn_network: '10.8.0.1/24' is not an IPv4 network"),
+        (vpn, {"network": "10.8.0.0/30", "pki": "/k"}, "too small"),
+        (vpn, {"remote": "v\nup /bin/sh", "pki": "/k"}, "vpn_remote: 'v\\nup /bin/sh' is neither a name nor an address"),
+        (vpn, {"remote_port": "80 80", "pki": "/k"}, "vpn_remote_port: is '80 80', must be a TCP port"),
+        (vpn, {"clients": ["../x"], "pki": "/k"}, "vpn_clients: '../x' must be"),
+        (vpn, {"clients": ["server"], "pki": "/k"}, "not 'server'"),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_line(service, variables, words):
+    (line,) = declared(service, **variables).problems
+    assert words in line
+    assert "\n" not in line

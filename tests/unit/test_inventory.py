@@ -1,0 +1,141 @@
+"""The inventory of domains: hosts are asked as Ansible asks them, and none of their answers harms."""
+
+import json
+import os
+import pathlib
+import subprocess
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, answer_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LIST = (
+    "Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\n"
+    "www                                          1   160     1     -b----      33.4 756e696b-f910-8c7c-8d70-d5b08255d57b  -\n"
+)
+UUID = "756e696b-f910-8c7c-8d70-d5b08255d57b"
+DIGEST = "ab" * 32
+HOSTS = """\
+xen_hosts:
+  hosts:
+    xen-a: {}
+    www: {ansible_host: 192.0.2.1, place: elsewhere}
+    odd: {place: odd}
+    dead: {reach: ssh, ansible_host: 127.0.0.1, ansible_port: 1}
+"""
+
+
+def entry(**b_info):
+    return {
+        "domid": 1,
+        "config": {"c_info": {"name": "www", "type": "pvh", "uuid": UUID}, "b_info": {"max_memkb": 16384, **b_info}},
+    }
+
+
+def answer(listing, images="", definitions=""):
+    return f"\n{_MARK}\n".join([LIST.rstrip(), json.dumps(listing), definitions, "", images])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["domid", "config", "c_info", "b_info", "name", "uuid", "type", "kernel", "cmdline", "nics", "disks", "mac", "bridge",
+             "sha256", "standin", "max_memkb", "type.pvh"]
+        ), inner, max_size=4),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@given(JSON, JSON)
+def test_any_answer_is_read_or_refused(listing, image):
+    for text in (answer(listing, json.dumps(image) + "\n"), answer([entry(kernel=listing, cmdline=image)]), json.dumps(listing)):
+        try:
+            for domain in answer_of(text):
+                assert isinstance(domain["xen_domain"], str)
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("listing", [1, [1], "x", {"domid": 1}, [{"domid": []}], [{"domid": 1, "config": []}], [[]]])
+def test_an_answer_of_another_shape_is_refused_in_a_line(listing):
+    with pytest.raises(ValueError, match="its answer is not what xl and the collection print"):
+        answer_of(answer(listing))
+    deep = answer([]).replace("[]", "[" * 100000, 1)
+    with pytest.raises(ValueError, match="its answer is not"):
+        answer_of(deep)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        ("--ipv4=10.0.2.101/24", "10.0.2.101"),
+        ("--management-ipv4=10.0.2.101/24 --x", "10.0.2.101"),
+        ("--ipv6=2001:db8::1/64", "2001:db8::1"),
+        ("--ipv4=1.2.3/24", None),
+        ("--ipv4=dead.beef", None),
+        ("", None),
+    ],
+)
+def test_an_address_is_one(arguments, address):
+    (domain,) = answer_of(answer([entry(cmdline=arguments)]))
+    assert domain.get("ansible_host") == address
+
+
+@pytest.fixture
+def fleet(tmp_path):
+    """Doubles of sudo and xl, a folder for each value of the variable `place`; the hosts' variables are templates."""
+    (tmp_path / "group_vars").mkdir()
+    (tmp_path / "hosts.yml").write_text(HOSTS)
+    (tmp_path / "group_vars/xen_hosts.yml").write_text(
+        "reach: local\nansible_connection: '{{ reach }}'\nplace: usual\n"
+        f"ansible_become: true\nansible_become_exe: '{tmp_path}/sudo-{{{{ place }}}}'\n"
+        f"unikernel_images_store: '{tmp_path}/store of {{{{ place }}}}'\n"
+    )
+    store = tmp_path / "store of usual"
+    store.mkdir()
+    (store / "web.json").write_text(json.dumps({"sha256": DIGEST, "name": "site", "standin": True}))
+    listings = {"usual": [entry(kernel=f"/s/{DIGEST}.xen", cmdline="--ipv4=6.6.6.6/24")], "elsewhere": [], "odd": 1}
+    for place, listing in listings.items():
+        folder = tmp_path / place
+        folder.mkdir()
+        (folder / "list").write_text(LIST if listing else LIST.splitlines()[0] + "\n")
+        (folder / "json").write_text(json.dumps(listing))
+        (folder / "xl").write_text(f'#!/bin/sh\n[ "$2" = -v ] && exec cat {folder}/list\nexec cat {folder}/json\n')
+        (folder / "xl").chmod(0o755)
+        sudo = tmp_path / f"sudo-{place}"
+        sudo.write_text(f'#!/bin/sh\nwhile [ "$1" != /bin/sh ]; do shift; done\nPATH={folder}:$PATH exec "$@"\n')
+        sudo.chmod(0o755)
+
+    def inventory(*lines):
+        source = tmp_path / "zz.xen_domains.yml"
+        source.write_text("\n".join(["plugin: unikernels.xen.xen_domains", "timeout: 20", *lines]))
+        command = ["ansible-inventory", "-i", "hosts.yml", "-i", source.name, "--list"]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120, stdin=subprocess.DEVNULL,
+            env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_BECOME_ALLOW_SAME_USER": "1"},
+        )  # fmt: skip
+        return json.loads(done.stdout), " ".join(done.stderr.split())
+
+    return inventory
+
+
+def test_hosts_are_asked_with_their_variables_and_templates(fleet):
+    inventory, warnings = fleet()
+    www = inventory["_meta"]["hostvars"]["www.xen-a"]
+    assert (www["ansible_host"], www["xen_host"]) == ("6.6.6.6", "xen-a")
+    assert (www["xen_image_name"], www["xen_standin"]) == ("site", True), "the folder is the host's own variable"
+    assert inventory["xen_domains"]["hosts"] == ["www.xen-a"]
+    assert "odd was not asked for its domains: its answer is not what xl and the collection print" in warnings
+    assert "dead was not asked for its domains" in warnings
+
+
+def test_a_domain_never_takes_the_place_of_a_host(fleet):
+    inventory, warnings = fleet('name: "{domain}"')
+    assert inventory["_meta"]["hostvars"]["www"]["ansible_host"] == "192.0.2.1"
+    assert "xen_domain" not in inventory["_meta"]["hostvars"]["www"]
+    assert "www" not in inventory.get("xen_domains", {}).get("hosts", [])
+    assert "xen-a: its domain www is left out, for www is a host of the inventory" in warnings
