@@ -46,7 +46,9 @@ def test_a_good_machine():
         ({"under_xen": True, "pvh_capable": False}, "without hardware virtualization"),
         ({"secure_boot": True}, "Secure Boot off"),
         ({"memory": 1024}, "too little is left for domains"),
+        ({"memory": 1024, "under_xen": True, "pvh_capable": True}, "too little is left for domains"),
         ({"free_disk": 200}, "has 200 MiB free"),
+        ({"free_disk": 20, "under_xen": True, "pvh_capable": True}, "has 20 MiB free on / of Dom0"),
         ({"network_style": "netplan"}, "configures its network with netplan"),
         ({"uplink": ""}, "has no default route"),
     ],
@@ -64,6 +66,8 @@ def placement(memory=64, address="10.0.2.101/24", **info):
 def test_placement():
     assert placement() == []
     assert "the host has 1376 MiB beside Dom0" in placement(2000)[0]
+    # What is declared for Dom0 counts, not what the last boot gave it.
+    assert "the host has 1376 MiB beside Dom0" in placement(2000, dom0_memory=300)[0]
     # The bridge is not there yet: it will have the uplink's network.
     assert "outside the network of xenbr0 (10.0.2.0/24)" in placement(address="10.9.0.2/24")[0]
     assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []

@@ -10,12 +10,17 @@ from typing import Any
 
 from ..domain.checks import outside_networks
 from ..domain.spec import OVERHEAD_MIB, Declaration
+from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.
 LEAST_DISK_MIB = 1500
+# What Dom0 needs to go on: a definition, a log, an image that a run brings.
+MIN_FREE_MIB = 100
 # Xen's own heap and Dom0's page tables on a small machine, measured 94 MiB on 2560 MiB; rounded up.
 XEN_MIB = 160
+# For the first domain of a host; below it there is no use for it.
+MIN_DOMAINS_MIB = 256
 
 
 def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
@@ -34,13 +39,18 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append("runs Xen, but without hardware virtualization (virt_caps has no hvm): enable VT-x or AMD-V in the firmware")
     if info["secure_boot"]:
         lines.append("has Secure Boot on, and Debian's Xen is not signed: switch Secure Boot off in the firmware's setup")
-    if not info["under_xen"] and info["memory"] < dom0_memory + 256 + XEN_MIB:
+    # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
+    if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + XEN_MIB:
         lines.append(
             f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"
             f" {XEN_MIB}: too little is left for domains"
         )
     if not info["under_xen"] and info["free_disk"] < LEAST_DISK_MIB:
         lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {LEAST_DISK_MIB}")
+    if info["under_xen"] and info["free_disk"] < MIN_FREE_MIB:
+        lines.append(
+            f"has {info['free_disk']} MiB free on / of Dom0; images, definitions and logs need {MIN_FREE_MIB}: make room"
+        )
     if manage_network and bridge not in info["bridges"]:
         if not info["uplink"]:
             lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
@@ -50,6 +60,15 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
                 f" bridge {bridge} yourself and set xen_host_manage_network: false"
             )
     return lines
+
+
+def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
+    """One line for each variable that the machine ``info`` is too small for."""
+    cpus = info["cpus"]
+    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, cpus)]
+    if int(dom0_vcpus) > cpus:
+        lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but the host has {cpus} CPUs: set at most {cpus}, or 0 for all")
+    return [line for line in lines if line]
 
 
 def twin_refusals(names: dict[str, str]) -> list[str]:
@@ -74,11 +93,13 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     lines = outside_networks(declarations, networks)
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
-    total = info["memory"] - XEN_MIB - (info["dom0_memory"] or dom0_memory)
+    # What is declared for Dom0, not what it has: a run that gives it more reboots before the domains start.
+    total = info["memory"] - XEN_MIB - dom0_memory
     if needed > total:
         names = ", ".join(one.name for one in wanted)
         lines.append(
             f"{names}: need {needed} MiB with Xen's overhead of {OVERHEAD_MIB} MiB a domain; the host has {max(total, 0)}"
-            " MiB beside Dom0: declare less memory or move domains to another host"
+            f" MiB beside Dom0: declare less memory or move domains to another host (Dom0 is to get {dom0_memory} MiB,"
+            " xen_host_dom0_memory)"
         )
     return lines

@@ -1,0 +1,29 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the role xen_host asks of the pure part: are its variables right, does the machine fit them, what must be booted?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight, variables
+
+
+def host_variable_problems(values: dict[str, Any]) -> list[str]:
+    """One line for each of the role's variables that is wrong whatever the host; ``values``: variable -> value."""
+    return variables.variable_refusals(values)
+
+
+def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any) -> list[str]:
+    """One line for each variable that the machine is too small for."""
+    return preflight.limit_refusals(info, int(dom0_vcpus), domain_cpus)
+
+
+class FilterModule:
+    def filters(self) -> dict[str, Any]:
+        return {
+            "host_variable_problems": host_variable_problems,
+            "host_limit_problems": host_limit_problems,
+        }
