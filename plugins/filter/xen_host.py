@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.unikernels.xen.plugins.module_utils.host import preflight, variables
+from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, preflight, variables
 
 
 def host_variable_problems(values: dict[str, Any]) -> list[str]:
@@ -21,9 +21,27 @@ def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any)
     return preflight.limit_refusals(info, int(dom0_vcpus), domain_cpus)
 
 
+def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_over: Any) -> list[str]:
+    """One line for each reason why a run must not configure or boot the host."""
+    return preflight.boot_refusals(info, bool(reboots), bool(try_once), bool(take_over))
+
+
+def dom0_arguments(machine: list[str], named: list[str]) -> list[str]:
+    """Dom0's kernel arguments: those that are named, with those of the machine's own that it needs to come up."""
+    return boot_menu.linux_arguments(machine, named)
+
+
+def lost_arguments(machine: list[str], named: list[str]) -> list[str]:
+    """The machine's own kernel arguments that Dom0 has not, because others are named."""
+    return boot_menu.lost_arguments(machine, named)
+
+
 class FilterModule:
     def filters(self) -> dict[str, Any]:
         return {
             "host_variable_problems": host_variable_problems,
             "host_limit_problems": host_limit_problems,
+            "host_boot_problems": host_boot_problems,
+            "dom0_arguments": dom0_arguments,
+            "lost_arguments": lost_arguments,
         }

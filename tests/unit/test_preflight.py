@@ -3,6 +3,7 @@
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import (
+    boot_refusals,
     host_refusals,
     placement_refusals,
     twin_refusals,
@@ -77,3 +78,22 @@ def test_two_machines_of_one_name():
     assert twin_refusals({"a": "xen1", "b": "xen2"}) == []
     (line,) = twin_refusals({"a": "xen1", "b": "xen2", "c": "xen1"})
     assert line.startswith("a, c: all have the host name 'xen1'") and "hostnamectl set-hostname" in line
+
+
+def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
+    info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}}
+    (line,) = boot_refusals(info, True, True, False)
+    assert line.startswith("runs domains that this collection did not make (billing, mail): a reboot would end them")
+    (line,) = boot_refusals(info, False, True, False)
+    assert "defaults" in line and "xen_host_take_over: true" in line
+    assert boot_refusals(info, True, True, True) == []
+    ours = {**info, "written_arguments": ["dom0_mem=1024M"]}
+    assert boot_refusals(ours, False, True, False) == []
+    assert len(boot_refusals(ours, True, True, False)) == 1
+
+
+def test_a_host_that_can_not_try_a_boot_once():
+    info = {"foreign_domains": [], "written_arguments": [], "boot": {"cannot_try": "GRUB can't write to btrfs"}}
+    (line,) = boot_refusals(info, True, True, False)
+    assert "xen_host_boot_try_once: false" in line and "btrfs" in line
+    assert boot_refusals(info, True, False, False) == boot_refusals(info, False, True, False) == []

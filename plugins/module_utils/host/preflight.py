@@ -71,6 +71,24 @@ def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> l
     return [line for line in lines if line]
 
 
+def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over: bool) -> list[str]:
+    """One line for each reason why the host must not be configured, or not be booted (if the run ``reboots`` it)."""
+    lines = []
+    strangers = ", ".join(info["foreign_domains"])
+    # Once taken over it is a host of this collection's: what else runs there is then known to its administrator.
+    if strangers and not take_over and (reboots or not info["written_arguments"]):
+        what = "a reboot would end them" if reboots else "its defaults would become those of this role"
+        lines.append(
+            f"runs domains that this collection did not make ({strangers}): {what}; set xen_host_take_over: true to do it"
+        )
+    if reboots and try_once and info["boot"]["cannot_try"]:
+        lines.append(
+            f"can't try a new boot once: {info['boot']['cannot_try']}, where /boot/grub is. Put /boot on a plain partition, or"
+            " set xen_host_boot_try_once: false, and Xen is GRUB's default before it was tried"
+        )
+    return lines
+
+
 def twin_refusals(names: dict[str, str]) -> list[str]:
     """One line for each host name that several of the inventory's hosts have; ``names``: inventory name -> host name."""
     hosts: dict[str, list[str]] = {}
