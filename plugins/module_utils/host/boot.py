@@ -39,6 +39,7 @@ CONFIRMED = "/run/unikernels-boot-confirmed"
 # Which boot a trial was prepared in, and the last word on it: the unit below adds its own before it goes back.
 RETURNED = "/var/lib/unikernels/boot-returned"
 UNIT = "unikernels-boot-trial.service"
+WANTED = f"/etc/systemd/system/sysinit.target.wants/{UNIT}"
 _EARLY = "Xen or Dom0's kernel ended before a unit of it ran (wrong arguments, too little memory?); the serial console shows how"
 
 
@@ -138,8 +139,8 @@ def prepare(xen_line: str, linux_line: str, release: str) -> None:
         keep(xen_line, linux_line, release)
     good = part_of(read(OWN_MENU), GOOD)
     write_whole(OWN_MENU, (HEAD + good + own_entry(entry, TRY)).encode(), 0o600)
-    _run("systemctl", "daemon-reload")
-    _run("systemctl", "enable", "--quiet", UNIT)
+    if not os.path.exists(WANTED):
+        raise BootError(f"{WANTED} is missing, which takes the machine back: run the role xen_host first")
     os.makedirs(os.path.dirname(RETURNED), exist_ok=True)
     write_whole(RETURNED, f"{_boot_id()}\n{_EARLY}\n".encode(), 0o600)
     _set_environment(f"next_entry={IDS[TRY]}")
