@@ -113,6 +113,23 @@ host:
       description: Kernel arguments that GRUB's configuration has without the collection's part of it.
       type: list
       elements: str
+    microcode:
+      description:
+        - The C(package) with microcode for this CPU, whether it is C(installed) and C(available).
+        - Whether the machine is C(virtual).
+      type: dict
+      sample: {package: amd64-microcode, installed: true, available: true, virtual: false}
+    ssh:
+      description:
+        - Whether there is an C(sshd), on which C(port), which C(user) logs in from which C(client), and whether it has a C(key).
+      type: dict
+      sample: {sshd: true, port: 22, user: root, key: true, client: 192.0.2.7}
+    management:
+      description: Whether the packet filter of C(xen_host_management_networks) is in force and confirmed.
+      type: bool
+    needs_router_advertisements:
+      description: Whether the host is reached only by a route that a router advertises.
+      type: bool
     foreign_domains:
       description: Names of the running domains that this collection has no definition for.
       type: list

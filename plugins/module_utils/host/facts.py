@@ -18,11 +18,14 @@ from ..xen.network import bridge_networks, networks_by_device, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
+from .audit_facts import microcode, needs_router_advertisements, ssh
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
 
 # What the role xen_host writes.
 MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
+# There once the filter was confirmed.
+MANAGEMENT = "/etc/systemd/system/sysinit.target.wants/unikernels-management.service"
 MENU_SCRIPT = "/etc/grub.d/21_unikernels-xen"
 
 
@@ -150,6 +153,10 @@ def gather(packages: list[str]) -> dict[str, Any]:
         "boot_menu_stale": boot_menu_stale(),
         "boot": state(),
         "machine_arguments": machine_arguments(),
+        "microcode": microcode(),
+        "ssh": ssh(),
+        "management": os.path.exists(MANAGEMENT),
+        "needs_router_advertisements": needs_router_advertisements(),
         "foreign_domains": foreign_domains() if under_xen else [],
         "written_arguments": written_arguments(read(MENU_PART)),
         "xen_arguments": xen.get("xen_commandline", ""),

@@ -32,7 +32,7 @@ _NUMBERS = {
     "xen_host_console_size": ("MiB", 4, 4096),
     "xen_host_start_timeout": ("seconds", 10, 3600),
     "xen_host_stop_timeout": ("seconds", 1, 600),
-    "xen_host_journal_size": ("MiB", 16, 65536),
+    "xen_host_journal_size": ("MiB, 0 to leave it as it is", 0, 65536),
 }
 _LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
 # What another variable writes: two of a kind on one line, and the last one wins.
