@@ -27,6 +27,11 @@ def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_o
     return preflight.boot_refusals(info, bool(reboots), bool(try_once), bool(take_over))
 
 
+def host_warnings(info: dict[str, Any]) -> list[str]:
+    """One line for each thing that works today and that somebody should know of."""
+    return preflight.warnings(info)
+
+
 def dom0_arguments(machine: list[str], named: list[str]) -> list[str]:
     """Dom0's kernel arguments: those that are named, with those of the machine's own that it needs to come up."""
     return boot_menu.linux_arguments(machine, named)
@@ -49,9 +54,9 @@ def xen_arguments(named: list[str], memory: Any, vcpus: Any, grants_v1: Any, mic
     return hardening.xen_arguments(int(memory), int(vcpus), named, bool(grants_v1), bool(microcode), bool(smt))
 
 
-def hardening_files(info: dict[str, Any], sysctl: Any, sshd: Any, journal_size: Any) -> dict[str, list[Any]]:
+def hardening_files(info: dict[str, Any], sysctl: Any, sshd: Any, journal_size: Any, updates: str) -> dict[str, list[Any]]:
     """Files that harden a host (files, folders), and those that must not be there (absent), as host_files takes them."""
-    return hardening.files(info, bool(sysctl), bool(sshd), int(journal_size))
+    return hardening.files(info, bool(sysctl), bool(sshd), int(journal_size), updates)
 
 
 def management_table(networks: list[str], port: Any) -> str:
@@ -65,6 +70,7 @@ class FilterModule:
             "host_variable_problems": host_variable_problems,
             "host_limit_problems": host_limit_problems,
             "host_boot_problems": host_boot_problems,
+            "host_warnings": host_warnings,
             "host_access_problems": host_access_problems,
             "xen_arguments": xen_arguments,
             "hardening_files": hardening_files,

@@ -20,6 +20,11 @@ options:
     type: list
     elements: str
     default: []
+  updates:
+    description: Whether to ask apt for security updates that wait, which takes seconds. It reads the lists that are there.
+    version_added: 0.2.0
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -119,6 +124,21 @@ host:
         - Whether the machine is C(virtual).
       type: dict
       sample: {package: amd64-microcode, installed: true, available: true, virtual: false}
+    running:
+      description: Versions that run of C(xen), C(kernel) and C(microcode).
+      type: dict
+      sample: {xen: 4.20.4, kernel: 6.12.57-1, microcode: "0xa0011d1"}
+    installed:
+      description: Versions of the packages of C(xen), C(kernel) and C(microcode) that are installed.
+      type: dict
+      sample: {xen: 4.20.4+63-g1-1, kernel: 6.12.57-1, microcode: 3.20251202.1}
+    package_lists_age:
+      description: Days since apt last read its lists; -1 when it never did.
+      type: int
+    security_updates:
+      description: Packages with a newer version in a security archive, by the lists that are there; with O(updates=true).
+      type: list
+      elements: str
     ssh:
       description:
         - Whether there is an C(sshd), on which C(port), which C(user) logs in from which C(client), and whether it has a C(key).
@@ -192,10 +212,13 @@ from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import Tools
 
 
 def main() -> None:
-    argument_spec = {"packages": {"type": "list", "elements": "str", "default": []}}
+    argument_spec = {
+        "packages": {"type": "list", "elements": "str", "default": []},
+        "updates": {"type": "bool", "default": False},
+    }
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     try:
-        module.exit_json(changed=False, host=gather(module.params["packages"]))
+        module.exit_json(changed=False, host=gather(module.params["packages"], module.params["updates"]))
     except ToolstackError as error:
         module.fail_json(msg=str(error))
 

@@ -72,16 +72,19 @@ def test_the_filter():
 
 def test_files_of_what_is_on_and_off():
     info = {"needs_router_advertisements": False, "ssh": SSH}
-    wanted = hardening.files(info, True, True, 64)
+    wanted = hardening.files(info, True, True, 64, "security")
     texts = {entry["path"]: entry["content"] for entry in wanted["files"]}
     assert "-net.ipv6.conf.*.accept_ra = 0\n" in texts[hardening.SYSCTL_FILE]
     assert "PasswordAuthentication no\n" in texts[hardening.SSHD_FILE]
     assert "SystemMaxUse=64M\n" in texts[hardening.JOURNAL_FILE]
     assert wanted["absent"] == []
-    off = hardening.files(info, False, False, 0)
+    off = hardening.files(info, False, False, 0, "none")
     assert off == {"folders": [], "files": [], "absent": list(texts)}
+    assert texts[hardening.UPDATES_FILE].startswith("// Written by") and "label=Debian-Security" in texts[hardening.UPDATES_FILE]
+    assert 'label=Debian"' not in texts[hardening.UPDATES_FILE] and 'label=Debian"' in hardening.updates_text("all")
+    assert 'Automatic-Reboot "false"' in hardening.updates_text("all")
     # A host that is reached by a router's advertisement only stays reached.
-    needs = hardening.files({**info, "needs_router_advertisements": True}, True, False, 0)
+    needs = hardening.files({**info, "needs_router_advertisements": True}, True, False, 0, "all")
     assert "accept_ra" not in needs["files"][0]["content"]
 
 

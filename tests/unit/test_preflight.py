@@ -7,6 +7,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight impo
     host_refusals,
     placement_refusals,
     twin_refusals,
+    warnings,
 )
 
 INFO = {
@@ -97,3 +98,15 @@ def test_a_host_that_can_not_try_a_boot_once():
     (line,) = boot_refusals(info, True, True, False)
     assert "xen_host_boot_try_once: false" in line and "btrfs" in line
     assert boot_refusals(info, True, False, False) == boot_refusals(info, False, True, False) == []
+
+
+def test_what_somebody_should_know():
+    versions = {"xen": "4.20.4", "kernel": "6.12.57-1", "microcode": ""}
+    info = {"release": "13", "under_xen": True, "pending_reboot": False, "running": versions, "installed": versions}
+    info.update(package_lists_age=0, boot={"returned": ""})
+    assert warnings(info) == []
+    assert "Xen 4.17, which Xen's developers support no more" in warnings({**info, "release": "12"})[0]
+    installed = {**versions, "xen": "4.20.4+63-g1-1"}
+    assert "installed are 4.20.4+63-g1-1" in warnings({**info, "pending_reboot": True, "installed": installed})[0]
+    assert "30 days old" in warnings({**info, "package_lists_age": 30})[0]
+    assert "is back from a boot that did not last: why" in warnings({**info, "boot": {"returned": "why"}})[0]

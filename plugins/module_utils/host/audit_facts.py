@@ -113,7 +113,6 @@ def audit_facts() -> dict[str, Any]:
         "journal": _journal(),
         "modes": _modes(),
         "management": "policy drop" in _output("nft", "list", "table", "inet", "unikernels_management"),
-        "security_updates": security_updates(),
     }
 
 

@@ -6,19 +6,21 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 import platform
 import re
 import shutil
 import subprocess
+import time
 from typing import Any
 
 from ..xen.network import bridge_networks, networks_by_device, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
-from .audit_facts import microcode, needs_router_advertisements, ssh
+from .audit_facts import microcode, needs_router_advertisements, security_updates, ssh
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
 
@@ -119,7 +121,36 @@ def foreign_domains() -> list[str]:
     return sorted(name for name in names if name and not os.path.exists(f"{DEFINITIONS}/{name.partition('~')[0]}.cfg"))
 
 
-def gather(packages: list[str]) -> dict[str, Any]:
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages of Xen, of Linux and of microcode that are installed."""
+    patterns = {"xen": "xen-hypervisor-*-amd64", "kernel": "linux-image-amd64", "microcode": "*-microcode"}
+    found = dict.fromkeys(patterns, "")
+    if shutil.which("dpkg-query"):
+        asked = ["dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Status}\\n", *patterns.values()]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+        rows = [line.split() for line in done.stdout.splitlines()]
+        for kind, pattern in patterns.items():
+            names = [row for row in rows if len(row) == 3 and row[2] == "installed" and fnmatch.fnmatch(row[0], pattern)]
+            found[kind] = names[-1][1] if names else ""
+    return found
+
+
+def running_versions(xen: str) -> dict[str, str]:
+    """Those that run: Xen's own number, the package's of Linux, the revision of the CPU's microcode."""
+    kernel = re.search(r"Debian (\S+)", platform.version())
+    revision = re.search(r"^microcode\s*:\s*(\S+)", read("/proc/cpuinfo"), re.MULTILINE)
+    return {"xen": xen, "kernel": kernel[1] if kernel else platform.version(), "microcode": revision[1] if revision else ""}
+
+
+def package_lists_age() -> int:
+    """Days since apt last read its lists; -1 when it never did."""
+    times = [os.stat(path).st_mtime for path in glob.glob("/var/lib/apt/lists/*Release")]
+    # A mirror's file keeps the mirror's time; apt touches the folder.
+    times += [os.stat(path).st_mtime for path in ("/var/lib/apt/lists",) if times]
+    return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
+
+
+def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
     xen: dict[str, str] = {}
@@ -154,6 +185,10 @@ def gather(packages: list[str]) -> dict[str, Any]:
         "boot": state(),
         "machine_arguments": machine_arguments(),
         "microcode": microcode(),
+        "running": running_versions(xen.get("xen_version", "")),
+        "installed": installed_versions(),
+        "package_lists_age": package_lists_age(),
+        "security_updates": security_updates() if updates else None,
         "ssh": ssh(),
         "management": os.path.exists(MANAGEMENT),
         "needs_router_advertisements": needs_router_advertisements(),

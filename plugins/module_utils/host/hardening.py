@@ -50,6 +50,9 @@ _SSHD_AS_GOOD = {"permitrootlogin": ("prohibit-password", "without-password", "n
 SYSCTL_FILE = "/etc/sysctl.d/99-unikernels-xen.conf"
 SSHD_FILE = "/etc/ssh/sshd_config.d/10-unikernels-xen.conf"
 JOURNAL_FILE = "/etc/systemd/journald.conf.d/unikernels-xen.conf"
+UPDATES_FILE = "/etc/apt/apt.conf.d/52unikernels-xen"
+# What takes a reboot (regular expressions, from the name's beginning).
+BOOTED_PACKAGES = ("xen-", "libxen", "grub-", "linux-image-", "intel-microcode$", "amd64-microcode$")
 _WRITTEN = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
 
 MICROCODE = {"GenuineIntel": "intel-microcode", "AuthenticAMD": "amd64-microcode"}
@@ -79,7 +82,22 @@ def sshd_text() -> str:
     return "".join(f"{key} {value}\n" for key, value in SSHD.items())
 
 
-def files(info: dict[str, Any], sysctl: bool, sshd: bool, journal_size: int) -> dict[str, list[Any]]:
+def updates_text(which: str) -> str:
+    """apt.conf's lines for unattended-upgrades: a day's updates but for what takes a reboot, and never a reboot."""
+    origins = ["origin=Debian,codename=${distro_codename}-security,label=Debian-Security"]
+    origins += ["origin=Debian,codename=${distro_codename},label=Debian"] if which == "all" else []
+    rows = [
+        'APT::Periodic::Update-Package-Lists "1";',
+        'APT::Periodic::Unattended-Upgrade "1";',
+        'Unattended-Upgrade::Automatic-Reboot "false";',
+        "#clear Unattended-Upgrade::Origins-Pattern;",
+        *(f'Unattended-Upgrade::Origins-Pattern:: "{origin}";' for origin in origins),
+        *(f'Unattended-Upgrade::Package-Blacklist:: "{pattern}";' for pattern in BOOTED_PACKAGES),
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def files(info: dict[str, Any], sysctl: bool, sshd: bool, journal_size: int, updates: str) -> dict[str, list[Any]]:
     """What the module host_files takes: the files of the controls that are on, and the paths of those that are off."""
     journal = f"[Journal]\nStorage=persistent\nSystemMaxUse={journal_size}M\n"
     texts = {
@@ -87,10 +105,12 @@ def files(info: dict[str, Any], sysctl: bool, sshd: bool, journal_size: int) -> 
         SSHD_FILE: sshd_text() if sshd and info["ssh"]["sshd"] else "",
         JOURNAL_FILE: journal if journal_size else "",
     }
+    # apt.conf's comment is another one, and '#clear' is none.
+    apt = [{"path": UPDATES_FILE, "content": _WRITTEN.replace("#", "//", 1) + updates_text(updates)}] if updates != "none" else []
     return {
         "folders": [{"path": JOURNAL_FILE.rpartition("/")[0], "mode": "0755"}] if journal_size else [],
-        "files": [{"path": path, "content": _WRITTEN + text} for path, text in texts.items() if text],
-        "absent": [path for path, text in texts.items() if not text],
+        "files": [{"path": path, "content": _WRITTEN + text} for path, text in texts.items() if text] + apt,
+        "absent": [path for path, text in texts.items() if not text] + ([] if apt else [UPDATES_FILE]),
     }
 
 

@@ -13,6 +13,9 @@ from ..domain.spec import OVERHEAD_MIB, Declaration
 from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
+# Releases whose Xen has no security support of its developers any more (xenbits.xen.org/docs/*/SUPPORT.html).
+ENDED_XEN = {"12": "4.17"}
+MAX_LISTS_AGE = 14
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.
 LEAST_DISK_MIB = 1500
 # What Dom0 needs to go on: a definition, a log, an image that a run brings.
@@ -86,6 +89,27 @@ def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over
             f"can't try a new boot once: {info['boot']['cannot_try']}, where /boot/grub is. Put /boot on a plain partition, or"
             " set xen_host_boot_try_once: false, and Xen is GRUB's default before it was tried"
         )
+    return lines
+
+
+def warnings(info: dict[str, Any]) -> list[str]:
+    """One line for each thing that works today and that somebody should know of."""
+    lines = []
+    if info["release"] in ENDED_XEN:
+        lines.append(
+            f"Debian {info['release']} has Xen {ENDED_XEN[info['release']]}, which Xen's developers support no more: fixes come"
+            f" late and from Debian alone; take Debian {max(SUPPORTED_RELEASES)} for new hosts"
+        )
+    if info["under_xen"] and info["pending_reboot"]:
+        running, installed = info["running"], info["installed"]
+        lines.append(
+            f"runs Xen {running['xen']} and Linux {running['kernel']}, installed are {installed['xen']} and"
+            f" {installed['kernel']}: a reboot is pending (playbooks/update.yml)"
+        )
+    if info["package_lists_age"] > MAX_LISTS_AGE:
+        lines.append(f"has package lists that are {info['package_lists_age']} days old: whether fixes wait is not known")
+    if info["boot"]["returned"]:
+        lines.append(f"is back from a boot that did not last: {info['boot']['returned']}")
     return lines
 
 
