@@ -57,6 +57,27 @@ options:
         description: Octal permissions.
         type: str
         default: "0755"
+  links:
+    description: Symbolic links. Their folders are made.
+    version_added: 0.2.0
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path of the link.
+        type: path
+        required: true
+      target:
+        description: Where it leads.
+        type: str
+        required: true
+  absent:
+    description: Files and links that must not be there.
+    version_added: 0.2.0
+    type: list
+    elements: path
+    default: []
 """
 
 EXAMPLES = r"""
@@ -81,68 +102,30 @@ changed_paths:
   elements: str
 """
 
-import os
-import stat
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
-
-BEGIN = "# BEGIN unikernels.xen"
-END = "# END unikernels.xen"
-
-
-def with_block(text: str, block: str) -> str:
-    """``text`` with our block at its end, in place of the one that it has."""
-    before, found, rest = text.partition(BEGIN + "\n")
-    if found:
-        rest = rest.partition(END + "\n")[2]
-    if before and not before.endswith("\n"):
-        before += "\n"
-    return f"{before}{rest}{BEGIN}\n{block.rstrip()}\n{END}\n"
+from ansible_collections.unikernels.xen.plugins.module_utils.host.files import FilesError, apply
 
 
 def main() -> None:
-    entry = {"path": {"type": "path", "required": True}}
-    file_options = {
-        **entry,
-        "content": {"type": "str", "required": True},
-        "mode": {"type": "str", "default": "0644"},
-        "block": {"type": "bool", "default": False},
-    }
-    folder_options = {**entry, "mode": {"type": "str", "default": "0755"}}
-    module = AnsibleModule(
-        argument_spec={
-            "files": {"type": "list", "elements": "dict", "default": [], "options": file_options},
-            "folders": {"type": "list", "elements": "dict", "default": [], "options": folder_options},
+    path = {"type": "path", "required": True}
+    options = {
+        "files": {
+            "path": path,
+            "content": {"type": "str", "required": True},
+            "mode": {"type": "str", "default": "0644"},
+            "block": {"type": "bool", "default": False},
         },
-        supports_check_mode=True,
-    )
-    changed: list[str] = []
-    diffs: list[dict[str, str]] = []
+        "folders": {"path": path, "mode": {"type": "str", "default": "0755"}},
+        "links": {"path": path, "target": {"type": "str", "required": True}},
+    }
+    argument_spec = {key: {"type": "list", "elements": "dict", "default": [], "options": value} for key, value in options.items()}
+    argument_spec["absent"] = {"type": "list", "elements": "path", "default": []}
+    module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     try:
-        for folder in module.params["folders"]:
-            path, mode = folder["path"], int(folder["mode"], 8)
-            if not os.path.isdir(path) or stat.S_IMODE(os.stat(path).st_mode) != mode:
-                changed.append(path)
-                if not module.check_mode:
-                    os.makedirs(path, exist_ok=True)
-                    os.chmod(path, mode)
-        for one in module.params["files"]:
-            path, mode = one["path"], int(one["mode"], 8)
-            old, old_mode = "", None
-            if os.path.exists(path):
-                with open(path, encoding="utf-8", newline="") as file:
-                    old = file.read()
-                old_mode = stat.S_IMODE(os.stat(path).st_mode)
-            new = with_block(old, one["content"]) if one["block"] else one["content"]
-            if old != new or old_mode != mode:
-                changed.append(path)
-                diffs.append({"before": old, "after": new, "before_header": path, "after_header": path})
-                if not module.check_mode:
-                    write_whole(path, new.encode("utf-8"), mode)
-    except (OSError, ValueError) as error:
-        module.fail_json(msg=f"{getattr(error, 'filename', None) or path}: {getattr(error, 'strerror', None) or error}")
-    module.exit_json(changed=bool(changed), changed_paths=changed, diff=diffs)
+        changes = apply(module.params, module.check_mode)
+    except FilesError as error:
+        module.fail_json(msg=str(error))
+    module.exit_json(changed=bool(changes.paths), changed_paths=changes.paths, diff=changes.diffs)
 
 
 if __name__ == "__main__":

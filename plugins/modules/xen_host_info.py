@@ -20,6 +20,11 @@ options:
     type: list
     elements: str
     default: []
+  updates:
+    description: Whether to ask apt for security updates that wait, which takes seconds. It reads the lists that are there.
+    version_added: 0.2.0
+    type: bool
+    default: false
 """
 
 EXAMPLES = r"""
@@ -84,6 +89,71 @@ host:
     boot_menu_stale:
       description: Whether the collection's part of GRUB's configuration is newer than GRUB's menu, so that C(update-grub) is due.
       type: bool
+    boot:
+      description: How this boot came about, and what the next one will be.
+      type: dict
+      contains:
+        entry:
+          description: V(try) or V(good) when it came from one of the collection's entries in GRUB's menu, otherwise empty.
+          type: str
+        unconfirmed:
+          description: Whether the machine will go back to the entry that worked, because nobody has confirmed this boot yet.
+          type: bool
+        default:
+          description: What GRUB boots when nothing else is asked for (C(saved_entry)).
+          type: str
+        next:
+          description: What GRUB boots once (C(next_entry)).
+          type: str
+        kept:
+          description: Whether the boot that worked last is kept as an entry of its own, and is GRUB's default.
+          type: bool
+        cannot_try:
+          description: Why GRUB can't boot an entry once on this machine; empty when it can.
+          type: str
+        returned:
+          description: Why the last boot that was tried did not last; empty when it did, or when none was tried.
+          type: str
+    machine_arguments:
+      description: Kernel arguments that GRUB's configuration has without the collection's part of it.
+      type: list
+      elements: str
+    microcode:
+      description:
+        - The C(package) with microcode for this CPU, whether it is C(installed) and C(available).
+        - Whether the machine is C(virtual).
+      type: dict
+      sample: {package: amd64-microcode, installed: true, available: true, virtual: false}
+    running:
+      description: Versions that run of C(xen), C(kernel) and C(microcode).
+      type: dict
+      sample: {xen: 4.20.4, kernel: 6.12.57-1, microcode: "0xa0011d1"}
+    installed:
+      description: Versions of the packages of C(xen), C(kernel) and C(microcode) that are installed.
+      type: dict
+      sample: {xen: 4.20.4+63-g1-1, kernel: 6.12.57-1, microcode: 3.20251202.1}
+    package_lists_age:
+      description: Days since apt last read its lists; -1 when it never did.
+      type: int
+    security_updates:
+      description: Packages with a newer version in a security archive, by the lists that are there; with O(updates=true).
+      type: list
+      elements: str
+    ssh:
+      description:
+        - Whether there is an C(sshd), on which C(port), which C(user) logs in from which C(client), and whether it has a C(key).
+      type: dict
+      sample: {sshd: true, port: 22, user: root, key: true, client: 192.0.2.7}
+    management:
+      description: Whether the packet filter of C(xen_host_management_networks) is in force and confirmed.
+      type: bool
+    needs_router_advertisements:
+      description: Whether the host is reached only by a route that a router advertises.
+      type: bool
+    foreign_domains:
+      description: Names of the running domains that this collection has no definition for.
+      type: list
+      elements: str
     written_arguments:
       description: Arguments that the collection's part of GRUB's configuration has for Xen and its Dom0.
       type: list
@@ -136,147 +206,21 @@ host:
       elements: str
 """
 
-import glob
-import os
-import platform
-import re
-import shutil
-import subprocess
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import other_arguments, written_arguments
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import bridge_networks, networks_by_device, uplink
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError, must
-
-MENU = "/boot/grub/grub.cfg"
-# What the role xen_host writes.
-MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
-
-
-def read(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def os_release() -> tuple[str, str]:
-    found = dict(re.findall(r'^([A-Z_]+)="?(.*?)"?$', read("/etc/os-release"), re.MULTILINE))
-    return found.get("ID", ""), found.get("VERSION_ID", "")
-
-
-def secure_boot() -> bool:
-    # The variable's value follows four bytes of attributes (Linux: Documentation/filesystems/efivarfs.rst).
-    for path in glob.glob("/sys/firmware/efi/efivars/SecureBoot-*"):
-        try:
-            with open(path, "rb") as file:
-                return file.read()[4:5] == b"\1"
-        except OSError:
-            return False
-    return False
-
-
-def network_style(device: str) -> str:
-    if re.search(rf"^\s*iface\s+{re.escape(device)}\s", read("/etc/network/interfaces"), re.MULTILINE):
-        return "ifupdown"
-    for style, pattern in (
-        ("netplan", "/etc/netplan/*.yaml"),
-        ("systemd-networkd", "/etc/systemd/network/*.network"),
-        ("NetworkManager", "/etc/NetworkManager/system-connections/*"),
-        ("ifupdown in interfaces.d", "/etc/network/interfaces.d/*"),
-    ):
-        if glob.glob(pattern):
-            return style
-    return "something unknown"
-
-
-def pending_reboot(xen_arguments: str, linux_arguments: str) -> bool:
-    """Debian's mark, or other arguments in the menu, or a hypervisor or kernel that was installed since this boot."""
-    if os.path.exists("/run/reboot-required"):
-        return True
-    if xen_arguments and other_arguments(read(MENU), xen_arguments, linux_arguments):
-        return True
-    booted = re.search(r"^btime (\d+)$", read("/proc/stat"), re.MULTILINE)
-    paths = [*glob.glob("/boot/xen-*.gz"), os.path.realpath("/vmlinuz")]
-    times = [os.stat(path).st_ctime for path in paths if os.path.exists(path)]
-    return booted is not None and any(time > int(booted.group(1)) for time in times)
-
-
-def boot_menu_stale() -> bool:
-    """A run that was killed between its file and update-grub leaves a menu without what the file says."""
-    try:
-        return os.stat(MENU).st_mtime < os.stat(MENU_PART).st_mtime
-    except OSError:
-        return os.path.exists(MENU_PART)
-
-
-def missing_packages(names: list[str]) -> list[str]:
-    """Those that dpkg does not call installed. A tenth of the time of the module apt, which loads the whole archive."""
-    if not names or not shutil.which("dpkg-query"):
-        return names
-    # It ends with 1 where it does not know one of them, and tells of the others all the same.
-    asked = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
-    return [name for name in names if f"{name} installed" not in told]
+from ansible_collections.unikernels.xen.plugins.module_utils.host.facts import gather
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 
 
 def main() -> None:
-    argument_spec = {"packages": {"type": "list", "elements": "str", "default": []}}
+    argument_spec = {
+        "packages": {"type": "list", "elements": "str", "default": []},
+        "updates": {"type": "bool", "default": False},
+    }
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
-    under_xen = available()
-    xen: dict[str, str] = {}
-    if under_xen and shutil.which("xl"):
-        try:
-            xen = dict(re.findall(r"^(\w+)\s*: (.*)$", must("info"), re.MULTILINE))
-        except ToolstackError as error:
-            module.fail_json(msg=str(error))
-    distribution, release = os_release()
-    device = uplink()
-    memory = int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
-    flags = re.search(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
-    words = flags.group(1).split() if flags else []
-    total = int(xen.get("total_memory", 0))
-    linux_arguments = read("/proc/cmdline").strip()
-    module.exit_json(
-        changed=False,
-        host={
-            "name": platform.node(),
-            "distribution": distribution,
-            "release": release,
-            "machine": platform.machine(),
-            # Xen hides both flags from its Dom0.
-            "hardware_virtualization": under_xen or "vmx" in words or "svm" in words,
-            "under_xen": under_xen,
-            "pvh_capable": "hvm" in xen.get("virt_caps", "").split(),
-            "xen_version": xen.get("xen_version", ""),
-            "dom0_kernel": platform.release(),
-            "capabilities": xen.get("virt_caps", "").split(),
-            "topology": {
-                "nodes": int(xen.get("nr_nodes", 1)),
-                "cores_per_socket": int(xen.get("cores_per_socket", 1)),
-                "threads_per_core": int(xen.get("threads_per_core", 1)),
-            },
-            "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
-            "boot_menu_stale": boot_menu_stale(),
-            "written_arguments": written_arguments(read(MENU_PART)),
-            "xen_arguments": xen.get("xen_commandline", ""),
-            "linux_arguments": linux_arguments,
-            "secure_boot": secure_boot(),
-            "memory": total or memory,
-            "free_memory": int(xen.get("free_memory", 0)),
-            "dom0_memory": memory if under_xen else 0,
-            "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,
-            "free_disk": shutil.disk_usage("/").free >> 20,
-            "uplink": device,
-            "networks": networks_by_device(),
-            "bridges": bridge_networks(),
-            "network_style": network_style(device) if device else "none",
-            "toolstack": shutil.which("xl") is not None,
-            "missing_packages": missing_packages(module.params["packages"]),
-        },
-    )
+    try:
+        module.exit_json(changed=False, host=gather(module.params["packages"], module.params["updates"]))
+    except ToolstackError as error:
+        module.fail_json(msg=str(error))
 
 
 if __name__ == "__main__":

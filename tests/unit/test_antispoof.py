@@ -6,9 +6,9 @@ import shutil
 import subprocess
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.plan import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, xl_config
 from ansible_collections.unikernels.xen.plugins.module_utils.network.antispoof import (
     UNFILTERED,

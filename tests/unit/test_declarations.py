@@ -7,7 +7,7 @@ from ansible_collections.unikernels.xen.plugins.filter.domains import as_domains
 from ansible_collections.unikernels.xen.plugins.filter.health import health_checks, quick_checks, watched
 from ansible_collections.unikernels.xen.plugins.filter.images import images_by_name, packed_sources, standin_lines, used_images
 from ansible_collections.unikernels.xen.plugins.lookup.debian_sources import lines_for
-from ansible_collections.unikernels.xen.plugins.modules.host_files import with_block
+from ansible_collections.unikernels.xen.plugins.module_utils.host.files import with_block
 
 UNIKERNEL = {"name": "www", "image": "web", "interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}
 IMAGES = {"web": {"file": "/web.xen"}}

@@ -50,4 +50,4 @@ def test_the_start_of_a_hosts_domains_is_waited_for_in_any_case(held):
 
 
 def test_the_role_says_it_with_the_same_words():
-    assert f'echo "{BOOT} ' in (ROOT / "roles/xen_host/templates/xendomains.conf.j2").read_text()
+    assert f'b"{BOOT} ' in (ROOT / "roles/xen_host/files/unikernels-domains").read_text()

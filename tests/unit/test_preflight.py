@@ -3,9 +3,11 @@
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import (
+    boot_refusals,
     host_refusals,
     placement_refusals,
     twin_refusals,
+    warnings,
 )
 
 INFO = {
@@ -46,7 +48,9 @@ def test_a_good_machine():
         ({"under_xen": True, "pvh_capable": False}, "without hardware virtualization"),
         ({"secure_boot": True}, "Secure Boot off"),
         ({"memory": 1024}, "too little is left for domains"),
+        ({"memory": 1024, "under_xen": True, "pvh_capable": True}, "too little is left for domains"),
         ({"free_disk": 200}, "has 200 MiB free"),
+        ({"free_disk": 20, "under_xen": True, "pvh_capable": True}, "has 20 MiB free on / of Dom0"),
         ({"network_style": "netplan"}, "configures its network with netplan"),
         ({"uplink": ""}, "has no default route"),
     ],
@@ -64,6 +68,8 @@ def placement(memory=64, address="10.0.2.101/24", **info):
 def test_placement():
     assert placement() == []
     assert "the host has 1376 MiB beside Dom0" in placement(2000)[0]
+    # What is declared for Dom0 counts, not what the last boot gave it.
+    assert "the host has 1376 MiB beside Dom0" in placement(2000, dom0_memory=300)[0]
     # The bridge is not there yet: it will have the uplink's network.
     assert "outside the network of xenbr0 (10.0.2.0/24)" in placement(address="10.9.0.2/24")[0]
     assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []
@@ -73,3 +79,34 @@ def test_two_machines_of_one_name():
     assert twin_refusals({"a": "xen1", "b": "xen2"}) == []
     (line,) = twin_refusals({"a": "xen1", "b": "xen2", "c": "xen1"})
     assert line.startswith("a, c: all have the host name 'xen1'") and "hostnamectl set-hostname" in line
+
+
+def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
+    info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}}
+    (line,) = boot_refusals(info, True, True, False)
+    assert line.startswith("runs domains that this collection did not make (billing, mail): a reboot would end them")
+    (line,) = boot_refusals(info, False, True, False)
+    assert "defaults" in line and "xen_host_take_over: true" in line
+    assert boot_refusals(info, True, True, True) == []
+    ours = {**info, "written_arguments": ["dom0_mem=1024M"]}
+    assert boot_refusals(ours, False, True, False) == []
+    assert len(boot_refusals(ours, True, True, False)) == 1
+
+
+def test_a_host_that_can_not_try_a_boot_once():
+    info = {"foreign_domains": [], "written_arguments": [], "boot": {"cannot_try": "GRUB can't write to btrfs"}}
+    (line,) = boot_refusals(info, True, True, False)
+    assert "xen_host_boot_try_once: false" in line and "btrfs" in line
+    assert boot_refusals(info, True, False, False) == boot_refusals(info, False, True, False) == []
+
+
+def test_what_somebody_should_know():
+    versions = {"xen": "4.20.4", "kernel": "6.12.57-1", "microcode": ""}
+    info = {"release": "13", "under_xen": True, "pending_reboot": False, "running": versions, "installed": versions}
+    info.update(package_lists_age=0, boot={"returned": ""})
+    assert warnings(info) == []
+    assert "Xen 4.17, which Xen's developers support no more" in warnings({**info, "release": "12"})[0]
+    installed = {**versions, "xen": "4.20.4+63-g1-1"}
+    assert "installed are 4.20.4+63-g1-1" in warnings({**info, "pending_reboot": True, "installed": installed})[0]
+    assert "30 days old" in warnings({**info, "package_lists_age": 30})[0]
+    assert "is back from a boot that did not last: why" in warnings({**info, "boot": {"returned": "why"}})[0]

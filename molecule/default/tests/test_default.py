@@ -25,13 +25,11 @@ def test_the_bridge_carries_the_uplink(host):
     assert host.file("/sys/class/net/xenbr0/brif/ens3").exists
 
 
-def test_consoles_are_logged_and_rotated(host):
+def test_consoles_are_logged_and_bounded(host):
     assert host.file("/var/log/xen/console/guest-www.log").size > 0
-    # It says on stderr what it would do, and ends with 0 whatever stands in the file.
-    said = host.run("logrotate --debug --force /etc/logrotate.d/unikernels-xen-consoles").stderr
-    assert "error" not in said, said
-    assert "considering log /var/log/xen/console/guest-www.log" in said
-    assert "rotating log /var/log/xen/console/guest-www.log" in said
+    assert host.mount_point("/var/log/xen/console").filesystem == "tmpfs"
+    assert host.check_output("systemctl is-active unikernels-consoles.timer") == "active"
+    assert "--replace-escape" in host.check_output("pgrep -a xenconsoled")
 
 
 def test_domains_start_with_the_host(host):

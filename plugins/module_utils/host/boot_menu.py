@@ -10,24 +10,15 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-# Debian's grub.d/20_linux_xen puts the word in front of both; it adds the rest to Xen's where the firmware is no BIOS.
-NOT_DECLARED = {"placeholder", "no-real-mode", "edd=off"}
-ENTRY = re.compile(
-    r"^\s*multiboot2?\s+\S*/xen-\S+(.*)$(?:\n(?!\s*menuentry).*)*?\n\s*module2?\s+\S*/vmlinuz\S*(.*)$", re.MULTILINE
-)
-
-
-def declared(line: str) -> set[str]:
-    """The arguments of a line, without those that GRUB's scripts add themselves."""
-    return {word for word in line.split() if not word.startswith("${")} - NOT_DECLARED
+from .boot_entries import plain_words, xen_entry
 
 
 def other_arguments(menu: str, xen: str, linux: str) -> bool:
     """Whether Xen's first entry of ``menu`` (grub.cfg) boots with other arguments than ``xen`` and ``linux``, which run."""
-    entry = ENTRY.search(menu)
+    entry = xen_entry(menu)
     if not entry:
         return False
-    return declared(entry[1]) != declared(xen) or declared(entry[2]) != declared(linux)
+    return plain_words(entry.xen_line) != plain_words(xen) or plain_words(entry.linux_line) != plain_words(linux)
 
 
 def written_arguments(part: str) -> list[str]:
@@ -47,3 +38,36 @@ def differing_arguments(info: dict[str, Any], xen: Iterable[str], linux: Iterabl
     lacking = [word for kind, words in declared_words.items() for word in words if word not in runs[kind]]
     kept, running = {*declared_words["xen"], *declared_words["linux"]}, {*runs["xen"], *runs["linux"]}
     return lacking + [word for word in info["written_arguments"] if word not in kept and word in running]
+
+
+# Without these a machine does not find its root file system or its network, or nobody sees it boot: the words of
+# kernel-parameters.txt, initramfs-tools(7), crypttab's cryptopts, dracut.cmdline(7), bootparam(7) and ZFS's initramfs script.
+_NEEDED = re.compile(
+    r"(?:net\.ifnames|biosdevname|ifname|ip|BOOTIF|nfsroot|netroot|root|rootfstype|rootflags|rootdelay|rootwait|ro|rw|boot|bootdegraded"
+    r"|cryptdevice|cryptopts|cryptroot|cryptkey|rd\..+|luks\..+|systemd\..+|lvm.*|raid|md|dm|dm_mod\..+|zfs.*|resume|noresume|init"
+    r"|modprobe\.blacklist|module_blacklist|blacklist|iscsi_.+|console|fstab|usrmount|mount\.usr|scsi_mod\..+|nvme.*\..+|libata\..+"
+    r"|pci|acpi)(?:=.*)?"
+)
+
+
+def kept_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
+    """Arguments that the ``machine`` boots with and needs to come up, and that are not ``named`` for it under Xen.
+
+    GRUB puts what is named for Xen in place of the machine's own line, so what is in neither is lost.
+    """
+    keys = {word.partition("=")[0] for word in named}
+    return [word for word in machine if _NEEDED.fullmatch(word) and word.partition("=")[0] not in keys]
+
+
+def lost_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
+    """Arguments of the ``machine`` that it has not under Xen, where others are ``named``: somebody set them for something."""
+    named = list(named)
+    keys = {word.partition("=")[0] for word in named}
+    kept = kept_arguments(machine, named)
+    return [word for word in machine if word not in kept and word.partition("=")[0] not in keys] if named else []
+
+
+def linux_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
+    """Dom0's arguments as GRUB gets them: what the ``machine`` needs of its own, and those ``named``; [] to keep its line."""
+    named = list(named)
+    return kept_arguments(machine, named) + named if named else []

@@ -10,12 +10,20 @@ from typing import Any
 
 from ..domain.checks import outside_networks
 from ..domain.spec import OVERHEAD_MIB, Declaration
+from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
+# Releases whose Xen has no security support of its developers any more (xenbits.xen.org/docs/*/SUPPORT.html).
+ENDED_XEN = {"12": "4.17"}
+MAX_LISTS_AGE = 14
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.
 LEAST_DISK_MIB = 1500
+# What Dom0 needs to go on: a definition, a log, an image that a run brings.
+MIN_FREE_MIB = 100
 # Xen's own heap and Dom0's page tables on a small machine, measured 94 MiB on 2560 MiB; rounded up.
 XEN_MIB = 160
+# For the first domain of a host; below it there is no use for it.
+MIN_DOMAINS_MIB = 256
 
 
 def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
@@ -34,13 +42,18 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append("runs Xen, but without hardware virtualization (virt_caps has no hvm): enable VT-x or AMD-V in the firmware")
     if info["secure_boot"]:
         lines.append("has Secure Boot on, and Debian's Xen is not signed: switch Secure Boot off in the firmware's setup")
-    if not info["under_xen"] and info["memory"] < dom0_memory + 256 + XEN_MIB:
+    # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
+    if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + XEN_MIB:
         lines.append(
             f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"
             f" {XEN_MIB}: too little is left for domains"
         )
     if not info["under_xen"] and info["free_disk"] < LEAST_DISK_MIB:
         lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {LEAST_DISK_MIB}")
+    if info["under_xen"] and info["free_disk"] < MIN_FREE_MIB:
+        lines.append(
+            f"has {info['free_disk']} MiB free on / of Dom0; images, definitions and logs need {MIN_FREE_MIB}: make room"
+        )
     if manage_network and bridge not in info["bridges"]:
         if not info["uplink"]:
             lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
@@ -49,6 +62,54 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
                 f"configures its network with {info['network_style']}; only ifupdown is changed by this role: make the"
                 f" bridge {bridge} yourself and set xen_host_manage_network: false"
             )
+    return lines
+
+
+def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
+    """One line for each variable that the machine ``info`` is too small for."""
+    cpus = info["cpus"]
+    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, cpus)]
+    if int(dom0_vcpus) > cpus:
+        lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but the host has {cpus} CPUs: set at most {cpus}, or 0 for all")
+    return [line for line in lines if line]
+
+
+def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over: bool) -> list[str]:
+    """One line for each reason why the host must not be configured, or not be booted (if the run ``reboots`` it)."""
+    lines = []
+    strangers = ", ".join(info["foreign_domains"])
+    # Once taken over it is a host of this collection's: what else runs there is then known to its administrator.
+    if strangers and not take_over and (reboots or not info["written_arguments"]):
+        what = "a reboot would end them" if reboots else "its defaults would become those of this role"
+        lines.append(
+            f"runs domains that this collection did not make ({strangers}): {what}; set xen_host_take_over: true to do it"
+        )
+    if reboots and try_once and info["boot"]["cannot_try"]:
+        lines.append(
+            f"can't try a new boot once: {info['boot']['cannot_try']}, where /boot/grub is. Put /boot on a plain partition, or"
+            " set xen_host_boot_try_once: false, and Xen is GRUB's default before it was tried"
+        )
+    return lines
+
+
+def warnings(info: dict[str, Any]) -> list[str]:
+    """One line for each thing that works today and that somebody should know of."""
+    lines = []
+    if info["release"] in ENDED_XEN:
+        lines.append(
+            f"Debian {info['release']} has Xen {ENDED_XEN[info['release']]}, which Xen's developers support no more: fixes come"
+            f" late and from Debian alone; take Debian {max(SUPPORTED_RELEASES)} for new hosts"
+        )
+    if info["under_xen"] and info["pending_reboot"]:
+        running, installed = info["running"], info["installed"]
+        lines.append(
+            f"runs Xen {running['xen']} and Linux {running['kernel']}, installed are {installed['xen']} and"
+            f" {installed['kernel']}: a reboot is pending (playbooks/update.yml)"
+        )
+    if info["package_lists_age"] > MAX_LISTS_AGE:
+        lines.append(f"has package lists that are {info['package_lists_age']} days old: whether fixes wait is not known")
+    if info["boot"]["returned"]:
+        lines.append(f"is back from a boot that did not last: {info['boot']['returned']}")
     return lines
 
 
@@ -74,11 +135,13 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     lines = outside_networks(declarations, networks)
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
-    total = info["memory"] - XEN_MIB - (info["dom0_memory"] or dom0_memory)
+    # What is declared for Dom0, not what it has: a run that gives it more reboots before the domains start.
+    total = info["memory"] - XEN_MIB - dom0_memory
     if needed > total:
         names = ", ".join(one.name for one in wanted)
         lines.append(
             f"{names}: need {needed} MiB with Xen's overhead of {OVERHEAD_MIB} MiB a domain; the host has {max(total, 0)}"
-            " MiB beside Dom0: declare less memory or move domains to another host"
+            f" MiB beside Dom0: declare less memory or move domains to another host (Dom0 is to get {dom0_memory} MiB,"
+            " xen_host_dom0_memory)"
         )
     return lines

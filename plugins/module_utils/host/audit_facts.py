@@ -1,0 +1,180 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. What an audit and the role's refusals need to know of a host's doors; reads only."""
+
+from __future__ import annotations
+
+import glob
+import os
+import pwd
+import re
+import shutil
+import subprocess
+from typing import Any
+
+from .boot import read
+from .hardening import MICROCODE, ROUTER_ADVERTISEMENTS, SYSCTLS, parse_sshd
+
+CONSOLES = "/var/log/xen/console"
+# Path -> the bits that it may have.
+_MODES = {
+    CONSOLES: 0o700,
+    "/etc/xen/unikernels": 0o755,
+    "/etc/xen/unikernels/*.cfg": 0o600,
+    "/var/lib/unikernels/disks": 0o700,
+    "/var/lib/unikernels/disks/*": 0o600,
+    "/run/unikernels-xen": 0o700,
+    "/run/unikernels-xen/lock": 0o600,
+    "/boot/grub/unikernels-xen.cfg": 0o600,
+}
+_ADDRCONF = 0x00040000  # RTF_ADDRCONF of Linux' ipv6_route.h: the route came by a router's advertisement
+
+
+def microcode() -> dict[str, Any]:
+    """The package with microcode for this CPU, and whether it is there or can be had."""
+    cpuinfo = read("/proc/cpuinfo")
+    vendor = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    package = MICROCODE.get(vendor[1], "") if vendor else ""
+    names = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
+    machine = " ".join(read(path) for path in names).lower()
+    # Under Xen every Dom0 has the flag, so the firmware's word decides there.
+    virtual = any(word in machine for word in ("qemu", "kvm", "vmware", "virtualbox", "bochs", "virtual machine"))
+    if flags and "hypervisor" in flags[1].split() and not os.path.exists("/proc/xen/capabilities"):
+        virtual = True
+    sources = ["/etc/apt/sources.list", *glob.glob("/etc/apt/sources.list.d/*")]
+    lines = [line for path in sources for line in read(path).splitlines() if not line.lstrip().startswith("#")]
+    return {
+        "package": package,
+        "installed": bool(package) and os.path.exists(f"/var/lib/dpkg/info/{package}.list"),
+        "available": any("non-free-firmware" in line.split() for line in lines),
+        "virtual": virtual,
+    }
+
+
+def ssh() -> dict[str, Any]:
+    """Who logs in here, from where, and whether by a key's file."""
+    environment = _session()
+    user = environment.get("SUDO_USER") or environment.get("USER") or "root"
+    try:
+        home = pwd.getpwnam(user).pw_dir
+    except KeyError:
+        home = "/root"
+    keys = "\n".join(read(f"{home}/.ssh/{name}") for name in ("authorized_keys", "authorized_keys2"))
+    config = "\n".join(read(path) for path in ["/etc/ssh/sshd_config", *sorted(glob.glob("/etc/ssh/sshd_config.d/*.conf"))])
+    elsewhere = re.search(r"^\s*(?:TrustedUserCAKeys|AuthorizedKeysCommand)\s+(?!none)\S", config, re.MULTILINE | re.IGNORECASE)
+    ports = re.findall(r"^\s*Port\s+(\d+)", config, re.MULTILINE | re.IGNORECASE)
+    client = environment.get("SSH_CONNECTION", "").split(" ")[0]
+    return {
+        "sshd": os.path.exists("/etc/ssh/sshd_config"),
+        "user": user,
+        "key": bool(elsewhere) or any(line.strip() and not line.startswith("#") for line in keys.splitlines()),
+        "client": client.removeprefix("::ffff:").partition("%")[0],
+        "port": int(ports[0]) if ports else 22,
+    }
+
+
+def _session() -> dict[str, str]:
+    """The environment with SSH_CONNECTION: ours, or, where sudo took it away, of the process that called it."""
+    found = dict(os.environ)
+    process = os.getppid()
+    while process > 1 and "SSH_CONNECTION" not in found:
+        try:
+            with open(f"/proc/{process}/environ", "rb") as file:
+                words = file.read().decode("utf-8", "replace").split("\0")
+            parent = re.search(r"^PPid:\s+(\d+)", read(f"/proc/{process}/status"), re.MULTILINE)
+        except OSError:
+            break
+        outer = dict(word.split("=", 1) for word in words if "=" in word)
+        found.update({key: outer[key] for key in ("SSH_CONNECTION",) if key in outer})
+        process = int(parent[1]) if parent else 0
+    return found
+
+
+def needs_router_advertisements() -> bool:
+    """Whether the host is reached, or reaches anything, only by a route that a router advertised."""
+    rows = [line.split() for line in read("/proc/net/ipv6_route").splitlines()]
+    advertised = any(row[0] == "0" * 32 and row[1] == "00" and int(row[8], 16) & _ADDRCONF for row in rows if len(row) > 8)
+    if not advertised:
+        return False
+    by_ipv4 = any(row.split()[1:2] == ["00000000"] for row in read("/proc/net/route").splitlines()[1:])
+    return not by_ipv4 or ":" in ssh()["client"]
+
+
+def audit_facts() -> dict[str, Any]:
+    """What hardening.audit takes, beside what facts.gather has."""
+    return {
+        "sysctls": {key: _sysctl(key) for key in {**SYSCTLS, **ROUTER_ADVERTISEMENTS}},
+        "sshd": parse_sshd(_output("sshd", "-T")) if os.path.exists("/etc/ssh/sshd_config") else {},
+        "console": _console(),
+        "xenconsoled": _command_line("xenconsoled"),
+        "journal": _journal(),
+        "modes": _modes(),
+        "management": "policy drop" in _output("nft", "list", "table", "inet", "unikernels_management"),
+    }
+
+
+def _sysctl(key: str) -> dict[str, str]:
+    paths = glob.glob("/proc/sys/" + key.replace(".", "/"))
+    return {path[len("/proc/sys/") :]: read(path).strip() for path in paths}
+
+
+def _output(*command: str) -> str:
+    # sshd and nft are where only root's PATH leads.
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    if not shutil.which(command[0], path=path):
+        return ""
+    environment = {**os.environ, "PATH": path, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=120, check=False, env=environment
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
+
+
+def security_updates() -> list[str]:
+    """Packages that the lists on the host have a newer version of in a security archive; needs no network."""
+    rows = re.findall(r"^Inst (\S+) .*?\((\S+) ([^)]*)\)", _output("apt-get", "-s", "-qq", "dist-upgrade"), re.MULTILINE)
+    return sorted(name for name, _version, origin in rows if "security" in origin.lower())
+
+
+def _console() -> dict[str, Any]:
+    bounded = os.path.ismount(CONSOLES)
+    return {"bounded": bounded, "size": _size(CONSOLES) if bounded else 0}
+
+
+def _size(path: str) -> int:
+    usage = os.statvfs(path)
+    return usage.f_blocks * usage.f_frsize >> 20
+
+
+def _command_line(name: str) -> str:
+    for path in glob.glob("/proc/[0-9]*/comm"):
+        if read(path).strip() == name:
+            return " ".join(read(os.path.dirname(path) + "/cmdline").split("\0")).strip()
+    return ""
+
+
+def _journal() -> dict[str, Any]:
+    paths = ["/etc/systemd/journald.conf", *sorted(glob.glob("/etc/systemd/journald.conf.d/*.conf"))]
+    values = dict(re.findall(r"^\s*(Storage|SystemMaxUse)\s*=\s*(\S+)", "\n".join(map(read, paths)), re.MULTILINE))
+    storage = values.get("Storage", "")
+    folder = os.path.isdir("/var/log/journal")
+    return {
+        "storage": storage,
+        "persistent": folder and storage in ("persistent", "auto", ""),
+        "max_use": values.get("SystemMaxUse", ""),
+    }
+
+
+def _modes() -> dict[str, tuple[int, int]]:
+    return {
+        path: (os.lstat(path).st_mode & 0o7777, most)
+        for pattern, most in _MODES.items()
+        for path in glob.glob(pattern)
+        if not os.path.islink(path)
+    }

@@ -1,0 +1,211 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. What a machine is, as a Xen host or as one to be; reads only."""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import platform
+import re
+import shutil
+import subprocess
+import time
+from typing import Any
+
+from ..xen.network import bridge_networks, networks_by_device, uplink
+from ..xen.observation import DEFINITIONS, available
+from ..xen.xenstore import Xenstore
+from ..xen.xl import must
+from .audit_facts import microcode, needs_router_advertisements, security_updates, ssh
+from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
+from .boot_menu import other_arguments, written_arguments
+
+# What the role xen_host writes.
+MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
+# There once the filter was confirmed.
+MANAGEMENT = "/etc/systemd/system/sysinit.target.wants/unikernels-management.service"
+MENU_SCRIPT = "/etc/grub.d/21_unikernels-xen"
+
+
+def os_release() -> tuple[str, str]:
+    found = dict(re.findall(r'^([A-Z_]+)="?(.*?)"?$', read("/etc/os-release"), re.MULTILINE))
+    return found.get("ID", ""), found.get("VERSION_ID", "")
+
+
+def secure_boot() -> bool:
+    # The variable's value follows four bytes of attributes (Linux: Documentation/filesystems/efivarfs.rst).
+    for path in glob.glob("/sys/firmware/efi/efivars/SecureBoot-*"):
+        try:
+            with open(path, "rb") as file:
+                return file.read()[4:5] == b"\1"
+        except OSError:
+            return False
+    return False
+
+
+def network_style(device: str) -> str:
+    if re.search(rf"^\s*iface\s+{re.escape(device)}\s", read("/etc/network/interfaces"), re.MULTILINE):
+        return "ifupdown"
+    for style, pattern in (
+        ("netplan", "/etc/netplan/*.yaml"),
+        ("systemd-networkd", "/etc/systemd/network/*.network"),
+        ("NetworkManager", "/etc/NetworkManager/system-connections/*"),
+        ("ifupdown in interfaces.d", "/etc/network/interfaces.d/*"),
+    ):
+        if glob.glob(pattern):
+            return style
+    return "something unknown"
+
+
+def pending_reboot(xen_arguments: str, linux_arguments: str) -> bool:
+    """Debian's mark, or other arguments in the menu, or a hypervisor or kernel that was installed since this boot."""
+    if os.path.exists("/run/reboot-required"):
+        return True
+    if xen_arguments and other_arguments(read(MENU), xen_arguments, linux_arguments):
+        return True
+    same = same_files_as_booted()
+    if same is not None:
+        return not same
+    booted = re.search(r"^btime (\d+)$", read("/proc/stat"), re.MULTILINE)
+    paths = [*glob.glob("/boot/xen-*.gz"), os.path.realpath("/vmlinuz")]
+    times = [os.stat(path).st_ctime for path in paths if os.path.exists(path)]
+    return booted is not None and any(time > int(booted.group(1)) for time in times)
+
+
+def boot_menu_stale() -> bool:
+    """A run that was killed between its file and update-grub leaves a menu without what the file says."""
+    if os.path.exists(MENU_SCRIPT) and os.path.basename(OWN_MENU) not in read(MENU):
+        return True
+    try:
+        return os.stat(MENU).st_mtime < os.stat(MENU_PART).st_mtime
+    except OSError:
+        return os.path.exists(MENU_PART)
+
+
+def missing_packages(names: list[str]) -> list[str]:
+    """Those that dpkg does not call installed. A tenth of the time of the module apt, which loads the whole archive."""
+    if not names or not shutil.which("dpkg-query"):
+        return names
+    # It ends with 1 where it does not know one of them, and tells of the others all the same.
+    asked = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names]
+    told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
+    return [name for name in names if f"{name} installed" not in told]
+
+
+def machine_arguments() -> list[str]:
+    """The kernel arguments that the administrator has in GRUB's configuration, for Linux with and without Xen."""
+    # It is a shell's text, which update-grub reads in this order.
+    script = (
+        'for part in /etc/default/grub /etc/default/grub.d/*.cfg; do [ "$part" = "$1" ] || [ ! -r "$part" ] || . "$part"; done'
+        ' >/dev/null 2>&1; printf %s "$GRUB_CMDLINE_LINUX"'
+    )
+    try:
+        done = subprocess.run(
+            ["sh", "-c", script, "sh", MENU_PART], capture_output=True, text=True, errors="replace", check=False, timeout=20
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.split()
+
+
+def foreign_domains() -> list[str]:
+    """Names of the domains, whatever their state, that no definition of this collection is for."""
+    with Xenstore() as store:
+        ids = [domid for domid in store.directories(["/local/domain"])[0] if domid != "0"]
+        names = store.read([f"/local/domain/{domid}/name" for domid in ids])
+    # A replacement is NAME~next or NAME~prev.
+    return sorted(name for name in names if name and not os.path.exists(f"{DEFINITIONS}/{name.partition('~')[0]}.cfg"))
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages of Xen, of Linux and of microcode that are installed."""
+    patterns = {"xen": "xen-hypervisor-*-amd64", "kernel": "linux-image-amd64", "microcode": "*-microcode"}
+    found = dict.fromkeys(patterns, "")
+    if shutil.which("dpkg-query"):
+        asked = ["dpkg-query", "-W", "-f", "${Package} ${Version} ${db:Status-Status}\\n", *patterns.values()]
+        done = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60)
+        rows = [line.split() for line in done.stdout.splitlines()]
+        for kind, pattern in patterns.items():
+            names = [row for row in rows if len(row) == 3 and row[2] == "installed" and fnmatch.fnmatch(row[0], pattern)]
+            found[kind] = names[-1][1] if names else ""
+    return found
+
+
+def running_versions(xen: str) -> dict[str, str]:
+    """Those that run: Xen's own number, the package's of Linux, the revision of the CPU's microcode."""
+    kernel = re.search(r"Debian (\S+)", platform.version())
+    revision = re.search(r"^microcode\s*:\s*(\S+)", read("/proc/cpuinfo"), re.MULTILINE)
+    return {"xen": xen, "kernel": kernel[1] if kernel else platform.version(), "microcode": revision[1] if revision else ""}
+
+
+def package_lists_age() -> int:
+    """Days since apt last read its lists; -1 when it never did."""
+    times = [os.stat(path).st_mtime for path in glob.glob("/var/lib/apt/lists/*Release")]
+    # A mirror's file keeps the mirror's time; apt touches the folder.
+    times += [os.stat(path).st_mtime for path in ("/var/lib/apt/lists",) if times]
+    return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
+
+
+def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
+    """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
+    under_xen = available()
+    xen: dict[str, str] = {}
+    if under_xen and shutil.which("xl"):
+        xen = dict(re.findall(r"^(\w+)\s*: (.*)$", must("info"), re.MULTILINE))
+    distribution, release = os_release()
+    device = uplink()
+    memory = int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
+    flags = re.search(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
+    words = flags.group(1).split() if flags else []
+    total = int(xen.get("total_memory", 0))
+    linux_arguments = read("/proc/cmdline").strip()
+    return {
+        "name": platform.node(),
+        "distribution": distribution,
+        "release": release,
+        "machine": platform.machine(),
+        # Xen hides both flags from its Dom0.
+        "hardware_virtualization": under_xen or "vmx" in words or "svm" in words,
+        "under_xen": under_xen,
+        "pvh_capable": "hvm" in xen.get("virt_caps", "").split(),
+        "xen_version": xen.get("xen_version", ""),
+        "dom0_kernel": platform.release(),
+        "capabilities": xen.get("virt_caps", "").split(),
+        "topology": {
+            "nodes": int(xen.get("nr_nodes", 1)),
+            "cores_per_socket": int(xen.get("cores_per_socket", 1)),
+            "threads_per_core": int(xen.get("threads_per_core", 1)),
+        },
+        "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
+        "boot_menu_stale": boot_menu_stale(),
+        "boot": state(),
+        "machine_arguments": machine_arguments(),
+        "microcode": microcode(),
+        "running": running_versions(xen.get("xen_version", "")),
+        "installed": installed_versions(),
+        "package_lists_age": package_lists_age(),
+        "security_updates": security_updates() if updates else None,
+        "ssh": ssh(),
+        "management": os.path.exists(MANAGEMENT),
+        "needs_router_advertisements": needs_router_advertisements(),
+        "foreign_domains": foreign_domains() if under_xen else [],
+        "written_arguments": written_arguments(read(MENU_PART)),
+        "xen_arguments": xen.get("xen_commandline", ""),
+        "linux_arguments": linux_arguments,
+        "secure_boot": secure_boot(),
+        "memory": total or memory,
+        "free_memory": int(xen.get("free_memory", 0)),
+        "dom0_memory": memory if under_xen else 0,
+        "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,
+        "free_disk": shutil.disk_usage("/").free >> 20,
+        "uplink": device,
+        "networks": networks_by_device(),
+        "bridges": bridge_networks(),
+        "network_style": network_style(device) if device else "none",
+        "toolstack": shutil.which("xl") is not None,
+        "missing_packages": missing_packages(packages),
+    }

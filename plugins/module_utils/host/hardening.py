@@ -1,0 +1,293 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What makes a Xen host harder to break into: the settings, and whether a host has them. Pure: what was read in, lines out.
+
+docs/hardening.md has each control, what it stops and how to look at it by hand.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+# Key -> value, as sysctl.d(5) has them; those with a star are set for each interface, also for one that comes later (udev).
+SYSCTLS = {
+    "net.ipv4.conf.*.accept_redirects": "0",
+    "net.ipv4.conf.*.secure_redirects": "0",
+    "net.ipv4.conf.*.accept_source_route": "0",
+    # Loose: what comes from an address that is reached over another interface is no forgery on a host with several.
+    "net.ipv4.conf.*.rp_filter": "2",
+    "net.ipv6.conf.*.accept_redirects": "0",
+    "net.ipv6.conf.*.accept_source_route": "0",
+    "kernel.kptr_restrict": "2",
+    "kernel.dmesg_restrict": "1",
+    "kernel.unprivileged_bpf_disabled": "1",
+    "kernel.kexec_load_disabled": "1",
+}
+ROUTER_ADVERTISEMENTS = {"net.ipv6.conf.*.accept_ra": "0"}
+# Values that are as good as ours, or better.
+_AS_GOOD = {"net.ipv4.conf.*.rp_filter": ("1", "2"), "kernel.unprivileged_bpf_disabled": ("1", "2")}
+
+# sshd_config(5).
+SSHD = {
+    "PasswordAuthentication": "no",
+    "KbdInteractiveAuthentication": "no",
+    "PermitRootLogin": "prohibit-password",
+    "PermitEmptyPasswords": "no",
+    "X11Forwarding": "no",
+    "AllowTcpForwarding": "no",
+    "AllowStreamLocalForwarding": "no",
+    "AllowAgentForwarding": "no",
+    "PermitTunnel": "no",
+}
+_SSHD_AS_GOOD = {"permitrootlogin": ("prohibit-password", "without-password", "no", "forced-commands-only")}
+
+SYSCTL_FILE = "/etc/sysctl.d/99-unikernels-xen.conf"
+SSHD_FILE = "/etc/ssh/sshd_config.d/10-unikernels-xen.conf"
+JOURNAL_FILE = "/etc/systemd/journald.conf.d/unikernels-xen.conf"
+UPDATES_FILE = "/etc/apt/apt.conf.d/52unikernels-xen"
+# What takes a reboot (regular expressions, from the name's beginning).
+BOOTED_PACKAGES = ("xen-", "libxen", "grub-", "linux-image-", "intel-microcode$", "amd64-microcode$")
+_WRITTEN = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
+
+MICROCODE = {"GenuineIntel": "intel-microcode", "AuthenticAMD": "amd64-microcode"}
+
+
+@dataclass(frozen=True)
+class Control:
+    """One control on one host: whether it holds, and what was seen."""
+
+    name: str
+    passed: bool
+    seen: str
+    needed: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"control": self.name, "passed": self.passed, "seen": self.seen, "needed": self.needed}
+
+
+def sysctl_text(keeps_router_advertisements: bool) -> str:
+    """The lines of a file in sysctl.d; a key that this kernel has not is passed over (-)."""
+    values = SYSCTLS if keeps_router_advertisements else {**SYSCTLS, **ROUTER_ADVERTISEMENTS}
+    return "".join(f"-{key} = {value}\n" for key, value in values.items())
+
+
+def sshd_text() -> str:
+    """The lines of a file in sshd_config.d."""
+    return "".join(f"{key} {value}\n" for key, value in SSHD.items())
+
+
+def updates_text(which: str) -> str:
+    """apt.conf's lines for unattended-upgrades: a day's updates but for what takes a reboot, and never a reboot."""
+    origins = ["origin=Debian,codename=${distro_codename}-security,label=Debian-Security"]
+    origins += ["origin=Debian,codename=${distro_codename},label=Debian"] if which == "all" else []
+    rows = [
+        'APT::Periodic::Update-Package-Lists "1";',
+        'APT::Periodic::Unattended-Upgrade "1";',
+        'Unattended-Upgrade::Automatic-Reboot "false";',
+        "#clear Unattended-Upgrade::Origins-Pattern;",
+        *(f'Unattended-Upgrade::Origins-Pattern:: "{origin}";' for origin in origins),
+        *(f'Unattended-Upgrade::Package-Blacklist:: "{pattern}";' for pattern in BOOTED_PACKAGES),
+    ]
+    return "\n".join(rows) + "\n"
+
+
+def files(info: dict[str, Any], sysctl: bool, sshd: bool, journal_size: int, updates: str) -> dict[str, list[Any]]:
+    """What the module host_files takes: the files of the controls that are on, and the paths of those that are off."""
+    journal = f"[Journal]\nStorage=persistent\nSystemMaxUse={journal_size}M\n"
+    texts = {
+        SYSCTL_FILE: sysctl_text(info["needs_router_advertisements"]) if sysctl else "",
+        SSHD_FILE: sshd_text() if sshd and info["ssh"]["sshd"] else "",
+        JOURNAL_FILE: journal if journal_size else "",
+    }
+    # apt.conf's comment is another one, and '#clear' is none.
+    apt = [{"path": UPDATES_FILE, "content": _WRITTEN.replace("#", "//", 1) + updates_text(updates)}] if updates != "none" else []
+    return {
+        "folders": [{"path": JOURNAL_FILE.rpartition("/")[0], "mode": "0755"}] if journal_size else [],
+        "files": [{"path": path, "content": _WRITTEN + text} for path, text in texts.items() if text] + apt,
+        "absent": [path for path, text in texts.items() if not text] + ([] if apt else [UPDATES_FILE]),
+    }
+
+
+def xen_arguments(memory: int, vcpus: int, named: Iterable[str], grants_v1: bool, microcode: bool, smt: bool) -> list[str]:
+    """Xen's whole command line; what is ``named`` there wins over what hardening would add."""
+    named = list(named)
+    keys = {word.partition("=")[0] for word in named}
+    words = [f"dom0_mem={memory}M,max:{memory}M"] + ([f"dom0_max_vcpus={vcpus}"] if vcpus else [])
+    added = {"gnttab": "gnttab=max-ver:1" if grants_v1 else "", "ucode": "ucode=scan" if microcode else ""}
+    added["smt"] = "" if smt else "smt=off"
+    return words + [word for key, word in added.items() if word and key not in keys] + named
+
+
+def ssh_refusals(ssh: dict[str, Any], hardened: bool, by_password: bool) -> list[str]:
+    """Why nobody could log in any more when sshd takes keys only; ``ssh``: of xen_host_info."""
+    if not hardened or not ssh["sshd"]:
+        return []
+    if by_password:
+        why = "this run itself connects by a password (ansible_password)"
+    elif not ssh["key"]:
+        why = f"the user {ssh['user']} has no key in ~/.ssh/authorized_keys there"
+    else:
+        return []
+    return [f"xen_host_harden_sshd: sshd would take keys only, but {why}: add a key, or set it to false"]
+
+
+def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
+    """Why ``networks`` (xen_host_management_networks) are wrong, or would lock this very run out."""
+    name = "xen_host_management_networks"
+    if not networks:
+        return []
+    if not isinstance(networks, list):
+        return [f"{name}: is {networks!r}, must be a list of networks, as in [192.0.2.0/24]"]
+    parsed = []
+    for network in networks:
+        try:
+            parsed.append(ipaddress.ip_network(network if isinstance(network, str) else ""))
+        except ValueError:
+            return [f"{name}: {network!r} is not a network, as in 192.0.2.0/24 or 2001:db8::/32"]
+    if not ssh.get("client"):
+        return []
+    client = ipaddress.ip_address(ssh["client"])
+    if any(client.version == network.version and client in network for network in parsed):
+        return []
+    return [f"{name}: this run comes from {client}, which is in none of {', '.join(map(str, parsed))}: it would lock itself out"]
+
+
+def management_table(networks: Iterable[str], port: int) -> str:
+    """nftables' text: nothing reaches the host but ssh from ``networks``, answers, and what a network needs to work."""
+    parsed = [ipaddress.ip_network(network) for network in networks]
+    rules = []
+    for family, version in (("ip", 4), ("ip6", 6)):
+        members = ", ".join(str(network) for network in parsed if network.version == version)
+        if members:
+            rules.append(f"    {family} saddr {{ {members} }} tcp dport {port} accept")
+    return "\n".join(
+        [
+            "add table inet unikernels_management",
+            "delete table inet unikernels_management",
+            "table inet unikernels_management {",
+            "  chain input {",
+            "    type filter hook input priority 10; policy drop;",
+            "    ct state established,related accept",
+            '    iifname "lo" accept',
+            "    icmp type { echo-request, destination-unreachable, time-exceeded, parameter-problem } accept",
+            "    icmpv6 type { echo-request, destination-unreachable, packet-too-big, time-exceeded, parameter-problem } accept",
+            "    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-advert } ip6 hoplimit 255 accept",
+            "    udp sport 67 udp dport 68 accept",
+            "    udp sport 547 udp dport 546 accept",
+            *rules,
+            "  }",
+            "}",
+            "",
+        ]
+    )
+
+
+# -- audit -----------------------------------------------------------------------------------------
+
+
+def audit(seen: dict[str, Any]) -> list[Control]:
+    """Each control on the host of which ``seen`` (audit_facts) was read, in the order of docs/hardening.md."""
+    return [*_boot(seen), *_sysctls(seen["sysctls"]), *_sshd(seen["sshd"]), *_rest(seen)]
+
+
+def _boot(seen: dict[str, Any]) -> list[Control]:
+    words = seen["xen_arguments"].split()
+    microcode = seen["microcode"]
+    if microcode["virtual"]:
+        package = Control("microcode package", True, "a virtual machine: its host's matter", "microcode of the CPU's vendor")
+    else:
+        what = (
+            "installed"
+            if microcode["installed"]
+            else "not installed" + ("" if microcode["available"] else ", and no apt source has the component non-free-firmware")
+        )
+        package = Control(
+            "microcode package", microcode["installed"], f"{microcode['package'] or 'no package for this CPU'}: {what}",
+            "microcode of the CPU's vendor",
+        )  # fmt: skip
+    boot = seen["boot"]
+    return [
+        Control("Xen runs", seen["under_xen"], "yes" if seen["under_xen"] else "no", "the machine is the Dom0 of a Xen"),
+        _word(words, "grant tables v1", "gnttab", "gnttab=max-ver:1"),
+        _word(words, "microcode at boot", "ucode", "ucode=scan"),
+        package,
+        Control(
+            "boot that worked is kept", boot["kept"] and not boot["unconfirmed"],
+            boot["cannot_try"] or f"GRUB's default is {boot['default'] or 'its first entry'}", "unikernels-good",
+        ),
+        Control(
+            "no reboot pending", not seen["pending_reboot"], "pending" if seen["pending_reboot"] else "none",
+            "what is installed is what runs",
+        ),
+    ]  # fmt: skip
+
+
+def _word(words: list[str], name: str, key: str, needed: str) -> Control:
+    present = [word for word in words if word.partition("=")[0] == key]
+    return Control(name, needed in present, " ".join(present) or f"no {key}= on Xen's line", needed)
+
+
+def _sysctls(values: dict[str, dict[str, str]]) -> list[Control]:
+    found = []
+    for key, value in {**SYSCTLS, **ROUTER_ADVERTISEMENTS}.items():
+        good = _AS_GOOD.get(key, (value,))
+        wrong = {path: seen for path, seen in values.get(key, {}).items() if seen not in good}
+        seen = ", ".join(f"{path} = {seen}" for path, seen in sorted(wrong.items())[:4]) or "as needed"
+        found.append(Control(f"sysctl {key}", not wrong, seen, " or ".join(good)))
+    return found
+
+
+def _sshd(values: dict[str, str]) -> list[Control]:
+    if not values:
+        return [Control("sshd", True, "not installed", "keys only, no forwarding")]
+    found = []
+    for key, value in SSHD.items():
+        good = _SSHD_AS_GOOD.get(key.lower(), (value,))
+        seen = values.get(key.lower(), "not known")
+        found.append(Control(f"sshd {key}", seen in good, seen, value))
+    return found
+
+
+def _rest(seen: dict[str, Any]) -> list[Control]:
+    console, journal = seen["console"], seen["journal"]
+    escape = "--replace-escape" in seen["xenconsoled"].split()
+    modes = [f"{path} is {mode:04o}, wanted {most:04o}" for path, (mode, most) in sorted(seen["modes"].items()) if mode & ~most]
+    updates, filtered = seen["security_updates"], seen["management"]
+    return [
+        Control("consoles are bounded", console["bounded"], f"{console['size']} MiB" if console["bounded"] else "they are on /",
+                "a file system of their own"),
+        Control("consoles without escape sequences", escape, seen["xenconsoled"] or "no xenconsoled", "--replace-escape"),
+        Control("journal is persistent", journal["persistent"], journal["storage"] or "auto", "persistent"),
+        Control("journal is bounded", bool(journal["max_use"]), journal["max_use"] or "a tenth of the disk", "SystemMaxUse"),
+        Control("modes", not modes, "; ".join(modes) or "as needed", "nothing of Xen's is readable or writable by others"),
+        Control("security updates", not updates, ", ".join(updates[:5]) or "none waiting", "none waiting"),
+        Control("input is filtered", filtered, "yes" if filtered else "xen_host_management_networks is empty",
+                "ssh from management networks only"),
+    ]  # fmt: skip
+
+
+# What is no default: it needs a network that only the administrator knows.
+OPTIONAL = ("input is filtered",)
+
+
+def summary(host: str, controls: Iterable[Control]) -> list[str]:
+    """The lines for a reader: failures with what was seen and what is needed, then how many there are."""
+    controls = list(controls)
+    failed = [control for control in controls if not control.passed]
+    lines = [
+        f"{host}: {'open' if control.name in OPTIONAL else 'FAIL'}: {control.name}: {control.seen}; needed: {control.needed}"
+        for control in failed
+    ]
+    missing = sum(control.name not in OPTIONAL for control in failed)
+    return [*lines, f"{host}: {len(controls) - len(failed)} of {len(controls)} controls hold, {missing} of the default ones fail"]
+
+
+def parse_sshd(text: str) -> dict[str, str]:
+    """What `sshd -T` prints."""
+    return dict(re.findall(r"^(\w+) (.*)$", text, re.MULTILINE))

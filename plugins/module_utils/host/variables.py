@@ -1,0 +1,107 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The variables of the role xen_host, read as Xen, xl and GRUB read what becomes of them. Pure: values in, refusals out.
+
+Nothing here needs a host: a wrong value is refused before the first one is asked. What depends on the machine is in preflight.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ..domain.cpus import cpu_set
+
+# Below it Debian's kernel with systemd, sshd, Python and xenstored does not come up, or not for long.
+MIN_DOM0_MIB = 512
+# Xen's own limit on x86 (CONFIG_BIGMEM, 16 TiB).
+MAX_DOM0_MIB = 16 << 20
+# Xen's NR_CPUS can't be configured above it (xen/arch/Kconfig).
+MAX_CPUS = 4095
+# Xen copies 1024 bytes of its line (xen/common/kernel.c), Linux 2048 (COMMAND_LINE_SIZE); GRUB adds words of its own.
+MAX_XEN_LINE, MAX_LINUX_LINE = 900, 1700
+
+# Variable -> unit, least, most.
+_NUMBERS = {
+    "xen_host_dom0_memory": ("MiB", MIN_DOM0_MIB, MAX_DOM0_MIB),
+    "xen_host_dom0_vcpus": ("virtual CPUs, 0 for as many as the machine has", 0, MAX_CPUS),
+    "xen_host_reboot_timeout": ("seconds", 60, 86400),
+    "xen_host_boot_confirm_within": ("seconds", 120, 3600),
+    "xen_host_console_size": ("MiB", 4, 4096),
+    "xen_host_start_timeout": ("seconds", 10, 3600),
+    "xen_host_stop_timeout": ("seconds", 1, 600),
+    "xen_host_journal_size": ("MiB, 0 to leave it as it is", 0, 65536),
+}
+_LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
+# What another variable writes: two of a kind on one line, and the last one wins.
+_WRITTEN_ELSEWHERE = {
+    "xen_host_xen_arguments": {"dom0_mem": "xen_host_dom0_memory", "dom0_max_vcpus": "xen_host_dom0_vcpus"},
+    "xen_host_linux_arguments": {},
+}
+_SAFE_LINE = re.compile(r"[A-Za-z0-9_=,.:/+ -]*")
+
+
+def number_refusal(name: str, value: Any) -> str:
+    """Why ``value`` is not what the variable ``name`` must be; "" when it is."""
+    unit, least, most = _NUMBERS[name]
+    # "0768" is octal to Xen; "1e3", "1024M", " 1024" and true reach its line as they are.
+    text = str(value)
+    whole = not isinstance(value, (bool, float)) and re.fullmatch(r"0|[1-9][0-9]{0,8}", text, re.ASCII) is not None
+    if whole and least <= int(text) <= most:
+        return ""
+    return f"{name}: is {value!r}, must be a whole number {least}..{most} ({unit})"
+
+
+def cpus_refusal(value: Any, cpus: int = MAX_CPUS + 1) -> str:
+    """Why xen_host_domain_cpus can't be xl's vm.cpumask on a machine with so many ``cpus``; "" when it can."""
+    name, example = "xen_host_domain_cpus", "as in 2-15 or 0-3,^1, or empty for all"
+    if isinstance(value, (bool, float)) or not isinstance(value, (str, int)):
+        return f"{name}: is {value!r}, must be a set of CPUs, {example}"
+    text = str(value)
+    try:
+        if re.search(r"\s", text):
+            raise ValueError("no spaces")
+        chosen = cpu_set(text)
+    except ValueError:
+        return f"{name}: is {text!r}, must be a set of CPUs, {example}"
+    if chosen is None:
+        return ""
+    if not chosen:
+        return f"{name}: is {text!r}, which leaves no CPU to domains; write it {example}"
+    if max(chosen) >= cpus:
+        return f"{name}: is {text!r}, but the host's CPUs are 0..{cpus - 1}"
+    return ""
+
+
+def line_refusal(name: str, value: Any) -> str:
+    """Why ``value`` can't stand on a boot line; "" when it can."""
+    if value is None or value == "":
+        return ""
+    if not isinstance(value, str):
+        return f"{name}: is {value!r}, must be one text, as in 'console=hvc0 quiet'"
+    if not _SAFE_LINE.fullmatch(value):
+        bad = sorted({letter for letter in value if not _SAFE_LINE.fullmatch(letter)})
+        letters = ", ".join(repr(letter) for letter in bad[:5])
+        return f"{name}: has {letters}, may have letters, digits, spaces and _ = , . : / + - only"
+    if len(value) > _LINES[name]:
+        return f"{name}: has {len(value)} characters, must have at most {_LINES[name]}: the rest would be lost at boot"
+    for word in value.split():
+        other = _WRITTEN_ELSEWHERE[name].get(word.partition("=")[0])
+        if other:
+            return f"{name}: has {word}, which {other} decides: set that instead"
+    return ""
+
+
+def variable_refusals(variables: dict[str, Any]) -> list[str]:
+    """One line for each of the role's ``variables`` (by name) that can't be what it is for, without a look at any host."""
+    lines = []
+    for name, value in variables.items():
+        if name in _NUMBERS:
+            lines.append(number_refusal(name, value))
+        elif name in _LINES:
+            lines.append(line_refusal(name, value))
+        elif name == "xen_host_domain_cpus":
+            lines.append(cpus_refusal("" if value is None else value))
+    return [line for line in lines if line]

@@ -1,0 +1,171 @@
+"""What hardens a host, what would lock its administrator out, and what an audit says."""
+
+import json
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.host import hardening
+from ansible_collections.unikernels.xen.plugins.module_utils.host.hardening import (
+    management_refusals,
+    ssh_refusals,
+    xen_arguments,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+SSH = {"sshd": True, "user": "admin", "key": True, "client": "192.0.2.7", "port": 22}
+
+
+def test_xens_line():
+    assert xen_arguments(1024, 0, [], True, True, True) == ["dom0_mem=1024M,max:1024M", "gnttab=max-ver:1", "ucode=scan"]
+    assert xen_arguments(512, 2, ["console=com1"], False, False, False) == [
+        "dom0_mem=512M,max:512M",
+        "dom0_max_vcpus=2",
+        "smt=off",
+        "console=com1",
+    ]
+    # What is named wins.
+    named = ["gnttab=max-ver:2", "ucode=no", "smt=on"]
+    assert xen_arguments(512, 0, named, True, True, False)[1:] == named
+
+
+@pytest.mark.parametrize(
+    ("changes", "by_password", "words"),
+    [
+        ({}, False, None),
+        ({"sshd": False, "key": False}, True, None),
+        ({}, True, "this run itself connects by a password"),
+        ({"key": False}, False, "the user admin has no key"),
+    ],
+)
+def test_who_would_be_locked_out_by_keys(changes, by_password, words):
+    lines = ssh_refusals({**SSH, **changes}, True, by_password)
+    assert (not lines) if words is None else words in lines[0] and lines[0].startswith("xen_host_harden_sshd: ")
+    assert ssh_refusals({**SSH, **changes}, False, by_password) == []
+
+
+@pytest.mark.parametrize(
+    ("networks", "words"),
+    [
+        ([], None),
+        (None, None),
+        (["192.0.2.0/24"], None),
+        (["2001:db8::/32", "192.0.2.7"], None),
+        ("192.0.2.0/24", "must be a list of networks"),
+        (["192.0.2.1/24"], "'192.0.2.1/24' is not a network"),
+        ([22], "22 is not a network"),
+        ([None], "None is not a network"),
+        (["2001:db8::/32", "10.0.0.0/8"], "this run comes from 192.0.2.7, which is in none of 2001:db8::/32, 10.0.0.0/8"),
+    ],
+)
+def test_who_would_be_locked_out_by_the_filter(networks, words):
+    lines = management_refusals(networks, SSH)
+    assert (not lines) if words is None else words in lines[0] and lines[0].startswith("xen_host_management_networks: ")
+
+
+def test_the_filter():
+    text = hardening.management_table(["192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24"], 2222)
+    assert "    ip saddr { 192.0.2.0/24, 198.51.100.0/24 } tcp dport 2222 accept\n" in text
+    assert "    ip6 saddr { 2001:db8::/32 } tcp dport 2222 accept\n" in text
+    assert "policy drop" in text and text.count("{") == text.count("}")
+    assert "ip6 saddr" not in hardening.management_table(["192.0.2.0/24"], 22)
+
+
+def test_files_of_what_is_on_and_off():
+    info = {"needs_router_advertisements": False, "ssh": SSH}
+    wanted = hardening.files(info, True, True, 64, "security")
+    texts = {entry["path"]: entry["content"] for entry in wanted["files"]}
+    assert "-net.ipv6.conf.*.accept_ra = 0\n" in texts[hardening.SYSCTL_FILE]
+    assert "PasswordAuthentication no\n" in texts[hardening.SSHD_FILE]
+    assert "SystemMaxUse=64M\n" in texts[hardening.JOURNAL_FILE]
+    assert wanted["absent"] == []
+    off = hardening.files(info, False, False, 0, "none")
+    assert off == {"folders": [], "files": [], "absent": list(texts)}
+    assert texts[hardening.UPDATES_FILE].startswith("// Written by") and "label=Debian-Security" in texts[hardening.UPDATES_FILE]
+    assert 'label=Debian"' not in texts[hardening.UPDATES_FILE] and 'label=Debian"' in hardening.updates_text("all")
+    assert 'Automatic-Reboot "false"' in hardening.updates_text("all")
+    # A host that is reached by a router's advertisement only stays reached.
+    needs = hardening.files({**info, "needs_router_advertisements": True}, True, False, 0, "all")
+    assert "accept_ra" not in needs["files"][0]["content"]
+
+
+def seen(**changes):
+    sysctls = {
+        key: {key.replace(".", "/"): value} for key, value in {**hardening.SYSCTLS, **hardening.ROUTER_ADVERTISEMENTS}.items()
+    }
+    return {
+        "under_xen": True,
+        "xen_arguments": "placeholder dom0_mem=512M gnttab=max-ver:1 ucode=scan",
+        "microcode": {"package": "intel-microcode", "installed": True, "available": True, "virtual": False},
+        "boot": {"kept": True, "unconfirmed": False, "default": "unikernels-good", "cannot_try": ""},
+        "pending_reboot": False,
+        "sysctls": sysctls,
+        "sshd": {key.lower(): value for key, value in hardening.SSHD.items()},
+        "console": {"bounded": True, "size": 64},
+        "xenconsoled": "/usr/sbin/xenconsoled --log=guest --replace-escape",
+        "journal": {"persistent": True, "storage": "persistent", "max_use": "512M"},
+        "modes": {"/var/log/xen/console": (0o700, 0o700)},
+        "management": False,
+        "security_updates": [],
+        **changes,
+    }
+
+
+def failed(**changes):
+    return {control.name: control.seen for control in hardening.audit(seen(**changes)) if not control.passed}
+
+
+def test_a_host_as_the_role_leaves_it_passes_but_for_what_only_its_administrator_knows():
+    controls = hardening.audit(seen())
+    assert failed() == {"input is filtered": "xen_host_management_networks is empty"}
+    lines = hardening.summary("xen1", controls)
+    assert lines[0].startswith("xen1: open: input is filtered: ")
+    assert lines[-1] == f"xen1: {len(controls) - 1} of {len(controls)} controls hold, 0 of the default ones fail"
+    assert json.dumps([control.as_dict() for control in controls])
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"under_xen": False}, "Xen runs", "no"),
+        ({"xen_arguments": "gnttab=max-ver:2 ucode=scan"}, "grant tables v1", "gnttab=max-ver:2"),
+        ({"xen_arguments": "gnttab=max-ver:1"}, "microcode at boot", "no ucode="),
+        (
+            {"microcode": {"package": "amd64-microcode", "installed": False, "available": False, "virtual": False}},
+            "microcode package",
+            "no apt source has the component non-free-firmware",
+        ),
+        ({"pending_reboot": True}, "no reboot pending", "pending"),
+        (
+            {"boot": {"kept": False, "unconfirmed": False, "default": "", "cannot_try": "GRUB can't write to btrfs"}},
+            "boot that worked is kept",
+            "GRUB can't write to btrfs",
+        ),
+        ({"sysctls": {"kernel.kptr_restrict": {"kernel/kptr_restrict": "0"}}}, "sysctl kernel.kptr_restrict", "= 0"),
+        ({"sshd": {"passwordauthentication": "yes"}}, "sshd PasswordAuthentication", "yes"),
+        ({"console": {"bounded": False, "size": 0}}, "consoles are bounded", "on /"),
+        ({"xenconsoled": "xenconsoled --log=guest"}, "consoles without escape sequences", "--log=guest"),
+        ({"journal": {"persistent": True, "storage": "", "max_use": ""}}, "journal is bounded", "a tenth"),
+        ({"modes": {"/var/lib/unikernels/disks/a": (0o644, 0o600)}}, "modes", "disks/a is 0644, wanted 0600"),
+        ({"security_updates": ["xen-hypervisor-4.17-amd64"]}, "security updates", "xen-hypervisor"),
+    ],
+)
+def test_each_control_fails_for_what_it_is_for(changes, name, words):
+    assert words in failed(**changes)[name]
+
+
+def test_a_virtual_machine_and_one_without_sshd():
+    virtual = {"package": "", "installed": False, "available": False, "virtual": True}
+    assert set(failed(microcode=virtual, sshd={})) == {"input is filtered"}
+
+
+def test_what_sshd_prints():
+    text = "port 22\npermitrootlogin without-password\npasswordauthentication no\n"
+    assert hardening.parse_sshd(text)["permitrootlogin"] == "without-password"
+
+
+@given(st.one_of(st.none(), st.text(), st.lists(st.one_of(st.text(), st.integers(), st.none()))))
+def test_networks_of_any_kind_are_taken_or_refused_in_one_line(networks):
+    lines = management_refusals(networks, {})
+    assert all("\n" not in line for line in lines)
+    if not lines and networks:
+        assert hardening.management_table(networks, 22)

@@ -1,0 +1,99 @@
+"""What is read on a host, from texts as Linux and Debian have them."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.host import audit_facts, boot, facts
+
+INTEL = "vendor_id\t: GenuineIntel\nflags\t\t: fpu vmx hypervisor\n"
+
+
+@pytest.fixture
+def files(monkeypatch):
+    """path -> text; everything else is not there."""
+    texts = {}
+    for module in (audit_facts, boot, facts):
+        monkeypatch.setattr(module, "read", lambda path: texts.get(path, ""))
+    monkeypatch.setattr(
+        audit_facts.glob, "glob", lambda pattern: [path for path in texts if path.startswith(pattern.rstrip("*"))]
+    )
+    monkeypatch.setattr(audit_facts.os.path, "exists", lambda path: path in texts)
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("sources", "available"),
+    [
+        ("deb http://deb.debian.org/debian bookworm main\n", False),
+        ("deb http://deb.debian.org/debian bookworm main non-free-firmware\n", True),
+        ("# deb http://deb.debian.org/debian bookworm main non-free-firmware\n", False),
+        ("Types: deb\nComponents: main non-free-firmware\n", True),
+    ],
+)
+def test_microcode_can_be_had_where_its_component_is(files, sources, available):
+    files.update({"/proc/cpuinfo": INTEL.replace(" hypervisor", ""), "/etc/apt/sources.list.d/debian": sources})
+    assert audit_facts.microcode() == {
+        "package": "intel-microcode",
+        "installed": False,
+        "available": available,
+        "virtual": False,
+    }
+
+
+def test_a_virtual_machine_is_known_under_xen_too(files):
+    files.update({"/proc/cpuinfo": INTEL})
+    assert audit_facts.microcode()["virtual"] is True
+    # Every Dom0 has the flag; then the firmware's word decides.
+    files["/proc/xen/capabilities"] = "control_d"
+    assert audit_facts.microcode()["virtual"] is False
+    files["/sys/class/dmi/id/sys_vendor"] = "QEMU"
+    assert audit_facts.microcode()["virtual"] is True
+
+
+ADVERTISED = f"{'0' * 32} 00 {'0' * 32} 00 fe80{'0' * 27}1 00000400 00000001 00000000 00450003    ens3\n"
+STATIC = ADVERTISED.replace("00450003", "00000003")
+IPV4 = "Iface\tDestination\tGateway\nens3\t00000000\t0202000A\n"
+
+
+@pytest.mark.parametrize(
+    ("ipv6", "ipv4", "client", "needs"),
+    [
+        (ADVERTISED, IPV4, "192.0.2.7", False),
+        (ADVERTISED, IPV4, "2001:db8::7", True),
+        (ADVERTISED, "Iface\n", "192.0.2.7", True),
+        (STATIC, IPV4, "2001:db8::7", False),
+        ("", "", "", False),
+        ("garbage\n", IPV4, "", False),
+    ],
+)
+def test_router_advertisements_that_a_host_needs(files, monkeypatch, ipv6, ipv4, client, needs):
+    monkeypatch.setenv("SSH_CONNECTION", f"{client} 50000 192.0.2.1 22")
+    files.update({"/proc/net/ipv6_route": ipv6, "/proc/net/route": ipv4})
+    assert audit_facts.needs_router_advertisements() is needs
+
+
+def test_who_logs_in(files, monkeypatch):
+    monkeypatch.setenv("SSH_CONNECTION", "::ffff:192.0.2.7 50000 ::ffff:192.0.2.1 22")
+    monkeypatch.setenv("SUDO_USER", "no-such-user")
+    files.update({"/etc/ssh/sshd_config": "Port 2222\n"})
+    assert audit_facts.ssh() == {"sshd": True, "user": "no-such-user", "key": False, "client": "192.0.2.7", "port": 2222}
+    files["/root/.ssh/authorized_keys"] = "# none\n\nssh-ed25519 AAAA me\n"
+    assert audit_facts.ssh()["key"] is True
+    files.pop("/root/.ssh/authorized_keys")
+    files["/etc/ssh/sshd_config"] = "TrustedUserCAKeys /etc/ssh/ca.pub\n"
+    assert audit_facts.ssh()["key"] is True
+
+
+@pytest.mark.parametrize(
+    ("line", "left", "unconfirmed", "returned"),
+    [
+        ("root=/dev/vda1 unikernels.boot=try", "old\nearly\n", True, ""),
+        ("root=/dev/vda1 unikernels.boot=good", "old\nearly\nlate\n", False, "late"),
+        ("root=/dev/vda1", "old\n", False, boot._EARLY),
+        # Prepared in this very boot: not yet tried.
+        ("root=/dev/vda1", "this\nearly\n", False, ""),
+        ("root=/dev/vda1", "", False, ""),
+    ],
+)
+def test_how_a_boot_came_about(files, line, left, unconfirmed, returned):
+    files.update({"/proc/cmdline": line, boot.RETURNED: left, "/proc/sys/kernel/random/boot_id": "this\n"})
+    state = boot.state()
+    assert (state["unconfirmed"], state["returned"]) == (unconfirmed, returned)

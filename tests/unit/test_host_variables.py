@@ -1,0 +1,120 @@
+"""The variables of a host, read as Xen, xl and GRUB would read what becomes of them."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import limit_refusals
+from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import cpus_refusal, variable_refusals
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize("value", [512, "512", 1024, "1024", 16 << 20])
+def test_memory_that_xen_reads_as_it_is_meant(value):
+    assert variable_refusals({"xen_host_dom0_memory": value}) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0,
+        1,
+        64,
+        511,
+        -1,
+        10**9,
+        10**30,
+        "1024M",
+        "1G",
+        "1e3",
+        "1024.0",
+        1024.5,
+        1024.0,
+        "0768",
+        "0x400",
+        " 1024",
+        "1024 ",
+        "1024\n",
+        "+1024",
+        "1_024",
+        "",
+        None,
+        True,
+        "True",
+        [],
+        {},
+        "١٠٢٤",
+        "1024,max:2048",
+        "max",
+    ],
+)
+def test_memory_that_xen_would_read_as_something_else(value):
+    (line,) = variable_refusals({"xen_host_dom0_memory": value})
+    assert line == f"xen_host_dom0_memory: is {value!r}, must be a whole number 512..16777216 (MiB)"
+
+
+@given(st.one_of(st.integers(), st.text(max_size=12), st.floats(), st.booleans(), st.none()))
+def test_every_number_is_taken_as_it_stands_or_refused_in_one_line(value):
+    lines = variable_refusals({"xen_host_dom0_memory": value, "xen_host_dom0_vcpus": value})
+    assert all("\n" not in line and line.startswith("xen_host_dom0_") for line in lines)
+    if len(lines) < 2:
+        assert str(int(value)) == str(value)
+
+
+@pytest.mark.parametrize("value", ["", None, "all", "1", 1, 0, "0-3", "0-3,^1,8", "4095"])
+def test_cpus_that_xl_reads_as_they_are_meant(value):
+    assert variable_refusals({"xen_host_domain_cpus": value}) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        *[(bad, "must be a set of CPUs, as in 2-15 or 0-3,^1, or empty for all") for bad in
+          ("3-1", "0,,1", "-", ",", "0-", "-1", "!", "0, 1", "1;2", "0-9999", "²", "0\n", -1, 1.5, True, [0, 1], {})],
+        ("^0", "leaves no CPU to domains"),
+        ("0-3,^0-3", "leaves no CPU to domains"),
+    ],
+)  # fmt: skip
+def test_cpus_that_would_stop_every_domain(value, words):
+    (line,) = variable_refusals({"xen_host_domain_cpus": value})
+    assert line.startswith("xen_host_domain_cpus: is ")
+    assert words in line
+
+
+@given(st.text(alphabet="0123456789,^-al ", max_size=10), st.integers(1, 64))
+def test_what_is_not_refused_is_a_set_of_the_hosts_cpus(text, cpus):
+    from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_set
+
+    if not cpus_refusal(text, cpus):
+        chosen = cpu_set(text)
+        assert chosen is None or (chosen and chosen <= set(range(cpus)))
+
+
+@pytest.mark.parametrize("name", ["xen_host_xen_arguments", "xen_host_linux_arguments"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('console="hvc0"', "has '\"', may have letters"),
+        ("quiet\n", "has '\\n', may have letters"),
+        ("a$(reboot)", "has '$', '(', ')', may have letters"),
+        (["quiet"], "is ['quiet'], must be one text"),
+        (True, "is True, must be one text"),
+        ("a" * 2000, "has 2000 characters, must have at most"),
+    ],
+)
+def test_lines_that_would_not_arrive(name, value, words):
+    (line,) = variable_refusals({name: value})
+    assert line.startswith(f"{name}: {words}")
+
+
+def test_what_another_variable_decides():
+    (line,) = variable_refusals({"xen_host_xen_arguments": "com1=115200,8n1 dom0_mem=64M"})
+    assert line == "xen_host_xen_arguments: has dom0_mem=64M, which xen_host_dom0_memory decides: set that instead"
+    assert variable_refusals({"xen_host_linux_arguments": "console=hvc0 clocksource=xen", "xen_host_xen_arguments": None}) == []
+
+
+def test_what_the_machine_is_too_small_for():
+    info = {"cpus": 4}
+    assert limit_refusals(info, 4, "0-3") == limit_refusals(info, 0, "") == []
+    assert limit_refusals(info, 5, "99") == [
+        "xen_host_domain_cpus: is '99', but the host's CPUs are 0..3",
+        "xen_host_dom0_vcpus: is 5, but the host has 4 CPUs: set at most 4, or 0 for all",
+    ]
