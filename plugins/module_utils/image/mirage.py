@@ -204,7 +204,7 @@ def _build(store: str, work: str, key: str, request: Request, tools: Toolchain, 
             raise BuildError(f"{request.name}: its sources were changed while they were built; nothing was stored: run again")
         lock_digest = hashlib.sha256(building.lock_text or b"").hexdigest()
         digest = digest_of(images[0])
-        text = _statement(digest, key, request, tools, lock_digest)
+        text = _statement(digest, key, request, tools, lock_digest, building.lock_text or b"")
         if request.signing_key:
             signature.sign(text, request.signing_key)  # a key that does not sign is known before anything is stored
         extra = {"name": request.name, "key": key, "source": request.source.uri}
@@ -249,7 +249,7 @@ def _keep_lock(store: str, key: str, request: Request, tools: Toolchain, buildin
     return old != building.lock_text
 
 
-def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_digest: str) -> bytes:
+def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_digest: str, lock: bytes) -> bytes:
     sources, _lock = digest_of_sources(request.source.folder)
     source: dict[str, Any] = {"uri": request.source.uri, "digest": {"sha256": sources}}
     if request.source.revision:
@@ -259,6 +259,7 @@ def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_d
         materials=[
             source, {"name": "lock file", "digest": {"sha256": lock_digest}},
             *({"name": path, "digest": {"sha256": digest_of_sources(laid)[0]}} for path, laid in request.overlay),
+            *provenance.package_materials(lock),
         ],
         builder={"id": os.uname().nodename, **tools.versions}, key=key,
     )  # fmt: skip
