@@ -38,6 +38,8 @@ from .store import (
 
 # What libxl keeps of each domain that runs.
 LIBXL = "/var/lib/xen/userdata-d.*"
+# What a host can go back to, as `fleet.generation_folder` keeps it.
+GENERATIONS = "/var/lib/unikernels/generations/*"
 
 
 def receive(request: Request) -> dict[str, Any]:
@@ -216,9 +218,9 @@ def definitions_in(folder: str) -> list[str]:
 
 
 def used_by_domains(definitions: str) -> set[str]:
-    """Digests that a definition, or a domain that runs, names as its kernel."""
+    """Digests that a definition, a domain that runs, or a generation to go back to names as its kernel."""
     used: set[str] = set()
-    for path in [*definitions_in(definitions), *glob.glob(LIBXL)]:
+    for path in [*definitions_in(definitions), *glob.glob(LIBXL), *glob.glob(GENERATIONS)]:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 used.update(re.findall(rf"({DIGEST.pattern})\{SUFFIX}", file.read()))
