@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import singledispatchmethod
 
 from ..domain.observed import Intent
-from ..domain.spec import Disk
+from ..domain.spec import Disk, Health
 from ..domain.xl_config import vbd, vif
 from ..health.checks import ask
 from ..health.patterns import problem_of
@@ -200,31 +200,26 @@ class Performer:
 
     def _judge(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
         """Asked for each look: true when it is healthy, ToolstackError when the time is over."""
-        return self._asking(step, mark) if step.health else self._settling(step, mark)
+        return self._asking(step.name, step.health, mark) if step.health else self._settling(step, mark)
 
-    def _asking(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
-        health = step.health
-        assert health is not None
+    def _asking(self, name: str, health: Health, mark: int) -> Callable[[Look], bool]:
         end = time.monotonic() + health.within
 
         def healthy(_seen: Look) -> bool:
-            answer = self._ask(step, mark, end)
+            answer = self._ask(name, health, mark, end)
             if answer is not None and time.monotonic() >= end:
-                lines = console.lines(step.name, mark)
+                lines = console.lines(name, mark)
                 raise ToolstackError(
-                    f"domain {step.name}: it runs, but is not healthy after {health.within} s: {answer}{console.tail(lines)}",
-                    lines,
+                    f"domain {name}: it runs, but is not healthy after {health.within} s: {answer}{console.tail(lines)}", lines
                 )
             return answer is None
 
         return healthy
 
     @staticmethod
-    def _ask(step: do.AwaitHealthy, mark: int, end: float) -> str | None:
-        health = step.health
-        assert health is not None
+    def _ask(name: str, health: Health, mark: int, end: float) -> str | None:
         if health.kind == "console":
-            return problem_of(health.target, console.lines(step.name, mark, _ALL_LINES))
+            return problem_of(health.target, console.lines(name, mark, _ALL_LINES))
         return ask(health, end)
 
     def _settling(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
