@@ -195,7 +195,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _call(self, module_args: dict[str, Any], shipping: dict[str, Any]) -> dict[str, Any]:
         answer: dict[str, Any] = self._execute_module(
-            module_name=MODULE, module_args={**module_args, "_shipping": shipping}, task_vars=self.vars
+            module_name=MODULE, module_args={**module_args, "shipping": shipping}, task_vars=self.vars
         )
         answer.pop("invocation", None)  # every text once more
         return answer

@@ -106,7 +106,23 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    AnsibleModule({}).fail_json(msg="declared runs on the controller; this file only documents it")
+    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    AnsibleModule(
+        argument_spec={
+            "scope": {"type": "str", "choices": ["play", "host"], "default": "play"},
+            "services": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["web", "dns", "vpn"],
+                "default": ["web", "dns", "vpn"],
+            },
+            "unikernels": {"type": "str", "default": "unikernels"},
+            "images": {"type": "str", "default": "unikernel_images"},
+            "known": {"type": "str", "default": ""},
+            "refresh": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    ).fail_json(msg="declared runs on the controller; this file only documents it")
 
 
 if __name__ == "__main__":

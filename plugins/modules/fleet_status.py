@@ -69,7 +69,15 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    AnsibleModule({}).fail_json(msg="fleet_status runs on the controller; this file only documents it")
+    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    AnsibleModule(
+        argument_spec={
+            "prefix": {"type": "str", "default": "status_"},
+            "html": {"type": "path", "default": ""},
+            "json": {"type": "path", "default": ""},
+        },
+        supports_check_mode=True,
+    ).fail_json(msg="fleet_status runs on the controller; this file only documents it")
 
 
 if __name__ == "__main__":

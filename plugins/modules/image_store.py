@@ -20,6 +20,9 @@ author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]
 options:
+  shipping:
+    description: What the action plugin of the same name hands to the host. Not for tasks.
+    type: dict
   state:
     description: Whether images are to be V(stored) on the host, or V(signed) and checked on the controller alone.
     type: str
@@ -199,7 +202,7 @@ def main() -> None:
             "keep": {"type": "int"},
             "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
             # Between the action plugin and its module: files, texts, arrived, final.
-            "_shipping": {"type": "dict"},
+            "shipping": {"type": "dict"},
         },
         supports_check_mode=True,
     )

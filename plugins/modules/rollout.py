@@ -72,7 +72,11 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    AnsibleModule({"step": {"type": "str"}}).fail_json(msg="rollout runs on the controller; this file only documents it")
+    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    AnsibleModule(
+        argument_spec={"step": {"type": "str", "choices": ["plan", "wave", "verdict", "end"], "required": True}},
+        supports_check_mode=True,
+    ).fail_json(msg="rollout runs on the controller; this file only documents it")
 
 
 if __name__ == "__main__":

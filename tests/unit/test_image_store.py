@@ -94,18 +94,18 @@ ALL = [f"{DIGEST}.{kind}" for kind in ("json", "provenance.json", "provenance.js
 def test_a_look_then_what_is_lacking(tmp_path, controller):
     host, shipping = tmp_path / "host", {"files": controller.files(), "final": False}
     for check in (True, False):
-        looked = call(host, check, _shipping=shipping)
+        looked = call(host, check, shipping=shipping)
         assert (looked["missing"], looked["changed"], files(host)) == (ALL, False, [])
     arrived = tmp_path / "arrived"
     arrived.mkdir()
     (arrived / f"{DIGEST}.xen").write_bytes(IMAGE)
     shipping = {"files": controller.files(), "texts": controller.texts(), "arrived": str(arrived), "final": True}
-    done = call(host, _shipping=shipping)
+    done = call(host, shipping=shipping)
     assert (done["changed"], done["missing"], done["taken"], files(host)) == (True, [], [DIGEST], ALL)
     assert list(arrived.iterdir()) == [] and history(str(host), "hello") == [DIGEST]
     assert all((host / file).read_bytes() == (controller.store / file).read_bytes() for file in ALL)
     assert {oct((host / file).stat().st_mode)[-3:] for file in ALL} == {"644"}
-    again = call(host, _shipping=shipping)
+    again = call(host, shipping=shipping)
     assert (again["changed"], again["taken"]) == (False, [])
 
 
@@ -116,20 +116,20 @@ def whole(host, controller, **options):
     (arrived / f"{DIGEST}.xen").write_bytes(options.pop("image", IMAGE))
     texts = options.pop("texts", controller.texts())
     shipping = {"files": controller.files(), "texts": texts, "arrived": str(arrived), "final": True}
-    return call(host, _shipping=shipping, **options)
+    return call(host, shipping=shipping, **options)
 
 
 def test_a_statement_that_was_signed_again_goes_alone(tmp_path, controller):
     host = tmp_path / "host"
     whole(host, controller)
     signature.attach(str(controller.store), DIGEST, b"", str(controller.keys / "bob"), False, ("hello",))
-    looked = call(host, _shipping={"files": controller.files(), "final": False})
+    looked = call(host, shipping={"files": controller.files(), "final": False})
     assert looked["missing"] == [f"{DIGEST}.provenance.json.sig"]
     assert whole(host, controller)["taken"] == []
     assert (host / ALL[2]).read_bytes() == (controller.store / ALL[2]).read_bytes()
     # A description is each store's own: another one is none that is missing.
     (controller.store / ALL[0]).write_text("{}")
-    assert call(host, _shipping={"files": controller.files(), "final": False})["missing"] == []
+    assert call(host, shipping={"files": controller.files(), "final": False})["missing"] == []
 
 
 def test_a_controllers_damaged_description_is_not_passed_on(tmp_path, controller):
@@ -143,7 +143,7 @@ def test_an_altered_image_is_shipped_again(tmp_path, controller):
     host = tmp_path / "host"
     whole(host, controller)
     (host / f"{DIGEST}.xen").write_bytes(IMAGE + b"x")
-    looked = call(host, _shipping={"files": controller.files(), "final": False})
+    looked = call(host, shipping={"files": controller.files(), "final": False})
     assert looked["missing"] == [f"{DIGEST}.xen"]
     assert whole(host, controller)["taken"] == [DIGEST] and (host / f"{DIGEST}.xen").read_bytes() == IMAGE
 
@@ -303,9 +303,9 @@ def test_a_mirror_gives_all_files_and_none_is_believed(tmp_path, controller, mir
     fill(folder, controller)
     shipping = {"files": controller.files(), "final": False}
     host = tmp_path / "host"
-    done = call(host, mirrors=[url + "/"], _shipping=shipping)
+    done = call(host, mirrors=[url + "/"], shipping=shipping)
     assert (done["taken"], done["missing"], done["notes"], files(host)) == ([DIGEST], [], [], ALL)
-    assert sorted(asked) == ALL and call(host, mirrors=[url], _shipping=shipping)["changed"] is False and len(asked) == 4
+    assert sorted(asked) == ALL and call(host, mirrors=[url], shipping=shipping)["changed"] is False and len(asked) == 4
 
 
 @pytest.mark.parametrize("body", [b"[]", b"1", b"[" * 100000, b'{"name": "\\u001b[31m"}', b'{"size": "x"}'], ids=range(5))
@@ -313,7 +313,7 @@ def test_a_description_is_checked_before_it_is_believed(tmp_path, controller, mi
     folder, url, _asked = mirror
     fill(folder, controller)
     (folder / ALL[0]).write_bytes(body)
-    done = call(tmp_path / "host", mirrors=[url], _shipping={"files": controller.files(), "final": False})
+    done = call(tmp_path / "host", mirrors=[url], shipping={"files": controller.files(), "final": False})
     assert done["missing"] == [] and len(done["notes"]) == 1 and files(tmp_path / "host") == ALL
     assert describe(str(tmp_path / "host"), DIGEST)["name"] == "hello"
     # Where nobody knows what it must be, it is not even asked for.
@@ -326,7 +326,7 @@ def test_several_mirrors_are_asked_in_order(tmp_path, controller, mirror):
     fill(folder, controller)
     nobody = "http://127.0.0.1:9"
     done = call(
-        tmp_path / "host", mirrors=[nobody, url + "/nosuch", url], _shipping={"files": controller.files(), "final": False}
+        tmp_path / "host", mirrors=[nobody, url + "/nosuch", url], shipping={"files": controller.files(), "final": False}
     )
     assert done["taken"] == [DIGEST] and done["missing"] == []
     assert all("\n" not in note for note in done["notes"]) and any(
@@ -372,8 +372,8 @@ def test_all_transfers_together_have_one_deadline(tmp_path, controller, mirror, 
         ({"keep": -1}, r"keep: must be 0 or more"),
         ({"mirror_timeout": 0}, r"mirror_timeout: must be 1 or more"),
         ({"kernels": ["x"]}, r"unikernel_images_kernels: 'x' is not 64"),
-        ({"_shipping": {"texts": {f"{'0' * 64}.json": "x"}}}, r"'0+.json' is not a file of an image of wanted"),
-        ({"_shipping": {"files": {"../../etc/passwd": {"sha256": "x", "size": 1}}}}, r"is not a file of an image of wanted"),
+        ({"shipping": {"texts": {f"{'0' * 64}.json": "x"}}}, r"'0+.json' is not a file of an image of wanted"),
+        ({"shipping": {"files": {"../../etc/passwd": {"sha256": "x", "size": 1}}}}, r"is not a file of an image of wanted"),
     ],
 )
 def test_wrong_options_are_refused(tmp_path, options, words):

@@ -84,7 +84,7 @@ def given_policy(params: dict[str, Any]) -> Policy:
 
 def request_of(params: dict[str, Any], check: bool) -> Request:
     """The module's options as a request; StoreError or PolicyError for what makes no sense."""
-    shipping = params.get("_shipping") or {}
+    shipping = params.get("shipping") or {}
     wanted = {name: digest for name, digest in wanted_images(params["wanted"], params.get("names")).items() if digest}
     known = {f"{digest}.{kind}" for digest in wanted.values() for kind in KINDS}
     files = {file: File(str(entry["sha256"]), int(entry["size"])) for file, entry in shipping.get("files", {}).items()}
