@@ -136,9 +136,9 @@ def test_bad_input_is_one_line_and_changes_nothing(task, results, dom0):
 
 
 def test_a_second_run_at_once_waits_or_says_who_works(domain, dom0):
-    end = hold(dom0, "/run/unikernels-xen.lock", 600)
+    end = hold(dom0, "/run/unikernels-xen/lock", 600)
     refused = domain(lock_timeout=1, check=False)
     assert "another run works on this host" in refused.stdout
     dom0(end)
-    hold(dom0, "/run/unikernels-xen.lock", 20)
+    hold(dom0, "/run/unikernels-xen/lock", 20)
     assert changed(domain(lock_timeout=180)) == 1

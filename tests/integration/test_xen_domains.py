@@ -221,7 +221,7 @@ def test_no_secret_of_a_disk_reaches_an_output_or_the_log(declared, tiny, dom0):
 
 
 def test_the_host_is_described(dom0, tmp_path):
-    run("ansible", "xen1", "-m", "unikernels.xen.xen_host_info", "-a", "packages=logrotate,no-such", "-t", str(tmp_path))
+    run("ansible", "xen1", "-m", "unikernels.xen.xen_host_info", "-a", "packages=bridge-utils,no-such", "-t", str(tmp_path))
     host = json.loads((tmp_path / "xen1").read_text())["host"]
     assert "hvm" in host["capabilities"]
     assert host["topology"] == {"nodes": 1, "cores_per_socket": 2, "threads_per_core": 1}
