@@ -325,9 +325,7 @@ def test_several_mirrors_are_asked_in_order(tmp_path, controller, mirror):
     folder, url, _asked = mirror
     fill(folder, controller)
     nobody = "http://127.0.0.1:9"
-    done = call(
-        tmp_path / "host", mirrors=[nobody, url + "/nosuch", url], shipping={"files": controller.files(), "final": False}
-    )
+    done = call(tmp_path / "host", mirrors=[nobody, url + "/nosuch", url], shipping={"files": controller.files(), "final": False})
     assert done["taken"] == [DIGEST] and done["missing"] == []
     assert all("\n" not in note for note in done["notes"]) and any(
         note.startswith(f"mirror {nobody}: url ") for note in done["notes"]
