@@ -18,7 +18,7 @@ import dataclasses
 from ..domain.compare import differences
 from ..domain.observed import Host, Observed, defined_memory
 from ..domain.spec import NEXT, PREVIOUS, Declaration, Domain
-from ..domain.xl_config import EXTRA, extra_config, service_of, xl_config
+from ..domain.xl_config import EXTRA, extra_config, notes_of, xl_config
 from .plan import Former, Phase
 from .replace import healthy, live
 from .steps import (
@@ -45,7 +45,7 @@ _UNKNOWN = f"{EXTRA}\ninterrupted = unknown\n"
 
 def described(observed: Observed, text: str | None) -> Observed:
     """With what Xen doesn't report, as the text says from which it was made."""
-    known = dataclasses.replace(observed.domain, extra_config=extra_config(text or ""), service=service_of(text or ""))
+    known = dataclasses.replace(observed.domain, extra_config=extra_config(text or ""), **notes_of(text or ""))
     return dataclasses.replace(observed, domain=known)
 
 
