@@ -150,7 +150,7 @@ def notes_of(text: str) -> dict[str, Any]:
     return {
         "service": service_of(text),
         "restart": restart if restart in RESTARTS else "never",
-        "restart_limit": _read(_note(text, RESTART_LIMIT), lambda value: RestartLimit(**value)) or RestartLimit(),
+        "restart_limit": _read(_note(text, RESTART_LIMIT), _restart_limit) or RestartLimit(),
         "watchdog": _read(_note(text, WATCHDOG), _watchdog),
     }
 
@@ -163,8 +163,12 @@ def _note(text: str, begin: str) -> str:
 def _read(note: str, made: Callable[[Any], T]) -> T | None:
     try:
         return made(json.loads(note)) if note else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def _restart_limit(value: Any) -> RestartLimit:
+    return RestartLimit(**{key: int(number) for key, number in value.items()})
 
 
 def _watchdog(value: Any) -> Watchdog:

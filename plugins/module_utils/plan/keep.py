@@ -68,7 +68,7 @@ def rebuilds_of(log: str) -> int:
 @dataclass(frozen=True)
 class Policy:
     restart: str = "on-failure"
-    limit: RestartLimit = RestartLimit()
+    limit: RestartLimit = field(default_factory=RestartLimit)
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ class Past:
 
     starts: tuple[float, ...] = field(default=())
     gave_up: bool = False
+    pending: bool = False  # a start of ours has begun, and is not known to have succeeded
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Forgive:
-    """After it was given up somebody has started it, and it stays."""
+    """After it was given up, or could not be started, it runs all the same: somebody has started it."""
 
 
 Action = Union[Leave, Start, GiveUp, Count, Forgive]
@@ -139,12 +140,14 @@ def decide(policy: Policy, seen: Seen, past: Past, ended_at: float, now: float) 
     if past.gave_up:
         calm = seen.state == "running" and not seen.failures and not seen.rebuilds
         return Forgive() if calm and seen.alive_for >= policy.limit.within else Leave()
+    if past.pending and seen.state == "running":
+        return Forgive()
     if seen.rebuilds:
         reason = "Xen has started it again by itself"
         if len(recent) + seen.rebuilds > policy.limit.starts:
             return GiveUp(f"{reason}, in a loop", end=True)
         return Count(reason)
-    reason = why(policy, seen)
+    reason = why(policy, seen, past)
     if not reason:
         return Leave()
     if len(recent) >= policy.limit.starts:
@@ -157,12 +160,14 @@ def recent_starts(policy: Policy, past: Past, now: float) -> tuple[float, ...]:
     return tuple(start for start in past.starts if now - policy.limit.within < start <= now)
 
 
-def why(policy: Policy, seen: Seen) -> str:
+def why(policy: Policy, seen: Seen, past: Past) -> str:
     """Why it is to be started, in words for a journal; "" when it is not."""
     if seen.state == "running":
         return f"it hangs: its health check failed {seen.failures} times in a row" if seen.failures >= MAX_FAILURES else ""
     if seen.state not in ("shutdown", "gone"):
         return ""
+    if seen.state == "gone" and past.pending:
+        return "its last start failed"
     if seen.ending and seen.ending.action.endswith("restart"):
         late = seen.ending_age >= REBUILD_SECONDS
         return "it asked for a restart, and Xen could not build it again" if late else ""

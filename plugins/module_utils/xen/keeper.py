@@ -116,17 +116,24 @@ class Keeper:
         domains = self._domains() if texts else []
         pause = SECONDS if self.events.connected or not texts else SECONDS_WITHOUT_EVENTS
         for name, text in texts.items():
-            action = self._decide(name, text, domains)
-            pause = min(pause, self._next_check(name, text))
-            if isinstance(action, keep.Leave):
-                self._tracks[name].ended_at = 0.0
-                continue
-            left = action.at - time.time() if isinstance(action, keep.Start) else 0.0
-            if left <= 0:
-                left = BUSY_SECONDS
-                self._act_alone(name)
-            pause = min(pause, left)
+            try:
+                pause = min(pause, self._look_after(name, text, domains))
+            except Exception as error:  # whatever is wrong with a domain, the others are looked after
+                _say(f"domain {name}: {type(error).__name__}: {error}")
+                pause = min(pause, SECONDS_WITHOUT_EVENTS)
         return max(0.1, pause)
+
+    def _look_after(self, name: str, text: str, domains: list[Found]) -> float:
+        """In how many seconds to look again."""
+        action = self._decide(name, text, domains)
+        if isinstance(action, keep.Leave):
+            self._tracks[name].ended_at = 0.0
+            return self._next_check(name, text)
+        left = action.at - time.time() if isinstance(action, keep.Start) else 0.0
+        if left > 0:
+            return left
+        self._act_alone(name)
+        return BUSY_SECONDS
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -153,7 +160,7 @@ class Keeper:
         seen = self._seen(name, text, domains, now)
         past = restarts.past_of(restarts.read(name))
         track = self._tracks[name]
-        if keep.why(policy, seen) and not (0 < track.ended_at <= now):
+        if keep.why(policy, seen, past) and not (0 < track.ended_at <= now):
             track.ended_at = now
         return keep.decide(policy, seen, past, track.ended_at, now)
 
@@ -167,7 +174,8 @@ class Keeper:
         if ending and last and ending.domid != last:
             ending = None
         if domain and domain.domid != track.domid:
-            track.domid, track.since, track.asked_at, track.failures, track.healthy = domain.domid, now, 0.0, 0, False
+            track.domid, track.since, track.asked_at = domain.domid, now, 0.0
+            track.failures, track.healthy, track.check = 0, False, None
         if guarded:
             track.rebuilds = 0
         elif domain and domain.state == "running":
@@ -254,7 +262,7 @@ class Keeper:
         lines = console.lines(name, most=restarts.MAX_LINES)
         code = _exit_code(name)
         if isinstance(action, keep.Forgive):
-            restarts.write(name, {**record, "gave_up": False})
+            restarts.write(name, {**record, "gave_up": False, "pending": False})
             _say(f"domain {name}: somebody started it, and it runs: it is looked after again")
         elif isinstance(action, keep.Count):
             for _rebuild in range(track.rebuilds):
@@ -271,18 +279,25 @@ class Keeper:
                 f" is{ended}; what it printed is in {restarts.path_of(name)}"
             )
         elif isinstance(action, keep.Start):
-            refusal = _refusal(name)
-            record = restarts.with_event(record, refusal or action.reason, now, not refusal, lines, code, bool(refusal))
-            # Before the start: if this process dies in the middle it has been counted.
+            self._start_again(name, _policy(text), action.reason, lines, code)
+
+    def _start_again(self, name: str, policy: keep.Policy, reason: str, lines: list[str], code: int | None) -> None:
+        now, refusal = time.time(), _refusal(name)
+        record = restarts.with_event(restarts.read(name), refusal or reason, now, not refusal, lines, code, bool(refusal))
+        # Before the start: if this process dies in the middle it has been counted, and is tried again.
+        restarts.write(name, {**record, "pending": not refusal})
+        if refusal:
+            _say(f"domain {name}: {reason}; it is not started again: {refusal}")
+            return
+        problem = self._start(name)
+        if not problem:
             restarts.write(name, record)
-            if refusal:
-                _say(f"domain {name}: {action.reason}; it is not started again: {refusal}")
-                return
-            count = len(keep.recent_starts(_policy(text), restarts.past_of(record), now))
-            outcome = self._start(name)
-            _say(f"domain {name}: {action.reason}; {outcome} ({count} of {limit.starts} times within {limit.within} s)")
+        count = len(keep.recent_starts(policy, restarts.past_of(record), now))
+        limit = f"{count} of {policy.limit.starts} times within {policy.limit.within} s"
+        _say(f"domain {name}: {reason}; {problem or 'started again'} ({limit})")
 
     def _start(self, name: str) -> str:
+        """What is wrong, or ""."""
         track = self._tracks[name]
         track.ended_at, track.failures = 0.0, 0
         domain = self._find(name)
@@ -291,7 +306,7 @@ class Keeper:
         code, out, err = xl("create", definition_path(name))
         # Nobody asked this one, whose id the next look has.
         track.domid = 0
-        return "started again" if not code else f"'xl create' failed: {last_words(err + out)}"
+        return f"'xl create' failed: {last_words(err + out)}" if code else ""
 
     def _find(self, name: str) -> Found | None:
         return next((domain for domain in self._domains() if domain.name == name), None)

@@ -36,7 +36,7 @@ def read(name: str) -> dict[str, Any]:
 def past_of(record: dict[str, Any]) -> Past:
     starts = record.get("starts")
     times = [float(start) for start in starts if isinstance(start, (int, float))] if isinstance(starts, list) else []
-    return Past(tuple(times), record.get("gave_up") is True)
+    return Past(tuple(times), record.get("gave_up") is True, record.get("pending") is True)
 
 
 def summary(name: str) -> dict[str, Any]:
@@ -65,6 +65,7 @@ def with_event(
         "exit_code": exit_code,
         "console": [line[:MAX_LINE] for line in console[-MAX_LINES:]],
         "gave_up": gave_up,
+        "pending": False,
         "history": [*former, {"time": when, "reason": reason}][-MAX_HISTORY:],
     }
 
