@@ -432,7 +432,17 @@ def test_what_is_wrong_with_it_is_one_line(options, problem):
 
 
 @pytest.mark.parametrize(
-    "note", ["", "{", "[]", "3", '{"every": "x", "health": {}}', '{"every": 5, "health": {"kind": 1, "x": 2}}']
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"starts": "x"}',
+        '{"within": 1e999}',
+        '{"every": "x", "health": {}}',
+        '{"every": 5, "health": {"x": 2}}',
+    ],
 )
 def test_a_broken_note_in_a_definition_is_as_if_it_were_not_there(note):
     text = f'# restart: {note}\n# restart_limit: {note}\n# watchdog: {note}\nname = "www"\n'
