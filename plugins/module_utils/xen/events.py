@@ -60,7 +60,8 @@ class Events:
             for path in self._receive() if ready else []:
                 if path in self._fired:
                     changed.add(path)
-                    end = min(end, time.monotonic() + _SETTLE_SECONDS)
+                    # A key is to be read before its domain is gone.
+                    end = min(end, time.monotonic() + (_SETTLE_SECONDS if path.startswith("@") else 0.0))
                 self._fired.add(path)
         return changed
 

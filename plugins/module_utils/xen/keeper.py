@@ -100,13 +100,14 @@ class Keeper:
 
     @staticmethod
     def _note_request(path: str, track: Track) -> None:
-        """The toolstack writes what it asks for, and the guest clears it; both write there while it is built, too."""
+        """The toolstack writes what it asks for, and the guest clears it. Both write there while it is built, and it is removed
+        with its domain."""
         try:
             with Xenstore() as store:
                 wanted = store.read([path])[0]
         except ToolstackError:
             wanted = None
-        if wanted or time.time() - track.since > BUILD_SECONDS:
+        if wanted or (wanted is not None and time.time() - track.since > BUILD_SECONDS):
             track.asked_at = time.time()
 
     def round(self) -> float:
