@@ -296,6 +296,31 @@ options:
       - C(command), a list, the absolute path of a program on the host and its arguments, must exit with 0. No shell reads it. It
         and all that it started are killed (SIGKILL) when it has ended or its time is over.
     type: dict
+  restart:
+    description:
+      - Whether the host itself starts the domain again when it dies, without a controller; for O(state=running) with
+        O(autostart), once it has been seen healthy. See the chapter on domains that die in C(docs/operating.md).
+      - V(on-failure) when it crashes, ends with an exit code other than 0 (Solo5's C(solo5_exit)), or hangs (O(watchdog)).
+      - V(always) also when it ends by itself without an error.
+      - V(never) leaves it as it is. So does each value when somebody destroyed it or asked it to end (C(xl destroy),
+        C(xl shutdown)).
+      - By default V(on-failure). A change of O(restart), O(restart_limit) and O(watchdog) leaves the running domain alone.
+    type: str
+    choices: [always, on-failure, never]
+  restart_limit:
+    description:
+      - C(starts), 5 by default, and C(within), 600 by default. A domain that was started again so often in so many seconds is
+        not started any more, until the next run that creates it. Restarts by Xen itself (O(on_reboot), O(on_crash)) count
+        too, and one that Xen restarts in a loop is ended.
+      - Between two starts is a time that doubles from 1 to 60 seconds.
+    type: dict
+  watchdog:
+    description:
+      - Ask the running domain from the host what O(health) says, every so many seconds (5..3600). It is restarted when 3
+        attempts in a row have failed. V(true) is every 10 seconds, V(false) and 0 never.
+      - After a start failures count only when it was healthy once or C(within) of O(health) has passed.
+      - O(health) must not be C(console), which tells only of the start.
+    type: raw
   settle:
     description: Without O(health), for how many seconds a started domain is watched. One that ends in this time has failed.
     type: int

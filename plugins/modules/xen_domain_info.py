@@ -83,6 +83,13 @@ domains:
     service:
       description: What it was declared to serve.
       type: str
+    restarts:
+      description:
+        - How often the host itself has started it again since the last run that created or changed it (C(count)), C(last) and
+          C(reason) of the last end, and whether the host C(gave_up), after which the domain is left as it is.
+        - See O(unikernels.xen.xen_domain#module:restart).
+      type: dict
+      sample: {count: 2, last: "2026-11-27T03:00:12+0000", reason: "it ended by itself, reason crash", gave_up: false}
     image:
       description: What the store says of its kernel (C(sha256), C(name), C(target), C(standin)); empty for a kernel elsewhere.
       type: dict

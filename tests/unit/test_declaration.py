@@ -21,7 +21,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields impor
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import HEALTH_KINDS, derived_mac, derived_uuid, owned
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, notes_of, xl_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -379,3 +379,73 @@ def test_address_outside_the_bridge_network():
         "domain www: address 10.0.0.10 is outside the network of xenbr0 (10.9.0.0/24)"
     ]
     assert "the host's own" in outside_networks([declare()], {"xenbr0": ["10.0.0.10/24"]})[0]
+
+
+@pytest.mark.parametrize(
+    "options, restart, limit, every",
+    [
+        ({}, "on-failure", (5, 600), 0),
+        ({"restart": "always", "restart_limit": {"starts": 3}}, "always", (3, 600), 0),
+        ({"restart": "never"}, "never", (5, 600), 0),
+        ({"state": "stopped", "restart": "always"}, "never", (5, 600), 0),
+        ({"state": "paused"}, "never", (5, 600), 0),
+        ({"health": {"tcp": "10.0.0.1:80"}, "watchdog": True}, "on-failure", (5, 600), 10),
+        ({"health": {"tcp": "10.0.0.1:80"}, "watchdog": "yes"}, "on-failure", (5, 600), 10),
+        ({"health": {"tcp": "10.0.0.1:80"}, "watchdog": "30"}, "on-failure", (5, 600), 30),
+        ({"health": {"tcp": "10.0.0.1:80"}, "watchdog": False}, "on-failure", (5, 600), 0),
+        ({"health": {"tcp": "10.0.0.1:80"}, "watchdog": 0}, "on-failure", (5, 600), 0),
+        ({"health": {"command": ["/bin/x", "a b", "é"]}, "watchdog": 5}, "on-failure", (5, 600), 5),
+        ({"health": {"http": "https://a.example/x?y=1", "insecure": True, "contains": "ü\u2028"}, "watchdog": 5},
+         "on-failure", (5, 600), 5),
+    ],
+)  # fmt: skip
+def test_what_the_keeper_is_to_do_comes_back_from_the_definition(options, restart, limit, every):
+    domain = declaration_of({"name": "www", "kernel": "/k", **options}, "h").domain
+    assert (domain.restart, tuple(vars(domain.restart_limit).values())) == (restart, limit)
+    assert (domain.watchdog.every if domain.watchdog else 0) == every
+    notes = notes_of(xl_config(domain))
+    assert notes == {key: getattr(domain, key) for key in notes}
+
+
+@pytest.mark.parametrize(
+    "options, problem",
+    [
+        ({"restart": "sometimes"}, "restart: is 'sometimes', must be one of always, on-failure, never"),
+        ({"restart": True}, "restart: is True: YAML reads"),
+        ({"restart_limit": 5}, "restart_limit: must be a mapping, as in {starts: 5, within: 600}"),
+        ({"restart_limit": {"starts": 0}}, "restart_limit: starts: is 0, must be 1..100 starts"),
+        ({"restart_limit": {"within": "1 h"}}, "restart_limit: within: must be a whole number of seconds"),
+        ({"restart_limit": {"start": 1}}, "restart_limit: unknown key 'start'"),
+        ({"watchdog": 10}, "watchdog: asks what health says, which is not given"),
+        ({"watchdog": 1.5}, "watchdog: is 1.5, must be true, false or the seconds between two questions, 5..3600"),
+        ({"watchdog": 4}, "watchdog: is 4, must be true, false"),
+        ({"watchdog": []}, "watchdog: is [], must be true, false"),
+        ({"watchdog": 10, "health": {"console": "ready"}}, "watchdog: can't ask a console"),
+        ({"watchdog": 10, "restart": "never", "health": {"tcp": "a:1"}}, "watchdog: starts a domain again that hangs"),
+    ],
+)
+def test_what_is_wrong_with_it_is_one_line(options, problem):
+    with pytest.raises(SpecError) as refusal:
+        declaration_of({"name": "www", "kernel": "/k", **options}, "h")
+    assert str(refusal.value).startswith(f"domain www: {problem}")
+    assert len(refusal.value.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"starts": "x"}',
+        '{"within": 1e999}',
+        '{"every": "x", "health": {}}',
+        '{"every": 5, "health": {"x": 2}}',
+    ],
+)
+def test_a_broken_note_in_a_definition_is_as_if_it_were_not_there(note):
+    text = f'# restart: {note}\n# restart_limit: {note}\n# watchdog: {note}\nname = "www"\n'
+    notes = notes_of(text)
+    assert (notes["restart"], notes["watchdog"]) == ("never", None)
+    assert vars(notes["restart_limit"]) == {"starts": 5, "within": 600}

@@ -20,7 +20,7 @@ from ..health.patterns import problem_of
 from ..image.store import write_whole
 from ..plan import steps as do
 from ..wait import until
-from ..xen import bridge_ports, console, devices, disks
+from ..xen import bridge_ports, console, devices, disks, restarts
 from ..xen.hypercalls import Hypercalls
 from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, intent_path
 from ..xen.watch import BETWEEN, Idle, Look, ended, look, restarting, wait_for_state
@@ -277,11 +277,14 @@ class Performer:
     def _(self, step: do.Define) -> None:
         os.makedirs(DEFINITIONS, mode=0o755, exist_ok=True)
         write_whole(definition_path(step.name), step.text.encode("utf-8"), 0o600)
+        # Healthy, or declared otherwise: the keeper counts from here.
+        restarts.forget(step.name)
         _remove(intent_path(step.name))
 
     @perform.register
     def _(self, step: do.Undefine) -> None:
         _remove(definition_path(step.name))
+        restarts.forget(step.name)
         _remove(intent_path(step.name))
 
     @perform.register

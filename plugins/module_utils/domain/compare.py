@@ -14,7 +14,7 @@ from typing import Any
 from .boot_line import ADDRESS_FIELDS, read_back
 from .cpus import cpu_set, cpu_text
 from .fields import COMPARED
-from .spec import CONTENT_PATH, Disk, Domain, Interface
+from .spec import CONTENT_PATH, Disk, Domain, Interface, RestartLimit
 
 # The image store's files, named by their content.
 _STORED = re.compile(r"/.*/([0-9a-f]{64})\.xen")
@@ -137,6 +137,8 @@ def as_options(domain: Domain, like: Domain | None = None) -> dict[str, Any]:
     interfaces, options["arguments"] = read_back(domain, like)
     options["interfaces"] = [dict(vars(interface)) for interface in interfaces]
     options["disks"] = [dict(vars(disk)) for disk in domain.disks]
+    options["restart_limit"] = dict(vars(domain.restart_limit))
+    options["watchdog"] = domain.watchdog.every if domain.watchdog else 0
     options["maxmem"] = domain.maxmem or domain.memory
     options["extra_config"] = {
         key: list(value) if isinstance(value, tuple) else value for key, value in domain.extra_config
@@ -155,6 +157,12 @@ def view(domain: Domain | None, state: str, autostart: bool, like: Domain | None
     ]
     if options["maxmem"] == options["memory"]:
         del options["maxmem"]
+    if domain.restart != "never":
+        options["restart"] = domain.restart
+    if domain.restart_limit != RestartLimit():
+        options["restart_limit"] = dict(vars(domain.restart_limit))
+    if domain.watchdog:
+        options["watchdog"] = domain.watchdog.every
     return {**options, "state": state, "autostart": autostart}
 
 

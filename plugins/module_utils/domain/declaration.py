@@ -10,6 +10,7 @@ what is allowed. Everything that later reaches an xl file, a boot line or a path
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import uuid as uuids
 import warnings
@@ -22,7 +23,7 @@ from .devices import DEVICE as DEVICE
 from .fields import DOMAIN, extra_key_refusal
 from .health import health_of
 from .options import Reader, SpecError, not_text, shown, text_problem
-from .spec import Declaration, Disk, Domain, Interface, Origin, derived_uuid
+from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid
 from .xl_config import ExtraValue
 
 # Solo5's xen platform code keeps the command line in 8192 bytes and cuts longer ones silently.
@@ -34,6 +35,8 @@ RESERVED_NAMES = ("Domain-0", "Xenstore", "auto")
 ROLE_KEYS = ("image",)
 # What xl's parser can keep of a number (strtol).
 _MAX_LONG = (1 << 63) - 1
+# watchdog: true. Three failed attempts that far apart tell of more than a moment's load.
+WATCHDOG_SECONDS = 10
 
 
 def _cpus(reader: Reader) -> str:
@@ -185,14 +188,15 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
     domain = _domain(reader, host, name, interfaces, disks)
     value = reader.value
     state = value("state")
+    health = reader.attempt("health", lambda: health_of(reader, reader.options.get("health")), None)
     declaration = Declaration(
-        domain=domain,
+        domain=dataclasses.replace(domain, **_keeping(reader, state, health)),
         state=state,
         autostart=value("autostart") if "autostart" in reader.options else state in ("running", "paused"),
         adopt=value("adopt"),
         update=value("update"),
         live=value("live"),
-        health=reader.attempt("health", lambda: health_of(reader, reader.options.get("health")), None),
+        health=health,
         origins=origins,
         uuid_given=reader.options.get("uuid") is not None,
         remove_disks=value("disks_on_absent") == "remove",
@@ -272,6 +276,57 @@ def _domain(reader: Reader, host: str, name: str, interfaces: tuple[Interface, .
             for option in ("vcpus", "cpu_weight", "cap", "type", "on_poweroff", "on_reboot", "on_crash")
         },
     )  # fmt: skip
+
+
+def _keeping(reader: Reader, state: str, health: Health | None) -> dict[str, Any]:
+    """What the keeper in Dom0 does for it. Only a domain that is to run is started again."""
+    restart = reader.attempt("restart", lambda: reader.choice("restart", "on-failure", RESTARTS), "on-failure")
+    limit = reader.attempt("restart_limit", lambda: _restart_limit(reader), RestartLimit())
+    every = reader.attempt("watchdog", lambda: _watchdog(reader, restart, health), 0)
+    if state != "running" or restart == "never":
+        return {}
+    return {
+        "restart": restart,
+        "restart_limit": limit,
+        "watchdog": Watchdog(every, health) if every and health else None,
+    }
+
+
+def _restart_limit(reader: Reader) -> RestartLimit:
+    value = reader.options.get("restart_limit", {})
+    if not isinstance(value, dict):
+        raise reader.fail("restart_limit", "must be a mapping, as in {starts: 5, within: 600}")
+    inner = Reader(f"{reader.where}: restart_limit", value)
+    usual = RestartLimit()
+    starts = inner.number("starts", usual.starts, 1, 100, "starts")
+    within = inner.number("within", usual.within, 10, 86400, "seconds")
+    inner.finish()
+    return RestartLimit(starts, within)
+
+
+def _watchdog(reader: Reader, restart: str, health: Health | None) -> int:
+    """Seconds between two questions; 0: none are asked."""
+    if "watchdog" not in reader.options:
+        return 0
+    try:
+        every = WATCHDOG_SECONDS if reader.flag("watchdog", False) else 0
+    except SpecError:
+        every = _watchdog_seconds(reader)
+    if every and restart == "never":
+        raise reader.fail("watchdog", "starts a domain again that hangs, so it can't be used with restart: never")
+    if every and health is None and "health" not in reader.failed:
+        raise reader.fail("watchdog", "asks what health says, which is not given: declare health too")
+    if every and health and health.kind == "console":
+        raise reader.fail("watchdog", "can't ask a console, which tells only of the start: declare another health check")
+    return every
+
+
+def _watchdog_seconds(reader: Reader) -> int:
+    try:
+        return reader.number("watchdog", 0, 5, 3600, "seconds")
+    except SpecError:
+        value = shown(reader.options["watchdog"])
+        raise reader.fail("watchdog", f"is {value}, must be true, false or the seconds between two questions, 5..3600") from None
 
 
 def _warm(reader: Reader, declaration: Declaration) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .spec import CPU_WEIGHT, DISK_FORMATS, EVENT_ACTIONS, STATES, TYPES, UPDATES, USUAL_MTU
+from .spec import CPU_WEIGHT, DISK_FORMATS, EVENT_ACTIONS, RESTARTS, STATES, TYPES, UPDATES, USUAL_MTU
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,9 @@ DOMAIN = (
     Field("ready_within", default=60, low=1, high=3600, **_SECONDS),  # type: ignore[arg-type]
     Field("live", "bool", False),
     Field("health", "dict"),
+    Field("restart", choices=RESTARTS),
+    Field("restart_limit", "dict"),
+    Field("watchdog", "raw"),
     Field("settle", default=2, high=600, **_SECONDS),  # type: ignore[arg-type]
     Field("shutdown_timeout", default=10, high=600, **_SECONDS),  # type: ignore[arg-type]
     Field("adopt", "bool", False),

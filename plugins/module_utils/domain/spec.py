@@ -48,6 +48,7 @@ EVENT_ACTIONS = ("destroy", "restart", "rename-restart", "preserve", "coredump-d
 DISK_FORMATS = ("raw", "qcow2")
 HEALTH_KINDS = ("http", "tcp", "dns", "openvpn", "console", "command")
 UPDATES = ("standby", "warm", "recreate", "never")
+RESTARTS = ("always", "on-failure", "never")
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,22 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class RestartLimit:
+    """A domain that was started again so often within so many seconds is left as it is."""
+
+    starts: int = 5
+    within: int = 600
+
+
+@dataclass(frozen=True)
+class Watchdog:
+    """What Dom0 asks a running domain, and after how many seconds again."""
+
+    every: int
+    health: Health
+
+
+@dataclass(frozen=True)
 class Domain:
     """The part of a declaration that Xen itself can be asked for. Memory in MiB."""
 
@@ -119,6 +136,10 @@ class Domain:
     on_reboot: str = "restart"
     on_crash: str = "preserve"
     service: str = ""  # a word for listings; Xen does not know it
+    # Nor these, which the keeper in Dom0 reads from the definition.
+    restart: str = "never"
+    restart_limit: RestartLimit = RestartLimit()
+    watchdog: Watchdog | None = None
     extra_config: tuple[tuple[str, int | str | tuple[str, ...]], ...] = ()
 
 

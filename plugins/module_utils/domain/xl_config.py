@@ -12,21 +12,38 @@ or a string in double quotes with only backslash and double quote escaped.
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Iterable
-from typing import Any, Union
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar, Union
 
 from ..network.antispoof import UNFILTERED
 from . import boot_line
 from .cpus import cpu_text
-from .spec import CONTROL, CPU_WEIGHT, SHARED_SCRIPT, USUAL_MTU, Disk, Domain, Interface, rate_text, script_path
+from .spec import (
+    CONTROL,
+    CPU_WEIGHT,
+    RESTARTS,
+    SHARED_SCRIPT,
+    USUAL_MTU,
+    Disk,
+    Domain,
+    Health,
+    Interface,
+    RestartLimit,
+    Watchdog,
+    rate_text,
+    script_path,
+)
 
 EXTRA = "# extra_config"
-SERVICE = "# service: "
+# What Xen doesn't know of a domain: comments, which the keeper in Dom0 reads too.
+SERVICE, RESTART, RESTART_LIMIT, WATCHDOG = "# service: ", "# restart: ", "# restart_limit: ", "# watchdog: "
 
 
 # What extra_config can say: a number, text, or a list of text.
 ExtraValue = Union[int, str, tuple[str, ...]]
+T = TypeVar("T")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
@@ -77,7 +94,7 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
     """The whole definition file. ``name`` replaces the domain's (for the one that stands by)."""
     lines = [
         "# Written by unikernels.xen; a change by hand is undone by the next run.",
-        *([SERVICE + domain.service] if domain.service else []),
+        *_notes(domain),
         f"name = {quote(name or domain.name)}",
         f"type = {quote(domain.type)}",
         f"uuid = {quote(domain.uuid)}",
@@ -114,6 +131,52 @@ def extra_config(text: str) -> tuple[tuple[str, ExtraValue], ...]:
     """The extra_config of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
     lines = text.partition(EXTRA + "\n")[2].rstrip("\n").split("\n")
     return tuple((key, _extra_value(value)) for key, equals, value in (line.partition(" = ") for line in lines) if equals)
+
+
+def _notes(domain: Domain) -> list[str]:
+    lines = [SERVICE + domain.service] if domain.service else []
+    if domain.restart != "never":
+        lines.append(RESTART + domain.restart)
+        if domain.restart_limit != RestartLimit():
+            lines.append(RESTART_LIMIT + json.dumps(vars(domain.restart_limit)))
+    if domain.watchdog:
+        check = vars(domain.watchdog.health)
+        usual = {field.name: field.default for field in dataclasses.fields(Health)}
+        said = {key: value for key, value in check.items() if value != usual[key]}
+        lines.append(WATCHDOG + json.dumps({"every": domain.watchdog.every, "health": said}))
+    return lines
+
+
+def notes_of(text: str) -> dict[str, Any]:
+    """The fields of a `Domain` that stand in comments of its definition; what is broken there is as if it weren't there."""
+    restart = _note(text, RESTART)
+    return {
+        "service": service_of(text),
+        "restart": restart if restart in RESTARTS else "never",
+        "restart_limit": _read(_note(text, RESTART_LIMIT), _restart_limit) or RestartLimit(),
+        "watchdog": _read(_note(text, WATCHDOG), _watchdog),
+    }
+
+
+def _note(text: str, begin: str) -> str:
+    head = text.partition("\nname = ")[0]  # where we write them; a file can have thousands of lines behind it
+    return next((line[len(begin) :] for line in head.split("\n") if line.startswith(begin)), "")
+
+
+def _read(note: str, made: Callable[[Any], T]) -> T | None:
+    try:
+        return made(json.loads(note)) if note else None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _restart_limit(value: Any) -> RestartLimit:
+    return RestartLimit(**{key: int(number) for key, number in value.items()})
+
+
+def _watchdog(value: Any) -> Watchdog:
+    said = dict(value["health"])
+    return Watchdog(int(value["every"]), Health(**{**said, "command": tuple(said.get("command", ()))}))
 
 
 def service_of(text: str) -> str:

@@ -18,7 +18,7 @@ import dataclasses
 from ..domain.compare import differences
 from ..domain.observed import Host, Observed, defined_memory
 from ..domain.spec import NEXT, PREVIOUS, Declaration, Domain
-from ..domain.xl_config import EXTRA, extra_config, service_of, xl_config
+from ..domain.xl_config import EXTRA, extra_config, notes_of, xl_config
 from .plan import Former, Phase
 from .replace import healthy, live
 from .steps import (
@@ -45,11 +45,11 @@ _UNKNOWN = f"{EXTRA}\ninterrupted = unknown\n"
 
 def described(observed: Observed, text: str | None) -> Observed:
     """With what Xen doesn't report, as the text says from which it was made."""
-    extra, service = extra_config(text or ""), service_of(text or "")
-    if (observed.domain.extra_config, observed.domain.service) == (extra, service):
+    notes = notes_of(text or "")
+    known = {"extra_config": extra_config(text or ""), **notes}
+    if all(getattr(observed.domain, key) == value for key, value in known.items()):
         return observed
-    known = dataclasses.replace(observed.domain, extra_config=extra, service=service)
-    return dataclasses.replace(observed, domain=known)
+    return dataclasses.replace(observed, domain=dataclasses.replace(observed.domain, **known))
 
 
 def runs(observed: Observed, text: str) -> bool:

@@ -15,9 +15,9 @@ from typing import Any
 from ..domain.compare import as_options
 from ..domain.observed import Host, Observed, base_name, defined_uuid
 from ..domain.spec import owned
-from ..domain.xl_config import extra_config, service_of
+from ..domain.xl_config import extra_config, notes_of, service_of
 from ..image.store import DIGEST, SUFFIX, describe
-from . import bridge_ports, console
+from . import bridge_ports, console, restarts
 from .observation import definition_path
 from .xenstore import Xenstore
 
@@ -47,7 +47,7 @@ def _running(host: Host, one: Observed, started: float | None) -> dict[str, Any]
     base = base_name(one.domain.name)
     text = host.definitions.get(base, "")
     adopted = defined_uuid(text) == one.domain.uuid
-    known = dataclasses.replace(one.domain, extra_config=extra_config(text))
+    known = dataclasses.replace(one.domain, extra_config=extra_config(text), **notes_of(text))
     return {
         **as_options(known),
         "domid": one.domid,
@@ -56,7 +56,7 @@ def _running(host: Host, one: Observed, started: float | None) -> dict[str, Any]
         "owner": "unikernels.xen" if owned(one.domain.uuid) else "adopted" if adopted else "other",
         "defined": one.domain.name in host.definitions,
         "autostart": one.domain.name in host.autostart,
-        "service": service_of(text),
+        "restarts": restarts.summary(one.domain.name),
         "image": image_of(one.domain.kernel),
         "cpu_seconds": round(one.cpu_seconds, 1),
         "uptime_seconds": None if started is None else max(0, round(time.time() - started)),
@@ -77,6 +77,7 @@ def _defined(host: Host, name: str) -> dict[str, Any]:
         "defined": True,
         "autostart": name in host.autostart,
         "service": service_of(text),
+        "restarts": restarts.summary(name),
         "kernel": kernel.group(1) if kernel else "",
         "image": image_of(kernel.group(1) if kernel else ""),
         "definition": definition_path(name),

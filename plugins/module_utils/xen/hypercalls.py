@@ -51,10 +51,10 @@ class Hypercalls:
         for one in found:
             text = bytes(one["handle"]).hex()
             one["uuid"] = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-            one["state"] = (
-                "dying" if one["dying"] else "shutdown" if one["shutdown"] else "paused" if one["paused"] else "running"
-            )
-            one["reason"] = REASONS.get(one["shutdown_reason"], "") if one["shutdown"] else ""
+            # libxc (xc_domain_getinfo) clears "shutdown" where it sets "crashed".
+            ended = one["shutdown"] or one.get("crashed")
+            one["state"] = "dying" if one["dying"] else "shutdown" if ended else "paused" if one["paused"] else "running"
+            one["reason"] = "crash" if one.get("crashed") else REASONS.get(one["shutdown_reason"], "") if ended else ""
         return found
 
     def free_memory(self) -> int:

@@ -19,10 +19,17 @@ def xen(tmp_path, monkeypatch):
     """The double; ``xen.folder`` is Dom0's file system."""
     double = Xen()
     double.folder = tmp_path
-    folders = {"DEFINITIONS": "unikernels", "AUTOSTART": "auto", "CONSOLES": "console", "XL_LOGS": "logs", "DISKS": "disks"}
+    folders = {
+        "DEFINITIONS": "unikernels",
+        "AUTOSTART": "auto",
+        "CONSOLES": "console",
+        "XL_LOGS": "logs",
+        "DISKS": "disks",
+        "FOLDER": "restarts",
+    }
     for folder in folders.values():
         (tmp_path / folder).mkdir()
-    for name in ("xen.observation", "apply.perform", "xen.watch", "xen.console", "xen.devices"):
+    for name in ("xen.observation", "apply.perform", "xen.watch", "xen.console", "xen.devices", "xen.restarts", "xen.keeper"):
         for constant, folder in folders.items():
             if hasattr(module(name), constant):
                 monkeypatch.setattr(module(name), constant, str(tmp_path / folder))

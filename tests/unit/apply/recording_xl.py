@@ -96,15 +96,19 @@ class Xen:
         config.update({key: values[key].replace("-", "_") for key in ("on_poweroff", "on_reboot", "on_crash")})
         return {"domid": record["domid"], "config": config}
 
-    def xl_create(self, flag, path):
-        assert flag == "-p"
+    def xl_create(self, *words):
+        *flags, path = words
         with open(path, encoding="utf-8") as file:
             text = file.read()
         name = re.search(r'^name = "(.*)"$', text, re.MULTILINE).group(1)
         if name in self.domains:
             return 3, "", f'Domain with name "{name}" already exists.'
-        self.add(name, text, "paused")
+        self.add(name, text, "paused" if flags == ["-p"] else "running")
         return 0, "", f"Parsing config from {path}"
+
+    def _named(self, word):
+        """xl takes an id as well."""
+        return next((one for one, record in self.domains.items() if str(record["domid"]) == word), word)
 
     def _known(self, name):
         return (0, "", "") if name in self.domains else (1, "", f"{name} is an invalid domain identifier (rc=-6)")
@@ -116,7 +120,8 @@ class Xen:
             self.domains[new] = self.domains.pop(name)
         return answer
 
-    def xl_pause(self, name):
+    def xl_pause(self, word):
+        name = self._named(word)
         answer = self._known(name)
         if not answer[0]:
             self.domains[name]["state"] = "paused"
@@ -129,7 +134,8 @@ class Xen:
             self.on_unpause.get(name, lambda record: None)(self.domains[name])
         return answer
 
-    def xl_destroy(self, name):
+    def xl_destroy(self, word):
+        name = self._named(word)
         answer = self._known(name)
         self.domains.pop(name, None)
         return answer

@@ -1,0 +1,405 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. Starts domains again that died, in Dom0, without a controller. `plan.keep` decides; this looks and acts.
+
+It acts only with the host's lock, which it never waits for: while a run or the host's boot has it, they decide what runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ..domain.observed import defined_uuid
+from ..domain.spec import NEXT, PREVIOUS, Watchdog
+from ..domain.xl_config import notes_of
+from ..health.checks import ask
+from ..plan import keep
+from ..wait import until
+from . import console, restarts
+from .events import Events
+from .hypercalls import Hypercalls, bindings
+from .lock import Lock, LockError
+from .observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, intent_path, parse_list
+from .watch import XL_LOGS
+from .xenstore import Xenstore
+from .xl import ToolstackError, last_words, must, xl
+
+# Between two looks where xenstore tells of each end, and where it can't.
+SECONDS, SECONDS_WITHOUT_EVENTS = 30.0, 10.0
+# Until the next try when a run has the lock, and how long it takes a domain to go.
+BUSY_SECONDS, DESTROY_SECONDS = 2.0, 30.0
+# A domain is built in less; one that was asked to end, and hasn't after the other, doesn't listen.
+BUILD_SECONDS, ASKED_SECONDS = 10.0, 600.0
+# Solo5 prints it last; an earlier one belongs to an earlier start.
+_EXIT_LINES = 3
+_LOG_BYTES = 65536
+# Checks that are made at once; one takes seconds where nothing answers.
+_CHECKS = 4
+VERIFY, VERIFY_SECONDS = "/usr/local/sbin/unikernels-verify", 120
+
+
+@dataclass(frozen=True)
+class Found:
+    """A domain as Xen has it now."""
+
+    name: str
+    domid: int
+    state: str
+    reason: str
+    uuid: str
+
+
+@dataclass
+class Track:
+    """What is remembered of a defined domain from look to look."""
+
+    domid: int = 0
+    since: float = 0.0  # when this id was seen first
+    ended_at: float = 0.0
+    asked_at: float = 0.0
+    logs: dict[tuple[str, int], int] = field(default_factory=dict)  # (path, inode) -> how much of it was read
+    rebuilds: int = 0
+    failures: int = 0
+    healthy: bool = False
+    next_check: float = 0.0
+    check: Future[str | None] | None = None
+
+
+class Keeper:
+    def __init__(self, hypercalls: Hypercalls | None = None) -> None:
+        self.hypercalls = hypercalls
+        self.events = Events()
+        self._tracks: dict[str, Track] = {}
+        self._pool = ThreadPoolExecutor(_CHECKS)
+
+    def run(self) -> None:
+        """For ever."""
+        while True:
+            try:
+                pause = self.round()
+            except (ToolstackError, OSError) as error:
+                _say(f"nothing is known of the host's domains now: {error}")
+                pause = SECONDS_WITHOUT_EVENTS
+            self._await(pause)
+
+    def _await(self, seconds: float) -> None:
+        by_path = {f"/local/domain/{track.domid}/control/shutdown": track for track in self._tracks.values() if track.domid}
+        self.events.watch({"@releaseDomain", "@introduceDomain", *by_path})
+        for path in self.events.wait(seconds):
+            if path in by_path:
+                self._note_request(path, by_path[path])
+
+    @staticmethod
+    def _note_request(path: str, track: Track) -> None:
+        """The toolstack writes what it asks for, and the guest clears it. Both write there while it is built, and it is removed
+        with its domain."""
+        try:
+            with Xenstore() as store:
+                wanted = store.read([path])[0]
+        except ToolstackError:
+            wanted = None
+        if wanted or (wanted is not None and time.time() - track.since > BUILD_SECONDS):
+            track.asked_at = time.time()
+
+    def round(self) -> float:
+        """One look at everything, and what is due is done; in how many seconds to look again."""
+        texts = _definitions()
+        self._tracks = {name: self._tracks.get(name) or Track() for name in texts}
+        domains = self._domains() if texts else []
+        pause = SECONDS if self.events.connected or not texts else SECONDS_WITHOUT_EVENTS
+        for name, text in texts.items():
+            try:
+                pause = min(pause, self._look_after(name, text, domains))
+            except Exception as error:  # whatever is wrong with a domain, the others are looked after
+                _say(f"domain {name}: {type(error).__name__}: {error}")
+                pause = min(pause, SECONDS_WITHOUT_EVENTS)
+        return max(0.1, pause)
+
+    def _look_after(self, name: str, text: str, domains: list[Found]) -> float:
+        """In how many seconds to look again."""
+        action = self._decide(name, text, domains)
+        if isinstance(action, keep.Leave):
+            self._tracks[name].ended_at = 0.0
+            return self._next_check(name, text)
+        left = action.at - time.time() if isinstance(action, keep.Start) else 0.0
+        if left > 0:
+            return left
+        self._act_alone(name)
+        return BUSY_SECONDS
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def _domains(self) -> list[Found]:
+        if self.hypercalls:
+            infos = self.hypercalls.domains()
+            with Xenstore() as store:
+                names = store.read([f"/local/domain/{info['domid']}/name" for info in infos])
+            return [
+                Found(name, info["domid"], info["state"], info["reason"], info["uuid"])
+                for info, name in zip(infos, names)
+                if name
+            ]
+        out = must("list", "-v")
+        rows = re.findall(r"^(\S+)\s+(\d+)\s.*\s([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})\s", out, re.MULTILINE)
+        states = parse_list(out)
+        return [
+            Found(name, int(domid), *states[int(domid)][:2], uuid) for name, domid, uuid in rows if int(domid) in states
+        ]  # fmt: skip
+
+    def _decide(self, name: str, text: str, domains: list[Found]) -> keep.Action:
+        now = time.time()
+        policy = _policy(text)
+        seen = self._seen(name, text, domains, now)
+        past = restarts.past_of(restarts.read(name))
+        track = self._tracks[name]
+        if keep.why(policy, seen, past) and not (0 < track.ended_at <= now):
+            track.ended_at = now
+        return keep.decide(policy, seen, past, track.ended_at, now)
+
+    def _seen(self, name: str, text: str, domains: list[Found], now: float) -> keep.Seen:
+        track = self._tracks[name]
+        domain = next((domain for domain in domains if domain.name == name), None)
+        guarded = _guarded(name, text, domain, domains)
+        log, age = self._log(name, track, now)
+        ending = keep.ending_of(log)
+        last = domain.domid if domain else track.domid
+        if ending and last and ending.domid != last:
+            ending = None
+        if domain and domain.domid != track.domid:
+            track.domid, track.since, track.asked_at = domain.domid, now, 0.0
+            track.failures, track.healthy, track.check = 0, False, None
+        if guarded:
+            track.rebuilds = 0
+        elif domain and domain.state == "running":
+            self._ask(track, notes_of(text)["watchdog"], now)
+        else:
+            track.failures = 0
+        ended = domain is None or domain.state == "shutdown"
+        return keep.Seen(
+            state=domain.state if domain else "gone",
+            reason=domain.reason if domain else "",
+            ending=ending,
+            ending_age=age,
+            exit_code=_exit_code(name) if ended else None,
+            guarded=guarded,
+            asked=now - track.asked_at < ASKED_SECONDS,
+            failures=track.failures,
+            rebuilds=track.rebuilds,
+            alive_for=now - track.since,
+        )
+
+    def _log(self, name: str, track: Track, now: float) -> tuple[str, float]:
+        """(the end of the log of the domain's daemon, its age); it has the name at creation. What is new of it is counted."""
+        latest, written, logs = "", 0.0, {}
+        for path in (f"{XL_LOGS}/xl-{name}.log", f"{XL_LOGS}/xl-{name}{NEXT}.log"):
+            try:
+                with open(path, "rb") as file:
+                    status = os.fstat(file.fileno())
+                    file.seek(max(0, status.st_size - _LOG_BYTES))
+                    tail = file.read(_LOG_BYTES)
+            except OSError:
+                continue
+            size, known = status.st_size, (path, status.st_ino)
+            # What one has at the first look tells of what was before.
+            begin = track.logs.get(known, 0 if track.logs else size)
+            track.rebuilds += keep.rebuilds_of(tail[-(size - begin) :].decode("utf-8", "replace")) if size > begin else 0
+            logs[known] = size
+            if status.st_mtime >= written:
+                latest, written = tail.decode("utf-8", "replace"), status.st_mtime
+        # Not empty after the first look, also where there is no log yet.
+        track.logs = {("", 0): 0, **logs}
+        return latest, now - written
+
+    # -- the health check of one that runs ---------------------------------------------------------
+
+    def _ask(self, track: Track, watchdog: Watchdog | None, now: float) -> None:
+        if watchdog is None:
+            track.failures = 0
+            return
+        if track.check and track.check.done():
+            if track.check.result() is None:
+                track.failures, track.healthy = 0, True
+            elif track.healthy or now - track.since >= watchdog.health.within:
+                track.failures += 1
+            track.check, track.next_check = None, now + watchdog.every
+        if track.check is None and not now < track.next_check <= now + watchdog.every:
+            track.check = self._pool.submit(ask, watchdog.health)
+
+    def _next_check(self, name: str, text: str) -> float:
+        if notes_of(text)["watchdog"] is None:
+            return SECONDS
+        track = self._tracks[name]
+        return 1.0 if track.check else max(0.1, track.next_check - time.time())
+
+    # -- acting ------------------------------------------------------------------------------------
+
+    def _act_alone(self, name: str) -> None:
+        """With the lock and a look of its own: a run may have ended between the last one and now."""
+        try:
+            with Lock(wait=0) as lock:
+                text = _definitions().get(name)
+                if text is None:
+                    return
+                action = self._decide(name, text, self._domains())
+                if isinstance(action, keep.Start) and action.at > time.time():
+                    return
+                lock.note(f"unikernels-keeper: looks after {name}")
+                self._act(name, text, action)
+        except LockError:
+            return  # whoever has it decides what runs
+
+    def _act(self, name: str, text: str, action: keep.Action) -> None:
+        track, limit = self._tracks[name], _policy(text).limit
+        record, now = restarts.read(name), time.time()
+        lines = console.lines(name, most=restarts.MAX_LINES)
+        code = _exit_code(name)
+        if isinstance(action, keep.Forgive):
+            restarts.write(name, {**record, "gave_up": False, "pending": False})
+            _say(f"domain {name}: somebody started it, and it runs: it is looked after again")
+        elif isinstance(action, keep.Count):
+            for _rebuild in range(track.rebuilds):
+                record = restarts.with_event(record, action.reason, now, 1, lines, None, False)
+            track.rebuilds = 0
+            restarts.write(name, record)
+            _say(f"domain {name}: {action.reason}")
+        elif isinstance(action, keep.GiveUp):
+            track.rebuilds = 0
+            restarts.write(name, restarts.with_event(record, action.reason, now, 0, lines, code, True))
+            ended = self._end_loop(name, track) if action.end else ""
+            _say(
+                f"domain {name}: {action.reason}; it was started {limit.starts} times within {limit.within} s and is left as it"
+                f" is{ended}; what it printed is in {restarts.path_of(name)}"
+            )
+        elif isinstance(action, keep.Start):
+            self._start_again(name, _policy(text), action.reason, lines, code)
+
+    def _start_again(self, name: str, policy: keep.Policy, reason: str, lines: list[str], code: int | None) -> None:
+        now, refusal = time.time(), _refusal(name)
+        record = restarts.with_event(restarts.read(name), refusal or reason, now, not refusal, lines, code, bool(refusal))
+        # Before the start: if this process dies in the middle it has been counted, and is tried again.
+        restarts.write(name, {**record, "pending": not refusal})
+        if refusal:
+            _say(f"domain {name}: {reason}; it is not started again: {refusal}")
+            return
+        problem = self._start(name)
+        if not problem:
+            restarts.write(name, record)
+        count = len(keep.recent_starts(policy, restarts.past_of(record), now))
+        limit = f"{count} of {policy.limit.starts} times within {policy.limit.within} s"
+        _say(f"domain {name}: {reason}; {problem or 'started again'} ({limit})")
+
+    def _start(self, name: str) -> str:
+        """What is wrong, or ""."""
+        track = self._tracks[name]
+        track.ended_at, track.failures = 0.0, 0
+        domain = self._find(name)
+        if domain and not self._destroy(domain):
+            return "'xl destroy' did not end it"
+        code, out, err = xl("create", definition_path(name))
+        # Nobody asked this one, whose id the next look has.
+        track.domid = 0
+        return f"'xl create' failed: {last_words(err + out)}" if code else ""
+
+    def _find(self, name: str) -> Found | None:
+        return next((domain for domain in self._domains() if domain.name == name), None)
+
+    def _destroy(self, domain: Found) -> bool:
+        xl("destroy", str(domain.domid))
+        return until(lambda: all(other.domid != domain.domid for other in self._domains()), DESTROY_SECONDS)
+
+    def _end_loop(self, name: str, track: Track) -> str:
+        """A paused domain can't ask for another start; between two of them there is none to pause."""
+
+        def ended() -> bool:
+            domain = self._find(name)
+            if domain is None:
+                ending = keep.ending_of(self._log(name, track, time.time())[0])
+                return ending is None or not ending.action.endswith("restart")
+            if domain.state in ("running", "paused"):
+                xl("pause", str(domain.domid))
+            paused = self._find(name)
+            return bool(paused and paused.domid == domain.domid and paused.state != "shutdown" and self._destroy(paused))
+
+        done = until(ended, DESTROY_SECONDS)
+        track.rebuilds = 0
+        return ", ended" if done else ", and could not be ended"
+
+
+def _policy(text: str) -> keep.Policy:
+    notes = notes_of(text)
+    return keep.Policy(notes["restart"], notes["restart_limit"])
+
+
+def _definitions() -> dict[str, str]:
+    """Name -> text, of those that start with the host and are to be started again."""
+    try:
+        names = sorted(entry[: -len(".cfg")] for entry in os.listdir(AUTOSTART) if entry.endswith(".cfg"))
+    except OSError:
+        return {}
+    folder, texts = os.path.realpath(DEFINITIONS), {}
+    for name in names:
+        if os.path.realpath(autostart_path(name)) != os.path.join(folder, name + ".cfg"):
+            continue
+        try:
+            with open(definition_path(name), encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except OSError:
+            continue
+        if f'\nname = "{name}"\n' in text and _policy(text).restart != "never":
+            texts[name] = text
+    return texts
+
+
+def _guarded(name: str, text: str, domain: Found | None, domains: list[Found]) -> bool:
+    """Somebody else's domain has the name, ours has another name, or a change has begun."""
+    uuid = defined_uuid(text)
+    other = any(one.uuid == uuid and one.name != name for one in domains)
+    leftover = any(one.name in (name + NEXT, name + PREVIOUS) for one in domains)
+    return bool(not uuid or other or leftover or os.path.exists(intent_path(name)) or (domain and domain.uuid != uuid))
+
+
+def _exit_code(name: str) -> int | None:
+    found = re.findall(r"solo5_exit\(([0-9]{1,3})\)", "\n".join(console.lines(name, most=_EXIT_LINES)))
+    return int(found[-1]) if found else None
+
+
+def _refusal(name: str) -> str:
+    """What the check of images at boot has against it, where a host has that check; "" for nothing."""
+    if not os.path.exists(VERIFY):
+        return ""
+    with tempfile.TemporaryDirectory(prefix="unikernels-keeper-") as folder:
+        asked, allowed = os.path.join(folder, "asked"), os.path.join(folder, "allowed")
+        os.mkdir(asked)
+        os.symlink(definition_path(name), os.path.join(asked, name + ".cfg"))
+        try:
+            done = subprocess.run(
+                [VERIFY, asked, allowed], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+                timeout=VERIFY_SECONDS, check=False,
+            )  # fmt: skip
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"its image can't be verified: {error}"
+        if os.path.lexists(os.path.join(allowed, name + ".cfg")):
+            return ""
+    return last_words(done.stderr) or "its image is refused"
+
+
+def _say(line: str) -> None:
+    """To the journal."""
+    print(line, flush=True)
+
+
+def main() -> int:
+    if os.geteuid():
+        print("unikernels-keeper: must run as root", file=sys.stderr)
+        return 1
+    Keeper(bindings()).run()
+    return 0
