@@ -149,18 +149,18 @@ def _notes(domain: Domain) -> list[str]:
 
 def notes_of(text: str) -> dict[str, Any]:
     """The fields of a `Domain` that stand in comments of its definition; what is broken there is as if it weren't there."""
-    restart = _note(text, RESTART)
+    head = text.partition("\nname = ")[0].split("\n")  # where we write them; a file can have thousands of lines behind it
+    restart = _note(head, RESTART)
     return {
-        "service": service_of(text),
+        "service": _note(head, SERVICE),
         "restart": restart if restart in RESTARTS else "never",
-        "restart_limit": _read(_note(text, RESTART_LIMIT), _restart_limit) or RestartLimit(),
-        "watchdog": _read(_note(text, WATCHDOG), _watchdog),
+        "restart_limit": _read(_note(head, RESTART_LIMIT), _restart_limit) or RestartLimit(),
+        "watchdog": _read(_note(head, WATCHDOG), _watchdog),
     }
 
 
-def _note(text: str, begin: str) -> str:
-    head = text.partition("\nname = ")[0]  # where we write them; a file can have thousands of lines behind it
-    return next((line[len(begin) :] for line in head.split("\n") if line.startswith(begin)), "")
+def _note(head: list[str], begin: str) -> str:
+    return next((line[len(begin) :] for line in head if line.startswith(begin)), "")
 
 
 def _read(note: str, made: Callable[[Any], T]) -> T | None:
@@ -181,7 +181,7 @@ def _watchdog(value: Any) -> Watchdog:
 
 def service_of(text: str) -> str:
     """What a definition of ours says that its domain serves."""
-    return next((line[len(SERVICE) :] for line in text.split("\n") if line.startswith(SERVICE)), "")
+    return _note(text.partition("\nname = ")[0].split("\n"), SERVICE)
 
 
 def _action(config: dict[str, Any], event: str, default: str) -> str:

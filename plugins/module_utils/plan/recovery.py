@@ -14,6 +14,8 @@ The next run after a death and the run that fails ask the same question here. Wh
 from __future__ import annotations
 
 import dataclasses
+from functools import lru_cache
+from typing import Any
 
 from ..domain.compare import differences
 from ..domain.observed import Host, Observed, defined_memory
@@ -43,10 +45,14 @@ from .steps import (
 _UNKNOWN = f"{EXTRA}\ninterrupted = unknown\n"
 
 
+@lru_cache(maxsize=4)  # a plan asks for the same text several times, and then never again
+def _said(text: str) -> dict[str, Any]:
+    return {"extra_config": extra_config(text), **notes_of(text)}
+
+
 def described(observed: Observed, text: str | None) -> Observed:
     """With what Xen doesn't report, as the text says from which it was made."""
-    notes = notes_of(text or "")
-    known = {"extra_config": extra_config(text or ""), **notes}
+    known = _said(text or "")
     if all(getattr(observed.domain, key) == value for key, value in known.items()):
         return observed
     return dataclasses.replace(observed, domain=dataclasses.replace(observed.domain, **known))

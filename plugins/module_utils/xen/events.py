@@ -84,9 +84,8 @@ class Events:
                 self.close()
 
     def _receive(self) -> list[str]:
-        assert self._socket is not None
         try:
-            part = self._socket.recv(_PART)
+            part = self._socket.recv(_PART) if self._socket else b""
         except OSError:
             part = b""
         if not part:
