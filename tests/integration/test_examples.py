@@ -25,6 +25,12 @@ ON_THE_CONTROLLER = {
 }  # fmt: skip
 
 
+# What would boot the host, or keep something for it to go back to, is only predicted.
+IN_CHECK_MODE = {"xen_boot", "xen_generation"}
+# They need a generation before the present one; test_images goes back to one.
+ELSEWHERE = {"xen_generation_info", "xen_rollback"}
+
+
 def examples(module):
     tree = ast.parse((ROOT / f"plugins/modules/{module}.py").read_text())
     for node in tree.body:
@@ -33,13 +39,14 @@ def examples(module):
     raise AssertionError(f"{module} has no EXAMPLES")
 
 
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in ELSEWHERE])
 def test_the_examples_run(module, dom0, tmp_path):
     text = examples(module)
     # The site's own domains stay as they are.
     for old, new in (("name: www", "name: example"), ("10.0.2.101", "10.0.2.121"), ("10.0.2.104", "10.0.2.124")):
         if module not in ONLY_LOOK:
             text = text.replace(old, new)
+    text = text.replace("/srv/www/", f"{tmp_path}/")
     local = module in ON_THE_CONTROLLER
     disk = next(iter((pathlib.Path(_lab_cache()) / "disks").glob("*.qcow2")))
     if local:
@@ -53,6 +60,7 @@ def test_the_examples_run(module, dom0, tmp_path):
         "store": str(tmp_path / "store") if local else "/root/store",
         "cache": _lab_cache() + "/standins",
         "image_file": "/root/image.xen",
+        "domains": [],
         "standin_files": str(ROOT / "roles/unikernel_images/files/standin"),
     }
     if local:
@@ -73,7 +81,7 @@ def test_the_examples_run(module, dom0, tmp_path):
         play["post_tasks"] = [removal] if module.startswith("xen_domain") else []
     path = tmp_path / "examples.yml"
     path.write_text(json.dumps([play]))
-    done = playbook(str(path))
+    done = playbook(str(path), *(["--check"] if module in IN_CHECK_MODE else []))
     assert "Traceback" not in done.stdout
 
 
