@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
 from ..domain.compare import view, with_image
 from ..domain.declaration import declaration_of, declarations_of
-from ..domain.observed import Host, base_name
+from ..domain.observed import Host
 from ..domain.options import SpecError
 from ..domain.spec import CPU_WEIGHT, Declaration
 from ..plan.lifecycle import memory_shortage, plan
@@ -94,6 +94,8 @@ def converge(
             return _carry_out(declarations, purge, lock, parallel, stop_at_failure, warn)
     except (LockError, ToolstackError) as error:
         raise Refused(str(error)) from error
+    except OSError as error:  # before anything began: the runner keeps its own
+        raise Refused(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
@@ -122,8 +124,7 @@ def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Calla
     plans, problems = [], []
     if purge:
         kept = {declaration.name for declaration in declarations}
-        strays = {base_name(observed.domain.name) for observed in host.domains if host.owns(observed)} | set(host.definitions)
-        for name in sorted(strays - kept):
+        for name in sorted(host.ours - kept):
             try:
                 declarations = [*declarations, declaration_of({"name": name, "state": "absent"}, platform.node())]
             except SpecError as error:
@@ -177,11 +178,11 @@ def _diff(before: dict[str, Any], after: dict[str, Any]) -> Diff:
     return {"before": with_image(before, image_name), "after": with_image(after, image_name)}
 
 
-def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
+def _result(each: Plan, outcome: Outcome, before: Host, after: Host | None) -> Result:
     result: Result = {
         "name": each.name,
-        "state": _state(each.name, after),
-        "changed": _differs(each, outcome, before, after) if outcome["failed"] else bool(outcome["steps"]),
+        "state": _state(each.name, after) if after else "unknown",
+        "changed": _differs(each, outcome, before, after) if outcome["failed"] and after else bool(outcome["steps"]),
         "differs": list(each.differs),
         "diff": _diff(each.before, each.after),
         "failed": outcome["failed"],
@@ -192,7 +193,7 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
             result[key] = outcome[key]
     if outcome["failed"]:
         result["console"] = outcome.get("console", [])[-console.LINES :]
-        result["diff"] = _diff(each.before, _view(each, after))
+        result["diff"] = _diff(each.before, _view(each, after) if after else {"state": "unknown"})
     return result
 
 

@@ -192,6 +192,8 @@ class Performer:
                     f" was healthy{console.tail(lines)}",
                     lines,
                 )
+            if seen.state == "paused":
+                raise ToolstackError(f"domain {name}: somebody paused it before it was healthy")
             if seen.state != "running":
                 raise ended(name, seen.state, time.monotonic() - began, mark, domid)
             if judge(seen):
@@ -292,6 +294,7 @@ class Performer:
         os.makedirs(AUTOSTART, mode=0o755, exist_ok=True)
         # Hidden: xendomains starts every other name that it finds here.
         temporary = os.path.join(AUTOSTART, f".{step.name}.{os.getpid()}")
+        _remove(temporary)  # of a run that died, when its number comes again
         os.symlink(definition_path(step.name), temporary)
         os.rename(temporary, autostart_path(step.name))
 

@@ -18,8 +18,9 @@ from ..health.checks import lacking
 from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
 from ..plan.plan import Plan
-from ..plan.steps import Attach, Build, MakeDisk
+from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk
 from ..xen import disks
+from ..xen.observation import disk_size, kind_is_disk
 from ..xen.shared_storage import holder
 
 # Where Debian's libxl looks for the QEMU that serves qcow2 disks.
@@ -73,9 +74,10 @@ def check(plan: Plan, host: Host, kernels: Kernels) -> Findings:
             for interface in domain.interfaces
             if not os.path.isdir(f"/sys/class/net/{interface.bridge}/bridge")
         ]
-        absent = lacking(plan.declaration.health) if plan.declaration.health else None
-        if absent:
-            findings.missing.append(f"{where}: health: {absent}")
+    asked = any(isinstance(step, AwaitHealthy) and step.health for step in plan.steps)
+    absent = lacking(plan.declaration.health) if asked and plan.declaration.health else None
+    if absent:
+        findings.missing.append(f"domain {plan.name}: health: {absent}")
     return findings
 
 
@@ -106,8 +108,11 @@ def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:
             findings.missing.append(f"{where}: disks: {disk.path} does not exist on this host")
         return
     status = os.stat(disk.path)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+    if not kind_is_disk(status.st_mode):
         findings.problems.append(f"{where}: disks: {disk.path} is neither a file nor a block device")
+        return
+    if disk.format == "qcow2" and not disk_size(disk.path, "qcow2"):
+        findings.problems.append(f"{where}: disks: {disk.path} is no qcow2 image: declare format: raw, or convert it")
         return
     if stat.S_ISREG(status.st_mode) and disk.format == "raw" and status.st_size % BLOCK:
         seen = status.st_size // BLOCK * BLOCK
@@ -142,7 +147,7 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
 
 
 def _check_new(where: str, origin: Origin, plan: Plan, findings: Findings) -> None:
-    problem = disks.place_problem(origin.path)
+    problem = disks.place_problem(origin.path) or _in_the_way(origin.path)
     if problem:
         findings.problems.append(f"{where}: {problem}")
         return
@@ -160,6 +165,16 @@ def _check_new(where: str, origin: Origin, plan: Plan, findings: Findings) -> No
             findings.problems.append(f"{where}: source {origin.source}: {problem}")
     if _needs_qemu_img(origin) and not shutil.which("qemu-img"):
         findings.missing.append(f"{where}: needs qemu-img on this host: apt-get install qemu-utils")
+
+
+def _in_the_way(path: str) -> str | None:
+    """What is there and is no disk: a new one would never come in its place."""
+    if not os.path.lexists(path):
+        return None
+    kind = (
+        "a link to something that is not there" if not os.path.exists(path) else "a folder" if os.path.isdir(path) else "a pipe"
+    )
+    return f"is {kind}; a disk is a file or a block device"
 
 
 def _had(plan: Plan, path: str) -> bool:

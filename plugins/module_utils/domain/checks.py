@@ -13,7 +13,7 @@ from . import boot_line
 from .compare import narrowed
 from .cpus import cpu_set
 from .observed import Host, Observed, base_name
-from .spec import Declaration, Domain
+from .spec import Declaration, Domain, plain_path
 
 
 def clashes(declarations: list[Declaration]) -> list[str]:
@@ -98,13 +98,14 @@ def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6
 def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
     """One line for every disk that two domains would have, one of them for writing."""
     lines = []
-    users = [(base_name(one.domain.name), disk) for one in domains for disk in one.domain.disks]
+    users = [(base_name(one.domain.name), disk, plain_path(disk.path)) for one in domains for disk in one.domain.disks]
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     for declaration in wanted:
-        users += [(declaration.name, disk) for disk in declaration.domain.disks]
+        users += [(declaration.name, disk, plain_path(disk.path)) for disk in declaration.domain.disks]
     for declaration in wanted:
         for disk in declaration.domain.disks:
-            others = {name for name, used in users if name != declaration.name and used.path == disk.path
+            path = plain_path(disk.path)
+            others = {name for name, used, its_path in users if name != declaration.name and its_path == path
                       and "w" in (used.access, disk.access)}  # fmt: skip
             lines += [
                 f"domain {declaration.name}: disks: {disk.path} is used by domain {other}; one may write alone"

@@ -34,6 +34,8 @@ QEMU_IMG_SECONDS = 3600
 _NOBODY = "nobody"
 # Of a source's head, what its format and the names in it are read from; a VMDK's descriptor is within.
 _HEAD_BYTES = 1 << 20
+# desc_offset and DESC_SIZE of QEMU's block/vmdk.c.
+_VMDK_TEXT_AT, _VMDK_TEXT_BYTES = 0x200, 20 * 512
 
 
 def place_problem(path: str) -> str | None:
@@ -212,6 +214,9 @@ def _vmdk_names(head: bytes, _tail: bytes) -> str:
         return "its descriptor is out of reach"
     lower = text.lower()
     if b"parentfilenamehint" in lower or (b"parentcid" in lower and b"parentcid=ffffffff" not in lower.replace(b" ", b"")):
+        return "it has a parent"
+    # QEMU looks for a parent here, whatever the header says of the descriptor's place.
+    if b"parentfilenamehint" in head[_VMDK_TEXT_AT : _VMDK_TEXT_AT + _VMDK_TEXT_BYTES].lower():
         return "it has a parent"
     kinds = {line.split(b"=", 1)[1].strip(b' "\r') for line in lower.splitlines() if line.startswith(b"createtype")}
     return "" if kinds <= {b"monolithicsparse", b"streamoptimized"} else "it consists of several files"
