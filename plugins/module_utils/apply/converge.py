@@ -11,7 +11,7 @@ import platform
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
+from ..domain.checks import clashes, cpu_refusal, outside_networks, removed_disks, shared_disks, strangers
 from ..domain.compare import view, with_image
 from ..domain.declaration import declaration_of, declarations_of
 from ..domain.observed import Host
@@ -136,6 +136,7 @@ def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Calla
             problems.append(str(error))
     problems += filter(None, [memory_shortage(plans, host)])
     problems += strangers(declarations, host.domains) + shared_disks(declarations, host.domains)
+    problems += removed_disks(declarations, host)
     present = [declaration for declaration in declarations if declaration.state != "absent"]
     problems += filter(None, [cpu_refusal(declaration.domain, host) for declaration in present])
     kernels = preconditions.Kernels()

@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable
 
-from ..domain.observed import Host
+from ..domain.observed import Host, base_name
 from ..domain.spec import BLOCK, Disk, Domain, Origin
 from ..health.checks import lacking
 from ..image.kernels import bootable
@@ -136,7 +135,7 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
         there = host.disk_sizes.get(origin.path)
         if there is None:
             if origin.path in made:
-                _check_new(where, origin, plan, findings)
+                _check_new(where, origin, plan, host, findings)
         elif origin.content is None and origin.size and there > origin.size:
             findings.problems.append(
                 f"{where}: has {there} bytes, declared are {origin.size}; shrinking would lose data:"
@@ -146,14 +145,15 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
             findings.problems.append(f"{where}: is a device of {there} bytes and can't be grown to {origin.size}")
 
 
-def _check_new(where: str, origin: Origin, plan: Plan, findings: Findings) -> None:
+def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Findings) -> None:
     problem = disks.place_problem(origin.path) or _in_the_way(origin.path)
     if problem:
         findings.problems.append(f"{where}: {problem}")
         return
-    if origin.content is None and _had(plan, origin.path):
+    whose = _whose(plan, origin.path, host) if origin.content is None else ""
+    if whose:
         findings.problems.append(
-            f"{where}: was a disk of this domain and is gone: is its file system mounted, its volume group active? An empty"
+            f"{where}: was a disk of {whose} and is gone: is its file system mounted, its volume group active? An empty"
             " one is not put in its place; if the data is lost indeed, create the file yourself"
         )
         return
@@ -177,12 +177,13 @@ def _in_the_way(path: str) -> str | None:
     return f"is {kind}; a disk is a file or a block device"
 
 
-def _had(plan: Plan, path: str) -> bool:
-    """Did it have this disk, by its definition or by what runs?"""
-    target = re.escape(path.replace("\\", "\\\\").replace('"', '\\"'))
-    defined = re.search(rf'target={target}"', plan.former.definition or "")
-    running = plan.former.domain.disks if plan.former.domain else ()
-    return bool(defined) or any(disk.path == path for disk in running)
+def _whose(plan: Plan, path: str, host: Host) -> str:
+    """Which domain had this disk, by a definition or by what runs; "" for none. A domain may have got another name."""
+    names = [base_name(one.domain.name) for one in host.domains if any(disk.path == path for disk in one.domain.disks)]
+    names += host.defining(path)
+    if not names:
+        return ""
+    return "this domain" if plan.name in names else f"domain {names[0]}"
 
 
 def _needs_qemu_img(origin: Origin) -> bool:

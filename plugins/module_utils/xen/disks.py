@@ -20,6 +20,7 @@ import stat
 import struct
 import subprocess
 import tempfile
+import threading
 
 from ..domain.spec import BLOCK, Origin, padded
 from ..image.store import write_whole
@@ -29,6 +30,10 @@ from .xl import ToolstackError
 # Converting is bound by the disk; a stuck NFS server must not hold the host's lock for ever.
 QEMU_IMG_SECONDS = 3600
 
+
+# What this process has made.
+_made: dict[str, Origin] = {}
+_making = threading.Lock()
 
 # Who converts a source.
 _NOBODY = "nobody"
@@ -72,8 +77,11 @@ def make(origin: Origin) -> None:
             os.truncate(draft, -(-os.path.getsize(draft) // BLOCK) * BLOCK)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
-        # Never over a file that has come meanwhile.
-        os.link(draft, origin.path)
+        # Never over a file that has come meanwhile; but several domains may read one, and each has it made.
+        with _making:
+            if _made.get(origin.path) != origin or not os.path.exists(origin.path):
+                os.link(draft, origin.path)
+                _made[origin.path] = origin
     except FileExistsError:
         raise ToolstackError(f"disk {origin.path}: it came into being meanwhile and was left alone; run again") from None
     except OSError as error:

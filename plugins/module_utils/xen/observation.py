@@ -302,8 +302,11 @@ def _default_cpus(count: int) -> str:
     except OSError:
         return ""
     chosen = set(range(count))
-    for text in masks.values():
-        mask = cpu_set(text)
+    for key, text in masks.items():
+        try:
+            mask = cpu_set(text)
+        except ValueError as error:  # xl takes nodes too
+            raise ToolstackError(f"{XL_CONF}: vm.{key}: {error}") from None
         chosen &= chosen if mask is None else mask
     return "" if len(chosen) == count else cpu_text(chosen)
 

@@ -200,3 +200,87 @@ def test_purge_removes_what_a_dead_run_left_of_a_domain_that_is_declared_no_more
     assert [path.name for path in (xen.folder / "unikernels").iterdir()] == ["www.cfg"]
     assert [path.name for path in (xen.folder / "auto").iterdir()] == ["www.cfg"]
     assert not any(one["changed"] for one in [converge({"name": "www"}, purge=True)])
+
+
+# -- domains that end at the wrong moment ----------------------------------------------------------
+
+
+def test_one_that_ends_between_a_look_and_its_pause_is_no_failure(xen, converge):
+    """A boot loop does so again and again; what is gone needs no pause."""
+    converge({"name": "www"})
+
+    def gone():
+        xen.domains.pop("www")
+        return 1, "www is an invalid domain identifier (rc=-6)"
+
+    xen.hooks["xl pause www"] = gone
+    assert converge({"name": "www", "state": "absent"})["failed"] is False
+    del xen.hooks["xl pause www"]
+    converge({"name": "www"})
+    xen.hooks["xl pause www~prev"] = lambda: (xen.domains.pop("www~prev"), (1, "no such domain"))[1]
+    done = converge({"name": "www", "memory": 20})
+    assert done["failed"] is False and memories(xen) == {"www": ("running", 20)}
+
+
+def test_one_that_can_not_be_paused_is_a_failure(xen, converge):
+    converge({"name": "www"})
+    xen.hooks["xl pause www~prev"] = lambda: (1, "libxl: error: no")
+    failed = converge({"name": "www", "memory": 20})
+    assert "'xl pause www~prev' failed (1): libxl: error: no" in failed["msg"]
+    assert failed["rolled_back"] and memories(xen) == {"www": ("running", 16)}
+
+
+def test_the_uuid_of_another_running_domain_is_refused(xen, converge):
+    xen.add("db", FOREIGN.format(name="db", kernel="/x", cmdline="x"))
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=r"domain www: uuid 6b1a2c54-.* is used by running domain db"):
+            converge({"name": "www", "uuid": "6b1a2c54-9d96-4ee4-bd5d-42eb769bb076"}, check=check)
+
+
+def test_a_mask_of_cpus_that_is_not_read_is_one_line(xen, converge, monkeypatch):
+    """xl takes nodes too."""
+    path = xen.folder / "xl.conf"
+    path.write_text('vm.cpumask="nodes:0"\n')
+    monkeypatch.setattr("ansible_collections.unikernels.xen.plugins.module_utils.xen.observation.XL_CONF", str(path))
+    with pytest.raises(converge.Refused, match=f"{path}: vm.cpumask: 'nodes:0' is not a set of CPUs"):
+        converge({"name": "www"})
+
+
+# -- disks that more than one domain has -----------------------------------------------------------
+
+
+def test_a_disk_that_another_domain_had_and_that_vanished_is_not_made_again(xen, converge):
+    """A domain that got another name has the same data; its volume is not mounted."""
+    disk = xen.folder / "d.img"
+    converge({"name": "db", "disks": [{"path": str(disk), "size": 1, "access": "w"}]})
+    converge({"name": "db", "state": "stopped", "disks": [{"path": str(disk), "size": 1, "access": "w"}]})
+    disk.unlink()
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=f"domain db-2: disks: {disk}: was a disk of domain db and is gone"):
+            converge({"name": "db-2", "disks": [{"path": str(disk), "size": 1, "access": "w"}]}, check=check)
+    assert not disk.exists()
+
+
+def test_a_disk_that_another_domain_uses_is_not_removed(xen, converge):
+    disk = xen.folder / "d.img"
+    one = {"path": str(disk), "size": 1}
+    converge({"name": "a", "disks": [one]})
+    converge({"name": "b", "disks": [one]})
+    gone = {"name": "a", "state": "absent", "disks_on_absent": "remove", "disks": [{**one, "path": f"{xen.folder}/./d.img"}]}
+    for check in (True, False):
+        for others in ([], [{"name": "b", "disks": [one]}], [{"name": "b", "state": "stopped", "disks": [one]}]):
+            with pytest.raises(converge.Refused, match=r"domain a: disks: .*d\.img is used by domain b, so it can't be removed"):
+                converge(gone, *others, check=check)
+    assert disk.exists()
+    converge(gone, {"name": "b", "state": "absent"})
+    assert not disk.exists() and not xen.domains
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_a_disk_that_several_read_is_made_once(xen, converge, parallel):
+    source, disk = xen.folder / "source", xen.folder / "d.img"
+    source.write_bytes(b"x" * 4096)
+    disks = [{"path": str(disk), "source": str(source)}]
+    results = converge(*({"name": name, "disks": disks} for name in "abc"), parallel=parallel)
+    assert [one["failed"] for one in results] == [False] * 3
+    assert disk.read_bytes() == b"x" * 4096
