@@ -284,3 +284,19 @@ def test_a_disk_that_several_read_is_made_once(xen, converge, parallel):
     results = converge(*({"name": name, "disks": disks} for name in "abc"), parallel=parallel)
     assert [one["failed"] for one in results] == [False] * 3
     assert disk.read_bytes() == b"x" * 4096
+
+
+def test_shares_are_set_by_the_scheduler_that_the_host_has(xen, converge):
+    xen.hooks["xl info"] = lambda: (0, "nr_cpus : 4\nfree_memory : 4096\nxen_scheduler          : credit\n")
+    xen.xl_sched_credit = xen.xl_sched_credit2
+    converge({"name": "www", "live": True})
+    assert converge({"name": "www", "live": True, "cap": 50})["failed"] is False
+    assert "xl sched-credit -d www -c 50" in xen.calls
+
+
+@pytest.mark.parametrize("name", ["allowed_signers", "policy"])
+def test_a_policy_that_is_no_text_is_one_line(xen, converge, name):
+    (xen.folder / "unikernels" / name).write_bytes(b"\xff\xfe key\n")
+    with pytest.raises(converge.Refused, match=f"{xen.folder}/unikernels/{name}: ") as refused:
+        converge({"name": "www"})
+    assert "\n" not in str(refused.value)
