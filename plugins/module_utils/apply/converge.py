@@ -17,7 +17,7 @@ from ..domain.declaration import declaration_of, declarations_of
 from ..domain.observed import Host
 from ..domain.options import SpecError
 from ..domain.spec import CPU_WEIGHT, Declaration
-from ..plan.lifecycle import memory_shortage, plan
+from ..plan.lifecycle import in_order, memory_shortage, plan
 from ..plan.plan import Plan
 from ..plan.recovery import described
 from ..xen import console
@@ -153,8 +153,10 @@ def _carry_out(
         return [_result(each, {"failed": False, "steps": []}, host, host) for each in plans]
     hypercalls = bindings()
     runner = Runner(lambda: _look(declarations), lambda: Performer(hypercalls), lock.note, host.free_memory)
-    outcomes, seen = runner.run(plans, parallel, stop_at_failure)
-    return [_result(each, outcome, host, seen) for each, outcome in zip(plans, outcomes)]
+    ordered = in_order(plans, host)
+    outcomes, seen = runner.run(ordered, parallel, stop_at_failure)
+    by_name = {each.name: outcome for each, outcome in zip(ordered, outcomes)}
+    return [_result(each, by_name[each.name], host, seen) for each in plans]
 
 
 def _predicted(each: Plan, verbose: bool) -> Result:

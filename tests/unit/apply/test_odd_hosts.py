@@ -300,3 +300,21 @@ def test_a_policy_that_is_no_text_is_one_line(xen, converge, name):
     with pytest.raises(converge.Refused, match=f"{xen.folder}/unikernels/{name}: ") as refused:
         converge({"name": "www"})
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("parallel", [1, 3])
+def test_a_domain_whose_memory_others_need_ends_first(xen, converge, parallel):
+    """The check before the run counts on it; in the order of the declaration Xen would have no memory left."""
+    converge({"name": "old"})
+    xen.free = 40
+    xen.hooks["xl create"] = lambda: (3, "Out of memory") if {"old", "a"} <= set(xen.domains) else None
+    results = converge({"name": "a"}, {"name": "b"}, purge=True, parallel=parallel)
+    assert [(one["name"], one["failed"]) for one in results] == [("a", False), ("b", False), ("old", False)]
+
+
+def test_where_there_is_room_the_order_is_the_declared_one(xen, converge):
+    converge({"name": "old"})
+    calls = len(xen.calls)
+    converge({"name": "new"}, purge=True)
+    done = [call for call in xen.calls[calls:] if call.startswith(("xl create", "xl destroy"))]
+    assert [call.split()[1] for call in done] == ["create", "destroy"]
