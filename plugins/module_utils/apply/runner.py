@@ -202,6 +202,7 @@ def _failure(name: str, step: Step | None, error: BaseException) -> Outcome:
 def _line(error: BaseException) -> str:
     """One line, of whatever kind of error."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = error.filename2 or error.filename  # of two, the one that was to be
+        return f"{name}: {error.strerror}" if name else error.strerror
     text = " ".join(str(error).split())
     return text if isinstance(error, ToolstackError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

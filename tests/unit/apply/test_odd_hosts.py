@@ -318,3 +318,18 @@ def test_where_there_is_room_the_order_is_the_declared_one(xen, converge):
     converge({"name": "new"}, purge=True)
     done = [call for call in xen.calls[calls:] if call.startswith(("xl create", "xl destroy"))]
     assert [call.split()[1] for call in done] == ["create", "destroy"]
+
+
+def test_a_file_that_can_not_be_replaced_is_named_and_not_its_draft(xen, converge, monkeypatch):
+    converge({"name": "www"})
+    rename = os.rename
+
+    def refuses(source, target):
+        if target.endswith("www.cfg"):
+            raise OSError(1, "Operation not permitted", source, None, target)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", refuses)
+    failed = converge({"name": "www", "memory": 20})
+    assert f"define www: {xen.folder}/unikernels/www.cfg: Operation not permitted" in failed["msg"]
+    assert failed["rolled_back"] and memories(xen) == {"www": ("running", 16)}
