@@ -413,7 +413,8 @@ name:
 state:
   description:
     - The state that was seen when all was done; V(shutdown) for a domain that has ended and is kept, V(dying) for one that Xen
-      is still taking down. In check mode the state that was declared.
+      is still taking down, V(unknown) when the host could not be looked at any more (then the task fails). In check mode the
+      state that was declared.
   returned: always
   type: str
   sample: running

@@ -109,6 +109,8 @@ domains:
       elements: str
 """
 
+import os
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.domain_facts import domain_facts
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available, observe
@@ -126,11 +128,13 @@ def main() -> None:
     lines = module.params["console_lines"]
     if not 0 <= lines <= 10000:
         module.fail_json(msg=f"console_lines: is {lines}, must be 0..10000")
+    if os.geteuid() != 0:
+        module.fail_json(msg="only root can look at the domains of this host: set become: true")
     if not available():
         module.fail_json(msg="this host does not run under Xen (no /proc/xen/capabilities): run the role xen_host first")
     try:
         found = domain_facts(observe(scheduling=True), module.params["names"], lines)
-    except ToolstackError as error:
+    except (ToolstackError, OSError) as error:
         module.fail_json(msg=str(error))
     module.exit_json(changed=False, domains=found)
 

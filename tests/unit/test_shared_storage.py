@@ -1,6 +1,7 @@
 """Which disks do several hosts have, and who has one open?"""
 
 import fcntl
+import io
 import pathlib
 import subprocess
 
@@ -44,3 +45,13 @@ def test_who_has_a_disk(tmp_path, monkeypatch):
         lock.write_text(f"domain db on host here\n{boot}")
         assert shared_storage.holder(disk, "db") == ""
         assert shared_storage.holder(disk, "other") == "domain db on host here"
+
+
+def test_mount_points_of_every_spelling(monkeypatch):
+    """The kernel writes four bytes as octal numbers, and letters of any alphabet, or bytes of none, as they are."""
+    lines = b"36 35 0:30 / /srv/f\xc3\xbcr\\040alle rw shared:1 - nfs4 a:/x rw\n37 35 0:31 / /srv/\xff\\134 rw - nfs a:/y rw\n"
+    monkeypatch.setattr("builtins.open", lambda *_path, **how: io.TextIOWrapper(io.BytesIO(lines), **how))
+    mounts = shared_storage._mounts()
+    assert mounts == {"/srv/für alle": "nfs4", "/srv/\udcff\\": "nfs"}
+    shared = shared_storage.with_shared({"disks": [{"path": "/srv/für alle/d.img"}, {"path": "/srv/\ud800"}]})
+    assert shared["disks"] == [{"path": "/srv/für alle/d.img", "shared": True}, {"path": "/srv/\ud800"}]

@@ -11,13 +11,13 @@ import platform
 from collections.abc import Callable
 from typing import Any, TypedDict
 
-from ..domain.checks import clashes, cpu_refusal, outside_networks, shared_disks, strangers
+from ..domain.checks import clashes, cpu_refusal, outside_networks, removed_disks, shared_disks, strangers
 from ..domain.compare import view, with_image
 from ..domain.declaration import declaration_of, declarations_of
-from ..domain.observed import Host, base_name
+from ..domain.observed import Host
 from ..domain.options import SpecError
 from ..domain.spec import CPU_WEIGHT, Declaration
-from ..plan.lifecycle import memory_shortage, plan
+from ..plan.lifecycle import in_order, memory_shortage, plan
 from ..plan.plan import Plan
 from ..plan.recovery import described
 from ..xen import console
@@ -94,6 +94,8 @@ def converge(
             return _carry_out(declarations, purge, lock, parallel, stop_at_failure, warn)
     except (LockError, ToolstackError) as error:
         raise Refused(str(error)) from error
+    except OSError as error:  # before anything began: the runner keeps its own
+        raise Refused(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
 def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
@@ -122,8 +124,7 @@ def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Calla
     plans, problems = [], []
     if purge:
         kept = {declaration.name for declaration in declarations}
-        strays = {base_name(observed.domain.name) for observed in host.domains if host.owns(observed)} | set(host.definitions)
-        for name in sorted(strays - kept):
+        for name in sorted(host.ours - kept):
             try:
                 declarations = [*declarations, declaration_of({"name": name, "state": "absent"}, platform.node())]
             except SpecError as error:
@@ -135,6 +136,7 @@ def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Calla
             problems.append(str(error))
     problems += filter(None, [memory_shortage(plans, host)])
     problems += strangers(declarations, host.domains) + shared_disks(declarations, host.domains)
+    problems += removed_disks(declarations, host)
     present = [declaration for declaration in declarations if declaration.state != "absent"]
     problems += filter(None, [cpu_refusal(declaration.domain, host) for declaration in present])
     kernels = preconditions.Kernels()
@@ -151,8 +153,10 @@ def _carry_out(
         return [_result(each, {"failed": False, "steps": []}, host, host) for each in plans]
     hypercalls = bindings()
     runner = Runner(lambda: _look(declarations), lambda: Performer(hypercalls), lock.note, host.free_memory)
-    outcomes, seen = runner.run(plans, parallel, stop_at_failure)
-    return [_result(each, outcome, host, seen) for each, outcome in zip(plans, outcomes)]
+    ordered = in_order(plans, host)
+    outcomes, seen = runner.run(ordered, parallel, stop_at_failure)
+    by_name = {each.name: outcome for each, outcome in zip(ordered, outcomes)}
+    return [_result(each, by_name[each.name], host, seen) for each in plans]
 
 
 def _predicted(each: Plan, verbose: bool) -> Result:
@@ -177,11 +181,11 @@ def _diff(before: dict[str, Any], after: dict[str, Any]) -> Diff:
     return {"before": with_image(before, image_name), "after": with_image(after, image_name)}
 
 
-def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
+def _result(each: Plan, outcome: Outcome, before: Host, after: Host | None) -> Result:
     result: Result = {
         "name": each.name,
-        "state": _state(each.name, after),
-        "changed": _differs(each, outcome, before, after) if outcome["failed"] else bool(outcome["steps"]),
+        "state": _state(each.name, after) if after else "unknown",
+        "changed": _differs(each, outcome, before, after) if outcome["failed"] and after else bool(outcome["steps"]),
         "differs": list(each.differs),
         "diff": _diff(each.before, each.after),
         "failed": outcome["failed"],
@@ -192,7 +196,7 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host) -> Result:
             result[key] = outcome[key]
     if outcome["failed"]:
         result["console"] = outcome.get("console", [])[-console.LINES :]
-        result["diff"] = _diff(each.before, _view(each, after))
+        result["diff"] = _diff(each.before, _view(each, after) if after else {"state": "unknown"})
     return result
 
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from ..image.store import write_whole
 from ..plan import steps as do
 from ..wait import until
 from ..xen import bridge_ports, console, devices, disks, restarts
-from ..xen.hypercalls import Hypercalls
+from ..xen.hypercalls import SCHEDULERS, Hypercalls
 from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, intent_path
 from ..xen.watch import BETWEEN, Idle, Look, ended, look, restarting, wait_for_state
 from ..xen.xl import ToolstackError, last_words, must, xl
@@ -103,10 +104,16 @@ class Performer:
         """Once, for Xen counts. How it was before."""
         seen = self.look(name)
         if seen.state == "running":
-            if self.hypercalls:
-                self.hypercalls.pause(seen.domid)
-            else:
-                must("pause", name)
+            try:
+                if self.hypercalls:
+                    self.hypercalls.pause(seen.domid)
+                else:
+                    must("pause", name)
+            except ToolstackError:
+                now = self.look(name)
+                if (now.domid, now.state) == (seen.domid, "running"):
+                    raise
+                return now  # it ended by itself, or came again, in that moment
         return seen
 
     @perform.register
@@ -192,6 +199,8 @@ class Performer:
                     f" was healthy{console.tail(lines)}",
                     lines,
                 )
+            if seen.state == "paused":
+                raise ToolstackError(f"domain {name}: somebody paused it before it was healthy")
             if seen.state != "running":
                 raise ended(name, seen.state, time.monotonic() - began, mark, domid)
             if judge(seen):
@@ -292,6 +301,7 @@ class Performer:
         os.makedirs(AUTOSTART, mode=0o755, exist_ok=True)
         # Hidden: xendomains starts every other name that it finds here.
         temporary = os.path.join(AUTOSTART, f".{step.name}.{os.getpid()}")
+        _remove(temporary)  # of a run that died, when its number comes again
         os.symlink(definition_path(step.name), temporary)
         os.rename(temporary, autostart_path(step.name))
 
@@ -311,7 +321,7 @@ class Performer:
 
     @perform.register
     def _(self, step: do.SetShare) -> None:
-        scheduler = (self.hypercalls.scheduler() if self.hypercalls else "") or "sched-credit2"
+        scheduler = (self.hypercalls.scheduler() if self.hypercalls else scheduler_of(must("info"))) or "sched-credit2"
         must(scheduler, "-d", step.name, "-w" if step.option == "cpu_weight" else "-c", str(step.value))
 
     @perform.register
@@ -323,6 +333,13 @@ class Performer:
     def _(self, step: do.Detach) -> None:
         kind, key = ("vbd", step.device.vdev) if isinstance(step.device, Disk) else ("vif", step.device.mac)
         devices.detach(self.look(step.name).domid, step.name, kind, key, step.force)
+
+
+def scheduler_of(info: str) -> str:
+    """xl's command for the scheduler that ``xl info`` names; "" for one that has no weights."""
+    found = re.search(r"^xen_scheduler\s*: (\S+)", info, re.MULTILINE)
+    command = f"sched-{found[1]}" if found else ""
+    return command if command in SCHEDULERS.values() else ""
 
 
 def _remove(path: str) -> None:

@@ -7,19 +7,19 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import stat
 from collections.abc import Callable
 
-from ..domain.observed import Host
+from ..domain.observed import Host, base_name
 from ..domain.spec import BLOCK, Disk, Domain, Origin
 from ..health.checks import lacking
 from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
 from ..plan.plan import Plan
-from ..plan.steps import Attach, Build, MakeDisk
+from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk
 from ..xen import disks
+from ..xen.observation import disk_size, kind_is_disk
 from ..xen.shared_storage import holder
 
 # Where Debian's libxl looks for the QEMU that serves qcow2 disks.
@@ -73,9 +73,10 @@ def check(plan: Plan, host: Host, kernels: Kernels) -> Findings:
             for interface in domain.interfaces
             if not os.path.isdir(f"/sys/class/net/{interface.bridge}/bridge")
         ]
-        absent = lacking(plan.declaration.health) if plan.declaration.health else None
-        if absent:
-            findings.missing.append(f"{where}: health: {absent}")
+    asked = any(isinstance(step, AwaitHealthy) and step.health for step in plan.steps)
+    absent = lacking(plan.declaration.health) if asked and plan.declaration.health else None
+    if absent:
+        findings.missing.append(f"domain {plan.name}: health: {absent}")
     return findings
 
 
@@ -106,8 +107,11 @@ def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:
             findings.missing.append(f"{where}: disks: {disk.path} does not exist on this host")
         return
     status = os.stat(disk.path)
-    if not (stat.S_ISREG(status.st_mode) or stat.S_ISBLK(status.st_mode)):
+    if not kind_is_disk(status.st_mode):
         findings.problems.append(f"{where}: disks: {disk.path} is neither a file nor a block device")
+        return
+    if disk.format == "qcow2" and not disk_size(disk.path, "qcow2"):
+        findings.problems.append(f"{where}: disks: {disk.path} is no qcow2 image: declare format: raw, or convert it")
         return
     if stat.S_ISREG(status.st_mode) and disk.format == "raw" and status.st_size % BLOCK:
         seen = status.st_size // BLOCK * BLOCK
@@ -131,7 +135,7 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
         there = host.disk_sizes.get(origin.path)
         if there is None:
             if origin.path in made:
-                _check_new(where, origin, plan, findings)
+                _check_new(where, origin, plan, host, findings)
         elif origin.content is None and origin.size and there > origin.size:
             findings.problems.append(
                 f"{where}: has {there} bytes, declared are {origin.size}; shrinking would lose data:"
@@ -141,14 +145,15 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
             findings.problems.append(f"{where}: is a device of {there} bytes and can't be grown to {origin.size}")
 
 
-def _check_new(where: str, origin: Origin, plan: Plan, findings: Findings) -> None:
-    problem = disks.place_problem(origin.path)
+def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Findings) -> None:
+    problem = disks.place_problem(origin.path) or _in_the_way(origin.path)
     if problem:
         findings.problems.append(f"{where}: {problem}")
         return
-    if origin.content is None and _had(plan, origin.path):
+    whose = _whose(plan, origin.path, host) if origin.content is None else ""
+    if whose:
         findings.problems.append(
-            f"{where}: was a disk of this domain and is gone: is its file system mounted, its volume group active? An empty"
+            f"{where}: was a disk of {whose} and is gone: is its file system mounted, its volume group active? An empty"
             " one is not put in its place; if the data is lost indeed, create the file yourself"
         )
         return
@@ -162,12 +167,23 @@ def _check_new(where: str, origin: Origin, plan: Plan, findings: Findings) -> No
         findings.missing.append(f"{where}: needs qemu-img on this host: apt-get install qemu-utils")
 
 
-def _had(plan: Plan, path: str) -> bool:
-    """Did it have this disk, by its definition or by what runs?"""
-    target = re.escape(path.replace("\\", "\\\\").replace('"', '\\"'))
-    defined = re.search(rf'target={target}"', plan.former.definition or "")
-    running = plan.former.domain.disks if plan.former.domain else ()
-    return bool(defined) or any(disk.path == path for disk in running)
+def _in_the_way(path: str) -> str | None:
+    """What is there and is no disk: a new one would never come in its place."""
+    if not os.path.lexists(path):
+        return None
+    kind = (
+        "a link to something that is not there" if not os.path.exists(path) else "a folder" if os.path.isdir(path) else "a pipe"
+    )
+    return f"is {kind}; a disk is a file or a block device"
+
+
+def _whose(plan: Plan, path: str, host: Host) -> str:
+    """Which domain had this disk, by a definition or by what runs; "" for none. A domain may have got another name."""
+    names = [base_name(one.domain.name) for one in host.domains if any(disk.path == path for disk in one.domain.disks)]
+    names += host.defining(path)
+    if not names:
+        return ""
+    return "this domain" if plan.name in names else f"domain {names[0]}"
 
 
 def _needs_qemu_img(origin: Origin) -> bool:

@@ -79,8 +79,8 @@ class Runner:
         self._budget = Budget(free_memory)
         self._stopped = threading.Event()
 
-    def run(self, plans: list[Plan], parallel: int, stop_at_failure: bool) -> tuple[list[Outcome], Host]:
-        """What happened to each, and the host as it was seen last."""
+    def run(self, plans: list[Plan], parallel: int, stop_at_failure: bool) -> tuple[list[Outcome], Host | None]:
+        """What happened to each, and the host as it was seen last; None when it could not be looked at."""
         from concurrent.futures import ThreadPoolExecutor  # here: it takes long to load, and most runs change nothing
 
         def carry_out(plan: Plan) -> Outcome:
@@ -93,7 +93,14 @@ class Runner:
 
         with ThreadPoolExecutor(parallel) as pool:
             outcomes = list(pool.map(carry_out, plans))
-        return self._last_look(plans, outcomes)
+        try:
+            return self._last_look(plans, outcomes)
+        except Exception as error:
+            for plan, outcome in zip(plans, outcomes):
+                if outcome["steps"] and not outcome["failed"]:
+                    unseen = f"all steps were carried out, but the host can't be looked at: {_line(error)}"
+                    outcome.update(_failure(plan.name, None, ToolstackError(f"domain {plan.name}: {unseen}")))
+            return outcomes, None
 
     # -- one domain ------------------------------------------------------------------------------
 
@@ -130,11 +137,16 @@ class Runner:
             for step in steps:
                 self._note(f"takes back: {step}")
                 performer.perform(step)
+            current = self._look().find(plan.name) if former.alive else None
         except Exception as second:
             outcome["msg"] += f"; and it could not be taken back ({_line(second)}): look at 'xl list', run it again"
             outcome["rolled_back"] = False
             return outcome
-        if former.alive:
+        if former.alive and (current is None or current.state != former.state):
+            # Nothing to start it from, or it has ended once more.
+            outcome["msg"] += f"; the old domain is not back (seen: {current.state if current else 'gone'}): run it again"
+            outcome["rolled_back"] = False
+        elif former.alive:
             outcome["rolled_back"] = True
             now = "is running" if former.state == "running" else f"is {former.state}"
             if any(isinstance(step, Rename) for step in steps):
@@ -149,16 +161,16 @@ class Runner:
 
     def _last_look(self, plans: list[Plan], outcomes: list[Outcome]) -> tuple[list[Outcome], Host]:
         """What is reported was seen: a domain that is not as declared when all is done is a failure, and is taken back."""
-        done = [plan for plan, outcome in zip(plans, outcomes) if outcome["steps"] and not outcome["failed"]]
+        done = [bool(outcome["steps"]) and not outcome["failed"] for outcome in outcomes]
         host = self._look()
         for _again in range(_LOOKS - 1):
-            if not any(shortfall(plan, host) for plan in done):
+            if not any(shortfall(plan, host) for plan, whole in zip(plans, done) if whole):
                 break
             time.sleep(_BETWEEN)
             host = self._look()
         undone = False
         for index, plan in enumerate(plans):
-            problem = shortfall(plan, host) if plan in done else None
+            problem = shortfall(plan, host) if done[index] else None
             if problem:
                 outcomes[index].update(_failure(plan.name, None, ToolstackError(problem)))
                 outcomes[index] = self._take_back(plan, self._performer(), outcomes[index])
@@ -190,6 +202,7 @@ def _failure(name: str, step: Step | None, error: BaseException) -> Outcome:
 def _line(error: BaseException) -> str:
     """One line, of whatever kind of error."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        name = error.filename2 or error.filename  # of two, the one that was to be
+        return f"{name}: {error.strerror}" if name else error.strerror
     text = " ".join(str(error).split())
     return text if isinstance(error, ToolstackError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

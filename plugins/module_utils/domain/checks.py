@@ -13,7 +13,7 @@ from . import boot_line
 from .compare import narrowed
 from .cpus import cpu_set
 from .observed import Host, Observed, base_name
-from .spec import Declaration, Domain
+from .spec import Declaration, Domain, plain_path
 
 
 def clashes(declarations: list[Declaration]) -> list[str]:
@@ -55,7 +55,7 @@ def outside_networks(declarations: list[Declaration], networks: dict[str, list[s
 
 
 def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
-    """One line for every MAC, address or disk that a running domain has which is not among the declared ones."""
+    """One line for every UUID, MAC or address that a running domain has which is not among the declared ones."""
     names = {declaration.name for declaration in declarations}
     lines = []
     for observed in domains:
@@ -69,6 +69,8 @@ def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) ->
             if declaration.state == "absent":
                 continue
             where = f"domain {declaration.name}"
+            if observed.domain.uuid == declaration.domain.uuid:
+                lines.append(f"{where}: uuid {declaration.domain.uuid} is used by running domain {base}")
             lines += [
                 f"{where}: mac {one.mac} is used by running domain {base}"
                 for one in declaration.domain.interfaces
@@ -97,18 +99,36 @@ def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6
 
 def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
     """One line for every disk that two domains would have, one of them for writing."""
-    lines = []
-    users = [(base_name(one.domain.name), disk) for one in domains for disk in one.domain.disks]
     wanted = [one for one in declarations if one.state in ("running", "paused")]
-    for declaration in wanted:
-        users += [(declaration.name, disk) for disk in declaration.domain.disks]
+    users: dict[str, list[tuple[str, str]]] = {}  # path -> name and access of each
+    for domain in (*(one.domain for one in domains), *(one.domain for one in wanted)):
+        for disk in domain.disks:
+            users.setdefault(plain_path(disk.path), []).append((base_name(domain.name), disk.access))
+    lines = []
     for declaration in wanted:
         for disk in declaration.domain.disks:
-            others = {name for name, used in users if name != declaration.name and used.path == disk.path
-                      and "w" in (used.access, disk.access)}  # fmt: skip
+            used = users[plain_path(disk.path)]
+            others = {name for name, access in used if name != declaration.name and "w" in (access, disk.access)}
             lines += [
                 f"domain {declaration.name}: disks: {disk.path} is used by domain {other}; one may write alone"
                 for other in sorted(others)
+            ]
+    return lines
+
+
+def removed_disks(declarations: list[Declaration], host: Host) -> list[str]:
+    """One line for every disk that goes with its domain and that a domain which stays has too."""
+    gone = {declaration.name for declaration in declarations if declaration.state == "absent"}
+    users = [(base_name(one.domain.name), disk) for one in host.domains for disk in one.domain.disks]
+    users += [(declaration.name, disk) for declaration in declarations for disk in declaration.domain.disks]
+    lines = []
+    for declaration in declarations:
+        for origin in declaration.origins if declaration.state == "absent" and declaration.remove_disks else ():
+            others = {name for name, disk in users if plain_path(disk.path) == plain_path(origin.path)}
+            lines += [
+                f"domain {declaration.name}: disks: {origin.path} is used by domain {other}, so it can't be removed:"
+                " disks_on_absent: keep leaves it"
+                for other in sorted(others.union(host.defining(origin.path)) - gone)
             ]
     return lines
 

@@ -23,7 +23,7 @@ from .devices import DEVICE as DEVICE
 from .fields import DOMAIN, extra_key_refusal
 from .health import health_of
 from .options import Reader, SpecError, not_text, shown, text_problem
-from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid
+from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid, plain_path
 from .xl_config import ExtraValue
 
 # Solo5's xen platform code keeps the command line in 8192 bytes and cuts longer ones silently.
@@ -248,6 +248,10 @@ def _devices(reader: Reader, host: str, name: str) -> tuple[tuple[Interface, ...
     ):
         twins = sorted({item for item in values if item and values.count(item) > 1})
         reader.problems += [problem for twin in twins for problem in reader.fail(option, f"{what} {twin} is used twice").problems]
+    paths = [plain_path(disk.path) for disk, _origin in disks if disk.path]
+    written = {plain_path(disk.path) for disk, _origin in disks if disk.access == "w" and disk.path}
+    for path in sorted(path for path in written if paths.count(path) > 1):
+        reader.problems += reader.fail("disks", f"path {path} is used twice; a disk that is written is there once").problems
     return interfaces, tuple(disk for disk, _origin in disks), tuple(origin for _disk, origin in disks if origin)
 
 

@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 import ipaddress
-import posixpath
 import re
 from functools import partial
 
 from ..network.antispoof import ClaimError, own
 from .options import Reader, shown
-from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, rate_text, script_path
+from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, plain_path, rate_text, script_path
 
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # Linux IFNAMSIZ - 1
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -207,7 +206,7 @@ def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
 
 def below_dev(path: str) -> bool:
     """Does a path name something below /dev, however it is written? What a link leads to is seen on the host only."""
-    plain = posixpath.normpath("/" + path.lstrip("/"))
+    plain = plain_path(path)
     return plain == "/dev" or plain.startswith("/dev/")
 
 

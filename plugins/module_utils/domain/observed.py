@@ -100,6 +100,17 @@ class Host:
         """Paths of the disks made from content that was declared for the domain, now or earlier."""
         return self._contents.get(name, [])
 
+    def defining(self, path: str) -> list[str]:
+        """The names of the definitions that have a disk at ``path``, as xl_config writes it."""
+        words = "target=" + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return [name for name, text in self.definitions.items() if words in text]
+
+    @property
+    def ours(self) -> set[str]:
+        """The names of which something of ours is here: a domain, a file, or what a dead run has left of one."""
+        running = {base_name(observed.domain.name) for observed in self.domains if self.owns(observed)}
+        return running.union(self.definitions, self.intents, self.autostart, self._contents)
+
     def owns(self, observed: Observed) -> bool:
         """Ours: made by us (the UUID says so) or adopted (the definition we keep has its UUID)."""
         if observed.domid == 0:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
 import re
 from dataclasses import dataclass, field
 
@@ -195,6 +196,11 @@ def script_path(script: str) -> str:
     """A hotplug script as libxl finds it: a name is one in /etc/xen/scripts. Xen's usual one is ""."""
     path = script if "/" in script or not script else "/etc/xen/scripts/" + script
     return "" if path == "/etc/xen/scripts/vif-bridge" else path
+
+
+def plain_path(path: str) -> str:
+    """One spelling for all of a path's; what links lead to is seen on the host only."""
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def owned(uuid: str) -> bool:

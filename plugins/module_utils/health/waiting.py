@@ -32,14 +32,19 @@ class Answer(TypedDict):
 
 def declared_checks(domains: Sequence[Any]) -> list[tuple[str, Health]]:
     """(name, check) of those that are to run and can be asked: a console is not a service. SpecError."""
-    checks = []
+    checks, problems = [], []
     for index, options in enumerate(domains):
         reader = Reader(f"domains[{index}]", options)
-        name = reader.text("name")
-        reader.where = f"domain {name}"
-        health = health_of(reader, options.get("health"))
-        if health and health.kind != "console" and reader.choice("state", "running", STATES) == "running":
-            checks.append((name, health))
+        try:
+            name = reader.text("name")
+            reader.where = f"domain {name}"
+            health = health_of(reader, options.get("health"))
+            if health and health.kind != "console" and reader.choice("state", "running", STATES) == "running":
+                checks.append((name, health))
+        except SpecError as refusal:
+            problems += refusal.problems
+    if problems:
+        raise SpecError(*problems)
     return checks
 
 

@@ -189,8 +189,13 @@ def _before_policies(folder: str) -> Policy | None:
     """What version 0.1 left on a host: the two files alone."""
     texts: dict[str, str] = {}
     for file in ("allowed_signers", "revoked_keys"):
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(folder, file), encoding="utf-8") as opened:
-            texts[file] = opened.read()
+        path = os.path.join(folder, file)
+        try:
+            texts[file] = read_text(path).decode("utf-8")
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as error:
+            raise PolicyError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if not any(texts.values()):
         return None
     return Policy(None, signers(texts.get("allowed_signers", "")) or None, revocations(texts.get("revoked_keys", "")), None)

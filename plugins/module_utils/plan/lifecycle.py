@@ -257,7 +257,26 @@ def _state_of(observed: Observed | None, defined: bool) -> str:
 
 def memory_shortage(plans: list[Plan], host: Host) -> str | None:
     """One line when the new domains of ``plans`` don't fit into what Xen has left, else None."""
-    needed, freed, names = 0, 0, []
+    needed, freed = _memory(plans, host)
+    if needed > host.free_memory + freed:
+        names = [each.name for each in plans for phase in each.phases if phase.builds]
+        return (
+            f"{', '.join(names)}: need {needed} MiB with Xen's overhead of {OVERHEAD_MIB} MiB a domain,"
+            f" the host has {host.free_memory + freed} MiB left; declare less memory or end other domains"
+        )
+    return None
+
+
+def in_order(plans: list[Plan], host: Host) -> list[Plan]:
+    """Those that build nothing first, where others need the memory of what these end; else as they are declared."""
+    if _memory(plans, host)[0] <= host.free_memory:
+        return plans
+    return sorted(plans, key=lambda each: any(phase.builds for phase in each.phases))
+
+
+def _memory(plans: list[Plan], host: Host) -> tuple[int, int]:
+    """What new domains need beside what they replace, and what others leave; MiB."""
+    needed, freed = 0, 0
     for each in plans:
         current = host.find(each.name)
         present = current.domain.memory + OVERHEAD_MIB if current else 0
@@ -266,16 +285,9 @@ def memory_shortage(plans: list[Plan], host: Host) -> str | None:
                 needed += max(0, phase.builds - present)
             else:
                 needed += phase.builds
-            if phase.builds:
-                names.append(each.name)
-            elif any(isinstance(step, (Shutdown, Destroy)) and step.name == each.name for step in phase.steps):
+            if not phase.builds and any(isinstance(step, (Shutdown, Destroy)) and step.name == each.name for step in phase.steps):
                 freed += max(0, present - OVERHEAD_MIB)
-    if needed > host.free_memory + freed:
-        return (
-            f"{', '.join(names)}: need {needed} MiB with Xen's overhead of {OVERHEAD_MIB} MiB a domain,"
-            f" the host has {host.free_memory + freed} MiB left; declare less memory or end other domains"
-        )
-    return None
+    return needed, freed
 
 
 def shortfall(done: Plan, host: Host) -> str | None:

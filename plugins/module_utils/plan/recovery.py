@@ -60,7 +60,7 @@ def described(observed: Observed, text: str | None) -> Observed:
 
 def runs(observed: Observed, text: str) -> bool:
     """Is it what was made from this text?"""
-    return xl_config(described(observed, text).domain) == text
+    return _text_of(described(observed, text).domain) == text
 
 
 def _origin(name: str, host: Host) -> tuple[str | None, bool]:
@@ -101,9 +101,17 @@ def former_of(name: str, host: Host) -> Former:
         state = "stopped" if definition is not None else "absent"
     text = definition
     if text is None and old and old.domain.kernel:
-        text = xl_config(old.domain)
+        text = _text_of(old.domain)
     known = described(old, definition).domain if old else None
     return Former(state, old.domid if old else 0, known, text, definition, name in host.autostart)
+
+
+def _text_of(domain: Domain) -> str | None:
+    """None for a domain that somebody else made with what no file of ours can say (a tab in its arguments)."""
+    try:
+        return xl_config(domain)
+    except ValueError:
+        return None
 
 
 def way_back(name: str, host: Host, former: Former) -> list[Step]:
@@ -111,6 +119,10 @@ def way_back(name: str, host: Host, former: Former) -> list[Step]:
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     steps: list[Step] = [Destroy(name + NEXT)] if standby else []
     returns = True
+    if previous and not previous.alive and former.text is not None:
+        # It crashed beside the new one and is kept: under its old name it would be as dead.
+        steps.append(Destroy(name + PREVIOUS))
+        previous = None
     if previous:
         steps += [Destroy(name)] if current else []
         # Until the rename it is NAME~prev, and is put back again by whoever comes next.

@@ -18,7 +18,7 @@ from typing import Any
 from ..domain.compare import options_of
 from ..domain.fields import LIVE
 from ..domain.observed import Host, Observed
-from ..domain.spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Disk, Domain, Interface, Origin
+from ..domain.spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Disk, Domain, Interface, Origin, plain_path
 from ..domain.xl_config import xl_config
 from .plan import Former, Phase
 from .steps import (
@@ -76,8 +76,8 @@ def replace(
 
 
 def _alone(declaration: Declaration, wanted: Domain, current: Observed, host: Host, growing: tuple[Origin, ...]) -> bool:
-    writes = {disk.path for disk in current.domain.disks + wanted.disks if disk.access == "w"}
-    paths = {disk.path for disk in current.domain.disks} & {disk.path for disk in wanted.disks}
+    writes = {plain_path(disk.path) for disk in current.domain.disks + wanted.disks if disk.access == "w"}
+    paths = {plain_path(disk.path) for disk in current.domain.disks} & {plain_path(disk.path) for disk in wanted.disks}
     devices = {vif.vifname for vif in current.domain.interfaces} & {vif.vifname for vif in wanted.interfaces} - {""}
     return bool(
         declaration.update == "recreate"

@@ -28,7 +28,7 @@ def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]
         given = _given(domain)
         try:
             result = validator.validate(given)
-        except (ArithmeticError, ValueError):  # a number without an end, on which Ansible's own conversion fails
+        except (ArithmeticError, ValueError, TypeError):  # as a number without an end, on which Ansible's own conversion fails
             options.append(given)
         else:
             options.append(given if result.error_messages else result.validated_parameters)

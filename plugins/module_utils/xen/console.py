@@ -98,8 +98,10 @@ def reopen() -> None:
 
 
 def forget(name: str) -> None:
-    if os.path.exists(path_of(name)):
+    try:
         os.unlink(path_of(name))
+    except FileNotFoundError:
+        pass
 
 
 def tail(console: list[str]) -> str:

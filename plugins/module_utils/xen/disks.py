@@ -20,6 +20,7 @@ import stat
 import struct
 import subprocess
 import tempfile
+import threading
 
 from ..domain.spec import BLOCK, Origin, padded
 from ..image.store import write_whole
@@ -30,10 +31,16 @@ from .xl import ToolstackError
 QEMU_IMG_SECONDS = 3600
 
 
+# What this process has made.
+_made: dict[str, Origin] = {}
+_making = threading.Lock()
+
 # Who converts a source.
 _NOBODY = "nobody"
 # Of a source's head, what its format and the names in it are read from; a VMDK's descriptor is within.
 _HEAD_BYTES = 1 << 20
+# desc_offset and DESC_SIZE of QEMU's block/vmdk.c.
+_VMDK_TEXT_AT, _VMDK_TEXT_BYTES = 0x200, 20 * 512
 
 
 def place_problem(path: str) -> str | None:
@@ -70,8 +77,11 @@ def make(origin: Origin) -> None:
             os.truncate(draft, -(-os.path.getsize(draft) // BLOCK) * BLOCK)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
-        # Never over a file that has come meanwhile.
-        os.link(draft, origin.path)
+        # Never over a file that has come meanwhile; but several domains may read one, and each has it made.
+        with _making:
+            if _made.get(origin.path) != origin or not os.path.exists(origin.path):
+                os.link(draft, origin.path)
+                _made[origin.path] = origin
     except FileExistsError:
         raise ToolstackError(f"disk {origin.path}: it came into being meanwhile and was left alone; run again") from None
     except OSError as error:
@@ -212,6 +222,9 @@ def _vmdk_names(head: bytes, _tail: bytes) -> str:
         return "its descriptor is out of reach"
     lower = text.lower()
     if b"parentfilenamehint" in lower or (b"parentcid" in lower and b"parentcid=ffffffff" not in lower.replace(b" ", b"")):
+        return "it has a parent"
+    # QEMU looks for a parent here, whatever the header says of the descriptor's place.
+    if b"parentfilenamehint" in head[_VMDK_TEXT_AT : _VMDK_TEXT_AT + _VMDK_TEXT_BYTES].lower():
         return "it has a parent"
     kinds = {line.split(b"=", 1)[1].strip(b' "\r') for line in lower.splitlines() if line.startswith(b"createtype")}
     return "" if kinds <= {b"monolithicsparse", b"streamoptimized"} else "it consists of several files"

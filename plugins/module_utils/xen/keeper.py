@@ -349,6 +349,8 @@ def _definitions() -> dict[str, str]:
     for name in names:
         if os.path.realpath(autostart_path(name)) != os.path.join(folder, name + ".cfg"):
             continue
+        if not os.path.isfile(definition_path(name)):  # opening a pipe waits for ever
+            continue
         try:
             with open(definition_path(name), encoding="utf-8", errors="replace") as file:
                 text = file.read()

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import os
 import re
+import stat
 import struct
 import time
 from collections.abc import Callable
@@ -267,7 +268,10 @@ def _texts(wanted: Callable[[str], bool]) -> dict[str, str]:
     found = {}
     if os.path.isdir(DEFINITIONS):
         for name in sorted(filter(wanted, os.listdir(DEFINITIONS))):
-            with open(os.path.join(DEFINITIONS, name), encoding="utf-8", errors="replace") as file:
+            path = os.path.join(DEFINITIONS, name)
+            if not os.path.isfile(path):  # opening a pipe waits for ever
+                raise ToolstackError(f"{path}: must be a file that this collection has written; remove it by hand")
+            with open(path, encoding="utf-8", errors="replace") as file:
                 found[name] = file.read()
     return found
 
@@ -298,8 +302,11 @@ def _default_cpus(count: int) -> str:
     except OSError:
         return ""
     chosen = set(range(count))
-    for text in masks.values():
-        mask = cpu_set(text)
+    for key, text in masks.items():
+        try:
+            mask = cpu_set(text)
+        except ValueError as error:  # xl takes nodes too
+            raise ToolstackError(f"{XL_CONF}: vm.{key}: {error}") from None
         chosen &= chosen if mask is None else mask
     return "" if len(chosen) == count else cpu_text(chosen)
 
@@ -309,12 +316,19 @@ def _disk_sizes(disks: dict[str, str]) -> dict[str, int]:
     return {path: size for path, size in sizes.items() if size is not None}
 
 
+def kind_is_disk(mode: int) -> bool:
+    """Of what `os.stat` says: a file or a block device."""
+    return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
+
+
 def disk_size(path: str, form: str) -> int | None:
     """Bytes that a domain sees in the file or device; None when it is not there.
 
     ``form`` is what was declared: a guest can write any header to its raw disk.
     """
     try:
+        if not kind_is_disk(os.stat(path).st_mode):  # opening a pipe waits for ever
+            return None
         with open(path, "rb") as file:
             if form == "raw":
                 return file.seek(0, os.SEEK_END)

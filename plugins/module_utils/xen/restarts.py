@@ -35,17 +35,21 @@ def read(name: str) -> dict[str, Any]:
 
 def past_of(record: dict[str, Any]) -> Past:
     starts = record.get("starts")
-    times = [float(start) for start in starts if isinstance(start, (int, float))] if isinstance(starts, list) else []
+    times = [float(start) for start in starts if _is_time(start)] if isinstance(starts, list) else []
     return Past(tuple(times), record.get("gave_up") is True, record.get("pending") is True)
+
+
+def _is_time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1 << 62
 
 
 def summary(name: str) -> dict[str, Any]:
     """What is shown of it beside the domain."""
     record = read(name)
     return {
-        "count": record.get("count", 0),
-        "last": record.get("last", ""),
-        "reason": record.get("reason", ""),
+        "count": record["count"] if isinstance(record.get("count"), int) else 0,
+        "last": str(record.get("last", "")),
+        "reason": str(record.get("reason", "")),
         "gave_up": record.get("gave_up") is True,
     }
 

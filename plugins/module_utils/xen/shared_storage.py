@@ -13,12 +13,15 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
+import re
 from typing import Any
 
+from ..domain.options import text_problem
 from ..domain.spec import Disk
 
 # Names of file systems in /proc/self/mountinfo (Linux: Documentation/filesystems/proc.rst, 3.5).
 _SHARED = {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.ceph", "fuse.glusterfs", "ocfs2", "gfs2"}
+_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def with_shared(options: Any) -> Any:
@@ -33,7 +36,7 @@ def with_shared(options: Any) -> Any:
 def _judged(disk: Any, mounts: dict[str, str]) -> Any:
     if not isinstance(disk, dict) or disk.get("shared") is not None or not isinstance(disk.get("path"), str):
         return disk
-    if "\0" in disk["path"]:  # refused later, in the user's words
+    if text_problem(disk["path"]):  # refused later, in the user's words
         return disk
     return {**disk, "shared": True} if _file_system(disk["path"], mounts) in _SHARED else disk
 
@@ -44,7 +47,8 @@ def _mounts() -> dict[str, str]:
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             left, _dash, right = line.partition(" - ")
-            found[left.split()[4].encode().decode("unicode_escape")] = right.split()[0]
+            # The kernel writes a space, a tab, a newline and a backslash as octal numbers, every other byte as it is.
+            found[_OCTAL.sub(lambda byte: chr(int(byte[1], 8)), left.split(" ")[4])] = right.split(" ")[0]
     return found
 
 

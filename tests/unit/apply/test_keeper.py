@@ -393,3 +393,10 @@ def test_the_program_runs_from_the_files_that_the_role_installs(tmp_path):
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout == "30.0 []\n", done.stderr
+
+
+def test_a_pipe_in_the_place_of_a_definition_is_not_opened(host):
+    folder = host.xen.folder
+    os.mkfifo(folder / "unikernels" / "pipe.cfg")
+    (folder / "auto" / "pipe.cfg").symlink_to(folder / "unikernels" / "pipe.cfg")
+    assert "pipe" not in module("xen.keeper")._definitions()

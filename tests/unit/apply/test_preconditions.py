@@ -80,6 +80,7 @@ HOSTILE = {
     "a parent, spaced": (vmdk(text=b"parentCID = 1234\n"), "it has a parent"),
     "several extents": (vmdk(text=b'createType="twoGbMaxExtentFlat"\n'), "it consists of several files"),
     "flat": (vmdk(text=b'createType = "monolithicFlat"\n'), "it consists of several files"),
+    "a parent where QEMU looks for it": (vmdk(offset=0, text=b'parentFileNameHint="/etc/shadow"\n'), "it has a parent"),
     "a descriptor far away": (vmdk(offset=1 << 20), "its descriptor is out of reach"),
     "vmdk cut off": (vmdk()[:20], "it is a descriptor of other files"),
     "a differencing VHD": (vhd(4), "it has a parent"),

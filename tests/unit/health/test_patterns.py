@@ -67,3 +67,8 @@ def test_an_interpreter_that_fails_is_one_line(monkeypatch):
 def test_matches_as_in_this_process(lines, pattern):
     expected = next((line for line in lines if re.search(pattern, line[:MAX_LINE])), None)
     assert first_match(pattern, lines) == expected
+
+
+def test_alternatives_without_a_repetition_are_bounded_too():
+    with pytest.raises(TimeoutError):
+        patterns.first_match("(a|a)" * 40 + "b", ["a" * 60], 0.5)

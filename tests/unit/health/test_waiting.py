@@ -79,3 +79,9 @@ def test_wrong(domain, problem):
     result = service_health([domain])
     assert result["failed"]
     assert result["msg"].startswith(problem)
+
+
+def test_every_problem_is_named():
+    result = service_health([{"name": "a", "health": {"tcp": "x"}}, {"health": {}}, {"name": "b", "health": {"dns": "y"}}])
+    assert result["failed"]
+    assert all(words in result["msg"] for words in ("domain a: health: tcp: ", "domains[1]: name: ", "domain b: health: dns: "))

@@ -277,7 +277,7 @@ def _host_of(current, standby, previous, defined, intent, autostart, size):
     if standby:
         domains.append(running(96, NAME + NEXT, "paused", 8))
     if previous:
-        domains.append(running(64, NAME + PREVIOUS, "paused", 6))
+        domains.append(running(64, NAME + PREVIOUS, previous, 6))
     contents = [content_path(NAME, "xvda", text) for text in ("one", "two", "old")]
     sizes = {path: 512 for path in contents[: 1 + size]}
     # What a domain has open, or could be started again with, is there.
@@ -300,7 +300,7 @@ HOSTS = st.builds(
     _host_of,
     st.none() | st.tuples(st.sampled_from([64, 96]), st.sampled_from(["running", "paused", "shutdown"]), VARIANTS),
     st.booleans(),
-    st.booleans(),
+    st.none() | st.sampled_from(["paused", "paused", "running", "shutdown"]),
     st.none() | st.tuples(st.sampled_from([64, 96]), VARIANTS),
     st.none() | st.tuples(st.sampled_from([64, 96]), VARIANTS, st.sampled_from(["running", "paused", "stopped", "absent"])),
     st.booleans(),

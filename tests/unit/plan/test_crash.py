@@ -31,6 +31,8 @@ def run(model, declaration):
     model.step = 0
     decided = plan(declaration, model.host())
     model.catalogue.update(catalogue(decided.wanted, *([decided.former.domain] if decided.former.domain else [])))
+    if decided.former.domain and decided.former.text:
+        model.catalogue.setdefault(decided.former.text, decided.former.domain)
     if not decided.changed:
         return {"failed": False, "steps": []}
     runner = runners.Runner(model.host, lambda: model, lambda _words: None, 1 << 20)

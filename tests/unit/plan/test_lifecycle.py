@@ -8,9 +8,10 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare impo
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Intent, Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS, content_path
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from ansible_collections.unikernels.xen.plugins.module_utils.plan.lifecycle import memory_shortage, plan, shortfall
+from ansible_collections.unikernels.xen.plugins.module_utils.plan.recovery import former_of, way_back
 
 from .model import DATA, FOREIGN, MIB, NAME, declare, host, running
 
@@ -278,3 +279,25 @@ def test_memory_of_both_sides_of_a_replacement_counts_once():
     plans = [plan(declare(96), host(running(64), free_memory=4096))]
     assert memory_shortage(plans, host(running(64), free_memory=32)) is None
     assert "need 32 MiB" in memory_shortage(plans, host(running(64), free_memory=31))
+
+
+def test_an_old_one_that_crashed_beside_the_new_one_is_built_again():
+    """NAME~prev is kept by Xen and dead: put back under its name it would serve nobody."""
+    definition = xl_config(declare(64).domain)
+    seen = host(
+        running(96), running(64, NAME + PREVIOUS, "shutdown", 6),
+        definitions={NAME: definition}, intents={NAME: Intent(xl_config(declare(96).domain), "running")},
+    )  # fmt: skip
+    steps = way_back(NAME, seen, former_of(NAME, seen))
+    assert [str(step) for step in steps] == [
+        "destroy www~prev", "destroy www", "build www", "unpause www", "remove intent www"
+    ]  # fmt: skip
+
+
+def test_what_is_ours_on_a_host():
+    """A domain, a definition, an intent, a link and a disk of content, each of another name; nothing of anybody else's."""
+    seen = host(
+        FOREIGN, running(name="runs" + NEXT), definitions={"defined": ""}, intents={"begun": Intent("", "absent")},
+        autostart=frozenset({"linked"}), content_disks=(content_path("keys", "xvda", "x"), "/var/lib/unikernels/disks/other.img"),
+    )  # fmt: skip
+    assert seen.ours == {"runs", "defined", "begun", "linked", "keys"}
