@@ -13,8 +13,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_me
 
 def host_variable_problems(values: dict[str, Any]) -> list[str]:
     """One line for each of the role's variables that is wrong whatever the host; ``values``: variable -> value."""
-    networks = values.get("xen_host_management_networks")
-    return variables.variable_refusals(values) + hardening.management_refusals(networks, {})
+    return variables.host_refusals(values)
 
 
 def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any) -> list[str]:

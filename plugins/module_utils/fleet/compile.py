@@ -19,6 +19,7 @@ from ..domain.checks import clashes
 from ..domain.declaration import ROLE_KEYS, declaration_of
 from ..domain.options import SpecError
 from ..domain.spec import Declaration
+from ..host.variables import HOST_VARIABLES, host_refusals
 from ..service import dns, vpn, web
 from ..service.variables import Keys, Service
 from .between import Site, distinct_macs, fleet_clashes
@@ -68,6 +69,8 @@ class Asked:
             [name for name in (self.unikernels, self.images) if name]
             + services
             + ["images", "xen_host_site", "xen_host_networks"]
+            # Of the hosts themselves, where all that they run is asked for.
+            + (list(HOST_VARIABLES) if self.unikernels else [])
         )
 
 
@@ -136,6 +139,9 @@ def _compile_host(
             places.append(f"{name}_name")
             declared.images.update(service.images)
             declared.keys = service.keys or declared.keys
+    lines += host_refusals(
+        {name: values[name] for name in HOST_VARIABLES if name in values and not holds_unresolved(values[name])}
+    )
     declared.images.update(images)
     for name, image in declared.images.items():
         if not holds_unresolved(image):

@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from ..domain.cpus import cpu_set
+from .hardening import management_refusals
 
 # Below it Debian's kernel with systemd, sshd, Python and xenstored does not come up, or not for long.
 MIN_DOM0_MIB = 512
@@ -105,3 +106,12 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
         elif name == "xen_host_domain_cpus":
             lines.append(cpus_refusal("" if value is None else value))
     return [line for line in lines if line]
+
+
+# What can be judged without a look at any host.
+HOST_VARIABLES = (*_NUMBERS, *_LINES, "xen_host_domain_cpus", "xen_host_management_networks")
+
+
+def host_refusals(variables: dict[str, Any]) -> list[str]:
+    """`variable_refusals`, and whether the networks that may manage the host are networks."""
+    return variable_refusals(variables) + management_refusals(variables.get("xen_host_management_networks"), {})

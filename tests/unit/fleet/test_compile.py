@@ -224,3 +224,17 @@ def test_any_variables_are_taken_or_refused_in_lines(hosts):
     for line in lines:
         one_line(line).encode("utf-8")
         assert re.fullmatch(r"[^\x00-\x1f\x7f]+", one_line(line))
+
+
+def test_the_variables_of_the_hosts_themselves_are_judged_with_the_rest():
+    """A typo in Dom0's memory is known before any host is asked, and is in the one list."""
+    values = {"xen_host_dom0_memory": 64, "xen_host_domain_cpus": "3-1", "xen_host_management_networks": ["here"]}
+    fleet = compile_fleet({"xen1": Resolved({**values, "unikernels": []})}, Asked(services=()), str)
+    lines = [problem.line for problem in fleet.problems]
+    assert [line.partition(":")[0] for line in lines] == list(values)
+    # A service's role on its own asks for no host's.
+    assert (
+        not compile_fleet({"xen1": Resolved(values)}, Asked(services=(), unikernels="", images=""), str).hosts["xen1"].unikernels
+    )
+    fine = {"xen_host_dom0_memory": "1024", "xen_host_domain_cpus": "", "xen_host_management_networks": ["192.0.2.0/24"]}
+    assert compile_fleet({"xen1": Resolved(fine)}, Asked(services=()), str).problems == []
