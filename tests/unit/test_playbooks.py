@@ -1,0 +1,44 @@
+"""Playbooks and roles hang together: what one part names the other has."""
+
+import pathlib
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
+ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
+# Variable -> the file of variables that a play reads it from.
+FROM_FILES = {
+    "declared_unikernels": "vars/declared.yml",
+    "declared_images": "vars/declared.yml",
+    "rollout_plan": "vars/rollout.yml",
+}
+INCLUDES = ("ansible.builtin.include_role", "ansible.builtin.import_role")
+
+
+def mappings(value):
+    if isinstance(value, dict):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from mappings(inner)
+
+
+@pytest.mark.parametrize("path", PLAYBOOKS, ids=lambda path: path.name)
+def test_a_play_reads_the_variables_that_it_names(path):
+    for play in yaml.safe_load(path.read_text()):
+        for variable, file in FROM_FILES.items():
+            if variable in str(play):
+                assert file in play.get("vars_files", []), f"{path.name}: {play['name']}: {variable}"
+
+
+@pytest.mark.parametrize("path", [*PLAYBOOKS, *ROLES], ids=lambda path: path.name)
+def test_what_is_included_and_notified_is_there(path):
+    for file in [path] if path.is_file() else sorted(path.glob("tasks/*.yml")):
+        for entry in mappings(yaml.safe_load(file.read_text())):
+            for include in filter(None, map(entry.get, INCLUDES)):
+                role = ROOT / "roles" / include["name"].removeprefix("unikernels.xen.")
+                assert (role / "tasks" / f"{include.get('tasks_from', 'main')}.yml").is_file(), f"{file}: {include}"
+            notified = entry.get("notify", [])
+            handlers = yaml.safe_load((path / "handlers/main.yml").read_text()) if notified else []
+            assert set(notified) <= {handler["name"] for handler in handlers}, f"{file}: {notified}"
