@@ -1,6 +1,7 @@
 """Playbooks and roles hang together: what one part names the other has."""
 
 import pathlib
+import re
 
 import pytest
 import yaml
@@ -42,3 +43,8 @@ def test_what_is_included_and_notified_is_there(path):
             notified = entry.get("notify", [])
             handlers = yaml.safe_load((path / "handlers/main.yml").read_text()) if notified else []
             assert set(notified) <= {handler["name"] for handler in handlers}, f"{file}: {notified}"
+
+
+def test_words_that_are_set_to_nothing_are_none():
+    for path in sorted((ROOT / "roles/xen_host").glob("*/*.yml")):
+        assert not re.search(r"xen_host_(xen|linux)_arguments\.split", path.read_text()), f"{path}: null has no split"
