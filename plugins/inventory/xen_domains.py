@@ -94,7 +94,10 @@ try:
         return value
 
 except ImportError:  # ansible-core before 2.19 trusts what an inventory says, unless it is wrapped
-    from ansible.utils.unsafe_proxy import wrap_var as untrusted
+    from ansible.utils.unsafe_proxy import wrap_var
+
+    def untrusted(value: Any) -> Any:
+        return wrap_var(value)
 
     def trust_as_template(value: Any) -> Any:
         return value
