@@ -5,6 +5,8 @@ import re
 
 import pytest
 import yaml
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
@@ -48,3 +50,30 @@ def test_what_is_included_and_notified_is_there(path):
 def test_words_that_are_set_to_nothing_are_none():
     for path in sorted((ROOT / "roles/xen_host").glob("*/*.yml")):
         assert not re.search(r"xen_host_(xen|linux)_arguments\.split", path.read_text()), f"{path}: null has no split"
+
+
+@pytest.mark.parametrize(
+    ("networks", "written", "loaded", "due"),
+    [
+        (["192.0.2.0/24"], [], True, False),
+        (["192.0.2.0/24"], ["/etc/xen/unikernels-management.nft"], True, True),
+        (["192.0.2.0/24"], [], False, True),  # 'nft flush ruleset' by hand
+        ([], [], False, False),
+    ],
+)
+def test_a_filter_that_is_not_in_force_is_due(networks, written, loaded, due):
+    variables = {
+        "xen_host_management_networks": networks,
+        "xen_host_filter_written": {"changed_paths": written},
+        "xen_host_found": {"host": {"management": True, "management_loaded": loaded}},
+    }
+    text = yaml.safe_load((ROOT / "roles/xen_host/vars/main.yml").read_text())["xen_host_filter_due"]
+    assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is due
+
+
+@pytest.mark.parametrize("name", ["unikernels-management", "antispoof"])
+def test_our_filters_come_again_after_what_flushes_all_rules(name):
+    unit = (ROOT / f"roles/xen_host/files/{name}.service").read_text()
+    after = re.search(r"^After=(.*)$", unit, re.MULTILINE).group(1).split()
+    assert "nftables.service" in after and "PartOf=nftables.service" in unit
+    assert "ReloadPropagatedFrom=nftables.service" in unit and "ExecReload=" in unit
