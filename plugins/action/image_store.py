@@ -84,7 +84,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except OSError as error:
             raise AnsibleActionFail(f"{error.filename or self.store}: {error.strerror}") from error
         for note in result.pop("notes", []):
-            result.setdefault("warnings", []).append(f"{self.vars.get('inventory_hostname', '')}: {note}")
+            # Not into the result: ansible-core 2.21 takes no text there.
+            self._display.warning(f"{self.vars.get('inventory_hostname', '')}: {note}")
         return result
 
     def _text(self, args: dict[str, Any], option: str) -> str | None:

@@ -89,7 +89,15 @@ from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation imp
 
 try:
     from ansible.template import trust_as_template
-except ImportError:  # ansible-core before 2.19 trusts what an inventory says
+
+    def untrusted(value: Any) -> Any:
+        return value
+
+except ImportError:  # ansible-core before 2.19 trusts what an inventory says, unless it is wrapped
+    from ansible.utils.unsafe_proxy import wrap_var
+
+    def untrusted(value: Any) -> Any:
+        return wrap_var(value)
 
     def trust_as_template(value: Any) -> Any:
         return value
@@ -265,12 +273,13 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def _add(self, host: str, variables: dict[str, Any], known: frozenset[str]) -> None:
         name = self.get_option("name").format(host=host, domain=variables["xen_domain"])
-        if name in known or name in self.inventory.hosts:
+        if name in known or name in self.inventory.hosts or name in self.inventory.groups:
             where = "is a host of the inventory" if name in known else "is taken by another host's domain"
+            where = "is a group of the inventory" if name in self.inventory.groups else where
             self.display.warning(f"{host}: its domain {variables['xen_domain']} is left out, for {name} {where}")
             return
         self.inventory.add_host(name, group="xen_domains")
-        # Untrusted text is exported as a mapping, which some readers don't expect; without a brace it is no template.
+        # Untrusted text is exported as a mapping, which some readers don't expect; what can't be a template is given as ours.
         variables = {
             key: [_trusted(item) for item in value] if isinstance(value, list) else _trusted(value)
             for key, value in {**variables, "xen_host": host}.items()
@@ -293,7 +302,10 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
 
 def _trusted(value: Any) -> Any:
-    return trust_as_template(value) if isinstance(value, str) and "{" not in value else value
+    if not isinstance(value, str):
+        return value
+    # The line with which a template names other brackets (#jinja2:) needs none of the usual ones.
+    return untrusted(value) if "{" in value or value.startswith("#") else trust_as_template(value)
 
 
 def _text_of(result: dict[str, Any]) -> str:

@@ -145,7 +145,10 @@ host:
       type: dict
       sample: {sshd: true, port: 22, user: root, key: true, client: 192.0.2.7}
     management:
-      description: Whether the packet filter of C(xen_host_management_networks) is in force and confirmed.
+      description: Whether the packet filter of C(xen_host_management_networks) is confirmed, so that each boot loads it.
+      type: bool
+    management_loaded:
+      description: Whether that filter is in force now; C(nft flush ruleset) takes it away.
       type: bool
     needs_router_advertisements:
       description: Whether the host is reached only by a route that a router advertises.

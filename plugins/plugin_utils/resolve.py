@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.template import Templar
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import (
     MAX_DEPTH,
@@ -25,7 +25,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import 
     one_line,
     plain,
 )
-from jinja2 import TemplateError, meta
+from jinja2 import TemplateError, meta, nodes
 
 try:
     from ansible.errors import AnsibleValueOmittedError
@@ -107,20 +107,79 @@ class Renderer:
         environment.compile = compile_once
 
     def render(self, text: Any, variables: dict[str, Any]) -> Any:
-        if self._templar.available_variables is not variables:
-            self._templar.available_variables = variables
-        return self._templar.template(text, fail_on_undefined=True)
+        before = self._templar.available_variables
+        if before is variables:
+            return self._templar.template(text, fail_on_undefined=True)
+        self._templar.available_variables = variables
+        try:
+            return self._templar.template(text, fail_on_undefined=True)
+        finally:
+            if isinstance(before, _Owned):  # a template in the middle of another host's
+                self._templar.available_variables = before
 
     def names_in(self, text: str) -> frozenset[str]:
         """The variables that a template names."""
         names = self._names.get(text)
         if names is None:
             try:
-                names = frozenset(meta.find_undeclared_variables(self._environment.parse(text)))
+                parsed = self._environment.parse(text)
+                names = frozenset({*meta.find_undeclared_variables(parsed), *_looked_up(parsed)})
             except TemplateError:
                 names = frozenset()
             self._names[text] = names
         return names
+
+
+def _looked_up(parsed: nodes.Template) -> Iterator[str]:
+    """The variables that a template names in lookup('vars', ...): its default hides what they hold as that of a filter does."""
+    for call in parsed.find_all(nodes.Call):
+        words = [one.value for one in call.args if isinstance(one, nodes.Const) and isinstance(one.value, str)]
+        named = isinstance(call.node, nodes.Name) and call.node.name in ("lookup", "query", "q")
+        if named and words and words[0].rpartition(".")[2] == "vars":
+            yield from words[1:]
+
+
+class _Owned(dict):  # type: ignore[type-arg]
+    """A host's variables in which C(hostvars) and C(vars) hide nothing."""
+
+
+class _Strict(Mapping):  # type: ignore[type-arg]
+    """Variables of a host, rendered whole or not at all, where ansible-core before 2.19 gives them with templates in them."""
+
+    __UNSAFE__ = True  # such a core takes it as it is, and does not render all of it whenever it is named
+
+    def __init__(self, renderer: Renderer, variables: dict[str, Any]) -> None:
+        self._renderer, self._variables = renderer, variables
+
+    def __getitem__(self, name: str) -> Any:
+        lines: list[str] = []
+        value = Resolver(self._renderer, self._variables, lines.append).rendered(self._variables[name], name)
+        if lines:
+            raise AnsibleUndefinedVariable("; ".join(lines).replace("is not defined", "is undefined"))
+        return self._variables.get("omit") if value is _OMIT else value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._variables
+
+
+class _StrictHosts(_Strict):
+    """C(hostvars) of such a core."""
+
+    def __init__(self, renderer: Renderer, hostvars: Any) -> None:
+        super().__init__(renderer, hostvars)
+        self._hosts: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._hosts:
+            raw = self._variables.raw_get(name)  # type: ignore[attr-defined]
+            self._hosts[name] = _Strict(self._renderer, _Owned({**raw, "hostvars": self})) if isinstance(raw, dict) else raw
+        return self._hosts[name]
 
 
 class Resolver:
@@ -134,6 +193,11 @@ class Resolver:
         held: dict[str, bool] | None = None,
     ) -> None:
         self._renderer = renderer
+        strict = {"hostvars": _StrictHosts, "vars": _Strict} if Origin is None and not isinstance(variables, _Owned) else {}
+        if variables.keys() & strict.keys():
+            variables = _Owned(variables)
+            for name in variables.keys() & strict.keys():
+                variables[name] = strict[name](renderer, variables[name])
         self._variables = variables
         self._problem = problem
         self._held: dict[str, bool] = {} if held is None else held

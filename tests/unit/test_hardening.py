@@ -54,12 +54,17 @@ def test_who_would_be_locked_out_by_keys(changes, by_password, words):
         (["192.0.2.1/24"], "'192.0.2.1/24' is not a network"),
         ([22], "22 is not a network"),
         ([None], "None is not a network"),
+        (["192.0.2.0/24", "fe80::1%x } accept; tcp dport { 1"], "'fe80::1%x } accept; tcp dport { 1' is not a network"),
         (["2001:db8::/32", "10.0.0.0/8"], "this run comes from 192.0.2.7, which is in none of 2001:db8::/32, 10.0.0.0/8"),
     ],
 )
 def test_who_would_be_locked_out_by_the_filter(networks, words):
     lines = management_refusals(networks, SSH)
     assert (not lines) if words is None else words in lines[0] and lines[0].startswith("xen_host_management_networks: ")
+
+
+def test_a_run_that_comes_from_no_address_is_not_locked_out():
+    assert management_refusals(["192.0.2.0/24"], {"client": "UNKNOWN"}) == []
 
 
 def test_the_filter():

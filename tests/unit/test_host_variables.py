@@ -118,3 +118,26 @@ def test_what_the_machine_is_too_small_for():
         "xen_host_domain_cpus: is '99', but the host's CPUs are 0..3",
         "xen_host_dom0_vcpus: is 5, but the host has 4 CPUs: set at most 4, or 0 for all",
     ]
+
+
+@pytest.mark.parametrize("name", ["xen_host_bridge", "xen_host_uplink"])
+@pytest.mark.parametrize(
+    "value", ["xen br0", "br0/../all", "br0\n-net.ipv4.ip_forward = 1", "-x", "x" * 16, 1, True, None, ["x"]]
+)
+def test_a_device_without_a_devices_name_is_refused(name, value):
+    lines = variable_refusals({name: value})
+    assert len(lines) == (0 if value is None and name == "xen_host_uplink" else 1)
+    assert all(line.startswith(f"{name}: is {value!r}, must be ") and "\n" not in line for line in lines)
+
+
+def test_devices():
+    assert variable_refusals({"xen_host_bridge": "xenbr0", "xen_host_uplink": ""}) == []
+    assert variable_refusals({"xen_host_bridge": "br.12", "xen_host_uplink": "enp3s0f0np0"}) == []
+    assert variable_refusals({"xen_host_bridge": ""}) != []
+
+
+@pytest.mark.parametrize("value", [None, 0, False, {}])
+def test_networks_that_are_set_to_nothing(value):
+    (line,) = variable_refusals({"xen_host_management_networks": value})
+    assert line.startswith(f"xen_host_management_networks: is {value!r}, must be a list of networks")
+    assert variable_refusals({"xen_host_management_networks": []}) == []

@@ -6,7 +6,9 @@ import pathlib
 import subprocess
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, answer_of
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
+from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, _trusted, answer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,3 +141,19 @@ def test_a_domain_never_takes_the_place_of_a_host(fleet):
     assert "xen_domain" not in inventory["_meta"]["hostvars"]["www"]
     assert "www" not in inventory.get("xen_domains", {}).get("hosts", [])
     assert "xen-a: its domain www is left out, for www is a host of the inventory" in warnings
+
+
+def test_no_group_becomes_part_of_what_a_host_answers(fleet):
+    inventory, warnings = fleet("name: xen_hosts")
+    assert (
+        "xen_hosts" not in str(inventory.get("xen_domains")) and inventory["_meta"]["hostvars"]["xen-a"].get("xen_domain") is None
+    )
+    assert "xen-a: its domain www is left out, for xen_hosts is a group of the inventory" in warnings
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{{ 6 * 7 }}", "{% if true %}42{% endif %}", "#jinja2:variable_start_string:'[[',variable_end_string:']]'\n[[ 6 * 7 ]]"],
+)
+def test_nothing_that_a_host_says_is_a_template(text):
+    assert Templar(loader=DataLoader(), variables={}).template(_trusted(text)) == text

@@ -69,9 +69,18 @@ def read(text: str) -> Generation:
         raise GenerationError(str(error) if isinstance(error, GenerationError) else "is not a whole generation") from None
     kinds = [(generation.number, int), (generation.domains, list), (generation.images, dict), (generation.repeats, int)]
     kinds += [(getattr(generation, name), str) for name in ("time", "by", "revision", "rollout", "result")]
-    if not all(isinstance(value, kind) for value, kind in kinds) or not all(isinstance(one, dict) for one in generation.domains):
+    whole = all(isinstance(value, kind) and not isinstance(value, bool) for value, kind in kinds) and generation.number > 0
+    whole = whole and all(isinstance(image, str) for image in generation.images.values())
+    if not whole or not all(map(_is_domain, generation.domains)):
         raise GenerationError("is not a whole generation")
     return generation
+
+
+def _is_domain(value: Any) -> bool:
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        return False
+    disks = value.get("disks", [])
+    return isinstance(disks, list) and all(isinstance(disk, dict) for disk in disks)
 
 
 def plain_words(text: Any) -> str:

@@ -63,7 +63,7 @@ def status_of(name: str, results: Mapping[str, Any]) -> HostStatus:
         if result.get("failed"):
             host.notes.append(_line(f"{key}: {result.get('msg')}"))
     facts = _mapping(info.get("host"))
-    host.xen, host.free_memory = str(facts.get("xen_version") or ""), _number(facts.get("free_memory"))
+    host.xen, host.free_memory = _line(facts.get("xen_version") or ""), _number(facts.get("free_memory"))
     if facts and not facts.get("under_xen"):
         host.notes.append("does not run under Xen")
     if facts.get("pending_reboot"):
@@ -83,18 +83,18 @@ def _newest(host: HostStatus, generations: Mapping[str, Any]) -> dict[str, Any]:
     if not kept:
         return {}
     newest = kept[-1]
-    host.generation, host.rollout = str(newest.get("number")), str(newest.get("rollout") or "")
+    host.generation, host.rollout = _line(newest.get("number")), _line(newest.get("rollout") or "")
     repeats = f", repeats {newest['repeats']}" if newest.get("repeats") else ""
     host.applied = _line(f"{newest.get('time')} {newest.get('by') or ''}".strip() + repeats)
     if newest.get("result") == "failed":
         host.notes.append(f"generation {host.generation} failed")
-    host.notes += [_line(f"generation {problem}") for problem in generations.get("problems") or []]
+    host.notes += [_line(f"generation {problem}") for problem in _items(generations.get("problems"))]
     return newest
 
 
 def _answers(health: Mapping[str, Any]) -> dict[str, str]:
     """Name of a domain to C(healthy) or what came instead."""
-    answers = {str(name): "healthy" for name in health.get("healthy") or []}
+    answers = {str(name): "healthy" for name in _items(health.get("healthy"))}
     for answer in _mappings(health.get("answers")):
         answers[str(answer.get("name"))] = "healthy" if answer.get("healthy") else _line(f"ill: {answer.get('msg')}")
     if health.get("failed") and "answers" not in health:
@@ -111,7 +111,7 @@ def _domain(
     image = _mapping(actual.get("image"))
     state = str(actual.get("state") or "missing")
     status = DomainStatus(
-        name, state, str(image.get("name") or ""), str(image.get("sha256") or ""), image.get("standin") is True,
+        _line(name), _line(state), _line(image.get("name") or ""), _line(image.get("sha256") or ""), image.get("standin") is True,
         answers.get(name, "not asked"), memory=_number(actual.get("memory")),
     )  # fmt: skip
     drift = []
@@ -125,7 +125,7 @@ def _domain(
             drift.append("runs another image than declared")
         if status.memory and _number(declared.get("memory")) not in (0, status.memory):
             drift.append(f"has {status.memory} MiB, declared {_number(declared.get('memory'))}")
-    status.drift = "; ".join(drift)
+    status.drift = _line("; ".join(drift))
     return status
 
 
@@ -268,6 +268,10 @@ def _mapping(value: Any) -> dict[str, Any]:
 
 def _mappings(value: Any) -> list[dict[str, Any]]:
     return [dict(one) for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _number(value: Any) -> int:

@@ -20,7 +20,7 @@ from ..xen.network import bridge_networks, networks_by_device, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
-from .audit_facts import microcode, needs_router_advertisements, security_updates, ssh
+from .audit_facts import management_loaded, microcode, needs_router_advertisements, security_updates, ssh
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
 
@@ -191,6 +191,7 @@ def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
         "security_updates": security_updates() if updates else None,
         "ssh": ssh(),
         "management": os.path.exists(MANAGEMENT),
+        "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),
         "needs_router_advertisements": needs_router_advertisements(),
         "foreign_domains": foreign_domains() if under_xen else [],
         "written_arguments": written_arguments(read(MENU_PART)),

@@ -147,12 +147,16 @@ def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
     parsed = []
     for network in networks:
         try:
-            parsed.append(ipaddress.ip_network(network if isinstance(network, str) else ""))
+            # Python takes anything behind a '%' for the zone of an IPv6 address, and this becomes nftables' text.
+            parsed.append(ipaddress.ip_network(network if isinstance(network, str) and "%" not in network else ""))
         except ValueError:
             return [f"{name}: {network!r} is not a network, as in 192.0.2.0/24 or 2001:db8::/32"]
     if not ssh.get("client"):
         return []
-    client = ipaddress.ip_address(ssh["client"])
+    try:
+        client = ipaddress.ip_address(ssh["client"])
+    except ValueError:  # sshd says UNKNOWN where the run comes over no network
+        return []
     if any(client.version == network.version and client in network for network in parsed):
         return []
     return [f"{name}: this run comes from {client}, which is in none of {', '.join(map(str, parsed))}: it would lock itself out"]

@@ -41,6 +41,9 @@ _WRITTEN_ELSEWHERE = {
     "xen_host_xen_arguments": {"dom0_mem": "xen_host_dom0_memory", "dom0_max_vcpus": "xen_host_dom0_vcpus"},
     "xen_host_linux_arguments": {},
 }
+_DEVICES = ("xen_host_bridge", "xen_host_uplink")
+# As every other part takes it (modules/xen_bridge.py); Linux has 15 letters for it.
+_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _SAFE_LINE = re.compile(r"[A-Za-z0-9_=,.:/+ -]*")
 
 
@@ -95,6 +98,15 @@ def line_refusal(name: str, value: Any) -> str:
     return ""
 
 
+def device_refusal(name: str, value: Any) -> str:
+    """Why ``value`` is not the name of a network device; "" when it is. It becomes part of files and of programs' arguments."""
+    if name == "xen_host_uplink" and value in (None, ""):
+        return ""  # that of the default route
+    if isinstance(value, str) and _DEVICE.fullmatch(value):
+        return ""
+    return f"{name}: is {value!r}, must be the name of a network device, as in xenbr0"
+
+
 def variable_refusals(variables: dict[str, Any]) -> list[str]:
     """One line for each of the role's ``variables`` (by name) that can't be what it is for, without a look at any host."""
     lines = []
@@ -105,6 +117,10 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
             lines.append(line_refusal(name, value))
         elif name == "xen_host_domain_cpus":
             lines.append(cpus_refusal("" if value is None else value))
+        elif name in _DEVICES:
+            lines.append(device_refusal(name, value))
+        elif name == "xen_host_management_networks" and not value and value not in ([], ""):
+            lines.append(f"{name}: is {value!r}, must be a list of networks, as in [192.0.2.0/24], or [] for no filter")
     return [line for line in lines if line]
 
 

@@ -143,7 +143,7 @@ def is_address(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return True
+    return "%" not in text  # Python takes anything behind it for the zone of an IPv6 address
 
 
 def is_network(text: str) -> bool:
@@ -151,4 +151,4 @@ def is_network(text: str) -> bool:
         ipaddress.ip_network(text)
     except ValueError:
         return False
-    return "/" in text
+    return "/" in text and "%" not in text

@@ -17,6 +17,10 @@ xen_hosts:
     deep: {}
     hidden: {unikernels: "{{ base | default([]) }}"}
     chained: {middle: "{{ base | default([]) }}", unikernels: "{{ middle + [] }}"}
+    of-a-host: {unikernels: "{{ hostvars[inventory_hostname].base | default([]) }}"}
+    of-hosts: {unikernels: "{{ ['deep'] | map('extract', hostvars, 'base') | flatten | default([]) }}"}
+    of-vars: {unikernels: "{{ vars['base'] | default([]) }}"}
+    looked-up: {unikernels: "{{ lookup('vars', 'base', default=[]) }}"}
     service:
       unikernels: []
       web_interfaces: [{bridge: xenbr0, address: "{{ nosuch.address }}/24"}]
@@ -57,10 +61,10 @@ def refused(tmp_path_factory):
 
 def test_a_variable_that_is_not_defined_deep_in_a_list_is_named_with_its_place(refused):
     lines, _output = refused
-    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:20)" in lines
-    assert "service: web_interfaces[0].address: 'nosuch' is not defined (hosts.yml:8)" in lines
-    for host in ("hidden", "chained"):
-        assert any(line.startswith(f"{host}: unikernels") and "'vault_token' is not defined" in line for line in lines)
+    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:24)" in lines
+    assert "service: web_interfaces[0].address: 'nosuch' is not defined (hosts.yml:12)" in lines
+    for host in ("hidden", "chained", "of-a-host", "of-hosts", "of-vars", "looked-up"):
+        assert any(host in line.partition(": unikernels")[0] and "'vault_token' is not defined" in line for line in lines)
 
 
 def test_every_other_mistake_is_in_the_same_list(refused):

@@ -210,3 +210,21 @@ def test_any_file_is_read_or_refused(text):
 def test_what_is_written_is_read():
     generation = Generation(3, [domain(arguments={"ü": "\n"})], {"www": "web"}, "t", "b", "r", "o", "failed", 2, True)
     assert generations.read(generations.text_of(generation)) == generation
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"domains": [{"name": "www", "disks": 1}]},
+        {"domains": [{"name": "www", "disks": ["x"]}]},
+        {"domains": [{"name": ["www"]}]},
+        {"domains": [{"disks": []}]},
+        {"images": {"www": 1}},
+        {"number": True},
+        {"number": 0},
+    ],
+)
+def test_a_generation_that_somebody_edited_is_refused(changes):
+    values = {**json.loads(generations.text_of(Generation(1, [{"name": "www"}]))), **changes}
+    with pytest.raises(GenerationError, match="is not a whole generation"):
+        generations.read(json.dumps(values))

@@ -108,3 +108,8 @@ def test_a_wrong_rollout_is_refused_before_any_host_is_touched(fleet):
     assert refused.returncode == 2
     assert "rollout: unknown key 'bke'" in refused.stdout and "never reaches all hosts" in refused.stdout
     assert fleet.runs() == before
+
+
+def test_a_host_from_which_all_is_gone_needs_no_image(fleet):
+    gone = fleet("deploy", GOOD, "", "-e", '{"unikernels": [{"name": "www", "state": "absent"}]}', "--limit", "h3")
+    assert gone.returncode == 0, gone.stdout[-4000:] + gone.stderr[-2000:]

@@ -4,6 +4,7 @@ import html.parser
 import json
 import re
 
+import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import (
     DomainStatus,
     HostStatus,
@@ -129,3 +130,25 @@ def test_any_answer_is_a_row(answers):
     host = status_of("x", answers)
     text = "\n".join(table([host])) + page([host], "now") + as_json([host], "now")
     assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+
+
+@pytest.mark.parametrize("odd", ["\x1b[2J", "\x9b2J", "\u202etxt", "\u2066", "\u2028", "\ud800"])
+def test_nothing_that_a_host_says_moves_a_cursor_or_turns_a_line(odd):
+    domain = {"name": odd, "state": odd, "image": {"name": odd, "sha256": odd}}
+    newest = {"number": odd, "rollout": odd, "time": odd, "domains": [{"name": odd, "state": odd, "sha256": odd}]}
+    answers = {
+        "host": {"host": {"xen_version": odd, "under_xen": True}},
+        "domains": {"domains": [domain]},
+        "generations": {"generations": [newest], "problems": [odd]},
+        "health": {"answers": [{"name": odd, "msg": odd}]},
+    }
+    host = status_of("x", answers)
+    assert host.domains[0].health.startswith("ill")
+    for text in (*table([host]), page([host], "now").replace("\n", "")):
+        assert text.isprintable()
+
+
+@pytest.mark.parametrize("odd", [1, True, "x", {"a": 1}, [1, None]])
+def test_an_answer_of_another_type_is_a_row(odd):
+    answers = {"host": {"host": {}}, "generations": {"generations": [{}], "problems": odd}, "health": {"healthy": odd}}
+    assert status_of("x", answers).reached

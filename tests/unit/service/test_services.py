@@ -81,6 +81,8 @@ def test_where_an_image_comes_from():
         (dns, {"clients": ["192.0.2.1"]}, "dns_clients: '192.0.2.1' is not a network, as in 192.0.2.0/24"),
         (dns, {"clients": ["192.0.2.1/24"]}, "dns_clients: '192.0.2.1/24' is not a network, as in 192.0.2.0/24"),
         (dns, {"forward": ["dns.example"]}, "dns_forward: 'dns.example' is not an address"),
+        (dns, {"forward": ["fe80::1%x --more"]}, "dns_forward: 'fe80::1%x --more' is not an address"),
+        (dns, {"clients": ["fe80::%x\n/64"]}, "dns_clients: 'fe80::%x\\n/64' is not a network"),
         (dns, {"zones": {"a b": ZONES["b.example"]}}, "dns_zones: 'a b' is not the name of a zone"),
         (dns, {"zones": {"lab.example": "www IN A 10.0.0.1"}}, "has no SOA record"),
         (dns, {"zones": ["lab.example"]}, "dns_zones: must be a mapping of zone name"),
