@@ -125,7 +125,7 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
 
 
 # What can be judged without a look at any host.
-HOST_VARIABLES = (*_NUMBERS, *_LINES, "xen_host_domain_cpus", "xen_host_management_networks")
+HOST_VARIABLES = (*_NUMBERS, *_LINES, *_DEVICES, "xen_host_domain_cpus", "xen_host_management_networks")
 
 
 def host_refusals(variables: dict[str, Any]) -> list[str]:
