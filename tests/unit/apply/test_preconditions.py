@@ -8,7 +8,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import disks
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 
-from tests.unit.test_elf import guest
+from tests.unit.image.test_elf import guest
 
 
 @pytest.mark.parametrize(("memory", "refused"), [(4, True), (5, False)])

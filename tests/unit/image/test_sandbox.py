@@ -220,7 +220,7 @@ def test_a_user_without_sudo_has_the_same_cell(request):
     shutil.chown(folder, "nobody")
     code = (
         "import sys; sys.path[:0] = ['.', '.collections']\n"
-        "from tests.unit.test_sandbox import *\n"
+        "from tests.unit.image.test_sandbox import *\n"
         f"project = Project(pathlib.Path({folder!r}))\n"
         "project.attack('unikernel.ml', 'cat /etc/shadow; id -u; ls -A ~ /root /home; cat /proc/1/environ; echo TRIED')\n"
         "assert project.build().changed\n"
@@ -230,7 +230,7 @@ def test_a_user_without_sudo_has_the_same_cell(request):
     def as_nobody(code):
         return subprocess.run(
             ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", sys.executable, "-c", code],
-            cwd=pathlib.Path(__file__).parents[2], env={**os.environ, "GITHUB_TOKEN": "SECRET", "PYTHONDONTWRITEBYTECODE": "1"},
+            cwd=pathlib.Path(__file__).parents[3], env={**os.environ, "GITHUB_TOKEN": "SECRET", "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
 

@@ -10,8 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.guests import guest
-
-from .test_signature import all_keys, keys  # noqa: F401
+from tests.unit.image.test_signature import all_keys, keys  # noqa: F401
 
 IMAGE = guest()
 DIGEST = hashlib.sha256(IMAGE).hexdigest()

@@ -259,7 +259,7 @@ def test_a_lock_file_that_says_too_little_is_refused(bench, lines, words):
 
 @pytest.mark.parametrize("name", ["web", "dns", "vpn"])
 def test_the_toolchain_is_what_our_lock_files_are_for(name):
-    root = pathlib.Path(__file__).parents[2]
+    root = pathlib.Path(__file__).parents[3]
     packages = yaml.safe_load((root / "roles/mirage_builder/defaults/main.yml").read_text())["mirage_builder_packages"]
     text = (root / f"unikernels/{name}/mirage/{name}-xen.opam.locked").read_text()
     lock = lock_file.read(text)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-PROGRAM = pathlib.Path(__file__).resolve().parents[2] / "roles/xen_host/files/unikernels-domains"
+PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/xen_host/files/unikernels-domains"
 
 LIST = """Name                                        ID   Mem VCPUs	State	Time(s)
 Domain-0                                     0   768     2     r-----     120.1

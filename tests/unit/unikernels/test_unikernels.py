@@ -4,7 +4,7 @@
 
 import pathlib
 
-UNIKERNELS = pathlib.Path(__file__).parents[2] / "unikernels"
+UNIKERNELS = pathlib.Path(__file__).parents[3] / "unikernels"
 OWN = {"config.ml", "unikernel.ml"}
 
 

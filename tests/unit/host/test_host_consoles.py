@@ -4,7 +4,7 @@ import os
 import pathlib
 import subprocess
 
-PROGRAM = pathlib.Path(__file__).resolve().parents[2] / "roles/xen_host/files/unikernels-consoles"
+PROGRAM = pathlib.Path(__file__).resolve().parents[3] / "roles/xen_host/files/unikernels-consoles"
 
 
 def rotate(folder, kib=64):

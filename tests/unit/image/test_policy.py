@@ -235,7 +235,7 @@ def test_a_kernel_outside_the_store(host, tmp_path):
 
 # -- at boot ------------------------------------------------------------------------------------------
 
-ROOT = __import__("pathlib").Path(__file__).resolve().parents[2]
+ROOT = __import__("pathlib").Path(__file__).resolve().parents[3]
 
 
 def boot(host, definitions, policy):

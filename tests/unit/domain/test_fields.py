@@ -14,7 +14,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 
-MODULES = pathlib.Path(__file__).parents[2] / "plugins" / "modules"
+MODULES = pathlib.Path(__file__).parents[3] / "plugins" / "modules"
 
 
 def documented(module):

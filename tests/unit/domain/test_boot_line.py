@@ -15,7 +15,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = pathlib.Path(__file__).parents[2]
+ROOT = pathlib.Path(__file__).parents[3]
 # What is special to a shell, to this grammar or to neither.
 ALPHABET = "a=-'\"\\ $`é*;"
 PIECE = re.compile(r'\\(.)|"((?:[^"\\]|\\.)*)"|( +)|([^"\\ ]+)', re.DOTALL)

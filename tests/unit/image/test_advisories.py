@@ -123,7 +123,7 @@ def test_an_overview_of_a_store(tmp_path):
 
 
 def test_a_real_lock_file():
-    root = pathlib.Path(__file__).resolve().parents[2]
+    root = pathlib.Path(__file__).resolve().parents[3]
     for path in root.glob("unikernels/*/mirage/*.opam.locked"):
         names = [material["name"] for material in provenance.package_materials(path.read_text())]
         assert len(names) > 60 and "mirage-runtime" in names and advisories.read("[]") == []

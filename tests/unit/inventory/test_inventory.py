@@ -12,7 +12,7 @@ from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MA
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 LIST = (
     "Name                                        ID   Mem VCPUs\tState\tTime(s)   UUID                            Reason-Code\n"
     "www                                          1   160     1     -b----      33.4 756e696b-f910-8c7c-8d70-d5b08255d57b  -\n"

@@ -26,7 +26,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 MAC = "00:16:3e:01:02:03"
-TABLES = (pathlib.Path(__file__).parents[2] / "roles/xen_host/files/antispoof.nft").read_text()
+TABLES = (pathlib.Path(__file__).parents[3] / "roles/xen_host/files/antispoof.nft").read_text()
 VIFS = [
     vif("vif1.0", MAC, ""),
     vif("vif2.0", MAC, "10.0.0.10"),
@@ -56,7 +56,7 @@ def test_nft_takes_a_vif_that_comes_again_as_another():
 
 
 def test_the_hook_takes_away_what_was_given():
-    hook = (pathlib.Path(__file__).parents[2] / "roles/xen_host/files/antispoof.hook").read_text()
+    hook = (pathlib.Path(__file__).parents[3] / "roles/xen_host/files/antispoof.hook").read_text()
     assert removed("$dev") in hook
 
 
