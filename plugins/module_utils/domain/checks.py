@@ -107,7 +107,8 @@ def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...])
             others = {name for name, used in users if name != declaration.name and used.path == disk.path
                       and "w" in (used.access, disk.access)}  # fmt: skip
             lines += [
-                f"domain {declaration.name}: disks: {disk.path} is used by domain {other}; one may write alone"
+                f"domain {declaration.name}: disks: {disk.path} is used by domain {other};"
+                " only one domain may open a disk for writing"
                 for other in sorted(others)
             ]
     return lines

@@ -117,14 +117,14 @@ REFUSED_KEYS = {
     "bootloader_args": "belongs to bootloader, which picks another kernel than the option kernel",
     "firmware": "boots something else than the option kernel",
     "firmware_override": "boots something else than the option kernel",
-    "pvshim": "starts another kernel and another type of domain than the options say",
+    "pvshim": "starts another kernel and another type of domain than the options state",
     "pvshim_path": "starts another kernel than the option kernel",
     "pvshim_cmdline": "belongs to pvshim, which starts another kernel than the option kernel",
     "pvshim_extra": "belongs to pvshim, which starts another kernel than the option kernel",
     "hvm": "makes another type of domain than the option type",
     "bios": "is for HVM guests, which this collection does not manage",
 }
-REFUSED_PREFIXES = {"device_model_": "says which program of Dom0 serves the domain, as root"}
+REFUSED_PREFIXES = {"device_model_": "selects the program of Dom0 that serves the domain, as root"}
 
 
 def argument_spec(fields: Iterable[Field]) -> dict[str, Any]:

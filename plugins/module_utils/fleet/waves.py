@@ -187,7 +187,7 @@ def verdict(rollout: Rollout, made: Plan, turns: Mapping[str, str], wave: int) -
     if lost:
         lines.append(f"failed: {', '.join(lost)}")
     if stop:
-        lines.append(f"no other wave begins; {len(made.order) - len(begun)} hosts were not touched")
+        lines.append(f"no other wave starts; {len(made.order) - len(begun)} hosts are unchanged")
     return Verdict(stop, stop and rollout.on_failure == "rollback", lines)
 
 
@@ -208,7 +208,7 @@ def ending(rollout: Rollout, made: Plan, turns: Mapping[str, str], backs: Mappin
     lines = list(judged.lines)
     back = [host for host in made.order if backs.get(host) == BACK]
     if back:
-        lines.append(f"brought back to what they ran before: {', '.join(back)}")
+        lines.append(f"rolled back: {', '.join(back)}")
     for host in made.order:
         touched = turns.get(host) == FAILED or (judged.back and turns.get(host) == DONE)
         if touched and backs.get(host) != BACK:

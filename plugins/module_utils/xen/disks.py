@@ -73,7 +73,9 @@ def make(origin: Origin) -> None:
         # Never over a file that has come meanwhile.
         os.link(draft, origin.path)
     except FileExistsError:
-        raise ToolstackError(f"disk {origin.path}: it came into being meanwhile and was left alone; run again") from None
+        raise ToolstackError(
+            f"disk {origin.path}: it was created by another program during the run and was not changed; run again"
+        ) from None
     except OSError as error:
         raise ToolstackError(f"disk {origin.path}: {error.strerror or error}") from error
     finally:

@@ -56,7 +56,7 @@ class Lock:
                 if time.monotonic() - began >= limit:
                     os.close(self._handle)
                     raise LockError(
-                        f"another run works on this host ({holder or 'it has not said what it does'});"
+                        f"another run works on this host ({holder or 'it has not stated what it does'});"
                         f" waited {limit:.0f} s; run again when it has ended"
                     ) from None
                 time.sleep(0.2)
