@@ -10,7 +10,7 @@ type: aggregate
 short_description: A line now and then while a long task runs
 version_added: 0.1.0
 description:
-  - Tells that a task is still at work, and for how long, so that nobody wonders whether it hangs.
+  - Shows that a long task is still at work, and for how long.
 author:
   - unikernels.xen authors (@unikernels)
 options:
