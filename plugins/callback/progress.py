@@ -74,7 +74,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
 
 def _build_line(follow: list[str]) -> str:
-    """What a build says it does, unless it said so long ago."""
+    """What a build states that it does, if it stated that recently."""
     lines = []
     for path in follow:
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:

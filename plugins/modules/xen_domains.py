@@ -153,7 +153,7 @@ def main() -> None:
         "changed": any(one["changed"] for one in results),
         "domains": [{key: value for key, value in one.items() if key != "diff"} for one in results],
         "diff": diffs,
-        # -vvv shows what a module was told: here the names alone, for all of it again is most of what would be sent back.
+        # -vvv shows a module's arguments: here only the names, because the rest would be most of the answer.
         "invocation": {"module_args": {**params, "domains": [one.get("name") for one in params["domains"]]}},
     }
     if failed:

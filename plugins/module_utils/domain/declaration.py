@@ -35,7 +35,7 @@ RESERVED_NAMES = ("Domain-0", "Xenstore", "auto")
 ROLE_KEYS = ("image",)
 # What xl's parser can keep of a number (strtol).
 _MAX_LONG = (1 << 63) - 1
-# watchdog: true. Three failed attempts that far apart tell of more than a moment's load.
+# watchdog: true. Three failures that far apart are more than a moment's load.
 WATCHDOG_SECONDS = 10
 
 
@@ -213,7 +213,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
 
 
 def _name(value: Any) -> str:
-    """Everything else is named after it, so what is wrong with it is said alone."""
+    """Everything else is named after it, so a wrong name is the only problem reported."""
     rule = (
         "name: must be 1..63 letters, digits, '_', '.', '-', begin with a letter or digit and not be "
         + ", ".join(RESERVED_NAMES)

@@ -70,7 +70,7 @@ def make(origin: Origin) -> None:
             os.truncate(draft, -(-os.path.getsize(draft) // BLOCK) * BLOCK)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
-        # Never over a file that has come meanwhile.
+        # Never over a file that was created in the meantime.
         os.link(draft, origin.path)
     except FileExistsError:
         raise ToolstackError(
@@ -124,7 +124,7 @@ def _copy(origin: Origin, draft: str) -> None:
         source, target = os.path.join(folder, "source"), os.path.join(folder, "target")
         shutil.copyfile(origin.source, source)
         form = source_format(source)
-        problem = source_problem(source)  # of what is converted, for the other may have changed meanwhile
+        problem = source_problem(source)  # of the copy, because the original may have changed in the meantime
         if problem:
             raise ToolstackError(f"disk {origin.path}: source {origin.source}: {problem}")
         for path in (source, folder):

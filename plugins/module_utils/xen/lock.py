@@ -27,7 +27,7 @@ _NOTE_BYTES = 400
 
 
 class LockError(Exception):
-    """Another run holds the lock; the text says which and what it does."""
+    """Another run holds the lock; the text states which and what it does."""
 
 
 class Lock:
