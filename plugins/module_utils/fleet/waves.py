@@ -203,7 +203,7 @@ def last_verdict(rollout: Rollout, made: Plan, turns: Mapping[str, str]) -> Verd
 
 
 def ending(rollout: Rollout, made: Plan, turns: Mapping[str, str], backs: Mapping[str, str]) -> tuple[bool, list[str]]:
-    """Whether all is well in the end, and what to tell a person. ``backs``: host -> what came of its way back."""
+    """Whether all is well in the end, and the lines to report. ``backs``: host -> the result of its rollback."""
     judged = last_verdict(rollout, made, turns)
     lines = list(judged.lines)
     back = [host for host in made.order if backs.get(host) == BACK]
@@ -212,6 +212,6 @@ def ending(rollout: Rollout, made: Plan, turns: Mapping[str, str], backs: Mappin
     for host in made.order:
         touched = turns.get(host) == FAILED or (judged.back and turns.get(host) == DONE)
         if touched and backs.get(host) != BACK:
-            words = backs.get(host) if backs.get(host) not in (None, "", STUCK) else "did not go back"
+            words = backs.get(host) if backs.get(host) not in (None, "", STUCK) else "was not rolled back"
             lines.append(f"{host} {words}; try: ansible-playbook playbooks/rollback.yml --limit {host}")
     return all(turns.get(host) == DONE for host in made.order), lines

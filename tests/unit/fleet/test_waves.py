@@ -102,7 +102,7 @@ def test_too_many_failures_stop_and_take_back():
     assert not well
     assert lines[1] == "failed: h01, h02"
     assert "rolled back: h00, h03, h04" in lines
-    assert "h01 did not go back; try: ansible-playbook playbooks/rollback.yml --limit h01" in lines
+    assert "h01 was not rolled back; try: ansible-playbook playbooks/rollback.yml --limit h01" in lines
     rollout, made = planned(names(10), waves=[1, "100%"], on_failure="stop")
     assert verdict(rollout, made, {}, 1).back is False
 
