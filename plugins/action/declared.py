@@ -93,7 +93,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if fleet.problems:
             count = len({problem.line for problem in fleet.problems})
             lines = report(fleet.problems)
-            return {**result, "failed": True, "msg": lines if count == 1 else f"{count} mistakes in what is declared:\n{lines}"}
+            return {**result, "failed": True, "msg": lines if count == 1 else f"{count} mistakes in the declaration:\n{lines}"}
         # A host asked alone is one of many such tasks, and git takes longer than all else.
         sources = list(variables.get("ansible_inventory_sources") or []) if options["scope"] == "play" else []
         run = {"by": who(), "revision": revision_of(str(sources[0])) if sources else ""}

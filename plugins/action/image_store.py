@@ -101,7 +101,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
 
     def _sign(self, images: dict[str, str], given: Policy) -> bool:
-        """Sign and check the controller's images, and say what will be refused of those that have yet to be built."""
+        """Sign and check the controller's images, and report what will be refused of those that are not built yet."""
         self._try_key(given)
         unbuilt = self._unbuilt(images)
         self._refuse_unbuilt(unbuilt if images else [""], given)

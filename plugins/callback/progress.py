@@ -10,7 +10,7 @@ type: aggregate
 short_description: A line now and then while a long task runs
 version_added: 0.1.0
 description:
-  - Tells that a task is still at work, and for how long, so that nobody wonders whether it hangs.
+  - Shows that a long task is still at work, and for how long.
 author:
   - unikernels.xen authors (@unikernels)
 options:
@@ -74,7 +74,7 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
 
 
 def _build_line(follow: list[str]) -> str:
-    """What a build says it does, unless it said so long ago."""
+    """What a build states that it does, if it stated that recently."""
     lines = []
     for path in follow:
         with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ModuleDocFragment:
-    """What check mode and C(--diff) mean for modules that say nothing more particular."""
+    """What check mode and C(--diff) mean for modules that document nothing more specific."""
 
     DOCUMENTATION = r"""
 options: {}

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Can a machine be a Xen host, does what is declared fit there, and which arguments has it booted without?"""
+"""Can a machine be a Xen host, does its declaration fit, and which arguments has it booted without?"""
 
 from __future__ import annotations
 

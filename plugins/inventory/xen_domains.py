@@ -104,7 +104,7 @@ except ImportError:  # ansible-core before 2.19 trusts what an inventory says, u
 
 
 # What a host is asked, as one program for its shell; nothing of a user's is in it but the folder, quoted. "xl list -l" fails
-# when a domain dies meanwhile, and prints the rest.
+# when a domain dies during the call, and prints the rest.
 _MARK = "---- unikernels.xen ----"
 QUESTION = f"""
 LC_ALL=C; export LC_ALL

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: declared
-short_description: Read and check what is declared for all hosts of a play, in one go
+short_description: Read and check the declaration of all hosts of a play in one task
 version_added: 0.2.0
 description:
   - Reads C(unikernels), C(unikernel_images) and the variables of the services (roles P(unikernels.xen.web#role),

@@ -19,7 +19,7 @@ attributes:
     description: Runs on the controller.
     support: full
   check_mode:
-    description: Asks no host; writes its files in check mode too.
+    description: Connects to no host; writes its files in check mode too.
     support: full
   diff_mode:
     description: Not supported.

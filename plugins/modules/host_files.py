@@ -10,7 +10,7 @@ module: host_files
 short_description: Several files and folders of a host in one round trip
 version_added: 0.1.0
 description:
-  - Writes files atomically and makes folders, all in one task, because a round trip is what costs.
+  - Writes files atomically and creates folders in one task, because each round trip takes time.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -58,7 +58,7 @@ options:
         type: str
         default: "0755"
   links:
-    description: Symbolic links. Their folders are made.
+    description: Symbolic links. Their folders are created.
     version_added: 0.2.0
     type: list
     elements: dict

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: image_store
-short_description: Ship images to a host's store, check who signed them, and remove what nothing uses
+short_description: Ship images to a host's store, verify their signatures, and remove unused images
 version_added: 0.1.0
 description:
-  - Ships the images that a host lacks out of a store on the controller, whatever their number in one or two calls on the host.
-    What arrives is verified by its digest and renamed into its place; nothing larger or other is ever written.
-  - Before a name means an image, its signature is checked under the host's policy, a file below O(trust). A run only ever
-    tightens that; what it does not say stays in force. Check mode predicts refusals too.
-  - With O(state=signed) images in the controller's store are signed and checked, and no host is asked.
+  - Copies missing images to the host from a store on the controller, any number of them in one or two calls on the host. Files
+    are verified by their digest before they get their name.
+  - Before a name means an image, its signature is checked under the host's policy, a file below O(trust). A run only makes that
+    policy stricter; options that are not set leave it as it is. Check mode predicts refusals too.
+  - With O(state=signed) images in the controller's store are signed and verified; no connection to a host is made.
   - It is carried out by an action plugin, so it needs a controller.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]
 options:
   shipping:
-    description: What the action plugin of the same name hands to the host. Not for tasks.
+    description: Set by the action plugin of the same name. Not for tasks.
     type: dict
   state:
     description: Whether images are to be V(stored) on the host, or V(signed) and checked on the controller alone.
@@ -46,12 +46,12 @@ options:
     type: list
     elements: str
   arrived:
-    description: Folder on the host with files that were brought there by other means; they are moved into the store.
+    description: Folder on the host with files that were copied there by other means; they are moved into the store.
     type: path
   mirrors:
     description: >-
-      Addresses of copies of a store, on any static HTTP(S) file server, tried in this order. The controller ships what none
-      of them has. Nothing is believed of what comes from there but what has the right digest.
+      Addresses of copies of a store, on any static HTTP(S) file server, tried in this order. The controller ships what none of
+      them has. Files from there are used only if their digest is right.
     type: list
     elements: str
     default: []
@@ -65,17 +65,17 @@ options:
   signature:
     description: >-
       Whether each image of O(wanted) must be signed by an allowed signer, V(required), or may be unsigned, V(optional). By
-      default as the host's policy has it, which is V(required) where it does not say.
+      default the host's policy decides, which is V(required) for a new host.
     type: str
     choices: [required, optional]
   allowed_signers:
-    description: File on the controller of who may sign images, see ssh-keygen(1), ALLOWED SIGNERS.
+    description: File on the controller with the allowed signers, see ssh-keygen(1), ALLOWED SIGNERS.
     type: str
   revoked_keys:
     description: File on the controller with one revoked public key in a line; what these signed is refused.
     type: str
   kernels:
-    description: Digests of kernels outside the store that domains may boot although signatures are required.
+    description: Digests of kernels outside the store that domains may boot where signatures are required.
     type: list
     elements: str
   signing_key:
@@ -84,7 +84,7 @@ options:
       A key that logs in to a machine is refused.
     type: str
   policy_reset:
-    description: Replace the host's policy by what this task says, also where that opens it.
+    description: Replace the host's policy by the options of this task, even if that makes it less strict.
     type: bool
     default: false
   trust:
@@ -137,17 +137,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 missing:
-  description: Files of wanted images that neither the store nor anybody else has.
+  description: Files of wanted images that were found nowhere.
   returned: success
   type: list
   elements: str
 taken:
-  description: Digests of the images that this call took in.
+  description: Digests of the images that this call added.
   returned: success
   type: list
   elements: str
 signers:
-  description: Name to who signed its image, where signatures are required.
+  description: Name to the signer of its image, where signatures are required.
   returned: success
   type: dict
 removed:
@@ -161,7 +161,7 @@ stops:
   type: list
   elements: str
 notes:
-  description: One line for each wish that the host's policy did not grant, and for each mirror that did not give a file.
+  description: One line for each option that the host's policy did not accept, and for each mirror that lacked a file.
   returned: success
   type: list
   elements: str

@@ -10,9 +10,9 @@ module: mirage_image
 short_description: Turn OCaml source, or a finished file, into an image in a store
 version_added: 0.1.0
 description:
-  - From O(source), the folder of a MirageOS unikernel or a git repository, it builds an image for Xen with the toolchain
-    that the role P(unikernels.xen.mirage_builder#role) made. A build whose sources, lock file, options and toolchain are those of
-    one that was done is not done again, and starts no process. The source's folder stays as it is.
+  - From O(source), the folder of a MirageOS unikernel or a git repository, it builds an image for Xen with the toolchain that
+    the role P(unikernels.xen.mirage_builder#role) installed. A build with the same sources, lock file, options and toolchain is
+    not repeated, and starts no process. The source's folder stays as it is.
   - A finished image comes from O(file), or from O(url) with its digest.
   - Either way it checks that Xen can boot it as PVH, and stores it under its sha256 together with a statement of where it
     came from. An image that is there is never written again. A failed build leaves store and names as they were.
@@ -37,7 +37,7 @@ options:
     description: Commit, tag or branch of the git repository, exactly as it is called there. A full commit is not asked for again.
     type: str
   require_commit:
-    description: Take a full commit as O(version) and nothing that somebody who may push can move.
+    description: Accept only a full commit as O(version), because tags and branches can be moved.
     type: bool
     default: false
     version_added: 0.2.0
@@ -58,15 +58,15 @@ options:
     default: {}
   update_lock:
     description: >-
-      Make the lock file C(mirage/NAME-xen.opam.locked) and put it into the source's folder, to be committed, or where O(lock)
-      is. It is made when sources, options or toolchain changed since it was made, or when it is not as it was made. Without
-      this option the lock file must be there, for it says what is built in.
+      Create the lock file C(mirage/NAME-xen.opam.locked) in the source's folder, to be committed, or at O(lock). It is created
+      again when sources, options or toolchain have changed, or when it was edited. Without this option the lock file must
+      exist, because it lists what is built in.
     type: bool
     default: false
   lock:
     description: >-
-      Lock file to use, on the machine where the task runs, in place of one in the source's folder: for a project that has
-      none. With O(update_lock=true) it is made there.
+      Lock file to use, on the machine where the task runs, in place of one in the source's folder: for a project that has none.
+      With O(update_lock=true) it is created there.
     type: path
     version_added: 0.2.0
   lock_text:
@@ -75,11 +75,11 @@ options:
     version_added: 0.2.0
   sandbox:
     description:
-      - Run foreign code (C(config.ml), dune rules) in a cell of bubblewrap, with no network, no home, no agent, and nothing to
-        write but the build's folder, with memory, processes, disk and time bounded; where root starts it, as user
+      - Run foreign code (C(config.ml), dune rules) in a sandbox of bubblewrap, with no network, no home, no agent, and nothing
+        to write but the build's folder, with memory, processes, disk and time bounded; where root starts it, as user
         C(unikernels-build) or, where there is none, a number that no user has.
-      - Where that is not possible a build is refused. V(false) lets foreign code run as the one who builds, with all that he
-        can read.
+      - A machine that can't do that refuses to build. V(false) runs foreign code as the user who builds, with access to all of
+        that user's files.
     type: bool
     default: true
     version_added: 0.2.0
@@ -88,7 +88,7 @@ options:
     type: bool
     default: false
   toolchain:
-    description: Folder of the toolchain, as P(unikernels.xen.mirage_builder#role) makes it.
+    description: Folder of the toolchain, as P(unikernels.xen.mirage_builder#role) installs it.
     type: path
     default: /opt/unikernels/toolchain
   work:
@@ -101,8 +101,8 @@ options:
     default: 3600
   signing_key:
     description: >-
-      Private key file of ssh that signs the image's statement, or the public one of a key that C(ssh-agent) holds.
-      What another key signed is signed anew, for keys change.
+      Private key file of ssh that signs the image's statement, or the public one of a key that C(ssh-agent) holds. Images that
+      another key signed are signed again.
     type: path
   file:
     description: A finished image on the machine where the task runs.
@@ -115,8 +115,8 @@ options:
     type: str
   name:
     description: >-
-      A name that means this image from now on; the store keeps what it meant before, for a way back. Letters, digits and
-      C(. _ + -). An image that is built takes the folder's name where none is given.
+      A name for this image; the store keeps the previous images of a name, to roll back to. Letters, digits and C(. _ + -). An
+      image that is built takes the folder's name where none is given.
     type: str
     default: ""
 seealso:
@@ -172,11 +172,11 @@ target:
   returned: success
   type: str
 standin:
-  description: Whether it only stands in for a unikernel.
+  description: Whether it is a stand-in for a unikernel.
   returned: success
   type: bool
 cached:
-  description: Whether the image was there, so that nothing was built or got.
+  description: Whether the image existed, so that nothing was built or downloaded.
   returned: success
   type: bool
 key:
@@ -188,7 +188,7 @@ log:
   returned: when it was built
   type: str
 provenance:
-  description: Path of the in-toto statement that says where the image came from.
+  description: Path of the in-toto statement of where the image came from.
   returned: success
   type: str
 sidecars:

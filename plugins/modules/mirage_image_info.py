@@ -10,8 +10,8 @@ module: mirage_image_info
 short_description: What a store of images holds
 version_added: 0.1.0
 description:
-  - Lists the images of a store and what each says of itself, which packages were built into it, and which of the wanted ones
-    are missing. Read-only.
+  - Lists the images of a store with their descriptions, the packages that were built into them, and which wanted images are
+    missing. Read-only.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]
@@ -42,7 +42,7 @@ options:
     default: /etc/xen/unikernels
     version_added: 0.2.0
   verify:
-    description: Read every image and compare it with its digest, and look for what does not belong there.
+    description: Read every image, compare it with its digest, and list files that do not belong there.
     type: bool
     default: false
 """
@@ -71,13 +71,12 @@ images:
   type: list
   elements: dict
 names:
-  description: Name to the digests that it means and meant before, the present one first.
+  description: Name to the digests of its image and its previous images, the current one first.
   returned: always
   type: dict
 problems:
   description: >-
-    One line for everything that is not as it should be: with O(verify=true) of the whole store, else of what could not be
-    read.
+    One line for each problem: with O(verify=true) of the whole store, else for files that could not be read.
   returned: always
   type: list
   elements: str

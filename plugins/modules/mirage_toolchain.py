@@ -10,8 +10,8 @@ module: mirage_toolchain
 short_description: MirageOS's toolchain at pinned versions, in a folder of its own
 version_added: 0.1.0
 description:
-  - An opam root with one switch of OCaml, solo5, ocaml-solo5, mirage and opam-monorepo, apart from any user's C(~/.opam).
-    A toolchain that is whole is not looked at again; another version makes it anew.
+  - An opam root with one switch of OCaml, solo5, ocaml-solo5, mirage and opam-monorepo, apart from any user's C(~/.opam). A
+    complete toolchain is left as it is; other versions recreate it. An interrupted build resumes after the last completed step.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]
@@ -30,12 +30,12 @@ options:
     required: true
   archive:
     description: >-
-      Address of opam's package archive or a mirror of it, with C(#revision) behind a C(git+) address, or a folder. Empty for the
-      one that opam itself knows. One that cannot be reached is told before anything is compiled.
+      Address of opam's package archive or a mirror of it, with C(#revision) behind a C(git+) address, or a folder. Empty for
+      the one that opam itself knows. An unreachable archive is reported within seconds, before anything is compiled.
     type: str
     default: ""
   opam:
-    description: The program, where Debian's is not the one to use.
+    description: Path of the program opam, if not Debian's.
     type: str
     default: opam
   proxy:
@@ -59,7 +59,7 @@ options:
     default: {}
     version_added: 0.2.0
   sandbox:
-    description: Run the build scripts of packages in a cell, as in M(unikernels.xen.mirage_image).
+    description: Run the build scripts of packages in a sandbox, as in M(unikernels.xen.mirage_image).
     type: bool
     default: true
     version_added: 0.2.0
@@ -87,7 +87,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 versions:
-  description: What the toolchain is made of.
+  description: Versions of the toolchain's parts.
   returned: success
   type: dict
 """

@@ -12,8 +12,8 @@ version_added: 0.1.0
 description:
   - Virtual bare metal. The machine boots through firmware and its own boot loader from its own disk, a copy-on-write
     overlay over O(disk), and outlives the shell that started it. It listens on 127.0.0.1 only.
-  - Hardware acceleration is used only where the CPU's flags and the kernel say that a guest can be a hypervisor itself;
-    else QEMU emulates a CPU that Xen boots on.
+  - Hardware acceleration is used only where the CPU's flags and the kernel allow nested virtualization; else QEMU emulates a
+    CPU that Xen boots on.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: rollout
-short_description: Plan a rollout in waves, and judge between them how it goes
+short_description: Plan a rollout in waves, and decide between waves whether it continues
 version_added: 0.2.0
 description:
   - Reads the variable C(rollout) of the play's hosts, a mapping of C(waves), C(spread), C(bake), C(watch), C(max_failed) and
@@ -31,9 +31,9 @@ attributes:
 options:
   step:
     description:
-      - V(plan) checks the variable and says which host is in which wave.
-      - V(wave) judges the waves before that of the play's batch, V(verdict) all that began.
-      - V(end) fails unless every host is done, with the hosts that failed, were brought back, or did not go back.
+      - V(plan) checks the variable and assigns hosts to waves.
+      - V(wave) evaluates the waves before that of the play's batch, V(verdict) all that have started.
+      - V(end) fails unless every host is done, and reports hosts that failed, were rolled back, or could not be rolled back.
     type: str
     choices: [plan, wave, verdict, end]
     required: true
@@ -59,11 +59,11 @@ sizes:
   type: list
   elements: int
 stop:
-  description: Whether no other wave may begin.
+  description: Whether no other wave may start.
   returned: with O(step=wave) and O(step=verdict)
   type: bool
 back:
-  description: Whether hosts of this rollout are to be brought back.
+  description: Whether hosts of this rollout are to be rolled back.
   returned: with O(step=wave) and O(step=verdict)
   type: bool
 """

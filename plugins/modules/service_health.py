@@ -7,10 +7,10 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: service_health
-short_description: Ask services in their own protocols whether they serve
+short_description: Check the health of services in their own protocols
 version_added: 0.1.0
 description:
-  - Makes the health checks of M(unikernels.xen.xen_domain) apart from it, from wherever the task runs. Changes nothing.
+  - Runs the health checks of M(unikernels.xen.xen_domain), from wherever the task runs. Changes nothing.
   - All services are asked at once, each for its own C(within) seconds, and at most one attempt longer (a second, or less).
 author:
   - unikernels.xen authors (@unikernels)
@@ -19,8 +19,8 @@ options:
   domains:
     description:
       - A list of mappings as M(unikernels.xen.xen_domains) takes it, of which C(name), C(state) and C(health) are read.
-      - Passed over are those without C(health), those that are not to be running, and those whose health is a line on their
-        console, which only the start of a domain can be asked for.
+      - Skipped are those without C(health), those that are not declared running, and console checks, which apply only to the
+        start of a domain.
       - A check of kind C(dns) needs dnspython where the task runs (Debian's python3-dnspython), one of kind C(openvpn)
         cryptography (python3-cryptography). Files that a check names, and the program of kind C(command), are looked for there.
     type: list
@@ -45,7 +45,7 @@ healthy:
   type: list
   elements: str
 answers:
-  description: What came of each check, also when the task fails.
+  description: The result of each check, also when the task fails.
   returned: when the declarations are valid
   type: list
   elements: dict
@@ -54,13 +54,13 @@ answers:
       description: The domain's name.
       type: str
     healthy:
-      description: Did it answer as declared?
+      description: Whether it answered as declared.
       type: bool
     msg:
-      description: Empty, or what came instead, in one line.
+      description: Empty, or the problem in one line.
       type: str
     seconds:
-      description: After how long that was known.
+      description: Seconds until the result was known.
       type: float
   sample: [{name: www, healthy: true, msg: "", seconds: 0.004}]
 """

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: standin_image
-short_description: Build an image that stands in for a unikernel
+short_description: Build a stand-in, a Linux image in place of a unikernel
 version_added: 0.1.0
 description:
-  - Joins a Debian kernel, a small initramfs and one well-kept Debian program into one PVH image that takes the boot arguments
-    of a MirageOS unikernel and really serves HTTP, DNS or OpenVPN. For machines where OCaml's packages can't be had.
-  - It is not a unikernel, and says so in its ELF notes, in the store's listing and on its console.
+  - Joins a Debian kernel, a small initramfs and one program of Debian into one PVH image that takes the boot arguments of a
+    MirageOS unikernel and really serves HTTP, DNS or OpenVPN. For machines where OCaml's packages can't be had.
+  - It is not a unikernel, and its ELF notes, the store's listing and its console state that.
   - Needs mmdebstrap where it runs, the first time, and there either root or uidmap and numbers for the user in C(/etc/subuid),
     as Debian's C(adduser) gives them.
 author:

@@ -11,10 +11,10 @@ short_description: Try a new boot of a host once, and keep it when it works
 version_added: 0.2.0
 description:
   - A boot that is new (Xen for the first time, other arguments, another kernel or Xen) may not come up. With this module GRUB
-    boots it a single time. What worked before stays GRUB's default, with its files under names of their own, until somebody
+    boots it a single time. What worked before stays GRUB's default, with its files under names of their own, until a run
     confirms the new one from outside.
-  - Whatever ends the new boot before that ends in the entry that worked. Dom0's kernel is given C(panic=30), and a unit of
-    the role P(unikernels.xen.xen_host#role) reboots the machine when nobody has confirmed in time.
+  - If the new boot ends before that, for any reason, the machine boots the entry that worked. Dom0's kernel is given
+    C(panic=30), and a unit of the role P(unikernels.xen.xen_host#role) reboots the machine if no run confirms it in time.
   - GRUB must be able to write its environment, which it can't on LVM, software RAID, encrypted volumes or btrfs.
 author:
   - unikernels.xen authors (@unikernels)
@@ -29,7 +29,7 @@ options:
   state:
     description:
       - V(tried) lets the next boot be Xen's first entry of GRUB's menu, once. It does not reboot.
-      - V(confirmed) makes the boot that was tried the one that worked. It fails when the machine is back on another entry.
+      - V(confirmed) makes the boot on trial the default. It fails if the machine has returned to another entry.
       - V(kept) makes what runs now GRUB's default, with its files.
     type: str
     required: true

@@ -12,9 +12,9 @@ version_added: 0.1.0
 description:
   - Moves the uplink's addresses in F(/etc/network/interfaces), or in a file that this one reads, to a bridge over it (DHCP or
     static, IPv4 and IPv6, aliases, routes). What belongs to the device (C(bond-*), C(vlan-raw-device), C(mtu)) stays with it.
-  - The switch is made by a process of its own on the host. Unless a second call with O(confirm=true), which proves that
-    the controller still reaches the host, comes in time, it puts the old configuration back and starts it. A host that
-    reboots before the confirmation boots with the old one.
+  - A process on the host makes the switch. It restores the old configuration unless a second call with O(confirm=true) arrives
+    in time, which shows that the controller still reaches the host. A host that reboots before the confirmation boots with the
+    old one.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -33,7 +33,7 @@ options:
     description: The device to put under the bridge. By default that of the default route.
     type: str
   confirm:
-    description: Confirm the switch that a call before has begun.
+    description: Confirm the switch that an earlier call started.
     type: bool
     default: false
   confirm_within:

@@ -11,7 +11,8 @@ short_description: Read a domain's console, or wait for a line on it
 version_added: 0.1.0
 description:
   - Returns the last lines that a domain wrote to its console; with O(pattern) waits until one matches. Changes nothing.
-  - Reads the log that xenconsoled keeps (role P(unikernels.xen.xen_host#role)), so also what a domain said that has ended.
+  - Reads the log that xenconsoled keeps (role P(unikernels.xen.xen_host#role)), so it also has the output of a domain that has
+    ended.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]
@@ -40,14 +41,14 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Wait until the web server says that it is ready
+- name: Wait until the web server prints that it is ready
   unikernels.xen.xen_console:
     name: www
     pattern: ready
     within: 60
   register: console
 
-- name: What does it say after that?
+- name: Read what it prints after that
   unikernels.xen.xen_console:
     name: www
     since: "{{ console.position }}"

@@ -10,15 +10,15 @@ module: xen_domain
 short_description: Manage one Xen domain (DomU) that runs a unikernel or another PVH kernel
 version_added: 0.1.0
 description:
-  - Makes one PVH domain what is declared, whatever runs now.
-  - What is declared is compared with what Xen reports of the running domain (kernel, boot arguments, memory, devices),
-    never with a file.
+  - Creates, changes, replaces or removes one PVH domain, so that it is as declared.
+  - The declaration is compared with what Xen reports of the running domain (kernel, boot arguments, memory, devices), never
+    with a file.
   - A unikernel can't be changed in place. When something differs, the new domain is built beside the old one, takes its
     name and its place on the bridge, and must be healthy (O(health), O(settle)) before the old one is destroyed. If it
     is not, or if anything else fails, the old one runs again and the task fails with RV(rolled_back) true. See O(update).
-  - Every option that is not given has the default that is documented here, in a running domain as well; what was
-    declared before and is not any more is taken back.
-  - Domain-0 and domains that this collection did not make are never touched, unless O(adopt=true).
+  - An option that is not set has the default that is documented here, in a running domain as well; removing an option from the
+    declaration resets it.
+  - Domain-0 and domains that this collection did not create are never touched, unless O(adopt=true).
 author:
   - unikernels.xen authors (@unikernels)
 requirements:
@@ -33,7 +33,7 @@ attributes:
 options:
   name:
     description:
-      - Name of the domain; 1 to 63 letters, digits, V(_), V(.), V(-). Digits alone are refused, for xl takes them for a
+      - Name of the domain; 1 to 63 letters, digits, V(_), V(.), V(-). Digits alone are refused, because xl reads them as a
         domain's id.
     type: str
     required: true
@@ -71,7 +71,7 @@ options:
     type: int
     default: 64
   maxmem:
-    description: Most memory in MiB that the guest may take later, if it has a balloon driver. By default as O(memory).
+    description: Maximum memory in MiB that the guest may use later, if it has a balloon driver. By default as O(memory).
     type: int
   vcpus:
     description: Number of virtual CPUs. A unikernel uses one.
@@ -80,14 +80,14 @@ options:
   cpus:
     description:
       - CPUs that the domain may run on, as in V(0-3,^1,8) or V(all).
-      - A host may narrow it for all domains (C(vm.cpumask) in xl.conf).
+      - A host may restrict all domains to fewer (C(vm.cpumask) in xl.conf).
     type: str
   cpu_weight:
     description: Share of CPU time when CPUs are scarce; a domain with 512 gets twice that of one with 256.
     type: int
     default: 256
   cap:
-    description: Most CPU time in percent of one CPU; V(0) for no limit.
+    description: Maximum CPU time in percent of one CPU; V(0) for no limit.
     type: int
     default: 0
   arguments:
@@ -96,8 +96,8 @@ options:
         option, false leaves it out and a list repeats it.
       - Words are quoted as MirageOS reads them (a space in a value stays in it), which differs from a shell. The whole line
         may have 8191 bytes, what Solo5 keeps.
-      - Text is the whole line as it is, for a kernel with a grammar of its own, such as Linux. It gets no words for
-        O(interfaces[].address), which must not be given beside it.
+      - Text is the whole line as it is, for a kernel with a grammar of its own, such as Linux. No addresses are added to it, so
+        O(interfaces[].address) must not be set.
       - The arguments of a domain are readable by everyone on the host. Secrets belong on a disk.
     type: raw
   interfaces:
@@ -140,13 +140,13 @@ options:
         type: bool
         default: true
       rate:
-        description: Most that the domain may send, as in V(10Mb/s) or V(500KB/s@20ms).
+        description: Maximum rate at which the domain may send, as in V(10Mb/s) or V(500KB/s@20ms).
         type: str
       script:
         description: Hotplug script, a name in C(/etc/xen/scripts) or a path. By default that of xl.conf.
         type: str
       vifname:
-        description: Name of the network device in Dom0. With it a domain can't be replaced beside its former self (O(update)).
+        description: Name of the network device in Dom0. It prevents replacing the domain beside the old one (O(update)).
         type: str
       mtu:
         description: MTU of the interface. V(1500) is the bridge's.
@@ -158,8 +158,8 @@ options:
   disks:
     description:
       - Virtual disks, in their order.
-      - A disk whose file is not there is made, once, when O(disks[].size), O(disks[].source) or O(disks[].content) says how.
-        What is there is never overwritten.
+      - A missing file is created, once, from O(disks[].size), O(disks[].source) or O(disks[].content). An existing file is
+        never overwritten.
     type: list
     elements: dict
     default: []
@@ -174,13 +174,13 @@ options:
         type: str
       format:
         description: >-
-          V(qcow2) needs QEMU in Dom0 (C(xen_host_qemu)), which gives it for reading and writing only and does not lock it, so
-          that it is refused on storage that other hosts have.
+          V(qcow2) needs QEMU in Dom0 (C(xen_host_qemu)), which can't open it read-only and does not lock it, so it is refused
+          on shared storage.
         type: str
         choices: [raw, qcow2]
         default: raw
       access:
-        description: V(r) read-only, V(w) read and write. A disk that is written belongs to one domain alone.
+        description: V(r) read-only, V(w) read and write. Only one domain may open a disk for writing.
         type: str
         choices: [r, w]
         default: r
@@ -189,31 +189,31 @@ options:
           - Whether other hosts have the file too. Then the host holds a lock (the file with C(.lock) behind its name) as long
             as the domain has the disk, also when it is started by hand or at boot, and refuses a disk that a domain on another
             host writes, or would write.
-          - The lock goes when its host dies; how soon is the file server's business (NFSv4, 90 seconds by default).
+          - The file server releases the lock when its host dies (after 90 seconds with NFSv4's default).
           - By default true for files on NFS, CIFS, CephFS, GlusterFS, OCFS2 and GFS2.
         type: bool
       size:
         description:
-          - Size in MiB. A new file is empty and sparse; one that is smaller is grown, for which its domain is started anew.
+          - Size in MiB. A new file is empty and sparse; a smaller one is enlarged, which replaces its domain.
           - Shrinking is refused.
         type: int
       source:
         description:
           - File on the host that a new disk is a copy of. What xl can't attach (vmdk, vhd, vdi) and qcow2 for a raw
             disk is converted by C(qemu-img), once.
-          - A copy whose size is no multiple of 4096 bytes gets zeros to the next one, for MirageOS sees whole blocks only.
+          - A copy is padded with zeros to a multiple of 4096 bytes, because MirageOS reads whole blocks only.
         type: str
       content:
         description:
           - Text that the unikernel reads from sector 0 of a read-only disk, padded with zeros to whole blocks of 4096 bytes;
             for example the configuration of a VPN endpoint.
-          - The file is kept with mode 0600 and named after the content, so other content is another disk, and replaces
-            the domain. It goes when no domain uses it any more.
+          - The file is kept with mode 0600 and named after the content, so other content is another disk, and replaces the
+            domain. The file is removed when no domain uses it.
         type: str
   disks_on_absent:
     description:
-      - With O(state=absent), V(remove) deletes the files of those O(disks) that this module can make. Files named after
-        their content go in any case.
+      - With O(state=absent), V(remove) deletes the files of those O(disks) that this module can create. Files named after their
+        content are always removed.
     type: str
     choices: [keep, remove]
     default: keep
@@ -237,14 +237,14 @@ options:
     type: str
   extra_config:
     description:
-      - The escape, a mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
-      - Keys that have an option here are refused, and those that boot something else than O(kernel) or say which programs
-        of Dom0 serve the domain (C(bootloader), C(firmware), C(pvshim), C(device_model_...)).
-      - Xen does not report these, so they are compared with the definition that the running domain was proved with.
+      - A mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
+      - Refused are keys that have an option here, and keys that boot something else than O(kernel) or select programs of Dom0
+        that serve the domain (C(bootloader), C(firmware), C(pvshim), C(device_model_...)).
+      - Xen does not report these, so they are compared with the definition with which the running domain became healthy.
     type: dict
   update:
     description:
-      - How a domain that differs gets replaced.
+      - How a domain that differs is replaced.
       - V(standby) builds the new domain, paused, beside the old one. Then, in one short moment, the old one leaves the bridge
         and the new one runs under the declared name. Without memory for both, or when both would write one disk, this is
         V(recreate).
@@ -256,24 +256,26 @@ options:
     choices: [standby, warm, recreate, never]
     default: standby
   ready:
-    description: With O(update=warm), a regular expression for the console's line that tells that the domain has booted.
+    description: >-
+      With O(update=warm), a regular expression for the line that the domain prints on its console when it has booted.
     type: str
   ready_within:
-    description: With O(update=warm), seconds to wait for that line before the attempt is given up.
+    description: With O(update=warm), seconds to wait for that line.
     type: int
     default: 60
   live:
     description:
       - Change the running domain where Xen can, with V(cpus), V(cpu_weight), V(cap), V(vcpus) up to those it was made
         with, and disks and interfaces that come or go.
-      - A guest has to take part in the last three; unikernels do not. One that does not is told back and the task fails.
-      - By default everything replaces the domain, so that what runs is what a start would bring.
+      - A guest has to take part in the last three; unikernels do not. If a guest does not, the change is undone and the task
+        fails.
+      - By default every change replaces the domain, so that what runs equals what a start creates.
     type: bool
     default: false
   health:
     description:
-      - The check that a started domain must pass, and a replacement before it takes the old domain's place for good. It is asked
-        from the host in the service's protocol, until it answers as declared or C(within) seconds have passed (1..3600, 30 by
+      - The check that a started domain must pass, and that a replacement must pass before the old domain is removed. The host
+        asks the service in its own protocol, until it answers as declared or C(within) seconds have passed (1..3600, 30 by
         default).
       - One attempt takes at most 5 seconds (30 for C(command)) as a whole, whatever is sent and however slowly.
       - Exactly one of C(http), C(tcp), C(dns), C(openvpn), C(console) and C(command).
@@ -289,52 +291,52 @@ options:
         they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both). Aliases (CNAME) in the answer are
         followed. The host needs C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
       - C(openvpn), ADDRESS:PORT, must answer a client's first packet. With it C(key), required, the path on the host of the
-        endpoint's tls-crypt key, without which OpenVPN answers nothing that tells it from another service (then declare C(tcp));
-        and C(transport), V(tcp) or V(udp), V(tcp) by default. The host needs C(python3-cryptography), which the role installs.
+        endpoint's tls-crypt key, without which OpenVPN gives no answer that identifies it (then declare C(tcp)); and
+        C(transport), V(tcp) or V(udp), V(tcp) by default. The host needs C(python3-cryptography), which the role installs.
       - C(console), a regular expression (Python's) that must match a line that the domain prints after its start. Of each line
         the first 1000 characters are looked at, of a console the last 64 KiB, and one search takes at most 5 seconds.
-      - C(command), a list, the absolute path of a program on the host and its arguments, must exit with 0. No shell reads it. It
-        and all that it started are killed (SIGKILL) when it has ended or its time is over.
+      - C(command), a list, the absolute path of a program on the host and its arguments, must exit with 0. No shell reads it.
+        It and all that it started are killed (SIGKILL) when it exits or times out.
     type: dict
   restart:
     description:
-      - Whether the host itself starts the domain again when it dies, without a controller; for O(state=running) with
-        O(autostart), once it has been seen healthy. See the chapter on domains that die in C(docs/operating.md).
+      - Whether the host restarts the domain when it dies, without a controller; for O(state=running) with O(autostart), once it
+        was healthy. See the chapter on domains that die in C(docs/operating.md).
       - V(on-failure) when it crashes, ends with an exit code other than 0 (Solo5's C(solo5_exit)), or hangs (O(watchdog)).
       - V(always) also when it ends by itself without an error.
-      - V(never) leaves it as it is. So does each value when somebody destroyed it or asked it to end (C(xl destroy),
+      - V(never) leaves it as it is. So does each value for a domain that was destroyed or shut down by hand (C(xl destroy),
         C(xl shutdown)).
       - By default V(on-failure). A change of O(restart), O(restart_limit) and O(watchdog) leaves the running domain alone.
     type: str
     choices: [always, on-failure, never]
   restart_limit:
     description:
-      - C(starts), 5 by default, and C(within), 600 by default. A domain that was started again so often in so many seconds is
-        not started any more, until the next run that creates it. Restarts by Xen itself (O(on_reboot), O(on_crash)) count
-        too, and one that Xen restarts in a loop is ended.
-      - Between two starts is a time that doubles from 1 to 60 seconds.
+      - C(starts), 5 by default, and C(within), 600 by default. A domain that was restarted C(starts) times within C(within)
+        seconds is not restarted any more, until the next run that creates it. Restarts by Xen itself (O(on_reboot),
+        O(on_crash)) count too, and one that Xen restarts in a loop is ended.
+      - The delay before a restart doubles from 1 to 60 seconds.
     type: dict
   watchdog:
     description:
-      - Ask the running domain from the host what O(health) says, every so many seconds (5..3600). It is restarted when 3
-        attempts in a row have failed. V(true) is every 10 seconds, V(false) and 0 never.
-      - After a start failures count only when it was healthy once or C(within) of O(health) has passed.
-      - O(health) must not be C(console), which tells only of the start.
+      - Seconds (5..3600) between checks of O(health) of the running domain, by the host. The domain is restarted after 3
+        failures in a row. V(true) is every 10 seconds, V(false) and 0 never.
+      - After a start, failures count only once it was healthy or C(within) of O(health) has passed.
+      - O(health) must not be C(console), which shows only the start.
     type: raw
   settle:
-    description: Without O(health), for how many seconds a started domain is watched. One that ends in this time has failed.
+    description: Without O(health), seconds to watch a started domain. If it ends in this time it has failed.
     type: int
     default: 2
   shutdown_timeout:
-    description: Seconds to wait for a guest that was asked to end, before it is destroyed. 0 does not ask.
+    description: Seconds to wait for a guest to shut down before it is destroyed. 0 destroys it at once.
     type: int
     default: 10
   adopt:
-    description: Take over a running domain of this name that this collection did not make.
+    description: Take over a running domain of this name that this collection did not create.
     type: bool
     default: false
   lock_timeout:
-    description: Seconds to wait for another run on the same host; the start of its domains at boot is waited for in any case.
+    description: Seconds to wait for another run on the same host. The start of its domains at boot is always waited for.
     type: int
     default: 60
 seealso:
@@ -412,8 +414,8 @@ name:
   sample: www
 state:
   description:
-    - The state that was seen when all was done; V(shutdown) for a domain that has ended and is kept, V(dying) for one that Xen
-      is still taking down, V(unknown) when the host could not be looked at any more (then the task fails). In check mode the
+    - The state that was observed at the end; V(shutdown) for a domain that has ended and is kept, V(dying) for one that Xen is
+      still taking down, V(unknown) when the host could not be looked at any more (then the task fails). In check mode the
       state that was declared.
   returned: always
   type: str
@@ -432,7 +434,7 @@ primitives:
   sample: [write intent www, build www~next, rename www www~prev]
 differs:
   description:
-    - The options in which the running domain was not what is declared, as paths in the words of the options. C(image) is
+    - The options in which the running domain differed from the declaration, as paths in the words of the options. C(image) is
       O(kernel) where both are files of an image store.
     - The diff has the same words. There C(image) is its name and the beginning of its digest, and O(arguments) the words behind
       those that come from addresses.
@@ -446,7 +448,7 @@ downtime_ms:
   type: int
   sample: 180
 rolled_back:
-  description: Whether, after a failure, the old domain is there as before.
+  description: Whether, after a failure, the old domain runs again.
   returned: failure
   type: bool
 console:

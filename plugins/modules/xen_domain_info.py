@@ -11,7 +11,7 @@ short_description: What runs on a Xen host, and how it is configured
 version_added: 0.1.0
 description:
   - Reads the domains of a host from Xen itself, in one round trip, whatever their number. Read-only.
-  - Domain-0 is not among them, domains that others made are.
+  - Domain-0 is left out; domains that others created are included.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]
@@ -51,7 +51,7 @@ domains:
     - C(arguments) is a list of words; one line of text where it is not written as this collection writes it (another
       system's command line). Addresses at its head are C(address), C(gateway), C(address6), C(gateway6) and C(group) of
       C(interfaces) instead, in their order.
-    - C(extra_config) is what the definition says, for Xen does not report it.
+    - C(extra_config) is read from the definition, because Xen does not report it.
   returned: always
   type: list
   elements: dict
@@ -72,7 +72,7 @@ domains:
       description: Why it ended, for V(shutdown), as in V(crash) or V(poweroff).
       type: str
     owner:
-      description: V(unikernels.xen) made it, it was V(adopted), or it is some V(other) domain, which is never touched.
+      description: V(unikernels.xen) created it, it was V(adopted), or it is an V(other) domain, which is never touched.
       type: str
     defined:
       description: Whether this collection keeps a definition of it.
@@ -81,7 +81,7 @@ domains:
       description: Whether it starts with the host.
       type: bool
     service:
-      description: What it was declared to serve.
+      description: The declared service.
       type: str
     restarts:
       description:
@@ -91,7 +91,8 @@ domains:
       type: dict
       sample: {count: 2, last: "2026-11-27T03:00:12+0000", reason: "it ended by itself, reason crash", gave_up: false}
     image:
-      description: What the store says of its kernel (C(sha256), C(name), C(target), C(standin)); empty for a kernel elsewhere.
+      description: >-
+        The store's description of its kernel (C(sha256), C(name), C(target), C(standin)); empty for a kernel elsewhere.
       type: dict
     cpu_seconds:
       description: CPU time that it has used.

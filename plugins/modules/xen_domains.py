@@ -11,8 +11,8 @@ short_description: Manage all Xen domains of a host in one call
 version_added: 0.1.0
 description:
   - Like M(unikernels.xen.xen_domain), for any number of domains at the cost of one task.
-  - The whole list is checked first. One wrong entry, a name, MAC or address used twice, an address outside the network of
-    its bridge, or more memory than the host has left refuses all of it before anything changes.
+  - The whole list is checked first. A wrong entry, a name, MAC or address used twice, an address outside the network of its
+    bridge, or too little memory on the host refuses the whole list before anything changes.
   - Domains are worked on in parallel; one that fails does not stop the others unless O(stop_at_failure=true), and the task
     fails at the end.
 author:
@@ -31,19 +31,19 @@ options:
     elements: dict
     required: true
   purge:
-    description: Remove domains that this collection made and that are not in O(domains). Others are never touched.
+    description: Remove domains that this collection created and that are not in O(domains). Others are never touched.
     type: bool
     default: false
   parallel:
-    description: How many domains are worked on at once. Most of the time goes into waiting for guests to boot.
+    description: How many domains are worked on at once. Most of the time is spent waiting for guests to boot.
     type: int
     default: 4
   stop_at_failure:
-    description: Begin with no other domain after one has failed; those are listed as C(skipped).
+    description: Start with no other domain after a failure; the rest are listed as C(skipped).
     type: bool
     default: false
   lock_timeout:
-    description: Seconds to wait for another run on the same host; the start of its domains at boot is waited for in any case.
+    description: Seconds to wait for another run on the same host. The start of its domains at boot is always waited for.
     type: int
     default: 60
 seealso:
@@ -78,27 +78,27 @@ domains:
       description: The domain.
       type: str
     state:
-      description: The state that was seen when all was done, as in M(unikernels.xen.xen_domain).
+      description: The state that was observed at the end, as in M(unikernels.xen.xen_domain).
       type: str
     changed:
       description: Whether something changed.
       type: bool
     failed:
-      description: Whether it is not what was declared.
+      description: Whether it is not as declared.
       type: bool
     steps:
       description: The phases that were completed, or would be carried out.
       type: list
       elements: str
     differs:
-      description: The options in which the running domain was not what is declared, as in M(unikernels.xen.xen_domain).
+      description: The options in which the running domain differed from the declaration, as in M(unikernels.xen.xen_domain).
       type: list
       elements: str
     downtime_ms:
       description: Milliseconds without service, when it was replaced.
       type: int
     skipped:
-      description: True when it was not begun, because another one failed.
+      description: True if it was not started because another domain failed.
       type: bool
     msg:
       description: Why it failed.
@@ -108,7 +108,7 @@ domains:
       type: list
       elements: str
     rolled_back:
-      description: Whether, after a failure, the old domain is there as before.
+      description: Whether, after a failure, the old domain runs again.
       type: bool
 """
 
@@ -153,7 +153,7 @@ def main() -> None:
         "changed": any(one["changed"] for one in results),
         "domains": [{key: value for key, value in one.items() if key != "diff"} for one in results],
         "diff": diffs,
-        # -vvv shows what a module was told: here the names alone, for all of it again is most of what would be sent back.
+        # -vvv shows a module's arguments: here only the names, because the rest would be most of the answer.
         "invocation": {"module_args": {**params, "domains": [one.get("name") for one in params["domains"]]}},
     }
     if failed:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_generation
-short_description: Keep what was applied to a host, to go back to
+short_description: Record what was applied to a host, to roll back to
 version_added: 0.2.0
 description:
-  - Keeps the declaration that M(unikernels.xen.xen_domains) was given as a numbered generation, with its images' digests, who
-    applied it, when, and how it went. The last 20 are kept, readable by root alone. The same declaration is kept once.
-  - Disks' content that holds private keys is kept for the last 2 generations alone.
+  - Records the declaration that M(unikernels.xen.xen_domains) applied as a numbered generation, with its images' digests, who
+    applied it, when, and the result. The last 20 are kept, readable by root alone. A repeated declaration is recorded once.
+  - Disks' content that holds private keys is kept only for the last 2 generations.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -33,7 +33,9 @@ options:
     type: dict
     default: {}
   whole:
-    description: Whether O(domains) is all that the host runs of ours; else what the newest generation has beside it counts too.
+    description: >-
+      Whether O(domains) has all domains of this collection on the host. If not, other domains of the newest generation are kept
+      in this one.
     type: bool
     default: false
   by:
@@ -49,7 +51,7 @@ options:
     type: str
     default: ""
   result:
-    description: How it went.
+    description: Whether it was applied or failed.
     type: str
     choices: [applied, failed]
     default: applied

@@ -16,10 +16,10 @@ author:
 extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   to:
-    description: C(previous) or the number of a generation that would be gone back to; adds RV(target).
+    description: C(previous) or the number of a generation to roll back to; adds RV(target).
     type: str
   names:
-    description: Domains that would go back; all by default.
+    description: Domains to roll back; all by default.
     type: list
     elements: str
     default: []
@@ -42,8 +42,8 @@ RETURN = r"""
 generations:
   description: >-
     The oldest first, each with C(number), C(time), C(by), C(revision), C(rollout), C(result), C(repeats) (the generation that
-    was brought back) and C(domains) with C(name), C(image), C(sha256), C(state), C(memory)
-    and C(health) (not those of kind C(command)).
+    was rolled back to) and C(domains) with C(name), C(image), C(sha256), C(state), C(memory) and C(health) (not those of kind
+    C(command)).
   returned: always
   type: list
   elements: dict
@@ -56,12 +56,12 @@ images:
   returned: with O(to)
   type: dict
 differences:
-  description: A line for each domain that the newest generation declares otherwise than RV(target) does.
+  description: A line for each domain whose declaration differs between the newest generation and RV(target).
   returned: with O(to)
   type: list
   elements: str
 problems:
-  description: A line for each file that is no generation.
+  description: A line for each file that is not a generation.
   returned: always
   type: list
   elements: str

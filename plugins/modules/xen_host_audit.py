@@ -10,8 +10,8 @@ module: xen_host_audit
 short_description: Which controls of a hardened Xen host hold on a machine
 version_added: 0.2.0
 description:
-  - Looks at each control that the role P(unikernels.xen.xen_host#role) sets, as it is now, whoever set it.
-  - Changes nothing, and never fails because a control does.
+  - Checks the current state of each control that the role P(unikernels.xen.xen_host#role) sets, whoever set it.
+  - Changes nothing, and does not fail when a control does.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]
@@ -48,7 +48,7 @@ controls:
       description: What was seen.
       type: str
     needed:
-      description: What it takes.
+      description: What is required.
       type: str
 lines:
   description: The controls that do not hold, and how many do, for a reader.

@@ -73,7 +73,7 @@ host:
       type: str
       sample: 6.1.0-31-amd64
     capabilities:
-      description: What the running Xen can do with this machine (C(virt_caps) of C(xl info)).
+      description: Capabilities of the running Xen on this machine (C(virt_caps) of C(xl info)).
       type: list
       elements: str
       sample: [pv, hvm, hap]
@@ -83,8 +83,8 @@ host:
       sample: {nodes: 1, cores_per_socket: 4, threads_per_core: 2}
     pending_reboot:
       description:
-        - Whether the next boot would be another one. The Xen or the kernel is newer than this boot, or GRUB's menu gives them
-          other arguments than those that they run with.
+        - Whether the next boot would differ from this one. The Xen or the kernel is newer than this boot, or GRUB's menu gives
+          them other arguments than those that they run with.
       type: bool
     boot_menu_stale:
       description: Whether the collection's part of GRUB's configuration is newer than GRUB's menu, so that C(update-grub) is due.
@@ -97,7 +97,7 @@ host:
           description: V(try) or V(good) when it came from one of the collection's entries in GRUB's menu, otherwise empty.
           type: str
         unconfirmed:
-          description: Whether the machine will go back to the entry that worked, because nobody has confirmed this boot yet.
+          description: Whether the machine will return to the entry that worked, because this boot is not confirmed yet.
           type: bool
         default:
           description: What GRUB boots when nothing else is asked for (C(saved_entry)).
@@ -112,7 +112,7 @@ host:
           description: Why GRUB can't boot an entry once on this machine; empty when it can.
           type: str
         returned:
-          description: Why the last boot that was tried did not last; empty when it did, or when none was tried.
+          description: Why the last trial boot failed; empty if it was confirmed, or if there was none.
           type: str
     machine_arguments:
       description: Kernel arguments that GRUB's configuration has without the collection's part of it.

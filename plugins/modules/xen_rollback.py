@@ -7,12 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_rollback
-short_description: Bring back a whole declaration that was applied to a host before
+short_description: Roll back to a declaration that was applied to a host before
 version_added: 0.2.0
 description:
-  - Makes the domains what an earlier generation declares, with arguments, memory, disks and networks, from what the host has.
-    Each must be healthy before its present one ends, as with M(unikernels.xen.xen_domains).
-  - The target is a name, so doing it twice changes nothing. What was brought back is a new generation that repeats the target.
+  - Makes the domains as an earlier generation declares, with arguments, memory, disks and networks, from what the host has
+    kept. A replacement must be healthy before the old domain ends, as with M(unikernels.xen.xen_domains).
+  - A second run changes nothing. A rollback is recorded as a new generation that repeats its target.
   - Domains that only later generations declare are removed; their disks with data stay.
 author:
   - unikernels.xen authors (@unikernels)
@@ -26,21 +26,21 @@ attributes:
 options:
   to:
     description:
-      - V(previous) is the last generation that was applied before the newest that was declared, whatever was brought back since.
+      - V(previous) is the generation that was applied before the newest declaration, regardless of rollbacks since.
       - Or the number of a generation, see M(unikernels.xen.xen_generation_info).
     type: str
     default: previous
   names:
-    description: Domains that go back; all by default.
+    description: Domains to roll back; all by default.
     type: list
     elements: str
     default: []
   by:
-    description: Who does it, as in V(alice@controller).
+    description: Who rolls back, as in V(alice@controller).
     type: str
     default: ""
   rollout:
-    description: Name of the rollout that is taken back.
+    description: Name of the rollout that is rolled back.
     type: str
     default: ""
   parallel:
@@ -67,7 +67,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 generation:
-  description: Number of the generation that was brought back.
+  description: Number of the generation that was rolled back to.
   returned: success
   type: int
 domains:

@@ -197,5 +197,5 @@ def test_no_network_to_the_package_mirror(tmp_path):
     }
     done = playbook("playbooks/lab.yml", "-e", json.dumps(options), check=False)
     assert done.returncode != 0
-    assert "The lab's disk could not be made from Debian's packages: E:" in " ".join(done.stdout.split())
+    assert "The lab's disk could not be created from Debian's packages: E:" in " ".join(done.stdout.split())
     assert not [path for path in (tmp_path / "disks").iterdir() if path.suffix != ".lock"]

@@ -111,7 +111,7 @@ def test_a_disk_that_another_domain_writes_is_refused(with_disks, engine_server,
     with_disks(disk)
     other = {"name": "try2", "kernel": images["idle"], "memory": 16, "disks": [{"path": disk["path"]}]}
     refused = engine_server(other)["refused"]
-    assert f"disks: {disk['path']} is used by domain try; one may write alone" in refused
+    assert f"disks: {disk['path']} is used by domain try; only one domain may open a disk for writing" in refused
 
 
 def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disks, dom0):
@@ -133,7 +133,7 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
     end = hold(dom0, f"{path}.lock", 600)
     try:
         refused = with_disks(disk, memory=20)
-        assert f"{path} is in use, by domain db on host elsewhere; one may write alone" in refused["msg"]
+        assert f"{path} is in use, by domain db on host elsewhere; only one domain may open a disk for writing" in refused["msg"]
         by_hand = dom0("xl create /etc/xen/unikernels/try.cfg 2>&1; xl list try 2>&1", check=False)
         assert "try is an invalid domain identifier" in by_hand
     finally:

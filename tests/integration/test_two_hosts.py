@@ -85,7 +85,7 @@ def test_a_disk_on_nfs_is_one_hosts_alone_until_it_lets_go_or_dies(hosts, tmp_pa
     disk = {"path": DISK, "size": 1, "access": "w"}
     second.declare(tmp_path, disks=[disk])
     assert second.declare(tmp_path, disks=[disk])["changed"] is False
-    refusal = f"{DISK} is in use, by domain try on host {second('hostname').strip()}; one may write alone"
+    refusal = f"{DISK} is in use, by domain try on host {second('hostname').strip()}; only one domain may open a disk for writing"
     for access in ("w", "r"):
         refused = first.declare(tmp_path, check=False, disks=[{**disk, "access": access}])
         assert refusal in refused["msg"] and "try" not in first.domains()

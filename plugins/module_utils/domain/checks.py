@@ -110,7 +110,8 @@ def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...])
             used = users[plain_path(disk.path)]
             others = {name for name, access in used if name != declaration.name and "w" in (access, disk.access)}
             lines += [
-                f"domain {declaration.name}: disks: {disk.path} is used by domain {other}; one may write alone"
+                f"domain {declaration.name}: disks: {disk.path} is used by domain {other};"
+                " only one domain may open a disk for writing"
                 for other in sorted(others)
             ]
     return lines

@@ -35,7 +35,7 @@ RESERVED_NAMES = ("Domain-0", "Xenstore", "auto")
 ROLE_KEYS = ("image",)
 # What xl's parser can keep of a number (strtol).
 _MAX_LONG = (1 << 63) - 1
-# watchdog: true. Three failed attempts that far apart tell of more than a moment's load.
+# watchdog: true. Three failures that far apart are more than a moment's load.
 WATCHDOG_SECONDS = 10
 
 
@@ -213,7 +213,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
 
 
 def _name(value: Any) -> str:
-    """Everything else is named after it, so what is wrong with it is said alone."""
+    """Everything else is named after it, so a wrong name is the only problem reported."""
     rule = (
         "name: must be 1..63 letters, digits, '_', '.', '-', begin with a letter or digit and not be "
         + ", ".join(RESERVED_NAMES)
@@ -317,11 +317,11 @@ def _watchdog(reader: Reader, restart: str, health: Health | None) -> int:
     except SpecError:
         every = _watchdog_seconds(reader)
     if every and restart == "never":
-        raise reader.fail("watchdog", "starts a domain again that hangs, so it can't be used with restart: never")
+        raise reader.fail("watchdog", "restarts a domain that hangs, so it can't be combined with restart: never")
     if every and health is None and "health" not in reader.failed:
-        raise reader.fail("watchdog", "asks what health says, which is not given: declare health too")
+        raise reader.fail("watchdog", "repeats the health check, and there is none: declare health too")
     if every and health and health.kind == "console":
-        raise reader.fail("watchdog", "can't ask a console, which tells only of the start: declare another health check")
+        raise reader.fail("watchdog", "can't use a console check, which shows only the start: declare another health check")
     return every
 
 
@@ -330,14 +330,18 @@ def _watchdog_seconds(reader: Reader) -> int:
         return reader.number("watchdog", 0, 5, 3600, "seconds")
     except SpecError:
         value = shown(reader.options["watchdog"])
-        raise reader.fail("watchdog", f"is {value}, must be true, false or the seconds between two questions, 5..3600") from None
+        raise reader.fail("watchdog", f"is {value}, must be true, false or the seconds between two checks, 5..3600") from None
 
 
 def _warm(reader: Reader, declaration: Declaration) -> None:
     if declaration.update == "warm" and not declaration.ready:
-        raise reader.fail("ready", "is required with update: warm: the line on its console that tells that it has booted")
+        raise reader.fail(
+            "ready", "is required with update: warm: a pattern for the line that its console prints when it has booted"
+        )
     if declaration.update == "warm" and declaration.health and declaration.health.kind == "console":
-        raise reader.fail("health", "console says nothing after a warm switch, when the domain has long booted; ask its service")
+        raise reader.fail(
+            "health", "a console check can't pass after a warm switch, because the domain booted before it; check its service"
+        )
 
 
 def _pattern(reader: Reader, option: str) -> str:

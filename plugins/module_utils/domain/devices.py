@@ -130,7 +130,7 @@ def _mac(reader: Reader, derived: str) -> str:
     if not MAC.fullmatch(mac):
         raise reader.fail("mac", f"is {shown(mac)}, must be six bytes, as in 00:16:3e:01:02:03")
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
-        raise reader.fail("mac", f"{mac} is not the address of one card (multicast or zero); even first byte, please")
+        raise reader.fail("mac", f"{mac} is not a unicast MAC address; its first byte must be even (and not all bytes zero)")
     return mac
 
 
@@ -199,7 +199,7 @@ def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
     if made and below_dev(path):
         option = "size" if size else "source"
         reader.problems += reader.fail(
-            option, f"goes without {path}: nothing is created below /dev; a device must be there already, and has its own size"
+            option, f"can't be combined with {path}: nothing is created below /dev; a device must exist, and has its own size"
         ).problems
     return Disk(path, vdev, form, access, shared), Origin(path, form, size * _MIB, source, content) if made else None
 
@@ -214,7 +214,7 @@ def path_of(reader: Reader, option: str, default: str | None) -> str:
     """A whole path on the host."""
     value = reader.text(option, default)
     if value and value[0] in "~$":
-        raise reader.fail(option, f"{shown(value)} must be an absolute path; ~ and $ stand for nothing in it")
+        raise reader.fail(option, f"{shown(value)} must be an absolute path; ~ and $ are not expanded")
     if value and (not value.startswith("/") or value != value.strip()):
         raise reader.fail(option, f"{shown(value)} must be an absolute path")
     return value
@@ -240,18 +240,18 @@ def _content(reader: Reader, access: str, form: str) -> str | None:
         raise reader.fail("content", "is not valid text (UTF-8)") from None
     for option in ("path", "source", "size"):
         if reader.options.get(option):
-            raise reader.fail("content", f"goes without {option}: the file is named after the content")
+            raise reader.fail("content", f"can't be combined with {option}: the file is named after the content")
     if access != "r" or form != "raw":
-        raise reader.fail("content", "makes a raw disk for reading only; data that a domain writes needs a path")
+        raise reader.fail("content", "creates a read-only raw disk; a disk that the domain writes needs a path")
     return content
 
 
 def _qcow2(reader: Reader, access: str, shared: bool) -> None:
     # xen_block_drive_create in QEMU's hw/block/xen-block.c: the mode is the file's alone, and its locking is off.
     if access != "w":
-        raise reader.fail("access", "must be w with format qcow2, which QEMU can't give for reading only (or format: raw)")
+        raise reader.fail("access", "qcow2 disks can't be read-only; set access: w or format: raw")
     if shared:
         raise reader.fail(
-            "format", "must be raw on storage that several hosts have, for QEMU locks no qcow2 disk under Xen"
+            "format", "must be raw on shared storage, because QEMU locks no qcow2 disk under Xen"
             " (or shared: false where no other host uses it)",
         )  # fmt: skip

@@ -32,7 +32,7 @@ class Field:
     required: bool = False
     no_log: bool = False
     options: tuple[Field, ...] = ()  # of a list's elements
-    xl: tuple[str, ...] = ()  # the keys of xl.cfg that say it, first the one that we write
+    xl: tuple[str, ...] = ()  # its keys in xl.cfg, first the one that we write
     compared: bool = False
     live: bool = False  # Xen can change it in a running domain, or add and remove it
 
@@ -109,7 +109,7 @@ LOCK = Field("lock_timeout", "int", 60)
 
 COMPARED = tuple(field.name for field in DOMAIN if field.compared)
 LIVE = frozenset(field.name for field in DOMAIN if field.live)
-# What our own options write; extra_config must not say it again.
+# What our own options write; extra_config must not repeat it.
 OUR_KEYS = {key: field.name for field in DOMAIN for key in field.xl}
 # Keys of xl.cfg that would make something else of the domain than what its options say, or run programs of Dom0.
 REFUSED_KEYS = {
@@ -117,14 +117,14 @@ REFUSED_KEYS = {
     "bootloader_args": "belongs to bootloader, which picks another kernel than the option kernel",
     "firmware": "boots something else than the option kernel",
     "firmware_override": "boots something else than the option kernel",
-    "pvshim": "starts another kernel and another type of domain than the options say",
+    "pvshim": "starts another kernel and another type of domain than the options state",
     "pvshim_path": "starts another kernel than the option kernel",
     "pvshim_cmdline": "belongs to pvshim, which starts another kernel than the option kernel",
     "pvshim_extra": "belongs to pvshim, which starts another kernel than the option kernel",
     "hvm": "makes another type of domain than the option type",
     "bios": "is for HVM guests, which this collection does not manage",
 }
-REFUSED_PREFIXES = {"device_model_": "says which program of Dom0 serves the domain, as root"}
+REFUSED_PREFIXES = {"device_model_": "selects the program of Dom0 that serves the domain, as root"}
 
 
 def argument_spec(fields: Iterable[Field]) -> dict[str, Any]:

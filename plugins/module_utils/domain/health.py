@@ -288,7 +288,7 @@ def _check_name(reader: Reader, option: str, name: str, label: re.Pattern[str]) 
         if len(part) > MAX_LABEL:
             raise reader.fail(option, f"{_shown(part)} has {len(part)} characters, a label of a name has at most {MAX_LABEL}")
         if not label.fullmatch(part):
-            raise reader.fail(option, f"{_shown(part)} is not a label of a name: letters, digits, '-' and '_', please")
+            raise reader.fail(option, f"{_shown(part)} is not a label of a name: use letters, digits, '-' and '_'")
 
 
 def _idna_hint(name: str) -> str:

@@ -112,7 +112,7 @@ class Host:
         return running.union(self.definitions, self.intents, self.autostart, self._contents)
 
     def owns(self, observed: Observed) -> bool:
-        """Ours: made by us (the UUID says so) or adopted (the definition we keep has its UUID)."""
+        """Ours: created by us (by its UUID) or adopted (the definition we keep has its UUID)."""
         if observed.domid == 0:
             return False
         base = base_name(observed.domain.name)

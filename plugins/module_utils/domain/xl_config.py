@@ -128,7 +128,7 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
 
 
 def extra_config(text: str) -> tuple[tuple[str, ExtraValue], ...]:
-    """The extra_config of a definition of ours: Xen doesn't report it, so what was written tells what runs with it."""
+    """The extra_config of a definition of ours: Xen doesn't report it, so it is read from there."""
     lines = text.partition(EXTRA + "\n")[2].rstrip("\n").split("\n")
     return tuple((key, _extra_value(value)) for key, equals, value in (line.partition(" = ") for line in lines) if equals)
 
@@ -180,7 +180,7 @@ def _watchdog(value: Any) -> Watchdog:
 
 
 def service_of(text: str) -> str:
-    """What a definition of ours says that its domain serves."""
+    """The service of a domain, from its definition."""
     return _note(text.partition("\nname = ")[0].split("\n"), SERVICE)
 
 

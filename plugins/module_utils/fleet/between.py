@@ -129,5 +129,5 @@ def _shared_writers(sites: list[Site]) -> list[tuple[str, str, str]]:
         for host, name, _writes, _shared in claims:
             if host != first[0]:
                 line = f"domain {name}: disks: {path} is on shared storage and domain {first[1]} of {first[0]} writes it"
-                lines.append((host, first[0], line + "; one may write alone"))
+                lines.append((host, first[0], line + "; only one domain may open a disk for writing"))
     return lines

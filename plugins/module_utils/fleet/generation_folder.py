@@ -79,7 +79,7 @@ def back(
     """Bring a generation back with ``apply``: it, what happened to each domain, and whether a generation was written."""
     kept, problems = listing(folder)
     if not kept:
-        raise GenerationError("; ".join(problems) or "to: the host knows no generation: nothing was deployed since it keeps them")
+        raise GenerationError("; ".join(problems) or "to: the host has no generation: nothing was deployed yet")
     target = generations.target_of(kept, to)
     domains = generations.to_apply(kept, target, names)
     results = apply(domains)

@@ -147,7 +147,7 @@ def target_of(kept: list[Generation], to: Any) -> Generation:
         before = [one for one in ordered if latest and one.number < latest.number and one.result == APPLIED]
         others = [one for one in before if latest and one.digest != latest.digest]
         if not others:
-            raise GenerationError("to: the host knows no generation before the last one that was declared")
+            raise GenerationError("to: the host has no generation before the newest declaration")
         return others[-1]
     if not re.fullmatch(r"[1-9][0-9]{0,8}", str(to)):
         raise GenerationError(f"to: is {str(to)!r}, must be previous or the number of a generation ({known})")
@@ -168,8 +168,8 @@ def to_apply(kept: list[Generation], target: Generation, names: list[str]) -> li
     lost = [f"{domain['name']}" for domain in wanted for disk in domain.get("disks", []) if disk.get("dropped")]
     if lost:
         raise GenerationError(
-            f"rollback: generation {target.number}: keys on a disk of {', '.join(lost)} are kept for the last {KEEP_KEYS}"
-            " generations alone: declare what was before, and deploy it"
+            f"rollback: generation {target.number}: keys on a disk of {', '.join(lost)} are kept only for the last {KEEP_KEYS}"
+            " generations: declare the earlier state and deploy it"
         )
     gone = later - set(target.names)
     return wanted + [{"name": name, "state": "absent"} for name in sorted(gone) if not names or name in names]

@@ -96,11 +96,11 @@ def _answers(health: Mapping[str, Any]) -> dict[str, str]:
     """Name of a domain to C(healthy) or what came instead."""
     answers = {str(name): "healthy" for name in _items(health.get("healthy"))}
     for answer in _mappings(health.get("answers")):
-        answers[str(answer.get("name"))] = "healthy" if answer.get("healthy") else _line(f"ill: {answer.get('msg')}")
+        answers[str(answer.get("name"))] = "healthy" if answer.get("healthy") else _line(f"unhealthy: {answer.get('msg')}")
     if health.get("failed") and "answers" not in health:
         for line in str(health.get("msg") or "").split(" // "):
             name = line.removeprefix("domain ").split(":", maxsplit=1)[0]
-            answers[name] = _line(f"ill: {line}")
+            answers[name] = _line(f"unhealthy: {line}")
     return answers
 
 
@@ -153,7 +153,7 @@ def table(hosts: list[HostStatus]) -> list[str]:
 def _details(host: HostStatus) -> list[str]:
     lines = list(host.notes)
     for domain in host.domains:
-        words = [word for word in (domain.drift, domain.health if domain.health.startswith("ill") else "") if word]
+        words = [word for word in (domain.drift, domain.health if domain.health.startswith("unhealthy") else "") if word]
         words += ["STAND-IN, not a unikernel"] if domain.standin else []
         lines += [f"{domain.name}: {'; '.join(words)}"] if words else []
     return lines
@@ -163,8 +163,10 @@ def summary(hosts: list[HostStatus]) -> str:
     domains = [domain for host in hosts for domain in host.domains]
     lost = sum(not host.reached for host in hosts)
     ill = sum(not host.well for host in hosts) - lost
-    well, sick = len(hosts) - lost - ill, sum(domain.health.startswith("ill") for domain in domains)
-    return f"{len(hosts)} hosts: {well} as declared, {ill} to look at, {lost} not reached; {len(domains)} domains, {sick} ill"
+    well, sick = len(hosts) - lost - ill, sum(domain.health.startswith("unhealthy") for domain in domains)
+    return (
+        f"{len(hosts)} hosts: {well} as declared, {ill} to look at, {lost} not reached; {len(domains)} domains, {sick} unhealthy"
+    )
 
 
 def as_json(hosts: list[HostStatus], at: str) -> str:
@@ -252,7 +254,7 @@ def _domains_part(domains: list[DomainStatus]) -> str:
     rows = []
     for domain in domains:
         standin = ' <span class="standin">STAND-IN</span>' if domain.standin else ""
-        mark = "✓ " if domain.health == "healthy" else "✕ " if domain.health.startswith("ill") else ""
+        mark = "✓ " if domain.health == "healthy" else "✕ " if domain.health.startswith("unhealthy") else ""
         cells = [
             html.escape(domain.name), html.escape(domain.state), html.escape(domain.image) + standin,
             html.escape(domain.sha256[:12]), f"{domain.memory} MiB" if domain.memory else "",

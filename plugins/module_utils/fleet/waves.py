@@ -187,7 +187,7 @@ def verdict(rollout: Rollout, made: Plan, turns: Mapping[str, str], wave: int) -
     if lost:
         lines.append(f"failed: {', '.join(lost)}")
     if stop:
-        lines.append(f"no other wave begins; {len(made.order) - len(begun)} hosts were not touched")
+        lines.append(f"no other wave starts; {len(made.order) - len(begun)} hosts are unchanged")
     return Verdict(stop, stop and rollout.on_failure == "rollback", lines)
 
 
@@ -203,15 +203,15 @@ def last_verdict(rollout: Rollout, made: Plan, turns: Mapping[str, str]) -> Verd
 
 
 def ending(rollout: Rollout, made: Plan, turns: Mapping[str, str], backs: Mapping[str, str]) -> tuple[bool, list[str]]:
-    """Whether all is well in the end, and what to tell a person. ``backs``: host -> what came of its way back."""
+    """Whether all is well in the end, and the lines to report. ``backs``: host -> the result of its rollback."""
     judged = last_verdict(rollout, made, turns)
     lines = list(judged.lines)
     back = [host for host in made.order if backs.get(host) == BACK]
     if back:
-        lines.append(f"brought back to what they ran before: {', '.join(back)}")
+        lines.append(f"rolled back: {', '.join(back)}")
     for host in made.order:
         touched = turns.get(host) == FAILED or (judged.back and turns.get(host) == DONE)
         if touched and backs.get(host) != BACK:
-            words = backs.get(host) if backs.get(host) not in (None, "", STUCK) else "did not go back"
+            words = backs.get(host) if backs.get(host) not in (None, "", STUCK) else "was not rolled back"
             lines.append(f"{host} {words}; try: ansible-playbook playbooks/rollback.yml --limit {host}")
     return all(turns.get(host) == DONE for host in made.order), lines

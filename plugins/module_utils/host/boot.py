@@ -128,7 +128,7 @@ def prepare(xen_line: str, linux_line: str, release: str) -> None:
     if reason:
         raise BootError(
             f"a new boot can't be tried once: {reason}, where /boot/grub is. Put /boot on a plain partition, or set"
-            " xen_host_boot_try_once: false to make Xen's entry the permanent one before it was tried"
+            " xen_host_boot_try_once: false to make Xen's entry the default without a trial"
         )
     entry = xen_entry(read(MENU))
     if entry is None:
@@ -140,7 +140,7 @@ def prepare(xen_line: str, linux_line: str, release: str) -> None:
     good = part_of(read(OWN_MENU), GOOD)
     write_whole(OWN_MENU, (HEAD + good + own_entry(entry, TRY)).encode(), 0o600)
     if not os.path.exists(WANTED):
-        raise BootError(f"{WANTED} is missing, which takes the machine back: run the role xen_host first")
+        raise BootError(f"{WANTED} is missing, which returns the machine to the old boot: run the role xen_host first")
     os.makedirs(os.path.dirname(RETURNED), exist_ok=True)
     write_whole(RETURNED, f"{_boot_id()}\n{_EARLY}\n".encode(), 0o600)
     _set_environment(f"next_entry={IDS[TRY]}")
@@ -149,7 +149,7 @@ def prepare(xen_line: str, linux_line: str, release: str) -> None:
 def confirm(xen_line: str, linux_line: str, release: str) -> None:
     """Make the boot that was tried the one that worked; BootError when this is another one."""
     if booted(linux_line) != TRY:
-        raise BootError(f"this boot came from another entry than the one to try: {_returned() or 'none was tried meanwhile'}")
+        raise BootError(f"this boot came from another entry than the one on trial: {_returned() or 'no trial was under way'}")
     if not xen_line:
         raise BootError("this boot came from the entry with Xen, but runs without: look at the serial console")
     keep(xen_line, linux_line, release)
@@ -187,4 +187,4 @@ def _run(*command: str) -> None:
         raise BootError(f"{' '.join(command)}: {error}") from None
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines()
-        raise BootError(f"'{' '.join(command)}' failed ({done.returncode}): {lines[-1] if lines else 'it said nothing'}")
+        raise BootError(f"'{' '.join(command)}' failed ({done.returncode}): {lines[-1] if lines else 'it printed nothing'}")

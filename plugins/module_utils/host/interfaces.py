@@ -29,7 +29,7 @@ class InterfacesError(ValueError):
 
 @dataclass
 class _Stanza:
-    """A first line and what belongs to it, comments and empty lines too; a line that goes on behind a backslash is one."""
+    """A first line and what belongs to it, comments and empty lines too; a line that continues after a backslash is one."""
 
     lines: list[str] = field(default_factory=list)
 

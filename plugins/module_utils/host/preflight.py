@@ -87,7 +87,7 @@ def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over
     if reboots and try_once and info["boot"]["cannot_try"]:
         lines.append(
             f"can't try a new boot once: {info['boot']['cannot_try']}, where /boot/grub is. Put /boot on a plain partition, or"
-            " set xen_host_boot_try_once: false, and Xen is GRUB's default before it was tried"
+            " set xen_host_boot_try_once: false, which makes Xen GRUB's default without a trial"
         )
     return lines
 
@@ -97,8 +97,8 @@ def warnings(info: dict[str, Any]) -> list[str]:
     lines = []
     if info["release"] in ENDED_XEN:
         lines.append(
-            f"Debian {info['release']} has Xen {ENDED_XEN[info['release']]}, which Xen's developers support no more: fixes come"
-            f" late and from Debian alone; take Debian {max(SUPPORTED_RELEASES)} for new hosts"
+            f"Debian {info['release']} has Xen {ENDED_XEN[info['release']]}, which Xen's developers no longer support: fixes come"
+            f" late and from Debian only; use Debian {max(SUPPORTED_RELEASES)} for new hosts"
         )
     if info["under_xen"] and info["pending_reboot"]:
         running, installed = info["running"], info["installed"]
@@ -109,7 +109,7 @@ def warnings(info: dict[str, Any]) -> list[str]:
     if info["package_lists_age"] > MAX_LISTS_AGE:
         lines.append(f"has package lists that are {info['package_lists_age']} days old: whether fixes wait is not known")
     if info["boot"]["returned"]:
-        lines.append(f"is back from a boot that did not last: {info['boot']['returned']}")
+        lines.append(f"returned from a boot that failed: {info['boot']['returned']}")
     return lines
 
 

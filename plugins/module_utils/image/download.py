@@ -31,7 +31,7 @@ SECONDS = 600
 # A server that sends nothing for that long is given up.
 _STALLED_SECONDS = 30
 _BLOCK = 1 << 16
-# A transfer that was cut is taken up again, while each attempt brings something.
+# An interrupted transfer is resumed as long as each attempt brings something.
 _ATTEMPTS = 4
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 

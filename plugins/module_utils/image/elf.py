@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an image says of itself, read from its bytes: no process, no file, no host.
+"""What an image states about itself, read from its bytes: no process, no file, no host.
 
 Sources of the numbers: the ELF-64 object file format; Xen's public headers
 ``xen/include/public/elfnote.h`` (XEN_ELFNOTE_PHYS32_ENTRY) for the PVH entry;
@@ -24,7 +24,7 @@ SOLO5_TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xe
 SOLO5_DEVICE_TYPES = {1: "block", 2: "net"}
 SOLO5_RESERVED_FIRST = 1 << 30
 
-# An owner of our own: a note that says "this is a stand-in, not a unikernel".
+# An owner of our own: a note that states "this is a stand-in, not a unikernel".
 STANDIN_NOTE_OWNER = b"unikernels.xen"
 STANDIN_NOTE_TYPE = 1
 

@@ -36,7 +36,7 @@ _MAX_HEADERS, _MAX_NOTES = 1024, 256
 _MAX_UNPACKED = 256 << 20  # bytes; a kernel of Debian's has 60 MiB
 
 _BOOT_MAGIC_AT, _BOOT_MAGIC = 0x202, b"HdrS"
-_BOOT_VERSION = 0x0208  # the first that says where the compressed kernel is
+_BOOT_VERSION = 0x0208  # the first that states where the compressed kernel is
 
 
 class Bootable(NamedTuple):

@@ -45,10 +45,10 @@ def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
         return f"it was made for {', '.join(lock.roots)}, not for {root}; update_lock: true makes one"
     missing = sorted(set(lock.provided) - set(toolchain))
     if missing:
-        return f"it wants {', '.join(missing)} in the toolchain; add them to mirage_builder_packages"
+        return f"it needs {', '.join(missing)} in the toolchain; add them to mirage_builder_packages"
     for address, digests in lock.sources:
         if not any(_DIGEST.fullmatch(digest) for digest in digests) and not _COMMIT.fullmatch(address):
-            return f"it has no digest for {address}, so nobody can say what would be built in"
+            return f"it has no digest for {address}, so what would be built in is unknown"
     return None
 
 

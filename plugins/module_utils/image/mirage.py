@@ -58,7 +58,7 @@ def toolchain(folder: str) -> Toolchain:
         versions = {str(tool): str(version) for tool, version in found.items()}
         return Toolchain(folder, versions, _settings(folder))
     except FileNotFoundError as error:
-        raise BuildError(f"toolchain {folder}: no MirageOS toolchain is there; the role mirage_builder makes one") from error
+        raise BuildError(f"toolchain {folder}: there is no MirageOS toolchain; the role mirage_builder installs one") from error
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise BuildError(f"toolchain {folder}: {path} cannot be read: {error}; run the role mirage_builder again") from error
 
@@ -126,7 +126,7 @@ def refusals(request: Request, tools: Toolchain) -> None:
             raise BuildError(f"lock: {request.lock} is not a file; update_lock: true makes it")
     elif not [path for path in source_files(folder) if LOCK.fullmatch(path)]:
         raise BuildError(
-            f"source {folder}: there is no lock file mirage/NAME-xen.opam.locked, so nobody can say what would be built in;"
+            f"source {folder}: there is no lock file mirage/NAME-xen.opam.locked, so what would be built in is unknown;"
             " update_lock: true makes one to commit, and lock: FILE names one that you keep"
         )
 

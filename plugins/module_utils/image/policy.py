@@ -4,7 +4,7 @@
 
 """What a host may boot, kept by the host itself: ``/etc/xen/unikernels/policy``, JSON.
 
-A run hands in what its variables say; `merge` decides what the policy becomes: it is only ever tightened, so a run from a
+A run hands in what its variables say; `merge` decides what the policy becomes: it only becomes stricter, so a run from a
 controller that lacks the variables, or has old ones, opens nothing. `decide` says whether an image may boot; the rest of the
 file is EDGE: it reads and writes the policy, and looks at an image.
 """
@@ -45,7 +45,7 @@ class PolicyError(Exception):
 class Policy:
     """``allowed_signers``: lines as of ssh-keygen(1); ``revoked_keys``: "TYPE BASE64"; ``kernels``: digests outside a store.
 
-    In what a run gives, None is: not said.
+    In what a run gives, None means: not set.
     """
 
     signature: str | None = None
@@ -55,7 +55,7 @@ class Policy:
 
     @property
     def required(self) -> bool:
-        """Closed by default: where nobody said anything, signatures are required."""
+        """Closed by default: without any declaration, signatures are required."""
         return self.signature != OPTIONAL
 
 
@@ -93,7 +93,7 @@ def revocations(text: str) -> tuple[str, ...]:
 def merge(held: Policy | None, given: Policy, reset: bool) -> tuple[Policy, list[str]]:
     """What a host's policy becomes, and one line for each wish that was not granted, for it would open something.
 
-    ``held``: what the host has, None for nothing yet. What ``given`` does not say stays as it is. PolicyError where what is
+    ``held``: what the host has, None for nothing yet. What ``given`` does not set stays as it is. PolicyError where what is
     left would let no image boot.
     """
     if held is None or reset:

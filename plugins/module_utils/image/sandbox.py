@@ -199,7 +199,7 @@ def require(enabled: bool) -> None:
     why = refusal() if enabled else None
     if why:
         raise SandboxError(
-            f"sandbox: builds run foreign code and {why}; mend that, or write mirage_builder_sandbox: false"
+            f"sandbox: builds run foreign code and {why}; fix that, or set mirage_builder_sandbox: false"
             " (the module's sandbox: false) to let it run as you, with all that you can read"
         )
 

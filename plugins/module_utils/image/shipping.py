@@ -69,7 +69,7 @@ def wanted_images(wanted: dict[str, Any], names: list[str] | None) -> dict[str, 
 
 
 def given_policy(params: dict[str, Any]) -> Policy:
-    """What a run says of a host's policy; what it does not say is None."""
+    """What a run sets of a host's policy; what it does not set is None."""
     kernels = params.get("kernels")
     for digest in kernels or ():
         if not DIGEST.fullmatch(digest):

@@ -213,7 +213,7 @@ def attach(store: str, digest: str, text: bytes, key: str, check: bool, names: t
 
 
 def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "", version: str = "") -> str:
-    """Who signed the image ``digest`` as ``name``; SignatureError when nobody, or nobody who may (now).
+    """Who signed the image ``digest`` as ``name``; SignatureError if it is not signed by an allowed signer (now).
 
     ``allowed_signers``: a file as of ssh-keygen(1); ``revoked``: a file of revoked keys (a KRL, or public keys). An empty
     ``name`` is any; a ``version`` must be the statement's own, where that has one.

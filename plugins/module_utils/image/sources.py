@@ -5,7 +5,7 @@
 """Which files of a folder are a unikernel's sources, read without starting git: for most runs only ask whether they changed.
 
 ``.gitignore`` is read by pathspec. Files that git tracks although a pattern matches them are not known here: don't ignore
-sources. What is neither a file nor a link that stays in the folder is refused: content comes from people who may not read
+sources. What is neither a file nor a link that stays in the folder is refused: content may come from people who must not read
 the builder's files.
 """
 

@@ -68,7 +68,7 @@ def _digest_of_folder(folder: str) -> str:
 
 
 def content_files(folder: str) -> list[tuple[str, bytes]]:
-    """(path, content) of what is served. BuildError for what leads out of the folder: content comes from people who may not
+    """(path, content) of what is served. BuildError for what leads out of the folder: content may come from people who must not
     read the builder's files."""
     found = []
     for root, folders, names in os.walk(folder):

@@ -125,7 +125,7 @@ def reason(lines: list[str]) -> str:
     """
     start = max((i for i, line in enumerate(lines) if line.startswith("== ")), default=-1)
     lines = lines[start + 1 :]
-    said = _compilers(lines) or _tools(lines) or (lines[-1].strip() if lines else "it said nothing")
+    said = _compilers(lines) or _tools(lines) or (lines[-1].strip() if lines else "it printed nothing")
     return said if len(said) <= _REASON_MAX else said[:_REASON_MAX] + " ..."
 
 

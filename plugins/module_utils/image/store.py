@@ -5,7 +5,7 @@
 """EDGE. The folder of images: ``<sha256>.xen`` and, beside it, ``<sha256>.json`` with what it is.
 
 Also beside it, where it is known: ``<sha256>.provenance.json``, where it came from, and ``.provenance.json.sig``, who
-says so. ``names/NAME.json`` says which image a name means and has meant, for a way back.
+says so. ``names/NAME.json`` has the image of a name and its previous images, to roll back to.
 
 The name is the digest, so a file that is there is the right one and is never written again.
 Both files appear whole or not at all: written beside their place, synced, renamed. The image

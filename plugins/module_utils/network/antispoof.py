@@ -86,7 +86,7 @@ def own(addresses: list[str], more: str, antispoofing: bool = True) -> str:
     """The text for ``ip=`` of an interface with these addresses (ADDRESS/PREFIX), and ``more`` beside them."""
     if not antispoofing:
         if more:
-            raise ClaimError("says what the filter lets pass, and antispoofing is false: leave one of them out")
+            raise ClaimError("states what the filter allows, and antispoofing is false: remove one of them")
         return ""
     if more == UNFILTERED:
         raise ClaimError("unfiltered is for definitions alone; declare antispoofing: false")

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The network side of a switch: a domain's vifs leave the bridge, or come back, and neighbours are told."""
+"""EDGE. The network side of a switch: a domain's vifs leave the bridge, or return, and neighbours are notified."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def reopen() -> None:
     try:
         subprocess.run(["pkill", "-HUP", "-x", "xenconsoled"], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.SubprocessError):
-        return  # the log goes on under its former name; nothing else depends on it
+        return  # the log keeps its old name; nothing else depends on it
 
 
 def forget(name: str) -> None:

@@ -77,13 +77,15 @@ def make(origin: Origin) -> None:
             os.truncate(draft, -(-os.path.getsize(draft) // BLOCK) * BLOCK)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
-        # Never over a file that has come meanwhile; but several domains may read one, and each has it made.
+        # Never over a file that was created in the meantime; but several domains may read one, and each has it made.
         with _making:
             if _made.get(origin.path) != origin or not os.path.exists(origin.path):
                 os.link(draft, origin.path)
                 _made[origin.path] = origin
     except FileExistsError:
-        raise ToolstackError(f"disk {origin.path}: it came into being meanwhile and was left alone; run again") from None
+        raise ToolstackError(
+            f"disk {origin.path}: it was created by another program during the run and was not changed; run again"
+        ) from None
     except OSError as error:
         raise ToolstackError(f"disk {origin.path}: {error.strerror or error}") from error
     finally:
@@ -132,7 +134,7 @@ def _copy(origin: Origin, draft: str) -> None:
         source, target = os.path.join(folder, "source"), os.path.join(folder, "target")
         shutil.copyfile(origin.source, source)
         form = source_format(source)
-        problem = source_problem(source)  # of what is converted, for the other may have changed meanwhile
+        problem = source_problem(source)  # of the copy, because the original may have changed in the meantime
         if problem:
             raise ToolstackError(f"disk {origin.path}: source {origin.source}: {problem}")
         for path in (source, folder):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Everything that can be told of the domains of a host, in one go."""
+"""EDGE. All facts of the domains of a host, in one call."""
 
 from __future__ import annotations
 

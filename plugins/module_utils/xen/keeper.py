@@ -264,7 +264,7 @@ class Keeper:
         code = _exit_code(name)
         if isinstance(action, keep.Forgive):
             restarts.write(name, {**record, "gave_up": False, "pending": False})
-            _say(f"domain {name}: somebody started it, and it runs: it is looked after again")
+            _say(f"domain {name}: it was started by hand and runs: it is watched again")
         elif isinstance(action, keep.Count):
             for _rebuild in range(track.rebuilds):
                 record = restarts.with_event(record, action.reason, now, 1, lines, None, False)

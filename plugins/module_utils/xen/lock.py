@@ -27,7 +27,7 @@ _NOTE_BYTES = 400
 
 
 class LockError(Exception):
-    """Another run holds the lock; the text says which and what it does."""
+    """Another run holds the lock; the text states which and what it does."""
 
 
 class Lock:
@@ -56,7 +56,7 @@ class Lock:
                 if time.monotonic() - began >= limit:
                     os.close(self._handle)
                     raise LockError(
-                        f"another run works on this host ({holder or 'it has not said what it does'});"
+                        f"another run works on this host ({holder or 'it has not stated what it does'});"
                         f" waited {limit:.0f} s; run again when it has ended"
                     ) from None
                 time.sleep(0.2)

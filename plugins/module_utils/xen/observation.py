@@ -115,7 +115,7 @@ def by_hypercalls(hypercalls: Hypercalls, scheduling: bool) -> list[Observed]:
             domain = dataclasses.replace(domain, cpus=cpu_text(hypercalls.affinity(domid, most)))
         except Exception as error:  # the bindings' own type; the domain has gone meanwhile
             if info["state"] != "dying" and any(one["domid"] == domid for one in hypercalls.domains()):
-                raise ToolstackError(f"domain {domain.name}: Xen does not tell where it may run: {error}") from error
+                raise ToolstackError(f"domain {domain.name}: Xen does not report the CPUs that it may use: {error}") from error
             continue
         if domid in weights:
             domain = dataclasses.replace(domain, cpu_weight=weights[domid][0], cap=weights[domid][1])

@@ -71,7 +71,7 @@ def holder(disk: Disk, name: str) -> str:
                 own = [f"domain {one} on host {platform.node()}" for one in (name, f"{name}~next", f"{name}~prev")]
                 if words in own and boot.strip() == _boot():
                     return ""
-                return words or "a host that has not said its name"
+                return words or "a host that has not sent its name"
     except OSError:
         return ""
     return ""

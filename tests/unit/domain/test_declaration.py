@@ -109,7 +109,7 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"interfaces": [], "arguments": "a\nb"}, "must not contain a newline"),
         ({"arguments": 80}, "must be a list of words, a mapping of option to value, or the whole line as text"),
         ({"interfaces": [], "arguments": ["\\" * 4096]}, f"the line has 8194 bytes, Solo5 keeps only {ARGUMENTS_MOST}"),
-        ({"interfaces": [{"bridge": "xenbr0", "mac": "01:16:3e:00:00:01"}]}, "multicast"),
+        ({"interfaces": [{"bridge": "xenbr0", "mac": "01:16:3e:00:00:01"}]}, "is not a unicast MAC address"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "nonsense"}]}, "must be six bytes"),
         ({"interfaces": [{"bridge": "x/y"}]}, "is not the name of a network device"),
         ({"interfaces": [{"bridge": "xenbr0", "adress": "10.0.0.2/24"}]}, "unknown key 'adress'"),
@@ -122,10 +122,10 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"interfaces": [{"mac": "00:16:3e:00:00:01"}]}, "interfaces[0]: bridge: is required"),
         ({"disks": [{"path": "d.img"}]}, "must be an absolute path"),
         ({"disks": [{"path": "/d", "format": "vdi"}]}, "must be one of raw, qcow2"),
-        ({"disks": [{"path": "/d", "format": "qcow2"}]}, "access: must be w with format qcow2"),
+        ({"disks": [{"path": "/d", "format": "qcow2"}]}, "access: qcow2 disks can't be read-only"),
         (
             {"disks": [{"path": "/d", "format": "qcow2", "access": "w", "shared": True}]},
-            "format: must be raw on storage",
+            "format: must be raw on shared storage",
         ),
         ({"disks": [{"path": "/d\n/e"}]}, "control character"),
         ({"disks": [{"path": "/d", "vdev": "xvda"}, {"path": "/e", "vdev": "xvda"}]}, "vdev xvda is used twice"),
@@ -152,7 +152,7 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"update": "later"}, "must be one of standby, warm, recreate, never"),
         ({"update": "warm"}, "ready: is required with update: warm"),
         ({"update": "warm", "ready": "a{99999999999999999999}"}, "is not a regular expression"),
-        ({"update": "warm", "ready": "x", "health": {"console": "x"}}, "says nothing after a warm switch"),
+        ({"update": "warm", "ready": "x", "health": {"console": "x"}}, "can't pass after a warm switch"),
         ({"health": {"command": "/bin/true"}}, "must be a list of words"),
         ({"health": {"command": ["true"]}}, "must be the absolute path of a program"),
         ({"interfaces": [{"bridge": "xenbr0", "rate": "fast"}]}, "rate: is 'fast', must be as in 10Mb/s"),
@@ -165,8 +165,8 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"disks": [{"vdev": "xvda"}]}, "disks[0]: path: is required"),
         ({"disks": [{"path": "/d", "size": 0.5}]}, "size: must be a whole number of MiB"),
         ({"disks": [{"path": "/d", "shared": "maybe"}]}, "shared: must be true or false"),
-        ({"disks": [{"path": "/d", "content": "x"}]}, "content: goes without path"),
-        ({"disks": [{"content": "x", "access": "w"}]}, "for reading only"),
+        ({"disks": [{"path": "/d", "content": "x"}]}, "content: can't be combined with path"),
+        ({"disks": [{"content": "x", "access": "w"}]}, "creates a read-only raw disk"),
         ({"disks": [{"content": 1}]}, "content: must be text"),
         ({"disks": [{"path": "/d", "source": "e"}]}, "source: 'e' must be an absolute path"),
         ({"interfaces": [{"bridge": "b", "address": "127.0.0.1/8"}]}, "can't be a domain's own"),
@@ -204,11 +204,14 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"extra_config": {1: 1}}, "1 is not a key of xl.cfg"),
         ({"extra_config": {"extra": "x"}}, "extra has an option of its own: arguments"),
         ({"extra_config": {"bootloader": "/bin/sh"}}, "bootloader runs a program in Dom0"),
-        ({"extra_config": {"device_model_override": "/x"}}, "says which program of Dom0 serves the domain"),
-        ({"kernel": "~/web.xen"}, "kernel: '~/web.xen' must be an absolute path; ~ and $ stand for nothing in it"),
+        ({"extra_config": {"device_model_override": "/x"}}, "selects the program of Dom0 that serves the domain"),
+        ({"kernel": "~/web.xen"}, "kernel: '~/web.xen' must be an absolute path; ~ and $ are not expanded"),
         # Nothing is created below /dev.
-        ({"disks": [{"path": "/dev/vg0/www", "size": 8}]}, "size: goes without /dev/vg0/www: nothing is created below /dev"),
-        ({"disks": [{"path": "//dev/vg0/www", "source": "/x"}]}, "source: goes without //dev/vg0/www"),
+        (
+            {"disks": [{"path": "/dev/vg0/www", "size": 8}]},
+            "size: can't be combined with /dev/vg0/www: nothing is created below /dev",
+        ),
+        ({"disks": [{"path": "//dev/vg0/www", "source": "/x"}]}, "source: can't be combined with //dev/vg0/www"),
         ({"disks": [{"path": "/x/../dev/./vg0/www", "size": 8}]}, "nothing is created below /dev"),
     ],
 )
@@ -358,7 +361,9 @@ def test_a_running_stranger_clashes():
 def test_a_disk_has_one_writer():
     writer = Observed(3, "running", declare(name="db", interfaces=[], disks=[{"path": "/d", "access": "w"}]).domain)
     reader = declare(interfaces=[], disks=[{"path": "/d"}])
-    assert shared_disks([reader], (writer,)) == ["domain www: disks: /d is used by domain db; one may write alone"]
+    assert shared_disks([reader], (writer,)) == [
+        "domain www: disks: /d is used by domain db; only one domain may open a disk for writing"
+    ]
     assert shared_disks([reader, declare(name="b", interfaces=[], disks=[{"path": "/d"}])], ()) == []
     both = [declare(name=name, interfaces=[], disks=[{"path": "/d", "access": "w"}]) for name in ("a", "b")]
     assert len(shared_disks(both, ())) == 2
@@ -417,12 +422,12 @@ def test_what_the_keeper_is_to_do_comes_back_from_the_definition(options, restar
         ({"restart_limit": {"starts": 0}}, "restart_limit: starts: is 0, must be 1..100 starts"),
         ({"restart_limit": {"within": "1 h"}}, "restart_limit: within: must be a whole number of seconds"),
         ({"restart_limit": {"start": 1}}, "restart_limit: unknown key 'start'"),
-        ({"watchdog": 10}, "watchdog: asks what health says, which is not given"),
-        ({"watchdog": 1.5}, "watchdog: is 1.5, must be true, false or the seconds between two questions, 5..3600"),
+        ({"watchdog": 10}, "watchdog: repeats the health check, and there is none"),
+        ({"watchdog": 1.5}, "watchdog: is 1.5, must be true, false or the seconds between two checks, 5..3600"),
         ({"watchdog": 4}, "watchdog: is 4, must be true, false"),
         ({"watchdog": []}, "watchdog: is [], must be true, false"),
-        ({"watchdog": 10, "health": {"console": "ready"}}, "watchdog: can't ask a console"),
-        ({"watchdog": 10, "restart": "never", "health": {"tcp": "a:1"}}, "watchdog: starts a domain again that hangs"),
+        ({"watchdog": 10, "health": {"console": "ready"}}, "watchdog: can't use a console check"),
+        ({"watchdog": 10, "restart": "never", "health": {"tcp": "a:1"}}, "watchdog: restarts a domain that hangs"),
     ],
 )
 def test_what_is_wrong_with_it_is_one_line(options, problem):

@@ -116,7 +116,10 @@ def test_one_shared_disk_that_two_hosts_write():
     second = {**with_interface(address="10.0.0.11/24"), "disks": [{**disk, "access": "r"}]}
     (problem,) = fleet_of(first, second).problems
     assert problem.host == "b"
-    assert "/srv/shared/d.img is on shared storage and domain www of a writes it; one may write alone" in problem.line
+    assert (
+        "/srv/shared/d.img is on shared storage and domain www of a writes it; only one domain may open a disk for writing"
+        in problem.line
+    )
     assert fleet_of(first, {**second, "state": "stopped"}).problems == []
     local = {"path": "/var/d.img", "access": "w"}
     assert fleet_of({**first, "disks": [local]}, {**second, "disks": [local]}).problems == []

@@ -73,7 +73,7 @@ def test_every_other_mistake_is_in_the_same_list(refused):
     assert "shapes: unikernel_images: its key None is not text: put it in quotes" in lines
     assert any(line.startswith("shapes: dns_interfaces: is set to nothing") for line in lines)
     assert not any(line.startswith("fine:") for line in lines)
-    assert "mistakes in what is declared" in output
+    assert "mistakes in the declaration" in output
 
 
 def test_no_value_of_a_template_that_fails_is_shown(refused):

@@ -96,8 +96,8 @@ def test_waves_one_after_another_and_all_back_when_one_fails(fleet):
     # h1 is the second wave.
     second = fleet("rollout", BAD, "h1")
     assert second.returncode == 2, second.stdout[-4000:] + second.stderr[-2000:]
-    assert "failed: h1" in second.stdout and "2 hosts were not touched" in second.stdout
-    assert "brought back to what they ran before: h0, h1" in second.stdout
+    assert "failed: h1" in second.stdout and "2 hosts are unchanged" in second.stdout
+    assert "rolled back: h0, h1" in second.stdout
     assert set(fleet.runs().values()) == {"a"}
     assert len(fleet.generations("h0")) == 3 and len(fleet.generations("h3")) == 1
 

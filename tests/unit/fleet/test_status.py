@@ -58,9 +58,11 @@ def test_drift_and_health_and_reboots_are_said():
         "www~prev": "is left of a replacement",
     }
     assert host.notes == ["waits for a reboot"]
-    assert next(one for one in host.domains if one.name == "www").health.startswith("ill: domain www: not healthy after 5 s")
+    assert next(one for one in host.domains if one.name == "www").health.startswith(
+        "unhealthy: domain www: not healthy after 5 s"
+    )
     answers = {"answers": [{"name": "www", "healthy": False, "msg": "refused"}], "healthy": []}
-    assert status_of("xen1", results([domain()], [declared()], answers)).domains[0].health == "ill: refused"
+    assert status_of("xen1", results([domain()], [declared()], answers)).domains[0].health == "unhealthy: refused"
 
 
 def test_a_host_that_is_not_reached_is_a_row():
@@ -84,7 +86,7 @@ def test_the_table_shows_what_to_look_at_first():
     lines = table(fleet(5))
     assert lines[1].startswith("broken") and lines[2] == "    no route"
     assert len(lines) == 1 + 5 + 1 + 1
-    assert lines[-1] == "5 hosts: 4 as declared, 0 to look at, 1 not reached; 4 domains, 0 ill"
+    assert lines[-1] == "5 hosts: 4 as declared, 0 to look at, 1 not reached; 4 domains, 0 unhealthy"
     lines = table(fleet(1000))
     assert len(lines) == 5 and lines[-2] == "and 999 hosts as declared"
 

@@ -95,14 +95,14 @@ def test_too_many_failures_stop_and_take_back():
     judged = verdict(rollout, made, {**done, "h01": "failed", "h02": ""}, 2)
     assert judged.stop and judged.back
     assert judged.lines == [
-        "3 of 10 hosts done, 2 failed (at most 1 may)", "failed: h01, h02", "no other wave begins; 5 hosts were not touched",
+        "3 of 10 hosts done, 2 failed (at most 1 may)", "failed: h01, h02", "no other wave starts; 5 hosts are unchanged",
     ]  # fmt: skip
     turns = {**done, "h01": "failed", "h02": ""}
     well, lines = ending(rollout, made, turns, {"h00": "back", "h01": "stuck", "h03": "back", "h04": "back"})
     assert not well
     assert lines[1] == "failed: h01, h02"
-    assert "brought back to what they ran before: h00, h03, h04" in lines
-    assert "h01 did not go back; try: ansible-playbook playbooks/rollback.yml --limit h01" in lines
+    assert "rolled back: h00, h03, h04" in lines
+    assert "h01 was not rolled back; try: ansible-playbook playbooks/rollback.yml --limit h01" in lines
     rollout, made = planned(names(10), waves=[1, "100%"], on_failure="stop")
     assert verdict(rollout, made, {}, 1).back is False
 
@@ -112,7 +112,7 @@ def test_all_done_is_well_and_a_wave_that_was_lost_as_a_whole_is_not():
     turns = dict.fromkeys(made.order, "done")
     assert ending(rollout, made, turns, {})[0]
     judged = last_verdict(rollout, made, {})
-    assert judged.stop and judged.lines[-1] == "no other wave begins; 2 hosts were not touched"
+    assert judged.stop and judged.lines[-1] == "no other wave starts; 2 hosts are unchanged"
     judged = last_verdict(rollout, made, {"h00": "done"})
     assert judged.stop and judged.lines[1] == "failed: h01, h02"
 

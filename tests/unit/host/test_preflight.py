@@ -105,8 +105,8 @@ def test_what_somebody_should_know():
     info = {"release": "13", "under_xen": True, "pending_reboot": False, "running": versions, "installed": versions}
     info.update(package_lists_age=0, boot={"returned": ""})
     assert warnings(info) == []
-    assert "Xen 4.17, which Xen's developers support no more" in warnings({**info, "release": "12"})[0]
+    assert "Xen 4.17, which Xen's developers no longer support" in warnings({**info, "release": "12"})[0]
     installed = {**versions, "xen": "4.20.4+63-g1-1"}
     assert "installed are 4.20.4+63-g1-1" in warnings({**info, "pending_reboot": True, "installed": installed})[0]
     assert "30 days old" in warnings({**info, "package_lists_age": 30})[0]
-    assert "is back from a boot that did not last: why" in warnings({**info, "boot": {"returned": "why"}})[0]
+    assert "returned from a boot that failed: why" in warnings({**info, "boot": {"returned": "why"}})[0]

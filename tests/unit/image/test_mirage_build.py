@@ -156,7 +156,7 @@ def test_what_is_no_unikernel_or_has_no_lock_file_is_refused(bench, tmp_path):
     os.unlink(bench.source / "config.ml")
     with pytest.raises(BuildError, match=r"not a unikernel's folder: there is no config\.ml"):
         bench.build()
-    with pytest.raises(BuildError, match="the role mirage_builder makes one"):
+    with pytest.raises(BuildError, match="the role mirage_builder installs one"):
         toolchain(str(tmp_path / "nowhere"))
 
 
@@ -244,7 +244,7 @@ def test_what_the_internet_would_be_needed_for_is_named(bench):
     [
         (
             'x-opam-monorepo-opam-provided: ["crunch" "mirage"]',
-            "it wants crunch in the toolchain; add them to mirage_builder_packages",
+            "it needs crunch in the toolchain; add them to mirage_builder_packages",
         ),
         ('x-opam-monorepo-duniverse-dirs: [["https://example.net/x.tgz" "x"]]', "it has no digest for https://example.net/x.tgz"),
         ('x-opam-monorepo-duniverse-dirs: [["git+https://example.net/x.git#main" "x"]]', "it has no digest for git"),
@@ -385,7 +385,7 @@ def test_the_last_steps_error_is_the_reason():
         reason(["== a", "Error: old", "== b", "mirage: unknown option '--x'.", "Usage: mirage"])
         == "mirage: unknown option '--x'."
     )
-    assert reason([]) == "it said nothing"
+    assert reason([]) == "it printed nothing"
 
 
 def test_a_compilers_error_is_shown_whole():

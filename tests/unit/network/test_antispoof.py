@@ -192,7 +192,7 @@ def test_the_definition_says_what_a_vif_may_send_from(interface, text):
     [
         ({"ip": "10.0.0.0/0"}, "ip: '10.0.0.0/0' is everything"),
         ({"ip": "unfiltered"}, "declare antispoofing: false"),
-        ({"ip": "10.0.0.5", "antispoofing": False}, "leave one of them out"),
+        ({"ip": "10.0.0.5", "antispoofing": False}, "remove one of them"),
         ({"address": "10.0.0.10/24", "ip": "10.0.0.0/24"}, "holds the whole network of 10.0.0.10/24"),
         ({"address": "10.0.0.10/24", "ip": "10.0.0.0/8"}, "holds the whole network of 10.0.0.10/24"),
         ({"address": "10.0.0.10/24", "address6": "fd00::1/64", "ip": "fd00::/48"}, "holds the whole network of fd00::1/64"),

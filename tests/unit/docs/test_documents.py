@@ -1,0 +1,121 @@
+"""What is documented is what there is: roles' variables, the reference, links, and what a tarball brings along."""
+
+import fnmatch
+import pathlib
+import re
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir() if path.is_dir())
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("roles/*/README.md"), *ROOT.glob("unikernels/*/README.md")]
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def entry_points(role):
+    return read(f"roles/{role}/meta/argument_specs.yml")["argument_specs"]
+
+
+def options_of(role):
+    return {name: option for point in entry_points(role).values() for name, option in point["options"].items()}
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_default_of_a_role_is_documented_with_its_value(role):
+    options = options_of(role)
+    for name, value in read(f"roles/{role}/defaults/main.yml").items():
+        assert name in options, name
+        templated = isinstance(value, str) and "{{" in value
+        assert templated or "default" not in options[name] or options[name]["default"] == value, name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_each_entry_point_of_a_role_is_described_without_markup_in_its_title(role):
+    for name, point in entry_points(role).items():
+        assert point.get("description"), name
+        # It is part of the name of a task.
+        assert not re.search(r"\b[A-Z]+\(", point["short_description"]), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readme_of_a_role_has_variables_that_there_are_and_an_example(role):
+    text = (ROOT / f"roles/{role}/README.md").read_text()
+    defaults = read(f"roles/{role}/defaults/main.yml")
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.MULTILINE)
+    assert rows
+    for name, shown in rows:
+        assert name in options_of(role), name
+        literal = re.fullmatch(r"`(.*)`", shown)
+        value = defaults.get(name)
+        if literal and name in defaults and not (isinstance(value, str) and "{{" in value):
+            assert yaml.safe_load(literal.group(1)) == value, name
+    plays = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
+    assert [entry["role"] for play in plays for entry in play["roles"]] == [f"unikernels.xen.{role}"]
+
+
+def test_the_reference_has_every_module_role_and_playbook():
+    text = (ROOT / "docs/reference.md").read_text()
+    names = [path.stem for folder in ("plugins/modules", "plugins/inventory") for path in (ROOT / folder).glob("*.py")]
+    names += ROLES + [path.stem for path in (ROOT / "playbooks").glob("*.yml")]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _hash, anchor = target.partition("#")
+        there = page.parent / path if path else page
+        assert there.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)", there.read_text(), re.MULTILINE)
+            slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert anchor in slugs, target
+
+
+def test_modules_of_an_action_group_share_an_option():
+    shared = {"xen": "lock_timeout", "generations": "folder", "images": "store"}
+    groups = read("meta/runtime.yml")["action_groups"]
+    assert set(groups) == set(shared)
+    for group, modules in groups.items():
+        for module in modules:
+            text = (ROOT / f"plugins/modules/{module}.py").read_text()
+            documentation = yaml.safe_load(re.search(r'DOCUMENTATION = r"""(.*?)"""', text, re.DOTALL).group(1))
+            assert shared[group] in documentation["options"], (group, module)
+
+
+def test_a_tarball_has_what_users_need_and_nothing_of_developers():
+    ignored = read("galaxy.yml")["build_ignore"]
+
+    def built(path):
+        parts = path.split("/")
+        above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+        return not any(fnmatch.fnmatch(name, pattern) for name in above for pattern in ignored)
+
+    needed = [
+        "plugins/modules/xen_domain.py",
+        "roles/xen_host/tasks/main.yml",
+        "playbooks/site.yml",
+        "playbooks/vars/declared.yml",
+    ]
+    needed += ["unikernels/web/unikernel.ml", "inventories/example/hosts.yml", "docs/operating.md", "bindep.txt"]
+    needed += ["meta/execution-environment.yml", "tests/sanity/ignore-2.19.txt", "README.md", "LICENSE"]
+    assert [path for path in needed if not built(path) or not (ROOT / path).exists()] == []
+    developers = [
+        "requirements.txt",
+        "Makefile",
+        "tests/unit/test_documents.py",
+        "tests/soak.py",
+        "molecule/default/molecule.yml",
+    ]
+    assert [path for path in developers if built(path) or not (ROOT / path).exists()] == []
+
+
+def test_an_execution_environment_gets_nothing_from_pypi():
+    """Without meta/execution-environment.yml ansible-builder takes the developers' requirements.txt."""
+    dependencies = read("meta/execution-environment.yml")["dependencies"]
+    assert "python" not in dependencies
+    assert (ROOT / dependencies["system"]).exists()
