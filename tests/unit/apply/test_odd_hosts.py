@@ -172,7 +172,7 @@ def test_two_spellings_of_one_disk_are_one_disk(xen, converge):
     disk = xen.folder / "d.img"
     disk.write_bytes(b"\0" * 4096)
     other = f"{xen.folder}//x/../d.img"
-    with pytest.raises(converge.Refused, match="is used by domain a; one may write alone"):
+    with pytest.raises(converge.Refused, match="is used by domain a; only one domain may open a disk for writing"):
         converge(
             {"name": "a", "disks": [{"path": str(disk), "access": "w"}]},
             {"name": "b", "disks": [{"path": f"{xen.folder}/./d.img"}]},

@@ -107,7 +107,7 @@ def test_a_tarball_has_what_users_need_and_nothing_of_developers():
     developers = [
         "requirements.txt",
         "Makefile",
-        "tests/unit/test_documents.py",
+        "tests/unit/docs/test_documents.py",
         "tests/soak.py",
         "molecule/default/molecule.yml",
     ]

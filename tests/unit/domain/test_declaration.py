@@ -467,6 +467,6 @@ def test_the_disks_of_thousands_of_domains_are_compared_in_no_time():
     assert time.process_time() - began < 1
     twin = declaration_of({"name": "b", "kernel": "/k", "disks": [{"path": "/d//7"}]}, "h")
     assert shared_disks([*declarations, twin], ()) == [
-        "domain a7: disks: /d/7 is used by domain b; one may write alone",
-        "domain b: disks: /d//7 is used by domain a7; one may write alone",
+        "domain a7: disks: /d/7 is used by domain b; only one domain may open a disk for writing",
+        "domain b: disks: /d//7 is used by domain a7; only one domain may open a disk for writing",
     ]

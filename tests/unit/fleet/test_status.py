@@ -145,7 +145,7 @@ def test_nothing_that_a_host_says_moves_a_cursor_or_turns_a_line(odd):
         "health": {"answers": [{"name": odd, "msg": odd}]},
     }
     host = status_of("x", answers)
-    assert host.domains[0].health.startswith("ill")
+    assert host.domains[0].health.startswith("unhealthy")
     for text in (*table([host]), page([host], "now").replace("\n", "")):
         assert text.isprintable()
 
