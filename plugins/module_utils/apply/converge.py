@@ -149,7 +149,7 @@ def _carry_out(
     declarations: list[Declaration], purge: bool, lock: Lock, parallel: int, stop_at_failure: bool, warn: Callable[[str], None]
 ) -> list[Result]:
     plans, host = _plans(declarations, purge, True, warn)
-    if not any(each.changed for each in plans):
+    if not any(each.phases or each.cleanup for each in plans):
         return [_result(each, {"failed": False, "steps": []}, host, host) for each in plans]
     hypercalls = bindings()
     runner = Runner(lambda: _look(declarations), lambda: Performer(hypercalls), lock.note, host.free_memory)

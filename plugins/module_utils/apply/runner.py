@@ -126,7 +126,8 @@ class Runner:
                     committed = committed or isinstance(step, Define)
                     if phase.downtime and step is phase.downtime[1]:
                         outcome["downtime_ms"] = round(((at or time.monotonic()) - began) * 1000)
-            outcome["steps"].append(phase.title)
+            if not phase.quiet:
+                outcome["steps"].append(phase.title)
         return outcome
 
     def _take_back(self, plan: Plan, performer: Performs, outcome: Outcome) -> Outcome:

@@ -86,12 +86,12 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     phases, cleanup = decide(case, differs, resumed)
     phases = cleared + phases
     if name in host.intents and not any(isinstance(step, (Define, RemoveIntent)) for phase in phases for step in phase.steps):
-        phases.append(Phase(f"clear_up {name}", (RemoveIntent(name),), final=True))
+        phases.append(Phase(f"clear_up {name}", (RemoveIntent(name),), final=True, quiet=True))
     shown = host.find(name) or host.find(name + PREVIOUS)
     present = declaration.state != "absent"
     after = view(wanted if present else None, declaration.state, present and declaration.autostart, wanted)
     before = after
-    if phases or cleanup:
+    if any(not phase.quiet for phase in phases + cleanup):
         state = _state_of(shown, case.definition is not None)
         before = view(current.domain if current and shown else None, state, name in host.autostart, wanted)
     return Plan(declaration, wanted, tuple(phases), former, before, after, differs, tuple(cleanup))
@@ -191,8 +191,7 @@ def _phase(title: str, step: Step) -> Phase:
 
 
 def _define(case: Case) -> list[Phase]:
-    stale = case.definition != case.text or case.name in case.host.intents
-    return [_phase("define", Define(case.name, case.text))] if stale else []
+    return [_phase("define", Define(case.name, case.text))] if case.definition != case.text else []
 
 
 def _link(case: Case) -> list[Phase]:

@@ -38,6 +38,7 @@ class Phase:
     frees: int = 0  # memory that is free again when it has ended
     downtime: tuple[Step, Step] | None = None  # the service is away from the first of these until the second has ended
     final: bool = False  # the new domain is healthy and defined: a failure here takes nothing back
+    quiet: bool = False  # it clears up a file of ours alone: nothing that a user declares or sees is changed
 
     @property
     def builds(self) -> int:
@@ -62,11 +63,11 @@ class Plan:
 
     @property
     def changed(self) -> bool:
-        return bool(self.phases or self.cleanup)
+        return bool(self.titles)
 
     @property
     def titles(self) -> list[str]:
-        return [phase.title for phase in self.phases + self.cleanup]
+        return [phase.title for phase in self.phases + self.cleanup if not phase.quiet]
 
     @property
     def steps(self) -> tuple[Step, ...]:

@@ -33,7 +33,7 @@ def run(model, declaration):
     model.catalogue.update(catalogue(decided.wanted, *([decided.former.domain] if decided.former.domain else [])))
     if decided.former.domain and decided.former.text:
         model.catalogue.setdefault(decided.former.text, decided.former.domain)
-    if not decided.changed:
+    if not decided.phases and not decided.cleanup:
         return {"failed": False, "steps": []}
     runner = runners.Runner(model.host, lambda: model, lambda _words: None, 1 << 20)
     try:

@@ -227,7 +227,8 @@ def test_an_intent_without_a_change_is_cleared_up():
     declaration = declare()
     stale = Intent(xl_config(declare(96).domain), "running")
     result = plan(declaration, settled(declaration, intents={NAME: stale}))
-    assert result.titles == ["define www"]
+    assert (result.titles, result.changed, result.before) == ([], False, result.after), "a file of ours is no change"
+    assert [str(step) for step in result.steps] == ["remove intent www"]
 
 
 def test_what_was_interrupted_before_it_was_healthy_is_checked():
