@@ -116,6 +116,24 @@ def test_one_that_ends_by_itself_is_a_failure_and_the_old_one_is_put_back(xen, c
     assert leftovers(xen) == []
 
 
+def test_one_that_ends_before_the_bridge_is_led_to_it_says_why_it_ended(xen, converge):
+    """Its vif goes with it; that is no reason that a user could do anything with."""
+    converge({"name": "www", **VIF})
+
+    def dies(record):
+        if record["config"]["memory"] == 20:
+            (xen.folder / "console" / "guest-www.log").write_text("unknown option --prot\nsolo5_exit(64) called\n")
+            crash(record)
+            gone = (1, 'Cannot find device "vif2.0"')
+            xen.hooks.update({tool: lambda: gone if "vif2.0" in xen.calls[-1] else None for tool in ("bridge", "ip")})
+
+    xen.on_unpause["www"] = dies
+    failed = converge({"name": "www", "memory": 20, **VIF})
+    assert "it ended by itself" in failed["msg"] and "Cannot find" not in failed["msg"]
+    assert failed["console"][0] == "unknown option --prot"
+    assert failed["rolled_back"] and states(xen) == {"www": ("running", 16)}
+
+
 def test_an_empty_console_is_explained_by_xen(xen, converge):
     xen.on_unpause["www"] = crash
     xen.dmesg = "(XEN) d1v0 Triple fault - invoking HVM shutdown action 1\n(XEN) d7v0 other\n"
