@@ -105,7 +105,7 @@ def test_a_domain_that_is_not_ours_is_never_touched(task, results, dom0, images)
         task(on_crash="destroy"),
     ).results
     for refused in answers[:3]:
-        assert refused["failed"] and "that this collection did not make" in refused["msg"]
+        assert refused["failed"] and "that this collection did not create" in refused["msg"]
     assert answers[3]["stdout"] == str(foreign)
     assert answers[4]["changed"] and dom0.domains()["try"] == foreign, "adopting what is as declared does not restart it"
     assert answers[5]["changed"] is False, "from now on it is ours"
