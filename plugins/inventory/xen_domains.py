@@ -260,7 +260,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         }  # fmt: skip
         play = {"name": "domains", "hosts": hosts, "gather_facts": False, "tasks": [task],
                 # What ansible-inventory, unlike ansible-playbook, does not set from the configuration.
-                "become_method": constants.DEFAULT_BECOME_METHOD, "become_user": constants.DEFAULT_BECOME_USER}  # fmt: skip
+                "connection": constants.DEFAULT_TRANSPORT, "become_method": constants.DEFAULT_BECOME_METHOD,
+                "become_user": constants.DEFAULT_BECOME_USER}  # fmt: skip
         forks = min(self.get_option("parallel"), len(hosts))
         queue = TaskQueueManager(manager, variables, self.loader, {}, "unikernels.xen.silent", False, forks=forks)
         try:

@@ -135,6 +135,13 @@ def test_hosts_are_asked_with_their_variables_and_templates(fleet):
     assert "dead was not asked for its domains" in warnings
 
 
+def test_a_host_that_names_no_connection_is_asked_over_ssh(fleet, tmp_path):
+    """As ansible-playbook would: what has no sshd is said to have none, in ssh's words."""
+    (tmp_path / "group_vars/xen_hosts.yml").write_text("ansible_host: 127.0.0.1\nansible_port: 1\n")
+    _inventory, warnings = fleet()
+    assert "xen-a was not asked for its domains: " in warnings and "Connection refused" in warnings
+
+
 def test_a_domain_never_takes_the_place_of_a_host(fleet):
     inventory, warnings = fleet('name: "{domain}"')
     assert inventory["_meta"]["hostvars"]["www"]["ansible_host"] == "192.0.2.1"
