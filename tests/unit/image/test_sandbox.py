@@ -265,3 +265,9 @@ def test_the_arguments_name_what_is_seen_and_nothing_else():
     as_root = arguments(cell, ["make"], Machine(0, 61184, links, scope=True))
     assert as_root[0] == "systemd-run" and "--reuid=61184" in as_root and "--unshare-user" not in as_root
     assert arguments(Cell("/builds/x", {}, enabled=False), ["make"], Machine(0, 61184, links))[0] == "prlimit"
+
+
+def test_reading_a_file_takes_no_more_memory_than_it_has(tmp_path):
+    """A bound of gigabytes is no reason to ask for them: a Dom0 has less."""
+    (tmp_path / "image").write_bytes(b"small")
+    assert sandbox.read(str(tmp_path), "image", 1 << 60) == b"small"
