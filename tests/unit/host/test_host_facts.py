@@ -22,9 +22,9 @@ def files(monkeypatch):
 @pytest.mark.parametrize(
     ("sources", "available"),
     [
-        ("deb http://deb.debian.org/debian bookworm main\n", False),
-        ("deb http://deb.debian.org/debian bookworm main non-free-firmware\n", True),
-        ("# deb http://deb.debian.org/debian bookworm main non-free-firmware\n", False),
+        ("deb http://mirror.example.net/debian bookworm main\n", False),
+        ("deb http://mirror.example.net/debian bookworm main non-free-firmware\n", True),
+        ("# deb http://mirror.example.net/debian bookworm main non-free-firmware\n", False),
         ("Types: deb\nComponents: main non-free-firmware\n", True),
     ],
 )
