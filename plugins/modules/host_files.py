@@ -125,7 +125,9 @@ def main() -> None:
         changes = apply(module.params, module.check_mode)
     except FilesError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(changed=bool(changes.paths), changed_paths=changes.paths, diff=changes.diffs)
+    # Under --diff a strategy prints every diff that a module returns: 'diff: false' of a task reaches the module alone.
+    shown = {"diff": changes.diffs} if module._diff else {}
+    module.exit_json(changed=bool(changes.paths), changed_paths=changes.paths, **shown)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import subprocess
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host.files import BEGIN, END, FilesError, apply, with_block
@@ -80,3 +81,22 @@ def test_a_path_that_can_not_be(tmp_path):
     (tmp_path / "in").write_text("a file")
     with pytest.raises(FilesError, match=rf"^{tmp_path}/in: File exists$"):
         apply(wanted(tmp_path), False)
+
+
+def test_a_task_can_keep_its_files_out_of_the_diff(tmp_path):
+    """Under --diff Ansible prints every diff that a module returns, whatever the task says."""
+    for name, said in (("shown", ""), ("kept", "      diff: false\n")):
+        tmp_path.joinpath(f"{name}.yml").write_text(
+            "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - unikernels.xen.host_files:\n"
+            f"        files: [{{path: {tmp_path}/{name}, content: Static key}}]\n{said}",
+            encoding="utf-8",
+        )
+    printed = {
+        name: subprocess.run(
+            ["ansible-playbook", "-i", "localhost,", "-c", "local", "--diff", tmp_path / f"{name}.yml"],
+            capture_output=True, text=True, check=True, timeout=120,
+        ).stdout
+        for name in ("shown", "kept")
+    }  # fmt: skip
+    assert "Static key" in printed["shown"]
+    assert "Static key" not in printed["kept"] and "changed=1" in printed["kept"]
