@@ -13,10 +13,9 @@ module K = struct
     let described = Arg.info ~doc ~docv:"PORT" [ "https-port" ] in
     Mirage_runtime.register_arg Arg.(value & opt (some int) None described)
 
-  let connections =
-    let doc = "Connections at once; of more, the one that was silent for longest ends." in
-    let described = Arg.info ~doc ~docv:"COUNT" [ "connections" ] in
-    Mirage_runtime.register_arg Arg.(value & opt int 256 described)
+  let access_log =
+    let doc = "Print a line for each request, of at most 50 a second. They fill the disk of who keeps the console." in
+    Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "access-log" ]))
 end
 
 let log = Logs.Src.create "web"
@@ -30,8 +29,7 @@ let tls_of_pem text =
   Tls.Config.server ~alpn_protocols:[ "http/1.1" ] ~certificates:(`Single (certificates, key)) ()
 
 module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
-  module Tcp = Bounded.Make (Stack.TCP) (struct let most = K.connections end)
-  module Paf = Paf_mirage.Make (Tcp)
+  module Paf = Paf_mirage.Make (Stack.TCP)
   module Answers = Site.Make (Files)
 
   (* What a client is slow to take stands in memory piece by piece, not file by file. *)
@@ -46,12 +44,26 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
         | `Written -> send writer text (at + size) (left - size)
         | `Closed -> ())
 
+  (* Of what is printed in this second. *)
+  let printed = ref (0L, 0)
+
+  let note client { H1.Request.meth; target; _ } status length =
+    let second = Int64.div (Mirage_mtime.elapsed_ns ()) 1_000_000_000L in
+    let lines = if fst !printed = second then snd !printed else 0 in
+    printed := (second, lines + 1);
+    if lines < 50 then
+      Log.app (fun f -> f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum meth target H1.Status.pp_hum status length)
+
   let respond files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
     Lwt.async @@ fun () ->
-    Answers.answer files request >|= fun { Site.status; headers; text; first; length } ->
-    Log.info (fun f ->
-        f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum request.meth request.target H1.Status.pp_hum status length);
+    Lwt.catch
+      (fun () -> Answers.answer files request)
+      (fun exn ->
+        Log.err (fun f -> f "%a %S: %s" Ipaddr.pp client request.target (Printexc.to_string exn));
+        Lwt.return (Site.plain `Internal_server_error "Internal server error\n"))
+    >|= fun { Site.status; headers; text; first; length } ->
+    if K.access_log () then note client request status length;
     let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
     if request.meth = `HEAD || length = 0 then H1.Reqd.respond_with_string reqd response ""
     else send (H1.Reqd.respond_with_streaming reqd response) text first length
