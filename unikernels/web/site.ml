@@ -77,6 +77,22 @@ let path_of target =
   in
   Option.bind path (fun path -> decode (List.hd (String.split_on_char '?' path)))
 
+(* The same on HTTPS' own port. What a client names as its host comes back to it, so it has to be one: a name or an address. *)
+let to_https ~host target =
+  let is_of_host c = match c with 'a' .. 'z' | 'A' .. 'Z' | '0' .. '9' | '.' | '-' | '_' | '[' | ']' | ':' -> true | _ -> false in
+  let is_plain c = c > ' ' && c < '\127' in
+  let name =
+    match (String.rindex_opt host ':', String.rindex_opt host ']') with
+    | Some colon, Some bracket when colon < bracket -> host
+    | Some colon, _ -> String.sub host 0 colon
+    | None, _ -> host
+  in
+  if name = "" || (not (String.for_all is_of_host name)) || not (String.for_all is_plain target) then plain `Bad_request "Bad request\n"
+  else
+    let path = if String.starts_with ~prefix:"/" target then target else "/" in
+    let answer = plain `Moved_permanently "Moved\n" in
+    { answer with headers = ("location", "https://" ^ name ^ path) :: answer.headers }
+
 module Make (Files : Mirage_kv.RO) = struct
   let key path = Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path then path ^ "index.html" else path)
 
