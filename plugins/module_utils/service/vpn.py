@@ -15,7 +15,7 @@ from typing import Any
 from .variables import USUAL_MEMORY, Keys, Service, Variables, at, first_address
 
 NAME = "vpn"
-OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "pki", "arguments",
+OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "pki", "update", "arguments",
            "health")  # fmt: skip
 # Names of certificates become file names and arguments of programs.
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -85,6 +85,7 @@ def declare(values: Mapping[str, Any], source: str, folder: str = "", material: 
         "image": name,
         "memory": given.number("memory", USUAL_MEMORY, 4, 16 << 20, "a number of MiB"),
         "interfaces": interfaces,
+        **given.update(),
         "arguments": given.mapping("arguments", "boot argument to value"),
         "disks": [{"content": configuration(network, material) if material else NO_KEYS}],
         "health": given.health({"tcp": at(address, PORT)}),

@@ -14,7 +14,7 @@ from .certificates import Chain, problem_of
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address
 
 NAME = "web"
-OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "arguments", "health")
+OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health")
 _TLS = {"certificates", "port", "redirect", "hsts"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
 # Two years, in seconds: what browsers' preload lists ask for at most.
@@ -84,6 +84,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "image": name,
         "memory": given.number("memory", USUAL_MEMORY, 4, 16 << 20, "a number of MiB"),
         "interfaces": interfaces,
+        **given.update(),
         "arguments": {"port": port, **arguments, **given.mapping("arguments", "boot argument to value")},
         **({"disks": [{"content": "".join(chain.text for chain in chains)}]} if chains else {}),
         "health": given.health(secure if tls_port else plain),
