@@ -15,8 +15,8 @@ from typing import Any
 from .variables import USUAL_MEMORY, Keys, Service, Variables, at, first_address
 
 NAME = "vpn"
-OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "pki", "update", "arguments",
-           "health")  # fmt: skip
+OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients",
+           "pki", "update", "arguments", "health")  # fmt: skip
 # Names of certificates become file names and arguments of programs.
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
