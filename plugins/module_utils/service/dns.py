@@ -11,39 +11,50 @@ from collections.abc import Mapping
 from typing import Any
 
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address, is_address, is_network
+from .zones import MISSING, ZoneError, canonical
 
 NAME = "dns"
 OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "clients", "update", "arguments", "health")
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
-def zone_text(zones: Mapping[str, str]) -> str:
-    """All zones as one file (RFC 1035)."""
-    return "".join(f"$ORIGIN {name.rstrip('.')}.\n{text.strip()}\n" for name, text in zones.items())
-
-
 def _zones(given: Variables) -> dict[str, str]:
+    """Each zone's name -> its canonical text."""
     zones: dict[str, str] = {}
     for name, text in given.mapping("zones", "zone name to the text of its file").items():
-        if not _ZONE.fullmatch(name):
-            given.wrong("zones", f"{name!r} is not the name of a zone")
-        elif not isinstance(text, str) or not re.search(r"\bSOA\b", text):
-            given.wrong("zones", f"the text of zone {name} has no SOA record")
-        elif "\0" in text:
-            given.wrong("zones", f"the text of zone {name} has a zero byte in it")
+        if not isinstance(name, str) or not _ZONE.fullmatch(name):
+            given.wrong("zones", f"{name!r} is not the name of a zone, as in example.org")
+        elif not isinstance(text, str) or not text.strip():
+            given.wrong("zones", f"zone {name}: must be the text of its file")
         else:
-            zones[name] = text
+            try:
+                zones[name.rstrip(".").lower()] = canonical(name, text)
+            except ZoneError as error:
+                given.wrong("zones", f"zone {name}: {error}")
+            except ImportError:
+                given.wrong("zones", MISSING)
+                break
     return zones
+
+
+def _forward(given: Variables, interfaces: list[dict[str, Any]]) -> list[str]:
+    forward = given.texts("forward", "addresses")
+    own = {
+        str(value).split("/")[0] for interface in interfaces for value in (interface.get("address"), interface.get("address6"))
+    }
+    for address in forward:
+        if not is_address(address):
+            given.wrong("forward", f"{address!r} is not an address")
+        elif address in own:
+            given.wrong("forward", f"{address} is the resolver's own address: it would ask itself; name another server")
+    return forward
 
 
 def declare(values: Mapping[str, Any], source: str) -> Service:
     """``source``: the folder of our own unikernel for it."""
     given = Variables(NAME, values)
     interfaces, name = given.interfaces(), given.text("name", "dns")
-    forward, clients = given.texts("forward", "addresses"), given.texts("clients", "networks, as in 192.0.2.0/24")
-    for address in forward:
-        if not is_address(address):
-            given.wrong("forward", f"{address!r} is not an address")
+    forward, clients = _forward(given, interfaces), given.texts("clients", "networks, as in 192.0.2.0/24")
     for network in clients:
         if not is_network(network):
             given.wrong("clients", f"{network!r} is not a network, as in 192.0.2.0/24")
@@ -57,7 +68,8 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         arguments["zone-block"] = "true"
     address = first_address(interfaces)
     bracketed = f"[{address}]" if ":" in address else address
-    default = {"dns": f"www.{next(iter(zones))}@{bracketed}"} if zones else {"tcp": at(address, 53)}
+    # There in each zone, whatever else is: the resolver has read them all, or it does not run.
+    default = {"dns": f"{next(iter(zones))}@{bracketed}", "type": "SOA"} if zones else {"tcp": at(address, 53)}
     unikernel = {
         "name": name,
         "service": NAME,
@@ -66,7 +78,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "interfaces": interfaces,
         **given.update(),
         "arguments": {**arguments, **given.mapping("arguments", "boot argument to value")},
-        "disks": [{"content": zone_text(zones)}] if zones else [],
+        "disks": [{"content": "".join(zones.values())}] if zones else [],
         "health": given.health(default),
     }
     return Service(unikernel, {name: given.origin({"source": source}, {"standin": NAME})}, tuple(given.problems))

@@ -4,7 +4,8 @@ import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.service import dns, vpn, web
 
 INTERFACES = [{"bridge": "xenbr0", "address": "10.0.0.10/24", "gateway": "10.0.0.1"}]
-ZONES = {"lab.example.": "\n@ IN SOA ns hostmaster 1 2 3 4 5\n\n", "b.example": "@ IN SOA a b 1 2 3 4 5"}
+APEX = "@ 60 IN SOA ns.other. hostmaster 1 2 3 4 5\n@ 60 IN NS ns.other.\n"
+ZONES = {"lab.example.": f"\n{APEX}\n", "b.example": APEX}
 
 
 def declared(service, **variables):
@@ -32,14 +33,17 @@ def test_an_ipv6_address_stands_in_brackets():
     interfaces = [{"bridge": "xenbr0", "address": "2001:db8::10/64"}]
     assert declared(web, interfaces=interfaces, content="/x").unikernel["health"]["http"] == "http://[2001:db8::10]:80/"
     assert declared(vpn, interfaces=interfaces, pki="/k").unikernel["health"] == {"tcp": "[2001:db8::10]:1194"}
-    assert declared(dns, interfaces=interfaces, zones=ZONES).unikernel["health"]["dns"] == "www.lab.example.@[2001:db8::10]"
+    assert declared(dns, interfaces=interfaces, zones=ZONES).unikernel["health"]["dns"] == "lab.example@[2001:db8::10]"
 
 
 def test_the_resolver():
     service = declared(dns, zones=ZONES, forward="10.0.2.3", clients=["192.0.2.0/24"])
     assert service.problems == ()
     assert service.unikernel["arguments"] == {"forward": ["10.0.2.3"], "client": ["192.0.2.0/24"], "zone-block": "true"}
-    text = "$ORIGIN lab.example.\n@ IN SOA ns hostmaster 1 2 3 4 5\n$ORIGIN b.example.\n@ IN SOA a b 1 2 3 4 5\n"
+    text = "".join(
+        f"$ORIGIN {zone}\n{zone} 60 IN SOA ns.other. hostmaster.{zone} 1 2 3 4 5\n{zone} 60 IN NS ns.other.\n"
+        for zone in ("lab.example.", "b.example.")
+    )
     assert service.unikernel["disks"] == [{"content": text}]
     plain = declared(dns).unikernel
     assert (plain["arguments"], plain["disks"], plain["health"]) == ({}, [], {"tcp": "10.0.0.10:53"})
@@ -84,7 +88,8 @@ def test_where_an_image_comes_from():
         (dns, {"forward": ["fe80::1%x --more"]}, "dns_forward: 'fe80::1%x --more' is not an address"),
         (dns, {"clients": ["fe80::%x\n/64"]}, "dns_clients: 'fe80::%x\\n/64' is not a network"),
         (dns, {"zones": {"a b": ZONES["b.example"]}}, "dns_zones: 'a b' is not the name of a zone"),
-        (dns, {"zones": {"lab.example": "www IN A 10.0.0.1"}}, "has no SOA record"),
+        (dns, {"zones": {"lab.example": "www 60 IN A 10.0.0.1"}}, "has no SOA record"),
+        (dns, {"forward": ["10.0.0.10"]}, "dns_forward: 10.0.0.10 is the resolver's own address"),
         (dns, {"zones": ["lab.example"]}, "dns_zones: must be a mapping of zone name"),
         (vpn, {"network": "10.8.0.1/24", "pki": "/k"}, "vpn_network: '10.8.0.1/24' is not an IPv4 network"),
         (vpn, {"network": "10.8.0.0/30", "pki": "/k"}, "too small"),

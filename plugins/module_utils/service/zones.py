@@ -1,0 +1,183 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Zone files: read as RFC 1035 has them, and written as every server of ours reads them. Pure.
+
+The unikernel's parser (ocaml-dns) takes less than people write: no units of time, no line ends of Windows, no $GENERATE, and some
+types not by their names. dnspython reads all of it, so a zone goes out as plain lines: absolute names, seconds, and what
+ocaml-dns has no name for in the form of RFC 3597. What no server could serve is refused here, with the line.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Any
+
+MISSING = "reading zones needs the Python library dnspython on the controller (Debian's python3-dnspython, or dnspython by pip)"
+# By their names, as ocaml-dns 10 parses them; tried one by one.
+_NAMED = {
+    *(
+        "A",
+        "AAAA",
+        "CAA",
+        "CNAME",
+        "DNSKEY",
+        "DS",
+        "HTTPS",
+        "LOC",
+        "MX",
+        "NS",
+        "PTR",
+        "SOA",
+        "SRV",
+        "SSHFP",
+        "SVCB",
+        "TLSA",
+        "TXT",
+    ),
+}
+# What a primary signs or a server computes is not what a file of zones without DNSSEC can hold.
+_SIGNED = {"RRSIG", "NSEC", "NSEC3", "NSEC3PARAM"}
+_TARGETS = {"NS": "target", "MX": "exchange", "SRV": "target"}
+_HOST_LABEL = re.compile(rb"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
+_SINGLE = re.compile(r"^\S*[ \t]+(?:(?:[0-9]\S*|IN)[ \t]+)*(SOA|CNAME|DNAME)[ \t]", re.MULTILINE | re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
+_LINE = re.compile(r"^[^:]*:(\d+): (.*)$", re.DOTALL)
+# ocaml-dns counts in 31 bits.
+_MAX_TTL = 2**31 - 1
+
+
+class ZoneError(ValueError):
+    """One line: what is wrong, with the line of the text where that is known."""
+
+
+def canonical(name: str, text: str) -> str:
+    """The zone as $ORIGIN and one line for each record, its SOA first. Raises `ZoneError`, ImportError without dnspython."""
+    # Here: hosts without zones need no dnspython.
+    import dns.exception
+    import dns.name
+    import dns.rdatatype
+
+    try:
+        origin = dns.name.from_text(name.rstrip(".") + ".")
+        _check_owners(text, origin)
+        read = _read(text, origin)
+    except (dns.exception.DNSException, ValueError) as error:
+        raise ZoneError(_words(error)) from None
+    zone = _Zone(origin, read)
+    lines = [
+        (record.rdtype != dns.rdatatype.SOA, owner, record.ttl, dns.rdatatype.to_text(record.rdtype), data)
+        for owner, record in read.iterate_rdatasets()
+        for data in record
+    ]
+    _check_each_name(text, lines)
+    _check(zone, lines)
+    ordered = sorted(lines, key=lambda line: (line[0], line[1], line[3], line[4].to_digestable(origin)))
+    return f"$ORIGIN {origin}\n" + "".join(_line(*line[1:]) for line in ordered)
+
+
+class _Zone:
+    """What was read, by type and owner."""
+
+    def __init__(self, origin: Any, read: Any) -> None:
+        self.origin = origin
+        self._read = read
+
+    def types(self, name: Any) -> set[str]:
+        import dns.rdatatype
+
+        node = self._read.nodes.get(name)
+        return {dns.rdatatype.to_text(record.rdtype) for record in node} if node else set()
+
+
+def _read(text: str, origin: Any) -> Any:
+    """dnspython's zone. What it raises names the line, behind a file's name."""
+    import dns.exception
+    import dns.zone
+
+    try:
+        return dns.zone.from_text(text, origin=origin, relativize=False, check_origin=False)
+    except dns.exception.DNSException as error:
+        at = _LINE.match(str(error))
+        before = "".join(text.splitlines(keepends=True)[: int(at.group(1)) - 1]).rstrip() if at else ""
+        if before and before != text:
+            # It names the line where it stopped to read, which is the next one where the mistake is seen at a line's end.
+            _read(before, origin)
+        raise
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, ZoneError):
+        return str(error)
+    text = " ".join(str(error).split()).replace("Missing default TTL value", "no TTL; begin the zone with one, as in $TTL 3600")
+    at = _LINE.match(text)
+    return f"line {at.group(1)}: {at.group(2)}" if at else text or type(error).__name__
+
+
+def _check_owners(text: str, origin: Any) -> None:
+    """dnspython leaves out without a word what is not within its zone."""
+    import dns.name
+
+    open_parentheses = 0
+    for number, line in enumerate(text.splitlines(), 1):
+        bare = _QUOTED.sub("", line).split(";")[0]
+        words = bare.split()
+        if words and not open_parentheses and not bare[0].isspace():
+            name = words[1] if words[0].upper() == "$ORIGIN" and len(words) > 1 else words[0]
+            if name.endswith(".") and not dns.name.from_text(name).is_subdomain(origin):
+                raise ZoneError(f"line {number}: {name} is not within the zone (a name without a dot at its end is)")
+        open_parentheses += bare.count("(") - bare.count(")")
+
+
+def _line(owner: Any, ttl: int, kind: str, data: Any) -> str:
+    if kind == "AAAA":  # an IPv4 address inside of one is not read
+        return f"{owner} {ttl} IN AAAA {ipaddress.IPv6Address(data.address).exploded}\n"
+    text = (data if kind in _NAMED else data.to_generic()).to_text(chunksize=0)
+    named = kind if kind in _NAMED else f"TYPE{int(data.rdtype)}"
+    return f"{owner} {ttl} IN {named} {text}\n"
+
+
+def _check_each_name(text: str, lines: list[Any]) -> None:
+    """Of what a name can have one of, dnspython keeps the last without a word."""
+    if "$GENERATE" in text.upper():
+        return
+    written: dict[str, int] = {}
+    for kind in _SINGLE.findall(text):
+        written[kind.upper()] = written.get(kind.upper(), 0) + 1
+    for kind, count in written.items():
+        if count > sum(line[3] == kind for line in lines):
+            raise ZoneError(f"a name has two {kind} records, and can have one")
+
+
+def _check(zone: _Zone, lines: list[Any]) -> None:
+    for kind, what in (("SOA", "no SOA record"), ("NS", "no NS record of its own")):
+        if kind not in zone.types(zone.origin):
+            raise ZoneError(f"it has {what}, as in '@ IN {kind} ...'")
+    for _last, owner, ttl, kind, data in lines:
+        if kind in _SIGNED:
+            raise ZoneError(f"{owner} has {kind}: signed zones can't be served")
+        if ttl > _MAX_TTL:
+            raise ZoneError(f"{owner} {kind}: its TTL is {ttl}, must be at most {_MAX_TTL} seconds")
+        if kind == "TXT" and not any(data.strings):
+            raise ZoneError(f"{owner} TXT is empty: it needs at least one character")
+        target = getattr(data, _TARGETS.get(kind, ""), None)
+        if target is not None and not all(_HOST_LABEL.fullmatch(label) for label in target.labels if label):
+            raise ZoneError(f"{owner} {kind} names {target}, which is no host: of letters, digits and '-' (RFC 1123)")
+        if kind in ("NS", "MX") and _lacks_address(zone, target):
+            raise ZoneError(f"{owner} {kind} names {target}, which has no A or AAAA record in the zone")
+
+
+def _lacks_address(zone: _Zone, name: Any) -> bool:
+    """Within the zone, without an address; what is delegated or covered by a wildcard has it elsewhere."""
+    if not name.is_subdomain(zone.origin) or len(name.labels) == 1 or zone.types(name) & {"A", "AAAA"}:
+        return False
+    parent = name
+    while parent != zone.origin:
+        if parent != name and "NS" in zone.types(parent):
+            return False
+        parent = parent.parent()
+        if zone.types(type(name)([b"*", *parent.labels])):
+            return False
+    return True
