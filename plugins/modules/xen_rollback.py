@@ -107,7 +107,8 @@ def main() -> None:
         declared, secrets = typed(domains)
         module.no_log_values.update(secrets)
         waits = params["lock_timeout"]
-        return [dict(one) for one in converge(declared, module.check_mode, module.warn, False, waits, params["parallel"])]
+        results = converge(declared, module.check_mode, module.warn, False, waits, params["parallel"], returns=True)
+        return [dict(one) for one in results]
 
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:
