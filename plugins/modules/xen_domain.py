@@ -167,8 +167,8 @@ options:
       path:
         description:
           - File or block device on the host, as an absolute path. Required, except with O(disks[].content).
-          - Nothing is created or removed below C(/dev), C(/proc) and C(/sys), and no file where this host is configured to mount a
-            file system and nothing is mounted.
+          - Nothing is created or removed below C(/dev), C(/proc) and C(/sys), nor where the host is configured to mount a file
+            system and has not.
         type: str
       vdev:
         description: Device inside the domain. By default V(xvda), V(xvdb) and so on.

@@ -351,8 +351,8 @@ def test_where_there_is_room_the_order_is_the_declared_one(xen, converge):
     converge({"name": "old"})
     calls = len(xen.calls)
     converge({"name": "new"}, purge=True)
-    done = [call for call in xen.calls[calls:] if call.startswith(("xl create", "xl destroy"))]
-    assert [call.split()[1] for call in done] == ["create", "destroy"]
+    done = [call for call in xen.calls[calls:] if call.startswith(("xl create", "xl shutdown"))]
+    assert [call.split()[1] for call in done] == ["create", "shutdown"]
 
 
 def test_a_file_that_can_not_be_replaced_is_named_and_not_its_draft(xen, converge, monkeypatch):
