@@ -35,6 +35,7 @@ from .runner import Outcome, Runner
 
 # How long a domain may take to end that was ending when a run began: Xen gives a large one's memory back page by page.
 DYING_SECONDS, _BETWEEN = 60, 0.5
+MAX_PARALLEL = 64
 
 
 class Refused(Exception):
@@ -102,6 +103,39 @@ def converge(
         raise Refused(str(error)) from error
     except OSError as error:  # before anything began: the runner keeps its own
         raise Refused(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+
+class Results(TypedDict, total=False):
+    """What a module returns for several domains; with ``failed`` the arguments of fail_json."""
+
+    changed: bool
+    domains: list[dict[str, Any]]
+    diff: dict[str, dict[str, Any]]
+    failed: bool
+    msg: str
+
+
+def together(results: list[Result]) -> Results:
+    changed = [each for each in results if each["changed"]]
+    whole: Results = {
+        "changed": bool(changed),
+        "domains": [{key: value for key, value in each.items() if key != "diff"} for each in results],
+        "diff": {
+            "before": {each["name"]: each["diff"]["before"] for each in changed},
+            "after": {each["name"]: each["diff"]["after"] for each in changed},
+        },
+    }
+    failures = [each["msg"] for each in results if each["failed"]]
+    if failures:
+        whole["failed"], whole["msg"] = True, " // ".join(failures)
+    return whole
+
+
+def parallel_of(value: int) -> int:
+    """How many domains are worked on at once."""
+    if not 1 <= value <= MAX_PARALLEL:
+        raise Refused(f"parallel: is {value}, must be 1..{MAX_PARALLEL}")
+    return value
 
 
 def _declared(options: list[dict[str, Any]]) -> list[Declaration]:

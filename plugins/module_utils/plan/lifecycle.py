@@ -40,6 +40,7 @@ from .steps import (
     Step,
     Undefine,
     Unpause,
+    WriteIntent,
 )
 
 
@@ -175,7 +176,9 @@ def _in_state(case: Case, current: Observed, resumed: bool) -> list[Phase]:
         return []
     define = Define(name, case.text)
     if declaration.state == "running" and current.state == "paused":
-        return [Phase(f"unpause {name}", (Unpause(name), healthy(declaration), define))]
+        # After a death what runs has a definition, and was never healthy all the same.
+        intent = WriteIntent(name, case.definition or case.text, current.state)
+        return [Phase(f"unpause {name}", (intent, Unpause(name), healthy(declaration), define))]
     if declaration.state == "running" and not case.checked:
         return [Phase(f"check {name}", (healthy(declaration), define))]
     if declaration.state == "paused" and current.state == "running":

@@ -186,3 +186,80 @@ def test_what_is_brought_back_gets_no_empty_disk(xen, converge, how):
     assert content["failed"] is False, "what is made from content is in the generation itself"
     assert converge(declared)["failed"] is False, "a first deployment makes it"
     assert converge(declared, returns=True)["failed"] is False
+
+
+# -- what Xen would find out half-way --------------------------------------------------------------
+
+
+def test_a_disk_that_is_not_there_is_missing(xen, converge):
+    """In check mode a warning: an earlier task of a real run may create it."""
+    path = xen.folder / "d.img"
+    declared = {"name": "a", "disks": [{"path": str(path)}], "ramdisk": str(xen.folder / "initrd")}
+    lines = [f"domain a: ramdisk: {xen.folder}/initrd is not a file on this host",
+             f"domain a: disks: {path} does not exist on this host"]  # fmt: skip
+    with pytest.raises(converge.Refused) as refused:
+        converge(declared)
+    assert str(refused.value) == "; and ".join(lines)
+    assert converge(declared, check=True)["failed"] is False
+    assert converge.warnings == [f"{line} (in a real run an earlier task may create it)" for line in lines]
+
+
+def test_a_source_that_is_not_there_and_a_tool_that_is_not_installed(xen, converge, monkeypatch):
+    monkeypatch.setattr(module("apply.preconditions").shutil, "which", lambda _name: None)
+    monkeypatch.setattr(module("apply.preconditions"), "QEMU", "/bin/true")
+    path, source = xen.folder / "d.img", xen.folder / "source"
+    with pytest.raises(converge.Refused, match=f"{path}: its source {source} is not a file on this host"):
+        converge({"name": "a", "disks": [{"path": str(path), "source": str(source)}]})
+    with pytest.raises(converge.Refused, match=r"d\.img: needs qemu-img on this host: apt-get install qemu-utils"):
+        converge({"name": "a", "disks": [{"path": str(path), "size": 1, "format": "qcow2", "access": "w"}]})
+    source.write_bytes(qcow2())
+    with pytest.raises(converge.Refused, match="needs qemu-img"):
+        converge({"name": "a", "disks": [{"path": str(path), "source": str(source)}]})
+    source.write_bytes(b"x" * 5000)
+    assert converge({"name": "a", "disks": [{"path": str(path), "source": str(source)}]})["failed"] is False
+    assert path.stat().st_size == 8192, "whole blocks"
+
+
+def test_a_disk_is_not_made_smaller(xen, converge):
+    path = xen.folder / "d.img"
+    path.write_bytes(b"x" * 2 * MIB)
+    with pytest.raises(converge.Refused, match=f"{path}: has 2097152 bytes, declared are 1048576; shrinking would lose data"):
+        converge({"name": "a", "disks": [{"path": str(path), "size": 1, "access": "w"}]})
+
+
+def test_a_device_is_not_grown(xen, converge, monkeypatch):
+    """Its size is its own. A link of that name, for a device below /dev with a size is refused where it is declared."""
+    path = xen.folder / "volume"
+    path.write_bytes(b"x" * 4096)
+    monkeypatch.setattr(module("apply.preconditions").os.path, "isfile", lambda name: name != str(path))
+    with pytest.raises(converge.Refused, match=f"{path}: is a device of 4096 bytes and can't be grown to 1048576"):
+        converge({"name": "a", "disks": [{"path": str(path), "size": 1, "access": "w"}]})
+
+
+def test_the_tail_of_a_disk_that_a_unikernel_does_not_see_is_warned_of(xen, converge):
+    path = xen.folder / "d.img"
+    path.write_bytes(b"x" * 5000)
+    converge({"name": "a", "disks": [{"path": str(path)}]})
+    assert converge.warnings == [
+        f"domain a: disks: {path} has 5000 bytes, which is no multiple of 4096: a MirageOS unikernel sees the first 4096 only"
+        f" (truncate -s %4096 {path})"
+    ]
+
+
+def test_a_disk_that_another_host_has_open_is_refused(xen, converge, monkeypatch):
+    monkeypatch.setattr(module("apply.preconditions"), "holder", lambda _disk, _name: "domain db on host elsewhere")
+    path = xen.folder / "d.img"
+    path.write_bytes(b"x" * 4096)
+    with pytest.raises(converge.Refused, match=f"{path} is in use, by domain db on host elsewhere; only one domain may open"):
+        converge({"name": "a", "disks": [{"path": str(path), "access": "w", "shared": True}]})
+
+
+# -- what a prediction shows -----------------------------------------------------------------------
+
+
+def test_a_prediction_has_the_primitives_where_that_is_asked_for(xen, converge):
+    assert "primitives" not in converge({"name": "a"}, check=True)
+    shown = converge({"name": "a", "disks": [{"path": f"{xen.folder}/d.img", "size": 1}]}, check=True, verbose=True)
+    assert shown["primitives"] == [
+        f"make disk {xen.folder}/d.img", "write intent a", "build a", "unpause a", "await healthy a", "define a", "autostart a"
+    ]  # fmt: skip
