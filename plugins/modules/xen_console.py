@@ -72,7 +72,7 @@ position:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.console import answer
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.console_answer import answer
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 
 

@@ -3,7 +3,7 @@
 import unicodedata
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.xen import console
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import console, console_answer
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,9 +64,9 @@ def www(tmp_path, monkeypatch):
 
 
 def test_what_the_module_returns(www):
-    assert console.answer("www", 50, "", 0, 0) == {"console": ["booting", "ready"], "position": 14}
-    assert console.answer("www", 1, "^read", 0, 0) == {"console": ["ready"], "position": 14, "match": "ready"}
-    assert console.answer("www", 0, "", 0, 0)["console"] == []
+    assert console_answer.answer("www", 50, "", 0, 0) == {"console": ["booting", "ready"], "position": 14}
+    assert console_answer.answer("www", 1, "^read", 0, 0) == {"console": ["ready"], "position": 14, "match": "ready"}
+    assert console_answer.answer("www", 0, "", 0, 0)["console"] == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_what_the_module_returns(www):
 )
 def test_what_the_module_refuses(www, arguments, problem):
     with pytest.raises(ToolstackError) as refused:
-        console.answer(*arguments)
+        console_answer.answer(*arguments)
     assert (problem % console.CONSOLES if "%s" in problem else problem) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.console == (["ready"] if arguments[0] == "www" and arguments[2] == "never" else [])
