@@ -71,12 +71,9 @@ position:
   type: int
 """
 
-import os
-import re
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import NAME
-from ansible_collections.unikernels.xen.plugins.module_utils.xen import console
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.console_answer import answer
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 
 
 def main() -> None:
@@ -90,28 +87,12 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    name, lines, pattern, within, since = (module.params[key] for key in ("name", "lines", "pattern", "within", "since"))
-    if not NAME.fullmatch(name):
-        module.fail_json(msg=f"name: {name!r} is not the name of a domain")
-    for option, value, low, high in (("lines", lines, 0, 10000), ("within", within, 0, 3600), ("since", since, 0, 1 << 62)):
-        if not low <= value <= high:
-            module.fail_json(msg=f"{option}: is {value}, must be {low}..{high}")
+    params = module.params
     try:
-        re.compile(pattern or "")
-    except (re.error, OverflowError, RecursionError) as error:
-        module.fail_json(msg=f"pattern: {pattern!r} is not a regular expression: {error}")
-    found = {}
-    if pattern:
-        match = console.wait(name, pattern, since, within)
-        if match is None:
-            where = "" if os.path.exists(console.path_of(name)) else f" ({console.path_of(name)} does not exist)"
-            module.fail_json(
-                msg=f"domain {name}: no line on its console matched {pattern!r} within {within} s{where}",
-                console=console.lines(name, since, lines),
-            )
-        found["match"] = match
-    position = console.mark(name)
-    module.exit_json(changed=False, console=console.lines(name, since, lines) if lines else [], position=position, **found)
+        result = answer(params["name"], params["lines"], params["pattern"] or "", params["within"], params["since"])
+    except ToolstackError as error:
+        module.fail_json(msg=str(error), console=error.console)
+    module.exit_json(changed=False, **result)
 
 
 if __name__ == "__main__":

@@ -167,7 +167,8 @@ options:
       path:
         description:
           - File or block device on the host, as an absolute path. Required, except with O(disks[].content).
-          - Nothing is created or removed below C(/dev).
+          - Nothing is created or removed below C(/dev), C(/proc) and C(/sys), nor where the host is configured to mount a file
+            system and has not.
         type: str
       vdev:
         description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
@@ -175,7 +176,7 @@ options:
       format:
         description: >-
           V(qcow2) needs QEMU in Dom0 (C(xen_host_qemu)), which can't open it read-only and does not lock it, so it is refused
-          on shared storage.
+          on shared storage. An image with a backing file or an external data file is refused.
         type: str
         choices: [raw, qcow2]
         default: raw

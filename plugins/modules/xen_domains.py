@@ -112,7 +112,7 @@ domains:
       type: bool
 """
 
-from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge, parallel_of, together
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import LOCK, argument_spec
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
@@ -130,8 +130,6 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    if not 1 <= params["parallel"] <= 64:
-        module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
     domains, secrets = typed(params["domains"])
     module.no_log_values.update(secrets)
     try:
@@ -141,23 +139,17 @@ def main() -> None:
             module.warn,
             params["purge"],
             params["lock_timeout"],
-            params["parallel"],
+            parallel_of(params["parallel"]),
             params["stop_at_failure"],
             module._verbosity > 0,
         )
     except Refused as refusal:
         module.fail_json(msg=str(refusal))
-    diffs = {side: {one["name"]: one["diff"][side] for one in results if one["changed"]} for side in ("before", "after")}
-    failed = [one["msg"] for one in results if one["failed"]]
-    outcome = {
-        "changed": any(one["changed"] for one in results),
-        "domains": [{key: value for key, value in one.items() if key != "diff"} for one in results],
-        "diff": diffs,
-        # -vvv shows a module's arguments: here only the names, because the rest would be most of the answer.
-        "invocation": {"module_args": {**params, "domains": [one.get("name") for one in params["domains"]]}},
-    }
-    if failed:
-        module.fail_json(msg=" // ".join(failed), **outcome)
+    # -vvv shows a module's arguments: here only the names, because the rest would be most of the answer.
+    shown = {**params, "domains": [one.get("name") for one in params["domains"]]}
+    outcome = {**together(results), "invocation": {"module_args": shown}}
+    if outcome.get("failed"):
+        module.fail_json(**outcome)
     module.exit_json(**outcome)
 
 

@@ -67,17 +67,9 @@ problems:
   elements: str
 """
 
-from typing import Any
-
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, listing
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import (
-    GenerationError,
-    differences,
-    summary_of,
-    target_of,
-    to_apply,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, overview
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import GenerationError
 
 
 def main() -> None:
@@ -89,21 +81,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    params = module.params
     try:
-        kept, problems = listing(module.params["folder"])
-        result: dict[str, Any] = {"generations": [summary_of(one) for one in kept], "problems": problems}
-        if module.params["to"] is not None:
-            target = target_of(kept, module.params["to"])
-            result["target"] = summary_of(target)
-            names = module.params["names"] or target.names
-            to_apply(kept, target, module.params["names"])
-            domains = [one for one in result["target"]["domains"] if one["image"] and one["name"] in names]
-            result["images"] = {one["image"]: one["sha256"] for one in domains}
-            result["differences"] = differences(target, kept[-1])
+        result = overview(params["folder"], params["to"], params["names"])
     except GenerationError as error:
         module.fail_json(msg=str(error))
     except OSError as error:
-        module.fail_json(msg=f"{module.params['folder']}: {error.strerror}")
+        module.fail_json(msg=f"{params['folder']}: {error.strerror}")
     module.exit_json(changed=False, **result)
 
 

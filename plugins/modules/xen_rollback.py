@@ -79,7 +79,13 @@ domains:
 
 from typing import Any
 
-from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import (
+    Refused,
+    Result,
+    converge,
+    parallel_of,
+    together,
+)
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
@@ -100,38 +106,24 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    if not 1 <= params["parallel"] <= 64:
-        module.fail_json(msg=f"parallel: is {params['parallel']}, must be 1..64")
 
-    def apply(domains: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def apply(domains: list[dict[str, Any]]) -> list[Result]:
         declared, secrets = typed(domains)
         module.no_log_values.update(secrets)
-        waits = params["lock_timeout"]
-        return [dict(one) for one in converge(declared, module.check_mode, module.warn, False, waits, params["parallel"])]
+        parallel = parallel_of(params["parallel"])
+        return converge(declared, module.check_mode, module.warn, False, params["lock_timeout"], parallel, returns=True)
 
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:
-        target, results, written = back(
-            params["folder"],
-            params["to"],
-            params["names"],
-            apply,
-            note,
-            module.check_mode,
-        )
+        target, results, written = back(params["folder"], params["to"], params["names"], apply, note, module.check_mode)
     except (Refused, GenerationError) as refusal:
         module.fail_json(msg=str(refusal))
     except OSError as error:
         module.fail_json(msg=f"{params['folder']}: {error.strerror}")
-    outcome = {
-        "changed": written or any(one["changed"] for one in results),
-        "generation": target.number,
-        "domains": [{key: value for key, value in one.items() if key != "diff"} for one in results],
-        "diff": {side: {one["name"]: one["diff"][side] for one in results if one["changed"]} for side in ("before", "after")},
-    }
-    failed = [one["msg"] for one in results if one["failed"]]
-    if failed:
-        module.fail_json(msg=" // ".join(failed), **outcome)
+    outcome = {**together(results), "generation": target.number}
+    outcome["changed"] = outcome["changed"] or written
+    if outcome.get("failed"):
+        module.fail_json(**outcome)
     module.exit_json(**outcome)
 
 

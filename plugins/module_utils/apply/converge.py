@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from collections.abc import Callable
 from typing import Any, TypedDict
 
 from ..domain.checks import clashes, cpu_refusal, outside_networks, removed_disks, shared_disks, strangers
 from ..domain.compare import view, with_image
 from ..domain.declaration import declaration_of, declarations_of
-from ..domain.observed import Host
+from ..domain.observed import Host, Observed, base_name
 from ..domain.options import SpecError
 from ..domain.spec import CPU_WEIGHT, Declaration
 from ..plan.lifecycle import in_order, memory_shortage, plan
@@ -31,6 +32,10 @@ from ..xen.xl import ToolstackError
 from . import preconditions
 from .perform import Performer
 from .runner import Outcome, Runner
+
+# How long a domain may take to end that was ending when a run began: Xen gives a large one's memory back page by page.
+DYING_SECONDS, _BETWEEN = 60, 0.5
+MAX_PARALLEL = 64
 
 
 class Refused(Exception):
@@ -73,11 +78,12 @@ def converge(
     parallel: int = 1,
     stop_at_failure: bool = False,
     verbose: bool = False,
+    returns: bool = False,
 ) -> list[Result]:
     """Make every domain of ``options`` what it is declared to be. Raise `Refused` before anything changes.
 
     At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed. With
-    ``verbose`` a prediction has the primitives of its steps too.
+    ``verbose`` a prediction has the primitives of its steps too. ``returns``: they are what ran before, disks and all.
     """
     declarations = _declared(options)
     if os.geteuid() != 0:
@@ -89,13 +95,47 @@ def converge(
         return [_predicted(plan(declaration, Host(free_memory=1 << 30)), verbose) for declaration in declarations]
     try:
         if check:
-            return [_predicted(each, verbose) for each in _plans(declarations, purge, False, warn)[0]]
+            return [_predicted(each, verbose) for each in _plans(declarations, purge, returns, False, warn)[0]]
         with Lock(lock_timeout) as lock:
-            return _carry_out(declarations, purge, lock, parallel, stop_at_failure, warn)
+            plans, host = _plans(declarations, purge, returns, True, warn)
+            return _carry_out(declarations, plans, host, lock, parallel, stop_at_failure)
     except (LockError, ToolstackError) as error:
         raise Refused(str(error)) from error
     except OSError as error:  # before anything began: the runner keeps its own
         raise Refused(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
+
+
+class Results(TypedDict, total=False):
+    """What a module returns for several domains; with ``failed`` the arguments of fail_json."""
+
+    changed: bool
+    domains: list[dict[str, Any]]
+    diff: dict[str, dict[str, Any]]
+    failed: bool
+    msg: str
+
+
+def together(results: list[Result]) -> Results:
+    changed = [each for each in results if each["changed"]]
+    whole: Results = {
+        "changed": bool(changed),
+        "domains": [{key: value for key, value in each.items() if key != "diff"} for each in results],
+        "diff": {
+            "before": {each["name"]: each["diff"]["before"] for each in changed},
+            "after": {each["name"]: each["diff"]["after"] for each in changed},
+        },
+    }
+    failures = [each["msg"] for each in results if each["failed"]]
+    if failures:
+        whole["failed"], whole["msg"] = True, " // ".join(failures)
+    return whole
+
+
+def parallel_of(value: int) -> int:
+    """How many domains are worked on at once."""
+    if not 1 <= value <= MAX_PARALLEL:
+        raise Refused(f"parallel: is {value}, must be 1..{MAX_PARALLEL}")
+    return value
 
 
 def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
@@ -118,9 +158,31 @@ def _look(declarations: list[Declaration]) -> Host:
     return observe(files, scheduling)
 
 
-def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Callable[[str], None]) -> tuple[list[Plan], Host]:
-    """What to do, after every check that needs the host."""
+def _settled(declarations: list[Declaration], purge: bool, warn: Callable[[str], None]) -> Host:
+    """A look at the host when none of these domains is in its end, where Xen still has its name, its memory and its disks."""
+    names = {declaration.name for declaration in declarations}
     host = _look(declarations)
+
+    def ending() -> list[Observed]:
+        dying = [one for one in host.domains if one.state == "dying"]
+        return [one for one in dying if base_name(one.domain.name) in names or (purge and host.owns(one))]
+
+    end = time.monotonic() + DYING_SECONDS
+    while ending() and time.monotonic() < end:
+        time.sleep(_BETWEEN)
+        host = _look(declarations)
+    for one in ending():
+        warn(
+            f"domain {one.domain.name}: has been ending for {DYING_SECONDS} s (id {one.domid}), and Xen keeps its name meanwhile"
+        )
+    return host
+
+
+def _plans(
+    declarations: list[Declaration], purge: bool, returns: bool, real: bool, warn: Callable[[str], None]
+) -> tuple[list[Plan], Host]:
+    """What to do, after every check that needs the host."""
+    host = _settled(declarations, purge, warn)
     plans, problems = [], []
     if purge:
         kept = {declaration.name for declaration in declarations}
@@ -140,15 +202,14 @@ def _plans(declarations: list[Declaration], purge: bool, real: bool, warn: Calla
     present = [declaration for declaration in declarations if declaration.state != "absent"]
     problems += filter(None, [cpu_refusal(declaration.domain, host) for declaration in present])
     kernels = preconditions.Kernels()
-    problems += preconditions.report([preconditions.check(each, host, kernels) for each in plans], real, warn)
+    problems += preconditions.report([preconditions.check(each, host, kernels, returns) for each in plans], real, warn)
     _refuse(problems)
     return plans, host
 
 
 def _carry_out(
-    declarations: list[Declaration], purge: bool, lock: Lock, parallel: int, stop_at_failure: bool, warn: Callable[[str], None]
+    declarations: list[Declaration], plans: list[Plan], host: Host, lock: Lock, parallel: int, stop_at_failure: bool
 ) -> list[Result]:
-    plans, host = _plans(declarations, purge, True, warn)
     if not any(each.phases or each.cleanup for each in plans):
         return [_result(each, {"failed": False, "steps": []}, host, host) for each in plans]
     hypercalls = bindings()

@@ -12,13 +12,14 @@ import stat
 from collections.abc import Callable
 
 from ..domain.observed import Host, base_name
-from ..domain.spec import BLOCK, Disk, Domain, Origin
+from ..domain.spec import BLOCK, Disk, Domain, Origin, plain_path
 from ..health.checks import lacking
 from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
 from ..plan.plan import Plan
 from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk
 from ..xen import disks
+from ..xen.mounts import IN_MEMORY, file_system, missing_mount, mounted
 from ..xen.observation import disk_size, kind_is_disk
 from ..xen.shared_storage import holder
 
@@ -52,12 +53,12 @@ class Kernels:
         return self._known[path]
 
 
-def check(plan: Plan, host: Host, kernels: Kernels) -> Findings:
-    """What stands in the way of ``plan``."""
+def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Findings:
+    """What stands in the way of ``plan``. ``returns``: it brings back what ran before, whose disks had been made."""
     findings = Findings()
     if plan.declaration.state == "absent":
         return findings
-    _check_origins(plan, host, findings)
+    _check_origins(plan, host, findings, returns)
     if any(isinstance(step, (Build, Attach)) for step in plan.steps):
         where, domain = f"domain {plan.name}", plan.wanted
         _check_kernel(where, domain, findings, kernels)
@@ -113,6 +114,7 @@ def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:
     if disk.format == "qcow2" and not disk_size(disk.path, "qcow2"):
         findings.problems.append(f"{where}: disks: {disk.path} is no qcow2 image: declare format: raw, or convert it")
         return
+    _check_names(f"{where}: disks: {disk.path}", disk.path, disk.format, findings)
     if stat.S_ISREG(status.st_mode) and disk.format == "raw" and status.st_size % BLOCK:
         seen = status.st_size // BLOCK * BLOCK
         findings.warnings.append(
@@ -127,7 +129,13 @@ def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:
             )
 
 
-def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
+def _check_names(where: str, path: str, form: str, findings: Findings) -> None:
+    problem = disks.names_another(path, form)
+    if problem:
+        findings.problems.append(f"{where}: {problem}")
+
+
+def _check_origins(plan: Plan, host: Host, findings: Findings, returns: bool) -> None:
     """Disks that are to be made or grown."""
     made = {step.origin.path for step in plan.steps if type(step) is MakeDisk}
     for origin in plan.declaration.origins:
@@ -135,7 +143,7 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
         there = host.disk_sizes.get(origin.path)
         if there is None:
             if origin.path in made:
-                _check_new(where, origin, plan, host, findings)
+                _check_new(where, origin, plan, host, findings, returns)
         elif origin.content is None and origin.size and there > origin.size:
             findings.problems.append(
                 f"{where}: has {there} bytes, declared are {origin.size}; shrinking would lose data:"
@@ -143,20 +151,18 @@ def _check_origins(plan: Plan, host: Host, findings: Findings) -> None:
             )
         elif not os.path.isfile(origin.path) and origin.size > there:
             findings.problems.append(f"{where}: is a device of {there} bytes and can't be grown to {origin.size}")
+        elif origin.size > there:
+            _check_names(where, origin.path, origin.format, findings)
 
 
-def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Findings) -> None:
-    problem = disks.place_problem(origin.path) or _in_the_way(origin.path)
+def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Findings, returns: bool) -> None:
+    problem = disks.place_problem(origin.path) or _in_the_way(origin.path) or _lost(origin, plan, host, returns)
     if problem:
         findings.problems.append(f"{where}: {problem}")
         return
-    whose = _whose(plan, origin.path, host) if origin.content is None else ""
-    if whose:
-        findings.problems.append(
-            f"{where}: was a disk of {whose} and is gone: is its file system mounted, its volume group active? An empty"
-            " one is not put in its place; if the data is lost indeed, create the file yourself"
-        )
-        return
+    kind = file_system(origin.path, mounted())
+    if kind in IN_MEMORY and origin.content is None:
+        findings.warnings.append(f"{where}: is created on {kind}, in Dom0's memory: the next boot of the host takes it away")
     if origin.source and not os.path.isfile(origin.source):
         findings.missing.append(f"{where}: its source {origin.source} is not a file on this host")
     elif origin.source:
@@ -165,6 +171,20 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
             findings.problems.append(f"{where}: source {origin.source}: {problem}")
     if _needs_qemu_img(origin) and not shutil.which("qemu-img"):
         findings.missing.append(f"{where}: needs qemu-img on this host: apt-get install qemu-utils")
+
+
+def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:
+    """Why an empty disk would stand in the place of one with data; None where it would not."""
+    if origin.content is not None:
+        return None
+    whose = _whose(plan, origin.path, host) or ("this domain" if returns else "")
+    if whose:
+        return (
+            f"was a disk of {whose} and is gone: is its file system mounted, its volume group active? An empty one is not put"
+            " in its place; if the data is lost indeed, create the file yourself"
+        )
+    missing = missing_mount(origin.path, mounted())
+    return f"nothing is mounted at {missing}, which this host's fstab or a unit of systemd names: mount it" if missing else None
 
 
 def _in_the_way(path: str) -> str | None:
@@ -179,7 +199,9 @@ def _in_the_way(path: str) -> str | None:
 
 def _whose(plan: Plan, path: str, host: Host) -> str:
     """Which domain had this disk, by a definition or by what runs; "" for none. A domain may have got another name."""
-    names = [base_name(one.domain.name) for one in host.domains if any(disk.path == path for disk in one.domain.disks)]
+    plain = plain_path(path)
+    users = [one for one in host.domains if any(plain_path(disk.path) == plain for disk in one.domain.disks)]
+    names = [base_name(one.domain.name) for one in users]
     names += host.defining(path)
     if not names:
         return ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 from .boot_line import ADDRESS_FIELDS, read_back
@@ -19,6 +20,7 @@ from .spec import CONTENT_PATH, Disk, Domain, Interface, RestartLimit
 # The image store's files, named by their content.
 _STORED = re.compile(r"/.*/([0-9a-f]{64})\.xen")
 _PLAIN = tuple(key for key in COMPARED if key not in ("maxmem", "cpus"))
+_VALUES = attrgetter(*_PLAIN)
 _DIGITS = 12
 
 
@@ -32,7 +34,8 @@ def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list
     report extra_config: the caller says in ``running`` what is known of it. An address is in the boot line, so that its
     path belongs to the option arguments: see `option_of`.
     """
-    differing = {key for key in _PLAIN if getattr(wanted, key) != getattr(running, key)}
+    same = _VALUES(wanted) == _VALUES(running)
+    differing = set() if same else {key for key in _PLAIN if getattr(wanted, key) != getattr(running, key)}
     # It follows memory where nothing else is declared.
     if (wanted.maxmem or wanted.memory) - wanted.memory != (running.maxmem or running.memory) - running.memory:
         differing.add("maxmem")

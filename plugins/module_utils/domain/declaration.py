@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import uuid as uuids
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +21,7 @@ from .cpus import cpu_set, cpu_text
 from .devices import DEVICE as DEVICE
 from .fields import DOMAIN, extra_key_refusal
 from .health import health_of
-from .options import Reader, SpecError, not_text, shown, text_problem
+from .options import Reader, SpecError, not_text, pattern_problem, shown, text_problem
 from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid, plain_path
 from .xl_config import ExtraValue
 
@@ -346,12 +345,9 @@ def _warm(reader: Reader, declaration: Declaration) -> None:
 
 def _pattern(reader: Reader, option: str) -> str:
     value = reader.text(option, "")
-    try:
-        with warnings.catch_warnings():  # of what a later Python may read otherwise
-            warnings.simplefilter("ignore")
-            re.compile(value)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise reader.fail(option, f"{shown(value)} is not a regular expression: {error}") from None
+    problem = pattern_problem(value)
+    if problem:
+        raise reader.fail(option, problem)
     return value
 
 

@@ -16,7 +16,7 @@ import shlex
 import urllib.parse
 from typing import Any
 
-from .options import Reader
+from .options import Reader, pattern_problem
 from .spec import HEALTH_KINDS, Health
 
 # The options of each kind, beside `within`.
@@ -43,6 +43,9 @@ RECORD_TYPES = (
 _NO_RECORDS = (0, 41, *range(249, 256))
 # Longer than any address that is meant; below the 8 KiB that web servers take for a request line.
 MAX_URL = 2000
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+# Of a command, all words together: less than what Linux starts a program with (MAX_ARG_STRLEN, 128 KiB for one word).
+MAX_COMMAND = 100_000
 MAX_PATTERN = 1000
 MAX_NAME, MAX_LABEL = 253, 63  # RFC 1035, section 2.3.4, as text
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
@@ -210,10 +213,9 @@ def _console(reader: Reader) -> dict[str, Any]:
     pattern = _not_empty(reader, "console", "a regular expression that a line must match")
     if len(pattern) > MAX_PATTERN:
         raise reader.fail("console", f"has {len(pattern)} characters, must have at most {MAX_PATTERN}")
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise reader.fail("console", f"{_shown(pattern)} is not a regular expression: {error}") from None
+    problem = pattern_problem(pattern)
+    if problem:
+        raise reader.fail("console", problem)
     return {"target": pattern}
 
 
@@ -231,6 +233,9 @@ def _command(reader: Reader) -> dict[str, Any]:
             word.encode("utf-8")
         except UnicodeEncodeError:
             raise reader.fail("command", "is not valid text (UTF-8)") from None
+    size = sum(len(word.encode("utf-8")) + 1 for word in words)
+    if size > MAX_COMMAND:
+        raise reader.fail("command", f"has {size} bytes, must have at most {MAX_COMMAND}")
     return {"target": " ".join(map(shlex.quote, words)), "command": tuple(words)}
 
 
@@ -258,20 +263,37 @@ def _host(reader: Reader, option: str, host: str) -> str:
         try:
             if "%" in host:
                 raise ValueError
-            ipaddress.IPv6Address(host[1:-1])
+            address = ipaddress.IPv6Address(host[1:-1])
         except ValueError:
             raise reader.fail(option, f"{_shown(host)} must be an IPv6 address without a zone, as in [2001:db8::1]") from None
+        _of_one_service(reader, option, host, address.ipv4_mapped or address)
         return host[1:-1]
     try:
-        return str(ipaddress.IPv4Address(host))
+        literal = ipaddress.IPv4Address(host)
     except ValueError:
         pass
+    else:
+        _of_one_service(reader, option, host, literal)
+        return str(literal)
     _check_name(reader, option, host, _HOST_LABEL)
     last = host.rstrip(".").rpartition(".")[2]
     if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", last):
         # inet_aton(3), and so every resolver, would take 10.1 and 0x7f.1 for addresses.
         raise reader.fail(option, f"{_shown(host)} is neither a name nor an IPv4 address, as in 10.0.0.10")
     return host
+
+
+def _of_one_service(reader: Reader, option: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """Linux connects the zero address to the host itself, whose own services would pass the check."""
+    why = ""
+    if address.is_unspecified:
+        why = "is zero, and would ask Dom0 itself"
+    elif address.is_multicast or address == _BROADCAST:
+        why = "is the address of many, and a service has one of its own"
+    elif address.version == 6 and address.is_link_local:
+        why = "is link-local, which needs a zone: use another address of the domain"
+    if why:
+        raise reader.fail(option, f"{_shown(host)} {why}")
 
 
 def _check_name(reader: Reader, option: str, name: str, label: re.Pattern[str]) -> None:

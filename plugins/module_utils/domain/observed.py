@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from .spec import CONTENT_PATH, Domain, owned
+from .spec import CONTENT_PATH, Domain, owned, plain_path
 
 
 def base_name(name: str) -> str:
@@ -18,6 +18,8 @@ def base_name(name: str) -> str:
     return name.split("~")[0]
 
 
+# A disk's path in a definition, as xl_config quotes it.
+_TARGET, _ESCAPED = re.compile(r'target=((?:[^"\\]|\\.)*)"'), re.compile(r"\\(.)")
 # The first line of an intent: the state of the domain before the change.
 _REPLACES = "# replaces: "
 
@@ -100,10 +102,19 @@ class Host:
         """Paths of the disks made from content that was declared for the domain, now or earlier."""
         return self._contents.get(name, [])
 
+    @cached_property
+    def _defining(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        # An intent is written when its disks are there.
+        begun = [(name, intent.text) for name, intent in self.intents.items()]
+        for name, text in [*self.definitions.items(), *begun]:
+            for quoted in _TARGET.findall(text):
+                found.setdefault(plain_path(_ESCAPED.sub(r"\1", quoted)), []).append(name)
+        return found
+
     def defining(self, path: str) -> list[str]:
-        """The names of the definitions that have a disk at ``path``, as xl_config writes it."""
-        words = "target=" + path.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return [name for name, text in self.definitions.items() if words in text]
+        """The names under which a definition, or a change that was begun, has a disk at ``path``, however it is spelt."""
+        return self._defining.get(plain_path(path), [])
 
     @property
     def ours(self) -> set[str]:

@@ -11,7 +11,9 @@ same answer.
 from __future__ import annotations
 
 import datetime
+import decimal
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,9 +25,9 @@ T = TypeVar("T")
 # As ansible.module_utils.parsing.convert_bool reads them.
 _TRUE = {"y", "yes", "on", "1", "true", "t"}
 _FALSE = {"n", "no", "off", "0", "false", "f"}
-_WHOLE = re.compile(r"\s*([+-]?[0-9]{1,18})(?:\.0*)?\s*")
 _MAX_SHOWN = 80
-_MAX_NUMBER = 1 << 63
+# Far above every bound; the number 1e999999999 would take all memory.
+MAX_DIGITS = 18
 
 
 class SpecError(ValueError):
@@ -64,6 +66,27 @@ def text_problem(value: str) -> str:
         value.encode("utf-8")
     except UnicodeEncodeError:
         return "is not valid text (UTF-8)"
+    return ""
+
+
+def whole_number(text: str) -> int | str:
+    """The whole number that a text is to Ansible (64, 64.0, 6.4e1, digits of any script); the text when it is none."""
+    try:
+        number = decimal.Decimal(text.strip())
+        whole = number.is_finite() and number.adjusted() < MAX_DIGITS and number == number.to_integral_value()
+    except decimal.DecimalException:
+        return text
+    return int(number) if whole else text
+
+
+def pattern_problem(text: str) -> str:
+    """Why a text is no regular expression; "" when it is one."""
+    try:
+        with warnings.catch_warnings():  # of what a later Python may read otherwise
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{shown(text)} is not a regular expression: {error}"
     return ""
 
 
@@ -125,8 +148,8 @@ class Reader:
     def number(self, option: str, default: int, low: int, high: int, unit: str) -> int:
         self.known.append(option)
         value = self.options.get(option, default)
-        if isinstance(value, str) and _WHOLE.fullmatch(value):
-            value = int(_WHOLE.fullmatch(value)[1])  # type: ignore[index]
+        if isinstance(value, str):
+            value = whole_number(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):

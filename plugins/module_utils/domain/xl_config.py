@@ -51,7 +51,9 @@ def quote(text: str) -> str:
     """A string for xl's parser (xen/tools/libs/util/libxlu_cfg_l.l): only \\ and \" are special to it."""
     if CONTROL.search(text):
         raise ValueError("a control character can't be written to an xl file")
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if "\\" in text or '"' in text:
+        text = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 def _list(items: Iterable[str]) -> str:

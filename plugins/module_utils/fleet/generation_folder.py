@@ -11,15 +11,17 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from ..image.store import write_whole
 from . import generations
 from .generations import Generation, GenerationError
 
 FOLDER = "/var/lib/unikernels/generations"
+# What happened to one domain, as the engine reports it.
+Outcome = TypeVar("Outcome", bound=Mapping[str, Any])
 _FILE = re.compile(r"([0-9]{6,9})\.json")
 
 
@@ -72,10 +74,10 @@ def back(
     folder: str,
     to: Any,
     names: list[str],
-    apply: Callable[[list[dict[str, Any]]], list[dict[str, Any]]],
+    apply: Callable[[list[dict[str, Any]]], list[Outcome]],
     note: Generation,
     check: bool,
-) -> tuple[Generation, list[dict[str, Any]], bool]:
+) -> tuple[Generation, list[Outcome], bool]:
     """Bring a generation back with ``apply``: it, what happened to each domain, and whether a generation was written."""
     kept, problems = listing(folder)
     if not kept:
@@ -88,6 +90,22 @@ def back(
     new = dataclasses.replace(new, by=note.by, revision="", rollout=note.rollout, time="", result=result)
     _number, written = record(folder, new, check)
     return target, results, written
+
+
+def overview(folder: str, to: Any, names: list[str]) -> dict[str, Any]:
+    """All generations, and with ``to`` what bringing that one back would take. GenerationError where it can't be."""
+    kept, problems = listing(folder)
+    result: dict[str, Any] = {"generations": [generations.summary_of(one) for one in kept], "problems": problems}
+    if to is None:
+        return result
+    target = generations.target_of(kept, to)
+    generations.to_apply(kept, target, names)
+    summary = generations.summary_of(target)
+    chosen = [one for one in summary["domains"] if one["image"] and one["name"] in (names or target.names)]
+    result["target"] = summary
+    result["images"] = {one["image"]: one["sha256"] for one in chosen}
+    result["differences"] = generations.differences(target, kept[-1])
+    return result
 
 
 def _now() -> str:

@@ -115,7 +115,9 @@ def flag(value: Any) -> bool | None:
     """A yes or no as Ansible's users write it; None when it is something else."""
     if isinstance(value, bool):
         return value
-    word = str(value).strip().lower() if isinstance(value, (str, int)) else ""
+    if isinstance(value, int):
+        return {0: False, 1: True}.get(value)  # not by its text: one with thousands of digits has none
+    word = value.strip().lower() if isinstance(value, str) else ""
     return True if word in _TRUE else False if word in _FALSE else None
 
 

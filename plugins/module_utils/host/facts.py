@@ -36,6 +36,23 @@ def os_release() -> tuple[str, str]:
     return found.get("ID", ""), found.get("VERSION_ID", "")
 
 
+def of_xen(info: dict[str, str]) -> dict[str, Any]:
+    """What is read from ``xl info`` alone, which says nothing where Xen does not run."""
+    capabilities = info.get("virt_caps", "").split()
+    return {
+        "pvh_capable": "hvm" in capabilities,
+        "xen_version": info.get("xen_version", ""),
+        "xen_arguments": info.get("xen_commandline", ""),
+        "capabilities": capabilities,
+        "topology": {
+            "nodes": int(info.get("nr_nodes", 1)),
+            "cores_per_socket": int(info.get("cores_per_socket", 1)),
+            "threads_per_core": int(info.get("threads_per_core", 1)),
+        },
+        "free_memory": int(info.get("free_memory", 0)),
+    }
+
+
 def secure_boot() -> bool:
     # The variable's value follows four bytes of attributes (Linux: Documentation/filesystems/efivarfs.rst).
     for path in glob.glob("/sys/firmware/efi/efivars/SecureBoot-*"):
@@ -159,8 +176,7 @@ def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
     distribution, release = os_release()
     device = uplink()
     memory = int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
-    flags = re.search(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)
-    words = flags.group(1).split() if flags else []
+    words = " ".join(re.findall(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)[:1]).split()
     total = int(xen.get("total_memory", 0))
     linux_arguments = read("/proc/cmdline").strip()
     return {
@@ -171,15 +187,8 @@ def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
         # Xen hides both flags from its Dom0.
         "hardware_virtualization": under_xen or "vmx" in words or "svm" in words,
         "under_xen": under_xen,
-        "pvh_capable": "hvm" in xen.get("virt_caps", "").split(),
-        "xen_version": xen.get("xen_version", ""),
+        **of_xen(xen),
         "dom0_kernel": platform.release(),
-        "capabilities": xen.get("virt_caps", "").split(),
-        "topology": {
-            "nodes": int(xen.get("nr_nodes", 1)),
-            "cores_per_socket": int(xen.get("cores_per_socket", 1)),
-            "threads_per_core": int(xen.get("threads_per_core", 1)),
-        },
         "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
         "boot_menu_stale": boot_menu_stale(),
         "boot": state(),
@@ -195,11 +204,9 @@ def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
         "needs_router_advertisements": needs_router_advertisements(),
         "foreign_domains": foreign_domains() if under_xen else [],
         "written_arguments": written_arguments(read(MENU_PART)),
-        "xen_arguments": xen.get("xen_commandline", ""),
         "linux_arguments": linux_arguments,
         "secure_boot": secure_boot(),
         "memory": total or memory,
-        "free_memory": int(xen.get("free_memory", 0)),
         "dom0_memory": memory if under_xen else 0,
         "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,
         "free_disk": shutil.disk_usage("/").free >> 20,

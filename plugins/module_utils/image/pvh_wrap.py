@@ -62,7 +62,10 @@ def _note(owner: bytes, kind: int, data: bytes) -> bytes:
 
 
 def _entry_code(base: int, linux_entry: int, initramfs_at: int, initramfs_size: int, prefix: bytes) -> bytes:
-    """The bytes at ``base``: code, then a module list entry, then ``prefix``; room for the line follows."""
+    """The bytes at ``base``: code, then a module list entry, then ``prefix``; room for the line follows.
+
+    The code's source for an assembler is tests/unit/image/entry.S; the unit tests compare. Who builds a stand-in needs none.
+    """
     code_size = 128
     modlist = base + code_size
     prefix_at = modlist + 32

@@ -18,12 +18,12 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ..domain.compare import differences, view
+from ..domain.compare import differences
 from ..domain.observed import Host, Observed
 from ..domain.options import SpecError
 from ..domain.spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Domain, Origin
 from ..domain.xl_config import xl_config
-from .plan import Former, Phase, Plan
+from .plan import Former, Phase, Plan, Side
 from .recovery import confirmed, former_of, grows, resume
 from .replace import create, healthy, live, live_phases, replace
 from .steps import (
@@ -40,6 +40,7 @@ from .steps import (
     Step,
     Undefine,
     Unpause,
+    WriteIntent,
 )
 
 
@@ -88,13 +89,10 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     if name in host.intents and not any(isinstance(step, (Define, RemoveIntent)) for phase in phases for step in phase.steps):
         phases.append(Phase(f"clear_up {name}", (RemoveIntent(name),), final=True, quiet=True))
     shown = host.find(name) or host.find(name + PREVIOUS)
-    present = declaration.state != "absent"
-    after = view(wanted if present else None, declaration.state, present and declaration.autostart, wanted)
-    before = after
-    if any(not phase.quiet for phase in phases + cleanup):
-        state = _state_of(shown, case.definition is not None)
-        before = view(current.domain if current and shown else None, state, name in host.autostart, wanted)
-    return Plan(declaration, wanted, tuple(phases), former, before, after, differs, tuple(cleanup))
+    seen = Side(
+        current.domain if current and shown else None, _state_of(shown, case.definition is not None), name in host.autostart
+    )
+    return Plan(declaration, wanted, tuple(phases), former, seen, differs, tuple(cleanup))
 
 
 def identity(declaration: Declaration, host: Host) -> Domain:
@@ -175,7 +173,9 @@ def _in_state(case: Case, current: Observed, resumed: bool) -> list[Phase]:
         return []
     define = Define(name, case.text)
     if declaration.state == "running" and current.state == "paused":
-        return [Phase(f"unpause {name}", (Unpause(name), healthy(declaration), define))]
+        # After a death what runs has a definition, and was never healthy all the same.
+        intent = WriteIntent(name, case.definition or case.text, current.state)
+        return [Phase(f"unpause {name}", (intent, Unpause(name), healthy(declaration), define))]
     if declaration.state == "running" and not case.checked:
         return [Phase(f"check {name}", (healthy(declaration), define))]
     if declaration.state == "paused" and current.state == "running":

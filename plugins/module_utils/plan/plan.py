@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from ..domain.compare import view
 from ..domain.spec import OVERHEAD_MIB, Declaration, Domain
 from .steps import Build, Step
 
@@ -47,19 +49,39 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Side:
+    """One side of a diff; ``domain``: None where there is none to show."""
+
+    domain: Domain | None
+    state: str
+    autostart: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     declaration: Declaration
     wanted: Domain  # the declared domain with the identity that it has or is to have
     phases: tuple[Phase, ...]
     former: Former
-    before: dict[str, Any]
-    after: dict[str, Any]
+    seen: Side
     differs: tuple[str, ...] = ()  # the options in which the running domain is not what is declared
     cleanup: tuple[Phase, ...] = ()  # when a last look has found everything as declared: what only the old domain had read
 
     @property
     def name(self) -> str:
         return self.declaration.name
+
+    # Worked out when they are asked for: most domains of a run need no change, and a diff is a third of a plan.
+
+    @cached_property
+    def before(self) -> dict[str, Any]:
+        return view(self.seen.domain, self.seen.state, self.seen.autostart, self.wanted) if self.changed else self.after
+
+    @cached_property
+    def after(self) -> dict[str, Any]:
+        present = self.declaration.state != "absent"
+        wanted = self.wanted if present else None
+        return view(wanted, self.declaration.state, present and self.declaration.autostart, self.wanted)
 
     @property
     def changed(self) -> bool:

@@ -128,8 +128,8 @@ def way_back(name: str, host: Host, former: Former) -> list[Step]:
         # Until the rename it is NAME~prev, and is put back again by whoever comes next.
         steps += [JoinBridge(name + PREVIOUS), Rename(name + PREVIOUS, name), ReopenConsoles()]
         steps += [Unpause(name)] if former.state == "running" else []
-    elif current and current.alive and current.domid == former.domid:
-        steps += _as_it_was(name, current, former)
+    elif current and current.alive and former.domain and current.domid == former.domid:
+        steps += _as_it_was(name, current, former.state, former.domain)
     elif former.alive and former.text is not None:
         steps += [Destroy(name)] if current else []
         steps.append(Build(name, former.text, defined_memory(former.text), "format=qcow2" in former.text))
@@ -139,16 +139,14 @@ def way_back(name: str, host: Host, former: Former) -> list[Step]:
     return steps + _files(name, host, former, returns)
 
 
-def _as_it_was(name: str, current: Observed, former: Former) -> list[Step]:
+def _as_it_was(name: str, current: Observed, state: str, domain: Domain) -> list[Step]:
     """The old domain, still under its name."""
-    if former.state == "running" and current.state == "paused":
+    if state == "running" and current.state == "paused":
         return [JoinBridge(name), Unpause(name)]
-    if former.state == "paused" and current.state == "running":
+    if state == "paused" and current.state == "running":
         return [Pause(name)]
-    if former.domain is None:
-        return []
-    known = dataclasses.replace(current.domain, extra_config=former.domain.extra_config)
-    return live(name, former.domain, current, tuple(differences(former.domain, known)), force=True)
+    known = dataclasses.replace(current.domain, extra_config=domain.extra_config)
+    return live(name, domain, current, tuple(differences(domain, known)), force=True)
 
 
 def _files(name: str, host: Host, former: Former, returns: bool) -> list[Step]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
-from ..domain.fields import DISK, DOMAIN, argument_spec
+from ..domain.fields import DISK, DOMAIN, Field, argument_spec
+from ..domain.options import whole_number
 
 
 def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]]:
@@ -26,13 +27,28 @@ def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]
     for domain in domains:
         secrets |= _contents(domain)
         given = _given(domain)
+        if not _numbers_hold(given, DOMAIN):
+            options.append(given)  # Ansible would work out every digit of 1e999999999
+            continue
         try:
             result = validator.validate(given)
-        except (ArithmeticError, ValueError, TypeError):  # as a number without an end, on which Ansible's own conversion fails
+        except (ArithmeticError, ValueError, TypeError, RecursionError):  # as a number without an end: Ansible's conversion fails
             options.append(given)
         else:
             options.append(given if result.error_messages else result.validated_parameters)
     return options, secrets
+
+
+def _numbers_hold(options: dict[str, Any], fields: tuple[Field, ...]) -> bool:
+    """Is every text in the place of a number one of reasonable length?"""
+    for field in fields:
+        value = options.get(field.name)
+        if field.type == "int" and isinstance(value, str) and isinstance(whole_number(value), str):
+            return False
+        devices = value if field.options and isinstance(value, list) else []
+        if not all(_numbers_hold(device, field.options) for device in devices if isinstance(device, dict)):
+            return False
+    return True
 
 
 def _contents(domain: dict[str, Any]) -> set[str]:

@@ -48,7 +48,8 @@ def place_problem(path: str) -> str | None:
     real = os.path.realpath(path)
     if real == "/dev" or real.startswith("/dev/"):
         return "is below /dev, where nothing is created or removed: is its volume group active?"
-    return None
+    kernels = next((top for top in ("/proc", "/sys") if real == top or real.startswith(top + "/")), "")
+    return f"is below {kernels}, which holds the kernel's own files and no disks" if kernels else None
 
 
 def make(origin: Origin) -> None:
@@ -95,6 +96,9 @@ def make(origin: Origin) -> None:
 
 def grow(origin: Origin) -> None:
     """To its declared size. Its domain must not run: a guest doesn't expect it."""
+    problem = names_another(origin.path, origin.format)
+    if problem:
+        raise ToolstackError(f"disk {origin.path}: {problem}")
     try:
         _enlarge(origin.path, origin)
     except OSError as error:
@@ -174,6 +178,14 @@ def source_format(path: str) -> str:
     if head[64:68] == b"\x7f\x10\xda\xbe":
         return "vdi"
     return "raw"
+
+
+def names_another(path: str, form: str) -> str | None:
+    """Would QEMU, which opens a domain's qcow2 disk as root, read another file because of it? One line, or None.
+
+    A raw disk is opened by its declared format, whatever its guest has written to it.
+    """
+    return source_problem(path) if form == "qcow2" else None
 
 
 def source_problem(path: str) -> str | None:

@@ -11,17 +11,15 @@ domain is started. Here it is only asked for, so that a refusal is one line and 
 from __future__ import annotations
 
 import fcntl
-import os
 import platform
-import re
 from typing import Any
 
 from ..domain.options import text_problem
 from ..domain.spec import Disk
+from .mounts import file_system, mounted
 
 # Names of file systems in /proc/self/mountinfo (Linux: Documentation/filesystems/proc.rst, 3.5).
 _SHARED = {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.ceph", "fuse.glusterfs", "ocfs2", "gfs2"}
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def with_shared(options: Any) -> Any:
@@ -29,7 +27,7 @@ def with_shared(options: Any) -> Any:
     disks = options.get("disks") if isinstance(options, dict) else None
     if not isinstance(disks, list) or not disks:
         return options
-    mounts = _mounts()
+    mounts = mounted()
     return {**options, "disks": [_judged(disk, mounts) for disk in disks]}
 
 
@@ -38,25 +36,7 @@ def _judged(disk: Any, mounts: dict[str, str]) -> Any:
         return disk
     if text_problem(disk["path"]):  # refused later, in the user's words
         return disk
-    return {**disk, "shared": True} if _file_system(disk["path"], mounts) in _SHARED else disk
-
-
-def _mounts() -> dict[str, str]:
-    """Mount point -> file system."""
-    found = {}
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            left, _dash, right = line.partition(" - ")
-            # The kernel writes a space, a tab, a newline and a backslash as octal numbers, every other byte as it is.
-            found[_OCTAL.sub(lambda byte: chr(int(byte[1], 8)), left.split(" ")[4])] = right.split(" ")[0]
-    return found
-
-
-def _file_system(path: str, mounts: dict[str, str]) -> str:
-    folder = os.path.realpath(path)
-    while folder not in mounts and folder != "/":
-        folder = os.path.dirname(folder)
-    return mounts.get(folder, "")
+    return {**disk, "shared": True} if file_system(disk["path"], mounts) in _SHARED else disk
 
 
 def holder(disk: Disk, name: str) -> str:

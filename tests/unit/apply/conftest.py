@@ -43,6 +43,7 @@ def xen(tmp_path, monkeypatch):
     monkeypatch.setattr(converge, "available", lambda: True)
     monkeypatch.setattr(converge.os, "geteuid", lambda: 0)
     monkeypatch.setattr(converge, "bridge_networks", dict)
+    monkeypatch.setattr(converge, "_BETWEEN", 0.0)
     monkeypatch.setattr(module("apply.runner"), "_BETWEEN", 0.0)
     monkeypatch.setattr(module("xen.devices"), "DEVICE_SECONDS", 0.3)
     monkeypatch.setattr(module("apply.perform"), "DESTROY_SECONDS", 0.3)

@@ -52,7 +52,7 @@ class Xen:
         rows = ["Name ID Mem VCPUs State Time(s) UUID Reason-Code Security Label"]
         for one, record in self.domains.items():
             if name in (None, one):
-                state = {"running": "-b----", "paused": "--p---", "shutdown": "---s--"}[record["state"]]
+                state = {"running": "-b----", "paused": "--p---", "shutdown": "---s--", "dying": "-----d"}[record["state"]]
                 reason = {"": "-", "poweroff": "0", "reboot": "1", "crash": "3"}[record["reason"]]
                 memory = record["config"]["memory"]
                 rows.append(

@@ -336,6 +336,7 @@ def test_a_domain_of_a_name_that_is_not_ours_is_left_alone(xen, converge):
 
 
 def test_purge_removes_what_is_ours_and_not_declared(xen, converge):
+    xen.xl_shutdown = xen.xl_destroy
     converge({"name": "www"}, {"name": "old"})
     results = converge({"name": "www"}, purge=True)
     assert [(one["name"], one["state"]) for one in results] == [("www", "running"), ("old", "absent")]

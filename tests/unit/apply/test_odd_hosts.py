@@ -222,6 +222,39 @@ def test_one_that_ends_between_a_look_and_its_pause_is_no_failure(xen, converge)
     assert done["failed"] is False and memories(xen) == {"www": ("running", 20)}
 
 
+@pytest.mark.parametrize("name", ["www", "www~prev"])
+@pytest.mark.parametrize("declared", [{}, {"state": "stopped"}, {"state": "absent"}])
+def test_one_that_is_ending_is_waited_for(xen, converge, name, declared):
+    """Xen keeps its name and its memory until it has ended: a create before that fails."""
+    converge({"name": "www"})
+    record = xen.domains.pop("www")
+    looks = []
+
+    def ends():
+        looks.append(1)
+        if len(looks) == 4:
+            del xen.domains[name]
+
+    xen.hooks["xl info"] = ends
+    for check in (True, False):
+        looks.clear()
+        xen.domains[name] = {**record, "state": "dying"}
+        done = converge({"name": "www", **declared}, check=check)
+        assert done["failed"] is False and len(looks) >= 4 and converge.warnings == []
+    assert memories(xen) == ({} if declared else {"www": ("running", 16)})
+
+
+def test_one_that_does_not_end_is_named_and_the_others_are_looked_after(xen, converge, monkeypatch):
+    monkeypatch.setattr(engine, "DYING_SECONDS", 0.05)
+    converge({"name": "www"})
+    xen.domains["www"]["state"] = "dying"
+    xen.xl_destroy = lambda _word: (0, "", "")
+    www, db = converge({"name": "www"}, {"name": "db"}, parallel=2)
+    assert any("domain www: has been ending for 0.05 s (id 1), and Xen keeps its name" in line for line in converge.warnings)
+    assert www["failed"] and "already exists" in www["msg"] and www["state"] == "dying"
+    assert db["failed"] is False and db["state"] == "running"
+
+
 def test_one_that_can_not_be_paused_is_a_failure(xen, converge):
     converge({"name": "www"})
     xen.hooks["xl pause www~prev"] = lambda: (1, "libxl: error: no")
@@ -305,6 +338,7 @@ def test_a_policy_that_is_no_text_is_one_line(xen, converge, name):
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_a_domain_whose_memory_others_need_ends_first(xen, converge, parallel):
     """The check before the run counts on it; in the order of the declaration Xen would have no memory left."""
+    xen.xl_shutdown = xen.xl_destroy
     converge({"name": "old"})
     xen.free = 40
     xen.hooks["xl create"] = lambda: (3, "Out of memory") if {"old", "a"} <= set(xen.domains) else None
@@ -313,11 +347,12 @@ def test_a_domain_whose_memory_others_need_ends_first(xen, converge, parallel):
 
 
 def test_where_there_is_room_the_order_is_the_declared_one(xen, converge):
+    xen.xl_shutdown = xen.xl_destroy
     converge({"name": "old"})
     calls = len(xen.calls)
     converge({"name": "new"}, purge=True)
-    done = [call for call in xen.calls[calls:] if call.startswith(("xl create", "xl destroy"))]
-    assert [call.split()[1] for call in done] == ["create", "destroy"]
+    done = [call for call in xen.calls[calls:] if call.startswith(("xl create", "xl shutdown"))]
+    assert [call.split()[1] for call in done] == ["create", "shutdown"]
 
 
 def test_a_file_that_can_not_be_replaced_is_named_and_not_its_draft(xen, converge, monkeypatch):

@@ -68,6 +68,16 @@ def test_what_has_none_is(key):
         {"live": "maybe"},
         {"memory": "lots"},
         {"memory": 1.5},
+        {"memory": "1.5"},
+        {"memory": "1e3"},
+        {"memory": "6_4"},
+        {"memory": "\u0666\u0664"},
+        {"memory": " 64 "},
+        {"memory": "+64"},
+        {"memory": "0x40"},
+        {"memory": "64,0"},
+        {"memory": "nan"},
+        {"memory": "9" * 5000},
         {"state": "up"},
         {"cpus": 3},
         {"interfaces": [{"bridge": "xenbr0", "mtu": "9000"}]},
@@ -115,6 +125,28 @@ def test_a_definition_has_no_key_that_extra_config_could_say_again():
     ).domain  # fmt: skip
     keys = [line.split(" = ")[0] for line in xl_config(domain).splitlines() if not line.startswith("#")]
     assert sorted(keys) == sorted(field.xl[0] for field in fields.DOMAIN if field.xl)
+
+
+def nested(depth, kind):
+    value = 1
+    for _level in range(depth):
+        value = [value] if kind is list else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, "1e999999999", nested(2000, list), nested(2000, dict)], ids=["digits", "exponent", "lists", "mappings"]
+)
+@pytest.mark.parametrize("option", [field.name for field in fields.DOMAIN if field.name != "name"])
+def test_a_value_without_measure_is_one_short_line(option, value):
+    """None that takes minutes, or the stack."""
+    device = {"path": "/d", "size": value, "bridge": "b", "mtu": value}
+    declared = {"name": "www", "kernel": "/k", "interfaces": [device], "disks": [device], option: value}
+    for options in (declared, typed([declared])[0][0]):
+        try:
+            declaration_of(options, "h")
+        except SpecError as refusal:
+            assert "\n" not in str(refusal) and len(str(refusal)) < 1000
 
 
 @pytest.mark.parametrize("value", [None, True, 10**30, float("nan"), "", "{", ["x"], [[None]], {"a": {"b": None}}])

@@ -80,6 +80,7 @@ def test_text_is_taken_for_what_it_says():
     unikernel = fleet.hosts["h"].unikernels[0]
     assert (unikernel["autostart"], unikernel["live"], unikernel["disks"][0]["shared"]) == (False, True, True)
     assert flag("perhaps") is None
+    assert (flag(1), flag(0), flag(2), flag(1 << 20_000)) == (True, False, None, None)
 
 
 def fleet_of(first, second, **values):

@@ -157,6 +157,14 @@ def test_wrong_urls(url, problem):
         ({"tcp": "::1:80"}, "in brackets"),
         ({"tcp": "[::1]"}, "must be ADDRESS:PORT"),
         ({"tcp": "[fe80::1%1]:80"}, "without a zone"),
+        ({"tcp": "0.0.0.0:80"}, "'0.0.0.0' is zero, and would ask Dom0 itself"),
+        ({"tcp": "[::]:80"}, "is zero, and would ask Dom0 itself"),
+        ({"tcp": "[::ffff:0.0.0.0]:80"}, "is zero, and would ask Dom0 itself"),
+        ({"tcp": "255.255.255.255:80"}, "is the address of many"),
+        ({"tcp": "[::ffff:224.0.0.1]:80"}, "is the address of many"),
+        ({"tcp": "[fe80::1]:80"}, "is link-local, which needs a zone"),
+        ({"http": "http://[ff02::1]/"}, "is the address of many"),
+        ({"dns": "a@224.0.0.251"}, "is the address of many"),
         ({"tcp": "a@b:80"}, "not a label"),
         ({"tcp": "a/b:80"}, "not a label"),
         ({"dns": "www"}, "must be NAME@ADDRESS"),
@@ -199,6 +207,8 @@ def test_wrong_urls(url, problem):
         ({"command": ["true"]}, "must be the absolute path"),
         ({"command": ["/bin/true", "a\0"]}, "zero byte"),
         ({"command": ["/bin/true", "\ud800"]}, "not valid text"),
+        ({"command": ["/bin/true", "é" * 50_000]}, "command: has 100011 bytes, must have at most 100000"),
+        ({"command": ["/bin/true"] * 20_000}, "must have at most 100000"),
     ],
 )
 def test_wrong(health, problem):

@@ -1,12 +1,19 @@
 """A kernel, an initramfs and a prefix become one image that says what it is."""
 
+import pathlib
 import shutil
 import struct
 import subprocess
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import inspect
-from ansible_collections.unikernels.xen.plugins.module_utils.image.pvh_wrap import cpio, payload_of, wrap
+from ansible_collections.unikernels.xen.plugins.module_utils.image.pvh_wrap import (
+    _CMDLINE_ROOM,
+    _entry_code,
+    cpio,
+    payload_of,
+    wrap,
+)
 
 from tests.guests import guest
 
@@ -33,6 +40,26 @@ def test_the_entry_code_points_at_initramfs_and_kernel():
     assert size == len(initramfs)
     assert start % (2 << 20) == 0
     assert struct.pack("<BI", 0xB8, 0x100000) + b"\xff\xe0" in code  # mov eax, kernel's entry; jmp eax
+
+
+@pytest.mark.skipif(not (shutil.which("as") and shutil.which("objcopy")), reason="needs binutils")
+def test_the_entry_code_is_what_an_assembler_makes_of_its_source(tmp_path):
+    base, linux, prefix = 0x1234000, 0x1000370, b"console=hvc0 -- "
+    code = _entry_code(base, linux, 0x800000, 5000, prefix)
+    behind = {
+        "MODLIST": base + 128,
+        "PREFIX": base + 160,
+        "LINE": base + 160 + len(prefix),
+        "ROOM": _CMDLINE_ROOM,
+        "LINUX": linux,
+    }
+    symbols = [word for name, value in behind.items() for word in ("--defsym", f"{name}={value}")]
+    source, binary = pathlib.Path(__file__).with_name("entry.S"), tmp_path / "entry"
+    subprocess.run(["as", "--32", *symbols, "-o", str(tmp_path / "o"), str(source)], check=True)
+    subprocess.run(["objcopy", "-O", "binary", "-j", ".text", str(tmp_path / "o"), str(binary)], check=True)
+    assembled = binary.read_bytes()
+    assert code[: len(assembled)] == assembled
+    assert set(code[len(assembled) : 128]) == {0xF4}, "hlt, up to the module list"
 
 
 def test_cpio_is_read_by_cpio():

@@ -127,6 +127,44 @@ def test_one_fault_at_any_step(pair, error, late):
         assert_reached(model, declaration)
 
 
+STATES = ("running", "paused", "stopped", "absent")
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("state", STATES)
+@pytest.mark.parametrize("before", STATES)
+def test_one_fault_at_any_step_of_a_change_of_state_alone(before, state, error, late):
+    """Nothing else differs: the domain that runs is the one that is changed, and that the way back finds."""
+    options = {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}], "disks": [{"content": "one"}]}
+    old, new = declare(state=before, **options), declare(state=state, **options)
+    start = settled(old)
+    for number in range(steps_of(start, new)):
+        model = copy(start)
+        model.faults, model.late = {number: error}, late
+        outcome = run(model, new)
+        if outcome is not None and outcome["failed"]:
+            assert_sane_after_failure(model, old, new, outcome)
+            if outcome["rolled_back"]:
+                assert model.domains[NAME].state == before
+        assert run(model, new)["failed"] is False
+        assert_reached(model, new)
+
+
+@pytest.mark.parametrize("dies", [None, 0, 1, 2, 3])
+def test_a_paused_domain_that_is_not_healthy_when_it_runs_is_paused_again(dies):
+    old, new = declare(state="paused"), declare()
+    model = settled(old)
+    model.sick = set(model.definitions.values())
+    if dies is not None:
+        model.faults = {dies: Died()}
+        run(model, new)
+    outcome = run(model, new)
+    assert outcome["failed"] and outcome["rolled_back"] and model.domains[NAME].state == "paused"
+    assert run(model, old)["failed"] is False
+    assert_reached(model, old)
+
+
 @SLOW
 @given(PAIRS, st.sampled_from(ERRORS), st.sampled_from(ERRORS), st.booleans(), st.integers(0, 20), st.integers(1, 6))
 def test_a_fault_on_the_way_back_too(pair, error, second, late, number, further):

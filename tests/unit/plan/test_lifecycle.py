@@ -276,6 +276,12 @@ def test_a_last_look_finds_what_is_not_as_declared():
     assert "it is still there (running)" in shortfall(gone, host(running()))
 
 
+def test_what_is_left_as_it_is_is_no_shortfall():
+    """update: never reports a difference and changes nothing, so that a last look finds it again."""
+    done = plan(declare(96, update="never"), settled(declare(64)))
+    assert done.differs == ("memory",) and shortfall(done, settled(declare(64))) is None
+
+
 def test_memory_of_both_sides_of_a_replacement_counts_once():
     plans = [plan(declare(96), host(running(64), free_memory=4096))]
     assert memory_shortage(plans, host(running(64), free_memory=32)) is None

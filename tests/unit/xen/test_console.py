@@ -3,7 +3,8 @@
 import unicodedata
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.xen import console
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import console, console_answer
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,3 +55,37 @@ def test_the_last_lines_of_a_file_of_any_size(tmp_path, monkeypatch):
     assert console.lines("www", most=0) == []
     assert console.lines("www", since=6 + 5 * 40000) == ["late \ufffd1m"]
     assert console.find("www", "^late") == "late \ufffd1m"
+
+
+@pytest.fixture
+def www(tmp_path, monkeypatch):
+    monkeypatch.setattr(console, "CONSOLES", str(tmp_path))
+    (tmp_path / "guest-www.log").write_text("booting\nready\n")
+
+
+def test_what_the_module_returns(www):
+    assert console_answer.answer("www", 50, "", 0, 0) == {"console": ["booting", "ready"], "position": 14}
+    assert console_answer.answer("www", 1, "^read", 0, 0) == {"console": ["ready"], "position": 14, "match": "ready"}
+    assert console_answer.answer("www", 0, "", 0, 0)["console"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("../x", 1, "", 0, 0), "name: '../x' is not the name of a domain"),
+        (("www", -1, "", 0, 0), "lines: is -1, must be 0..10000"),
+        (("www", 10001, "", 0, 0), "lines: is 10001, must be 0..10000"),
+        (("www", 1, "", 3601, 0), "within: is 3601, must be 0..3600"),
+        (("www", 1, "", 0, -1), "since: is -1, must be 0..4611686018427387904"),
+        (("www", 1, "(", 0, 0), "pattern: '(' is not a regular expression: missing )"),
+        (("www", 1, "x{99999999999}", 0, 0), "pattern: 'x{99999999999}' is not a regular expression"),
+        (("www", 1, "never", 0, 0), "domain www: no line on its console matched 'never' within 0 s"),
+        (("db", 1, "never", 0, 0), "within 0 s (%s/guest-db.log does not exist)"),
+    ],
+)
+def test_what_the_module_refuses(www, arguments, problem):
+    with pytest.raises(ToolstackError) as refused:
+        console_answer.answer(*arguments)
+    assert (problem % console.CONSOLES if "%s" in problem else problem) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert refused.value.console == (["ready"] if arguments[0] == "www" and arguments[2] == "never" else [])

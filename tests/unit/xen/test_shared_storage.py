@@ -6,13 +6,13 @@ import pathlib
 import subprocess
 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Disk
-from ansible_collections.unikernels.xen.plugins.module_utils.xen import shared_storage
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import mounts, shared_storage
 
 MOUNTS = {"/": "ext4", "/srv/disks": "nfs4", "/srv/disks/local": "xfs"}
 
 
 def test_a_file_on_nfs_is_shared_unless_it_is_said_otherwise(monkeypatch):
-    monkeypatch.setattr(shared_storage, "_mounts", lambda: MOUNTS)
+    monkeypatch.setattr(shared_storage, "mounted", lambda: MOUNTS)
     paths = ["/srv/disks/a/b.img", "/srv/disks/local/c.img", "/var/d.img", "/srv/disksaside/e.img"]
     options = {"disks": [*({"path": path} for path in paths), {"path": paths[0], "shared": False}, {"content": "x"}]}
     shared = [disk.get("shared") for disk in shared_storage.with_shared(options)["disks"]]
@@ -26,7 +26,7 @@ def test_the_machine_s_own_mounts_are_read():
     listed = subprocess.run(["findmnt", "-rnuo", "TARGET,FSTYPE"], capture_output=True, text=True, check=True).stdout
     expected = dict(line.split(" ") for line in listed.splitlines())
     assert "/proc" in expected, listed
-    assert {path: kind for path, kind in shared_storage._mounts().items() if path in expected} == expected
+    assert {path: kind for path, kind in mounts.mounted().items() if path in expected} == expected
 
 
 def test_who_has_a_disk(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_mount_points_of_every_spelling(monkeypatch):
     """The kernel writes four bytes as octal numbers, and letters of any alphabet, or bytes of none, as they are."""
     lines = b"36 35 0:30 / /srv/f\xc3\xbcr\\040alle rw shared:1 - nfs4 a:/x rw\n37 35 0:31 / /srv/\xff\\134 rw - nfs a:/y rw\n"
     monkeypatch.setattr("builtins.open", lambda *_path, **how: io.TextIOWrapper(io.BytesIO(lines), **how))
-    mounts = shared_storage._mounts()
-    assert mounts == {"/srv/für alle": "nfs4", "/srv/\udcff\\": "nfs"}
+    found = mounts.mounted()
+    assert found == {"/srv/für alle": "nfs4", "/srv/\udcff\\": "nfs"}
     shared = shared_storage.with_shared({"disks": [{"path": "/srv/für alle/d.img"}, {"path": "/srv/\ud800"}]})
     assert shared["disks"] == [{"path": "/srv/für alle/d.img", "shared": True}, {"path": "/srv/\ud800"}]

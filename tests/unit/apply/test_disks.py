@@ -1,0 +1,265 @@
+"""Disks that must not be made, and disks that would let a guest read something else: refused before anything begins."""
+
+import os
+import struct
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Origin
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import disks, mounts
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
+
+from .conftest import module
+
+MIB = 1 << 20
+
+
+def qcow2(version=3, backing=0, features=0, size=MIB):
+    head = struct.pack(">4sIQIIQIIQQIIQ", b"QFI\xfb", version, backing, 9, 16, size, 0, 1, 0, 0, 1, 0, 0)[:72]
+    return head + struct.pack(">QQQII", features, 0, 0, 4, 104) + b"\0" * 512
+
+
+@pytest.fixture
+def with_qemu(monkeypatch):
+    monkeypatch.setattr(module("apply.preconditions"), "QEMU", "/bin/true")
+
+
+# -- disks of QEMU ---------------------------------------------------------------------------------
+
+NAMING = {
+    "it has a backing file": qcow2(backing=512),
+    "it has an external data file": qcow2(features=4),
+    "it has features that are not known": qcow2(features=64),
+    "it is qcow2 of version 1": qcow2(version=1, backing=512),
+}
+
+
+@pytest.mark.parametrize("words", NAMING)
+@pytest.mark.parametrize("options", [{}, {"size": 1}, {"size": 2}])
+@pytest.mark.parametrize("state", ["running", "paused"])
+def test_a_qcow2_disk_that_names_another_file_is_refused(xen, converge, with_qemu, words, options, state):
+    """QEMU, which is root's, would follow the name: any file of Dom0 would be the guest's."""
+    path = xen.folder / "d.qcow2"
+    path.write_bytes(NAMING[words])
+    disk = {"path": str(path), "format": "qcow2", "access": "w", **options}
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=f"domain a: disks: {path}: {words}"):
+            converge({"name": "a", "state": state, "disks": [disk]}, check=check)
+    assert not [call for call in xen.calls if call.startswith(("xl create", "qemu-img"))]
+
+
+def test_a_qcow2_disk_that_names_another_file_is_neither_grown_nor_attached(xen, converge, with_qemu):
+    path = xen.folder / "d.qcow2"
+    path.write_bytes(qcow2(backing=512))
+    disk = {"path": str(path), "format": "qcow2", "access": "w"}
+    with pytest.raises(converge.Refused, match="it has a backing file"):
+        converge({"name": "a", "state": "stopped", "disks": [{**disk, "size": 2}]})
+    with pytest.raises(ToolstackError, match=f"disk {path}: it has a backing file"):
+        disks.grow(Origin(str(path), "qcow2", 2 * MIB))
+    converge({"name": "a", "live": True})
+    with pytest.raises(converge.Refused, match="it has a backing file"):
+        converge({"name": "a", "live": True, "disks": [disk]})
+    assert not [call for call in xen.calls if call.startswith(("xl block-attach", "qemu-img"))]
+
+
+def test_a_qcow2_disk_of_its_own_and_a_raw_one_with_any_head_are_taken(xen, converge, with_qemu):
+    own, raw = xen.folder / "own.qcow2", xen.folder / "raw.img"
+    own.write_bytes(qcow2())
+    # What a guest wrote there: nobody reads it as anything but blocks.
+    raw.write_bytes(qcow2(backing=512).ljust(4096, b"\0"))
+    done = converge(
+        {"name": "a", "disks": [{"path": str(own), "format": "qcow2", "access": "w"}, {"path": str(raw), "access": "w"}]}
+    )
+    assert done["failed"] is False
+
+
+# -- places ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/proc/x.img", "/sys/x.img", "/dev/../sys/kernel/x"])
+def test_no_disk_is_made_among_the_kernels_files(xen, converge, path):
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=r"is below /(proc|sys), which holds the kernel's own files and no disks"):
+            converge({"name": "a", "disks": [{"path": path, "size": 1}]}, check=check)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """What fstab, systemd and the kernel say of mounts, to be set by a test."""
+    units = tmp_path / "units"
+    units.mkdir()
+    monkeypatch.setattr(mounts, "FSTAB", str(tmp_path / "fstab"))
+    monkeypatch.setattr(mounts, "UNITS", str(units / "*.mount"))
+    monkeypatch.setattr(mounts, "MOUNTED", str(tmp_path / "mountinfo"))
+
+    def write(fstab="", unit="", mounted=()):
+        (tmp_path / "fstab").write_text(fstab)
+        (units / "x.mount").write_text(unit)
+        rows = [f"36 35 0:30 / {point} rw - {kind} x rw\n" for point, kind in (("/", "ext4"), *mounted)]
+        (tmp_path / "mountinfo").write_text("".join(rows))
+
+    write()
+    return write
+
+
+@pytest.mark.parametrize("how", ["UUID=1 {} ext4 noauto 0 0", "  nas:/x\t{}/\tnfs4", "unit"])
+def test_a_disk_is_not_made_where_a_file_system_is_missing(xen, converge, table, how):
+    """It would lie on the root file system, unlocked, and be hidden as soon as the other one is mounted."""
+    point = xen.folder / "srv with space"
+    point.mkdir()
+    octal = str(point).replace(" ", "\\040")
+    unit = f"[Mount]\nWhat=nas:/x\nWhere={point}\n" if how == "unit" else ""
+    fstab = "" if unit else f"# {how.format('/')}\n{how.format(octal)}\nUUID=2 none swap sw\n"
+    declared = {"name": "a", "disks": [{"path": f"{point}/db/d.img", "size": 1, "access": "w"}]}
+    table(fstab, unit)
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=f"d.img: nothing is mounted at {point}, which this host's fstab"):
+            converge(declared, check=check)
+    assert not (point / "db").exists()
+    table(fstab, unit, [(octal, "ext4")])
+    assert converge(declared)["failed"] is False
+
+
+def test_a_file_system_that_is_missing_elsewhere_is_none_of_a_disks_business(xen, table):
+    """Neither beside it, nor above a mount that is there."""
+    root = os.path.realpath(xen.folder)
+    table(f"a {root}/srv-2 ext4\nb {root}/srv ext4\nc {root}/srv/data/deep ext4\n", "", [(f"{root}/srv/data", "xfs")])
+    there = mounts.mounted()
+    assert mounts.missing_mount(f"{root}/srv/data/d.img", there) == ""
+    assert mounts.missing_mount(f"{root}/srv/x/d.img", there) == f"{root}/srv"
+    assert mounts.missing_mount(f"{root}/srv/data/deep/d.img", there) == f"{root}/srv/data/deep"
+    assert mounts.missing_mount(f"{root}/srv-3/d.img", there) == ""
+    assert mounts.file_system(f"{root}/srv/data/x/y", there) == "xfs"
+
+
+def test_a_host_without_fstab_is_missing_nothing(table, tmp_path):
+    table()
+    (tmp_path / "fstab").unlink()
+    assert mounts.missing_mount("/srv/d.img", mounts.mounted()) == ""
+
+
+def test_a_disk_in_memory_is_made_and_warned_of(xen, converge, table):
+    table("", "", [(str(xen.folder).replace(" ", "\\040"), "tmpfs")])
+    path = f"{xen.folder}/d.img"
+    converge({"name": "a", "disks": [{"path": path, "size": 1, "access": "w"}]})
+    assert converge.warnings == [
+        f"domain a: disks: {path}: is created on tmpfs, in Dom0's memory: the next boot of the host takes it away"
+    ]
+
+
+# -- disks that have vanished ----------------------------------------------------------------------
+
+
+def test_a_vanished_disk_is_not_made_again_under_another_spelling(xen, converge):
+    disk = xen.folder / "d.img"
+    converge({"name": "db", "disks": [{"path": str(disk), "size": 1, "access": "w"}]})
+    converge({"name": "db", "state": "stopped", "disks": [{"path": str(disk), "size": 1, "access": "w"}]})
+    disk.unlink()
+    for path in (f"{xen.folder}//d.img", f"{xen.folder}/x/../d.img"):
+        with pytest.raises(converge.Refused, match="was a disk of this domain and is gone"):
+            converge({"name": "db", "disks": [{"path": path, "size": 1, "access": "w"}]})
+    assert not disk.exists()
+
+
+def test_a_vanished_disk_that_only_a_begun_change_knows_is_not_made_again(xen, converge):
+    disk = xen.folder / "d.img"
+    declared = {"name": "db", "disks": [{"path": str(disk), "size": 1, "access": "w"}]}
+    xen.hooks["xl unpause db"] = lambda: (1, "libxl: error: no")
+    assert converge(declared)["failed"]
+    xen.domains.clear()
+    disk.unlink()
+    with pytest.raises(converge.Refused, match="was a disk of this domain and is gone"):
+        converge(declared)
+
+
+@pytest.mark.parametrize("how", [{"size": 1}, {"source": "image"}])
+def test_what_is_brought_back_gets_no_empty_disk(xen, converge, how):
+    """Its domain is gone, its definition too; only a generation that is kept knows that there was data."""
+    disk = xen.folder / "d.img"
+    (xen.folder / "image").write_bytes(b"x" * 4096)
+    how = {key: str(xen.folder / value) if key == "source" else value for key, value in how.items()}
+    declared = {"name": "db", "disks": [{"path": str(disk), "access": "w", **how}]}
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=f"domain db: disks: {disk}: was a disk of this domain and is gone"):
+            converge(declared, check=check, returns=True)
+    assert not disk.exists()
+    content = converge({"name": "db", "disks": [{"content": "port=80"}]}, check=True, returns=True)
+    assert content["failed"] is False, "what is made from content is in the generation itself"
+    assert converge(declared)["failed"] is False, "a first deployment makes it"
+    assert converge(declared, returns=True)["failed"] is False
+
+
+# -- what Xen would find out half-way --------------------------------------------------------------
+
+
+def test_a_disk_that_is_not_there_is_missing(xen, converge):
+    """In check mode a warning: an earlier task of a real run may create it."""
+    path = xen.folder / "d.img"
+    declared = {"name": "a", "disks": [{"path": str(path)}], "ramdisk": str(xen.folder / "initrd")}
+    lines = [f"domain a: ramdisk: {xen.folder}/initrd is not a file on this host",
+             f"domain a: disks: {path} does not exist on this host"]  # fmt: skip
+    with pytest.raises(converge.Refused) as refused:
+        converge(declared)
+    assert str(refused.value) == "; and ".join(lines)
+    assert converge(declared, check=True)["failed"] is False
+    assert converge.warnings == [f"{line} (in a real run an earlier task may create it)" for line in lines]
+
+
+def test_a_source_that_is_not_there_and_a_tool_that_is_not_installed(xen, converge, monkeypatch):
+    monkeypatch.setattr(module("apply.preconditions").shutil, "which", lambda _name: None)
+    monkeypatch.setattr(module("apply.preconditions"), "QEMU", "/bin/true")
+    path, source = xen.folder / "d.img", xen.folder / "source"
+    with pytest.raises(converge.Refused, match=f"{path}: its source {source} is not a file on this host"):
+        converge({"name": "a", "disks": [{"path": str(path), "source": str(source)}]})
+    with pytest.raises(converge.Refused, match=r"d\.img: needs qemu-img on this host: apt-get install qemu-utils"):
+        converge({"name": "a", "disks": [{"path": str(path), "size": 1, "format": "qcow2", "access": "w"}]})
+    source.write_bytes(qcow2())
+    with pytest.raises(converge.Refused, match="needs qemu-img"):
+        converge({"name": "a", "disks": [{"path": str(path), "source": str(source)}]})
+    source.write_bytes(b"x" * 5000)
+    assert converge({"name": "a", "disks": [{"path": str(path), "source": str(source)}]})["failed"] is False
+    assert path.stat().st_size == 8192, "whole blocks"
+
+
+def test_a_disk_is_not_made_smaller(xen, converge):
+    path = xen.folder / "d.img"
+    path.write_bytes(b"x" * 2 * MIB)
+    with pytest.raises(converge.Refused, match=f"{path}: has 2097152 bytes, declared are 1048576; shrinking would lose data"):
+        converge({"name": "a", "disks": [{"path": str(path), "size": 1, "access": "w"}]})
+
+
+def test_a_device_is_not_grown(xen, converge, monkeypatch):
+    """Its size is its own. A link of that name, for a device below /dev with a size is refused where it is declared."""
+    path = xen.folder / "volume"
+    path.write_bytes(b"x" * 4096)
+    monkeypatch.setattr(module("apply.preconditions").os.path, "isfile", lambda name: name != str(path))
+    with pytest.raises(converge.Refused, match=f"{path}: is a device of 4096 bytes and can't be grown to 1048576"):
+        converge({"name": "a", "disks": [{"path": str(path), "size": 1, "access": "w"}]})
+
+
+def test_the_tail_of_a_disk_that_a_unikernel_does_not_see_is_warned_of(xen, converge):
+    path = xen.folder / "d.img"
+    path.write_bytes(b"x" * 5000)
+    converge({"name": "a", "disks": [{"path": str(path)}]})
+    assert converge.warnings == [
+        f"domain a: disks: {path} has 5000 bytes, which is no multiple of 4096: a MirageOS unikernel sees the first 4096 only"
+        f" (truncate -s %4096 {path})"
+    ]
+
+
+def test_a_disk_that_another_host_has_open_is_refused(xen, converge, monkeypatch):
+    monkeypatch.setattr(module("apply.preconditions"), "holder", lambda _disk, _name: "domain db on host elsewhere")
+    path = xen.folder / "d.img"
+    path.write_bytes(b"x" * 4096)
+    with pytest.raises(converge.Refused, match=f"{path} is in use, by domain db on host elsewhere; only one domain may open"):
+        converge({"name": "a", "disks": [{"path": str(path), "access": "w", "shared": True}]})
+
+
+# -- what a prediction shows -----------------------------------------------------------------------
+
+
+def test_a_prediction_has_the_primitives_where_that_is_asked_for(xen, converge):
+    assert "primitives" not in converge({"name": "a"}, check=True)
+    shown = converge({"name": "a", "disks": [{"path": f"{xen.folder}/d.img", "size": 1}]}, check=True, verbose=True)
+    assert shown["primitives"] == [
+        f"make disk {xen.folder}/d.img", "write intent a", "build a", "unpause a", "await healthy a", "define a", "autostart a"
+    ]  # fmt: skip
