@@ -1,4 +1,4 @@
-"""A fleet of simulated hosts for tests: one sshd on loopback, an address of 127.77.0.0/16 and namespaces for each host.
+"""A fleet of simulated hosts for tests: one sshd on loopback, which leads a host's name to namespaces of its own.
 
     fleet = Fleet(50); fleet.start(); fleet.playbook("playbooks/rollout.yml", "-e", ...); fleet.stop()
 
@@ -32,8 +32,8 @@ CACHE = pathlib.Path(os.environ.get("LAB_CACHE") or pathlib.Path.home() / ".cach
 # Debian's server is unpacked, not installed: nothing listens that its user has not asked for.
 SSHD_PACKAGES = ("openssh-server", "openssh-sftp-server", "libwrap0")
 SSHD = """
-Port {port}
-{addresses}
+ListenAddress 127.0.0.1:{port}
+AcceptEnv FLEET_HOST
 HostKey {folder}/host_key
 AuthorizedKeysFile {folder}/key.pub
 AllowUsers root
@@ -50,10 +50,9 @@ SetEnv PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root
 Subsystem sftp /usr/local/lib/sftp-server
 ForceCommand {folder}/enter
 """
-# A host is an address; what has no process is dead.
+# A host that has no process is dead.
 ENTER = """#!/bin/sh
-set -- $SSH_CONNECTION
-cd {folder}/hosts/$3 || exit 255
+cd "{folder}/hosts/${{FLEET_HOST:?}}" || exit 255
 [ -e slow ] && sleep "$(cat slow)"
 read -r pid <pid && kill -0 "$pid" || exit 255
 exec nsenter -t "$pid" -m -n -u -- /bin/sh -c "$SSH_ORIGINAL_COMMAND"
@@ -98,7 +97,6 @@ class Fleet:
         self.count = count
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="fleet-"))  # short: sockets are below it
         self.names = [f"xen{number:02}" for number in range(1, count + 1)]
-        self.addresses = {name: f"127.77.{number // 250}.{number % 250 + 1}" for number, name in enumerate(self.names)}
         self.processes = []
 
     # -- its life --------------------------------------------------------------------------------
@@ -106,8 +104,7 @@ class Fleet:
     def start(self):
         self._files()
         log = open(self.folder / "machines.log", "w", encoding="utf-8")
-        pairs = [f"{address}={name}" for name, address in self.addresses.items()]
-        command = ["/usr/bin/python3", "-u", "-m", "tests.fleet.machines", str(self.folder), *pairs]
+        command = ["/usr/bin/python3", "-u", "-m", "tests.fleet.machines", str(self.folder), *self.names]
         self.processes.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log))
         self._sshd()
         seen = self.folder / "machines.log"
@@ -150,9 +147,8 @@ class Fleet:
         for key in ("host_key", "key"):
             run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / key)
         public = (self.folder / "host_key.pub").read_text()
-        (self.folder / "known_hosts").write_text(f"[127.77.*]:{self.port} {public}")
-        addresses = "\n".join(f"ListenAddress {address}" for address in self.addresses.values())
-        (self.folder / "sshd_config").write_text(SSHD.format(folder=self.folder, port=self.port, addresses=addresses))
+        (self.folder / "known_hosts").write_text(f"fleet {public}")
+        (self.folder / "sshd_config").write_text(SSHD.format(folder=self.folder, port=self.port))
         (self.folder / "enter").write_text(ENTER.format(folder=self.folder))
         (self.folder / "enter").chmod(0o755)
         # It wants a user and a folder of its own; both are in its view of this machine alone.
@@ -176,13 +172,8 @@ class Fleet:
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 self.port = probe.getsockname()[1]
         entries = {}
-        for number, (name, address) in enumerate(self.addresses.items(), 1):
-            entries[name] = {
-                "ansible_host": address,
-                "number": number,
-                "site": f"site{number % 3}",
-                **(hosts or {}).get(name, {}),
-            }
+        for number, name in enumerate(self.names, 1):
+            entries[name] = {"number": number, "site": f"site{number % 3}", **(hosts or {}).get(name, {})}
         unikernel = {
             "name": "www", "image": "{{ image }}", "memory": 32, "arguments": {"hello": "{{ inventory_hostname }}"},
             "interfaces": [{"bridge": "xenbr0", "address": "10.77.{{ number }}.2/16", "gateway": "10.77.255.254"}],
@@ -192,7 +183,9 @@ class Fleet:
             "ansible_user": "root",
             "ansible_port": self.port,
             "ansible_ssh_private_key_file": str(self.folder / "key"),
-            "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.folder}/known_hosts -o GlobalKnownHostsFile=/dev/null",
+            # All lead to one address; sshd is told which host is meant.
+            "ansible_ssh_common_args": "-o HostName=127.0.0.1 -o HostKeyAlias=fleet -o SetEnv=FLEET_HOST={{ inventory_hostname }}"
+            f" -o UserKnownHostsFile={self.folder}/known_hosts -o GlobalKnownHostsFile=/dev/null",
             "ansible_python_interpreter": "/usr/local/bin/python3",
             "image": image,
             "unikernels": [unikernel],
@@ -237,7 +230,7 @@ class Fleet:
     # -- the hosts -------------------------------------------------------------------------------
 
     def process(self, name):
-        return int((self.folder / "hosts" / self.addresses[name] / "pid").read_text())
+        return int((self.folder / "hosts" / name / "pid").read_text())
 
     def path(self, name, path):
         """A path of the host's, seen from here."""
@@ -276,7 +269,7 @@ class Fleet:
 
     def slow(self, name, seconds=2):
         """Each command takes so much longer from now on; 0 ends it."""
-        path = self.folder / "hosts" / self.addresses[name] / "slow"
+        path = self.folder / "hosts" / name / "slow"
         path.write_text(str(seconds)) if seconds else path.unlink(missing_ok=True)
 
     def fill(self, name, full=True):

@@ -1,6 +1,6 @@
 """The simulated hosts of a fleet: each is a process in namespaces of its own, with a file system, a network and a double of Xen.
 
-    /usr/bin/python3 -m tests.fleet.machines FOLDER ADDRESS=NAME...      as root, in a mount namespace of its own
+    /usr/bin/python3 -m tests.fleet.machines FOLDER NAME...      as root, in a mount namespace of its own
 
 Real are the files below the host's root (a tmpfs; /usr is this machine's, read-only), its bridge and devices, every module that
 Ansible runs there and what that calls. Doubled are Xen (tests/doubles/dom0.py), systemctl, dpkg-query and the boot loader
@@ -12,6 +12,7 @@ Ansible runs there and what that calls. Doubled are Xen (tests/doubles/dom0.py),
 import ctypes
 import os
 import pathlib
+import platform
 import selectors
 import shutil
 import signal
@@ -213,6 +214,7 @@ def host(folder, name, number, server, double):
     checked(libc.unshare(NEWNS | NEWUTS | NEWNET))
     mount(None, "/", None, REC | PRIVATE)
     socket.sethostname(name)
+    platform._uname_cache = None  # of this machine, by an import
     build_network(number)
     build_root(folder, name)
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", HOME="/root")
@@ -224,7 +226,7 @@ def host(folder, name, number, server, double):
 
 
 def main():
-    folder, *pairs = sys.argv[1:]
+    folder, *names = sys.argv[1:]
     folder = pathlib.Path(folder)
     sys.path.insert(0, str(folder / "preloaded"))
     import server
@@ -233,9 +235,8 @@ def main():
     sys.path.insert(1, str(HERE.parents[1]))
     from tests.doubles import dom0 as double
 
-    for number, pair in enumerate(pairs, 1):
-        address, _, name = pair.partition("=")
-        own = folder / "hosts" / address
+    for number, name in enumerate(names, 1):
+        own = folder / "hosts" / name
         own.mkdir(parents=True)
         pid = os.fork()
         if pid == 0:
