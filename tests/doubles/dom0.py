@@ -23,7 +23,7 @@ _DIRECTORY, _READ, _ERROR = 1, 2, 16
 
 
 class Host(Xen):
-    """One host's hypervisor. ``arguments``: the command line that Xen was booted with."""
+    """One host's hypervisor. ``arguments``: the file with the command line that Xen was booted with."""
 
     def __init__(self, arguments):
         super().__init__()
@@ -43,26 +43,35 @@ class Host(Xen):
         return getattr(self, tool.replace("-", "_"))(*words)
 
     def xl_info(self):
+        with open(self.arguments, encoding="utf-8") as file:
+            arguments = file.read().strip()
         free = MEMORY - sum(record["config"]["memory"] for record in self.domains.values())
         facts = {
             "host": os.uname().nodename, "nr_cpus": 4, "nr_nodes": 1, "cores_per_socket": 4, "threads_per_core": 1,
             "virt_caps": "pv hvm hap", "total_memory": MEMORY, "free_memory": free, "xen_version": "4.17.5-double",
-            "xen_scheduler": "credit2", "xen_commandline": self.arguments,
+            "xen_scheduler": "credit2", "xen_commandline": arguments,
         }  # fmt: skip
         return 0, "".join(f"{key:23}: {value}\n" for key, value in facts.items()), ""
 
     def add(self, name, text, state="running"):
         record = super().add(name, text, state)
-        batch = []
-        for index, vif in enumerate(record["config"].get("vif", [])):
-            device = f"vif{record['domid']}.{index}"
-            bridge = dict(word.split("=", 1) for word in vif.split(","))["bridge"]
-            batch += [f"link add {device} type veth peer name guest{record['domid']}.{index}", f"link set {device} up",
-                      f"link set {device} master {bridge}"]  # fmt: skip
-        _ip(batch)
+        for device, vif in _vifs(record):
+            guest = device.replace("vif", "guest")
+            _run("ip", "link", "add", device, "type", "veth", "peer", "name", guest)
+            _run("ip", "link", "set", device, "up", "master", vif["bridge"])
+            _run("vif-bridge", "online", device, vif.get("mac", ""), vif.get("ip", ""))
         if state == "running":
             self._boot(name, record)
         return record
+
+    def xl_create(self, *words):
+        """What a hotplug script has against a vif ends the domain that it is for."""
+        try:
+            return super().xl_create(*words)
+        except subprocess.CalledProcessError as error:
+            name = next(reversed(self.domains))
+            self.xl_destroy(name)
+            return 3, "", f"libxl: error: {' '.join(error.cmd)}: {error.stderr.strip()}"
 
     def xl_unpause(self, word):
         name = self._named(word)
@@ -75,7 +84,9 @@ class Host(Xen):
         record = self.domains.get(self._named(word))
         answer = super().xl_destroy(word)
         if record:
-            _ip([f"link del vif{record['domid']}.{index}" for index, _vif in enumerate(record["config"].get("vif", []))])
+            for device, _vif in _vifs(record):
+                subprocess.run(["vif-bridge", "offline", device, "", ""], capture_output=True, check=False)
+                subprocess.run(["ip", "link", "del", device], capture_output=True, check=False)
         return answer
 
     def xl_shutdown(self, word):
@@ -146,6 +157,11 @@ class Host(Xen):
         return _HEADER.pack(kind, request, transaction, len(body)) + body, _HEADER.size + length
 
 
-def _ip(batch):
-    if batch:
-        subprocess.run(["ip", "-force", "-batch", "-"], input="\n".join(batch), text=True, capture_output=True, check=False)
+def _vifs(record):
+    """(network device, what was declared) of each."""
+    vifs = [dict(word.split("=", 1) for word in vif.split(",")) for vif in record["config"].get("vif", [])]
+    return [(f"vif{record['domid']}.{index}", vif) for index, vif in enumerate(vifs)]
+
+
+def _run(*words):
+    subprocess.run(words, capture_output=True, text=True, check=True)

@@ -157,7 +157,22 @@ class Fleet:
         lines += [] if "\nsshd:" in passwd else ["sshd:x:65534:65534::/run/sshd:/usr/sbin/nologin"]
         (self.folder / "passwd").write_text("\n".join(lines) + "\n")
         prepare = f"mount --bind {self.folder}/passwd /etc/passwd; mount -t tmpfs -o mode=755 run /run; mkdir /run/sshd; exec "
-        command = ["unshare", "--mount", "sh", "-c", f'{prepare}"$@"', "sh", sshd, "-D", "-e", "-f", f"{self.folder}/sshd_config"]
+        command = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f'{prepare}"$@"',
+            "sh",
+            "setpriv",
+            "--bounding-set",
+            "-sys_boot",
+            sshd,
+            "-D",
+            "-e",
+            "-f",
+            f"{self.folder}/sshd_config",
+        ]
         log = open(self.folder / "sshd.log", "w", encoding="utf-8")
         environment = {**os.environ, "LD_LIBRARY_PATH": libraries} if libraries else None
         self.processes.append(subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment))
@@ -192,6 +207,10 @@ class Fleet:
             "unikernel_images": {name: {"file": f"{self.folder}/images/{name}.xen"} for name in IMAGES},
             "unikernel_images_controller": str(self.folder / "controller"),
             "unikernel_images_signature": "optional",
+            # They are never booted.
+            "xen_host_reboot": False,
+            "xen_host_boot_try_once": False,
+            "xen_host_updates": "none",
             **more,
         }
         path = self.folder / "inventory.yml"
@@ -262,6 +281,10 @@ class Fleet:
             for name, image in zip(self.names, pool.map(self.serves, self.names)):
                 found[image].append(name)
         return dict(found)
+
+    def calls(self, name):
+        """How many modules have run there."""
+        return len(self.path(name, "/run/calls").read_bytes())
 
     def kill(self, name):
         """A host's death: power is cut."""

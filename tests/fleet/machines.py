@@ -19,11 +19,20 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 
 HERE = pathlib.Path(__file__).resolve().parent
 NEWNS, NEWUTS, NEWNET = 0x00020000, 0x04000000, 0x40000000
 RDONLY, REMOUNT, BIND, MOVE, REC, PRIVATE = 1, 32, 4096, 8192, 16384, 1 << 18
-DISK = "64m"
+PDEATHSIG, CAPBSET_DROP, SYS_BOOT = 1, 24, 22
+DISK = "160m"
+# A byte for each module that ran.
+CALLS = "/run/calls"
+FOLDERS = """
+    usr etc root tmp proc sys dev local boot/grub run/xenstored var/lib var/log/xen var/tmp
+    etc/default/grub.d etc/grub.d etc/systemd/system etc/sysctl.d etc/ssh/sshd_config.d etc/apt/apt.conf.d etc/xen/scripts
+    etc/xen/unikernels etc/xen/auto var/lib/unikernels/images var/lib/unikernels/disks
+"""
 ETC = """
     alternatives debian_version group host.conf hosts ld.so.cache ld.so.conf ld.so.conf.d localtime netconfig nsswitch.conf
     os-release passwd protocols services shells ssl
@@ -53,20 +62,7 @@ def build_root(folder, name):
     root = folder / "root"
     root.mkdir(exist_ok=True)
     mount("fleet", root, "tmpfs", 0, f"size={DISK},mode=755")
-    for path in (
-        "usr",
-        "etc",
-        "root",
-        "tmp",
-        "proc",
-        "sys",
-        "dev",
-        "run/xenstored",
-        "var/lib",
-        "var/log/xen",
-        "var/tmp",
-        "local",
-    ):
+    for path in FOLDERS.split():
         (root / path).mkdir(parents=True)
     (root / "var/run").symlink_to("/run")
     for path in ("tmp", "var/tmp"):
@@ -79,13 +75,14 @@ def build_root(folder, name):
             shutil.copytree(path, root / "etc" / path.name, symlinks=True)
         elif path.exists():
             shutil.copy2(path, root / "etc" / path.name, follow_symlinks=False)
+    (root / "boot/double-of-xen-arguments").write_text("placeholder\n")
     (root / "etc/hostname").write_text(f"{name}\n")
-    # What a machine has on which the role xen_host ran.
-    for path in ("etc/xen/unikernels", "etc/xen/auto", "var/lib/unikernels/images", "var/lib/unikernels/disks"):
-        (root / path).mkdir(parents=True)
     shutil.copytree(folder.parent.parent / "local", root / "local", dirs_exist_ok=True, symlinks=True)
     bind("/usr", root / "usr", read_only=True)
     bind(root / "local", root / "usr/local")
+    for name in ("shutdown", "reboot", "halt", "poweroff"):
+        if os.path.exists(f"/usr/sbin/{name}"):
+            bind("/usr/bin/false", root / "usr/sbin" / name)
     bind("/dev", root / "dev")
     # What Python has yet to import.
     preloaded = folder.parent.parent / "preloaded"
@@ -126,6 +123,7 @@ class Machine:
 
     def __init__(self, xen, server):
         self.xen, self.server, self.ready = xen, server, selectors.DefaultSelector()
+        self.modules = []  # ids of the processes that run them
         for path, accepted in ((server.SOCKET, self.python), ("/run/double-of-xen", self.xl), ("/run/xenstored/socket", None)):
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(path)
@@ -159,8 +157,8 @@ class Machine:
         return accepted
 
     def python(self, connection):
-        if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        pid = os.fork()
+        if pid == 0:
             self.ready.close()
             status = self.server.run(connection)
             sys.stdout.flush()
@@ -168,6 +166,9 @@ class Machine:
             connection.send(bytes([status & 255]))
             os._exit(status & 255)
         connection.close()
+        self.modules.append(pid)
+        with open(CALLS, "a", encoding="ascii") as file:
+            file.write(".")
 
     def xl(self, connection):
         """The program hands over what it prints to; its words are in /proc."""
@@ -181,8 +182,10 @@ class Machine:
             with open(descriptors[2], "w", encoding="utf-8", closefd=False) as file:
                 file.write(err)
             connection.send(bytes([code]))
-        except (OSError, IndexError):
+        except OSError:
             pass  # it was killed meanwhile
+        except Exception:  # a fault of the double ends the call, not the host
+            os.write(descriptors[2], traceback.format_exc().encode())
         for descriptor in descriptors:
             os.close(descriptor)
         connection.close()
@@ -205,11 +208,13 @@ class Machine:
         while True:
             for key, _events in self.ready.select():
                 key.data()
+            self.modules = [pid for pid in self.modules if not os.waitpid(pid, os.WNOHANG)[0]]
 
 
 def host(folder, name, number, server, double):
     """In a process of its own."""
-    libc.prctl(1, signal.SIGKILL)  # with the fleet
+    libc.prctl(PDEATHSIG, signal.SIGKILL)  # with the fleet
+    checked(libc.prctl(CAPBSET_DROP, SYS_BOOT, 0, 0, 0))  # whatever happens in there, this machine runs on
     os.setsid()
     checked(libc.unshare(NEWNS | NEWUTS | NEWNET))
     mount(None, "/", None, REC | PRIVATE)
@@ -219,8 +224,7 @@ def host(folder, name, number, server, double):
     build_root(folder, name)
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", HOME="/root")
     server.PROC = "/proc/real"
-    machine = Machine(double.Host("placeholder"), server)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    machine = Machine(double.Host("/boot/double-of-xen-arguments"), server)
     os.write(1, f"{name}\n".encode())
     machine.serve()
 
