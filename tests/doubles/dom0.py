@@ -42,6 +42,9 @@ class Host(Xen):
             return done.returncode, done.stdout, done.stderr + "\n" * bool(done.stderr)
         return getattr(self, tool.replace("-", "_"))(*words)
 
+    def xl_list(self, flag="-v", name=None):
+        return super().xl_list(flag, name)
+
     def xl_info(self):
         with open(self.arguments, encoding="utf-8") as file:
             arguments = file.read().strip()

@@ -9,11 +9,11 @@ The controller is the real one: real ssh, real modules, real files. What is doub
 
 import collections
 import concurrent.futures
+import json
 import os
 import pathlib
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +53,7 @@ ForceCommand {folder}/enter
 # A host that has no process is dead.
 ENTER = """#!/bin/sh
 cd "{folder}/hosts/${{FLEET_HOST:?}}" || exit 255
+[ -e dead ] && exit 255
 [ -e slow ] && sleep "$(cat slow)"
 read -r pid <pid && kill -0 "$pid" || exit 255
 exec nsenter -t "$pid" -m -n -u -- /bin/sh -c "$SSH_ORIGINAL_COMMAND"
@@ -93,6 +94,8 @@ def wait_until(question, seconds, what):
 
 
 class Fleet:
+    root = ROOT
+
     def __init__(self, count, folder=None):
         self.count = count
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="fleet-"))  # short: sockets are below it
@@ -192,7 +195,7 @@ class Fleet:
         unikernel = {
             "name": "www", "image": "{{ image }}", "memory": 32, "arguments": {"hello": "{{ inventory_hostname }}"},
             "interfaces": [{"bridge": "xenbr0", "address": "10.77.{{ number }}.2/16", "gateway": "10.77.255.254"}],
-            "health": {"http": "http://10.77.{{ number }}.2/", "within": 3},
+            "health": {"http": "http://10.77.{{ number }}.2/", "within": 6},
         }  # fmt: skip
         variables = {
             "ansible_user": "root",
@@ -246,6 +249,23 @@ class Fleet:
                 done.counts[name.strip()] = {key: int(value) for key, value in (word.split("=") for word in rest.split())}
         return done
 
+    def declare(self, image="one", rollout=None, hosts=None):
+        self.inventory(image, hosts, rollout=rollout, rollout_journal=str(self.folder / "journal"))
+
+    def rollout(self, *arguments, image="one", rollout=None, hosts=None, check=True):
+        """Declare this image for all hosts, and roll it out."""
+        self.declare(image, rollout, hosts)
+        return self.playbook("playbooks/rollout.yml", *arguments, check=check)
+
+    def unfinished(self):
+        """The rollout that is under way by its journal, "" for none."""
+        for path in sorted((self.folder / "journal").glob("*.jsonl")):
+            lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+            ends = [line for line in lines if line["event"] == "end" and line["result"] not in ("stopped", "waiting")]
+            if lines and not ends:
+                return lines[0]["id"]
+        return ""
+
     # -- the hosts -------------------------------------------------------------------------------
 
     def process(self, name):
@@ -286,9 +306,10 @@ class Fleet:
         """How many modules have run there."""
         return len(self.path(name, "/run/calls").read_bytes())
 
-    def kill(self, name):
-        """A host's death: power is cut."""
-        os.kill(self.process(name), signal.SIGKILL)
+    def dead(self, name, dead=True):
+        """Whether it answers no more: its network is gone, what it runs is not."""
+        path = self.folder / "hosts" / name / "dead"
+        path.touch() if dead else path.unlink(missing_ok=True)
 
     def slow(self, name, seconds=2):
         """Each command takes so much longer from now on; 0 ends it."""
