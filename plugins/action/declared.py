@@ -22,11 +22,12 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
     compile_fleet,
     report,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
 from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import revision_of, who
 
-_RETURNED = ("hosts", "pkis", "services", "run")
+_RETURNED = ("hosts", "pkis", "services", "run", "same_images")
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -59,6 +60,10 @@ def _known(variables: Mapping[str, Any], variable: str) -> dict[str, Any]:
     return {key: known[key] for key in _RETURNED} if every and all(key in known for key in _RETURNED) else {}
 
 
+def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in SETTINGS if name in values}
+
+
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
@@ -86,7 +91,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if known and not (options["refresh"] and known["pkis"]):
                 return {**result, "changed": False, "_ansible_no_log": True, **known}
             hosts, reported = self._variables_of_play(variables)
-        fleet = self._compile(hosts, asked, reported)
+        resolved, fleet = self._compile(hosts, asked, reported)
         if options["scope"] == "play":
             wrong = batches_problem(self._templar.template(variables.get("hosts_at_once", "100%")))
             fleet.problems += [Problem(here, wrong)] if wrong else []
@@ -98,7 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         sources = list(variables.get("ansible_inventory_sources") or []) if options["scope"] == "play" else []
         run = {"by": who(), "revision": revision_of(str(sources[0])) if sources else ""}
         # A declaration may hold secrets, so nothing of it is shown.
-        return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet), "run": run}
+        return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet, resolved, reported), "run": run}
 
     def _variables_of_play(self, variables: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
         """Of every host that the play names, also of those that a limit leaves out: their addresses and MACs count."""
@@ -114,7 +119,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }  # fmt: skip
         return everything, frozenset(chosen)
 
-    def _compile(self, hosts: dict[str, dict[str, Any]], asked: Asked, reported: frozenset[str] | None) -> Fleet:
+    def _compile(
+        self, hosts: dict[str, dict[str, Any]], asked: Asked, reported: frozenset[str] | None
+    ) -> tuple[dict[str, Resolved], Fleet]:
         problems: list[Problem] = []
         renderer = Renderer(self._loader)
         resolved = {
@@ -123,13 +130,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
-        return fleet
+        return resolved, fleet
 
     def _resolved(
         self, host: str, variables: dict[str, Any], asked: Asked, problems: list[Problem], renderer: Renderer
     ) -> Resolved:
         lines: list[str] = []
-        values = Resolver(renderer, variables, lines.append).values(asked.names())
+        values = Resolver(renderer, variables, lines.append).values([*asked.names(), *SETTINGS])
         folder, material = "", None
         if "vpn_interfaces" in values and "vpn" in asked.services:
             folder = str(values.get("vpn_pki") or keys_folder(host, str(values.get("vpn_name") or "vpn")))
@@ -143,7 +150,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         problems += [Problem(host, line) for line in lines]
         return Resolved(values, folder, material)
 
-    def _result(self, fleet: Fleet) -> dict[str, Any]:
+    def _result(self, fleet: Fleet, resolved: dict[str, Resolved], reported: frozenset[str] | None) -> dict[str, Any]:
         """A text for each host: a mapping of thousands of texts costs every later template that names it."""
         return {
             "hosts": {
@@ -161,5 +168,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 for host, declared in fleet.hosts.items()
                 if declared.keys
             ],
+            # One that a limit leaves out gets no images.
+            "same_images": same_images(
+                {
+                    host: (needed(declared.unikernels, declared.images), _settings(resolved[host].values))
+                    for host, declared in fleet.hosts.items()
+                    if reported is None or host in reported
+                }
+            ),
             "services": any("service" in one for declared in fleet.hosts.values() for one in declared.unikernels),
         }

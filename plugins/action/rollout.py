@@ -2,92 +2,382 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Plans a rollout over the play's hosts, and judges between its waves how it goes; see modules/rollout.py."""
+"""EDGE. The controller's steps of a rollout: each reads its journal, decides, and records; see modules/rollout.py."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet import waves
-from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
+from ansible.utils.display import Display
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet import course, journal
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.notices import targets_of
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import number
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError
+from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
+from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import bake
+from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
+from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import who
 
-# Where the plays keep the plan and a host's turn.
-PLAN, TURN, BACK = "unikernels_xen_rollout", "unikernels_xen_turn", "unikernels_xen_back"
-_SHOWN = {"_ansible_verbose_always": True}
+_TEXTS = ("resume", "abort", "approve", "journal")
+_FLAGS = ("accept_changes", "take_over")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("step",))
+    _VALID_ARGS = frozenset(("step", "until", "notify", *_TEXTS, *_FLAGS))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
+        steps: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+            "plan": self._plan, "begin": self._begin, "ready": self._ready, "wave": self._wave, "deployed": self._deployed,
+            "bake": self._bake, "watched": self._watched, "verdict": self._verdict, "returned": self._returned,
+            "end": self._end, "result": self._result,
+        }  # fmt: skip
         _checked, options = self.validate_argument_spec(
-            argument_spec={"step": {"type": "str", "choices": ["plan", "wave", "verdict", "end"], "required": True}}
+            argument_spec={
+                "step": {"type": "str", "choices": list(steps), "required": True},
+                "until": {"type": "int", "default": 0},
+                "notify": {"type": "raw", "default": ""},
+                **{text: {"type": "str", "default": ""} for text in _TEXTS},
+                **{flag: {"type": "bool", "default": False} for flag in _FLAGS},
+            }
         )
-        if options["step"] == "plan":
-            return {**result, **self._plan(variables)}
-        return {**result, **self._judge(variables, options["step"])}
-
-    def _values(self, variables: Mapping[str, Any], hosts: list[str], names: list[str]) -> dict[str, dict[str, Any]]:
-        manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
-        renderer, problems = Renderer(self._loader), list[str]()
-        values = {}
-        for host in hosts:
-            known = manager.get_vars(host=inventory.get_host(host), include_hostvars=False)
-            lines: list[str] = []
-            values[host] = Resolver(renderer, known, lines.append).values(names)
-            problems += [f"{host}: {line}" for line in lines]
-        if problems:
-            raise waves.RolloutError("\n".join(problems))
-        return values
-
-    def _plan(self, variables: dict[str, Any]) -> dict[str, Any]:
-        hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         try:
-            declared = self._values(variables, hosts, ["rollout"])
-            wrong = [host for host in hosts if declared[host].get("rollout") != declared[hosts[0]].get("rollout")]
-            rollout, problems = waves.rollout_of(declared[hosts[0]].get("rollout", {"waves": ["100%"]}))
-            if wrong:
-                problems.append(f"rollout: is another one for {wrong[0]} than for {hosts[0]}; it must be the same for all hosts")
-            spread = self._values(variables, hosts, [rollout.spread]) if rollout.spread else {host: {} for host in hosts}
-        except waves.RolloutError as error:
-            return {"failed": True, "msg": str(error)}
-        plan, more = waves.plan(rollout, {host: spread[host].get(rollout.spread) for host in hosts})
-        if problems + more:
-            return {"failed": True, "msg": "\n".join(problems + more)}
-        shown = [f"wave {index + 1}: {', '.join(wave[:8])}{' ...' if len(wave) > 8 else ''} ({len(wave)})"
-                 for index, wave in enumerate(plan.waves())]  # fmt: skip
-        return {
-            "changed": False,
-            "id": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
-            "order": plan.order,
-            "sizes": plan.sizes,
-            "max_failed": plan.max_failed,
-            "rollout": {**rollout.__dict__, "waves": list(rollout.waves)},
-            "msg": shown,
-            **_SHOWN,
-        }
+            outcome = {**result, "changed": False, **steps[options["step"]](variables, options)}
+        except (JournalError, RolloutError) as error:
+            return {**result, "failed": True, "msg": str(error)}
+        # A person follows the run by these lines; what the plays need of a result would hide them.
+        for line in outcome["msg"] if isinstance(outcome["msg"], list) else []:
+            Display().display(str(line))
+        return outcome
 
-    def _judge(self, variables: dict[str, Any], step: str) -> dict[str, Any]:
-        known = variables[PLAN]
-        rollout = waves.Rollout(**{**known["rollout"], "waves": tuple(known["rollout"]["waves"])})
-        plan = waves.Plan(list(known["order"]), list(known["sizes"]), known["max_failed"])
-        values = self._values(variables, plan.order, [TURN, BACK])
-        turns = {host: str(value.get(TURN) or "") for host, value in values.items()}
-        if step == "end":
-            backs = {host: str(value.get(BACK) or "") for host, value in values.items()}
-            well, lines = waves.ending(rollout, plan, turns, backs)
-            return {"changed": False, "failed": not well, "msg": lines if well else "\n".join(lines), **_SHOWN}
-        if step == "wave":
-            batch = {str(host) for host in variables["ansible_play_batch"]}
-            wave = next(index for index, hosts in enumerate(plan.waves()) if batch <= set(hosts))
-            judged = waves.verdict(rollout, plan, turns, wave)
+    # Before anything is changed.
+
+    def _plan(self, variables: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
+        folder = os.path.abspath(os.path.expanduser(options["journal"] or journal_folder.default_folder()))
+        problems: list[str] = []
+        notify = targets_of("rollout_notify", options["notify"], problems) if options["notify"] else ()
+        wave = number(options["approve"]) if options["approve"] else 0
+        if wave is None or (wave and not options["resume"]):
+            problems.append("approve: must be the number of a wave, together with resume")
+        if options["resume"] and options["abort"]:
+            problems.append("resume and abort: only one of them can be given")
+        if problems:
+            raise RolloutError("\n".join(problems))
+        known = {
+            "folder": folder, "by": who(), "notify": list(notify), "approve": wave or 0, "hosts": hosts, "order": [], "temporary": "",
+            "accept_changes": options["accept_changes"], "take_over": options["take_over"], "timeout": 0, "ended": [],
+        }  # fmt: skip
+        if options["abort"]:
+            return self._plan_abort(known, options["abort"])
+        rollout, made = rollout_steps.declared(self._loader, variables, hosts)
+        known["timeout"] = rollout.deadline
+        if options["resume"]:
+            return self._plan_resume(known, options["resume"])
+        others = rollout_steps.under_way_over(folder, hosts)
+        if others and not options["take_over"]:
+            raise RolloutError(rollout_steps.refusal_of(others))
+        closed = rollout.window and not rollout.window.open_at(rollout_steps.moment())
+        if rollout.window and closed:
+            opens = rollout.window.opens(rollout_steps.moment())
+            raise RolloutError(f"rollout: window: is closed until {opens:%Y-%m-%d %H:%M} UTC ({rollout.window.text()})")
+        if self._task.check_mode:
+            known["folder"] = known["temporary"] = tempfile.mkdtemp(prefix="unikernels-rollout-")
+        shown = [f"wave {index + 1}: {', '.join(wave[:8])}{' ...' if len(wave) > 8 else ''} ({len(wave)})"
+                 for index, wave in enumerate(made.waves)]  # fmt: skip
+        return {**known, "mode": "begin", "id": journal_folder.new_id(), "order": made.order, "msg": shown}
+
+    def _plan_resume(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
+        state = journal_folder.load(known["folder"], rollout)
+        if state.aborted:
+            raise RolloutError(f"rollout {state.id} was aborted and stays so: begin a new one, or -e abort={state.id} again")
+        if not state.under_way and state.result != journal.INCOMPLETE:
+            raise RolloutError(f"rollout {state.id} has ended ({state.result}): begin a new one")
+        self._nobody_else(state, known)
+        remaining = [host for wave in state.remaining for host in wave]
+        lines = [
+            f"resumes rollout {state.id} of {state.begun} by {state.by}: {len(remaining)} of {len(state.order)} hosts are not done"
+        ]
+        if self._task.check_mode:
+            known = self._copied(known, state)
+        return {**known, "mode": "resume", "id": state.id, "order": known["hosts"], "msg": lines}
+
+    def _plan_abort(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
+        state = journal_folder.load(known["folder"], rollout)
+        if not state.under_way and not (state.result in (journal.RETURNED, journal.ABORTED) and state.to_return):
+            if state.result == journal.ABORTED:
+                return {**known, "mode": "none", "id": state.id, "msg": [f"rollout {state.id} is aborted already"]}
+            raise RolloutError(
+                f"rollout {state.id} has ended ({state.result}); to roll back: ansible-playbook playbooks/rollback.yml -e to=previous"
+            )
+        self._nobody_else(state, known)
+        if self._task.check_mode:
+            known = self._copied(known, state)
+        with journal_folder.locked(known["folder"]):
+            self._nobody_else(journal_folder.load(known["folder"], state.id), known)
+            journal_folder.append(known["folder"], state.id, "run", mode="abort", by=known["by"], **journal_folder.this_run())
+            journal_folder.append(known["folder"], state.id, "return", reason=f"{known['by']} aborted it")
+        order = [host for host in known["hosts"] if host in state.order]
+        return {**known, "mode": "abort", "id": state.id, "order": order,
+                "msg": [f"aborts rollout {state.id} of {state.begun} by {state.by}: rolls back {len(state.to_return)} hosts"]}  # fmt: skip
+
+    def _copied(self, known: dict[str, Any], state: State) -> dict[str, Any]:
+        """Check mode decides on a copy of the journal."""
+        temporary = tempfile.mkdtemp(prefix="unikernels-rollout-")
+        shutil.copy(journal_folder.path_of(known["folder"], state.id), temporary)
+        return {**known, "folder": temporary, "temporary": temporary}
+
+    def _nobody_else(self, state: State, known: dict[str, Any]) -> None:
+        other = journal_folder.other_run(state)
+        if other and not known["take_over"]:
+            raise RolloutError(f"rollout {state.id} is run by {other}; if that run is dead, add -e take_over=true")
+
+    def _begin(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        known = self._known(variables)
+        left = {str(host) for host in variables["ansible_play_hosts"]}
+        dropped = [host for host in known["order"] if host not in left]
+        common = {"ended": self._ended(known), "dropped": dropped, "order": [], "msg": []}
+        if known["mode"] == "abort":
+            return common
+        folder, run = known["folder"], {"by": known["by"], **journal_folder.this_run()}
+        _rollout, made = rollout_steps.declared(self._loader, variables, known["hosts"])
+        digests = rollout_steps.digests_of(variables.get(FLEET), known["id"], known["hosts"])
+        with journal_folder.locked(folder):
+            others = rollout_steps.under_way_over(folder, known["hosts"], known["id"])
+            if others and not known["take_over"]:
+                raise RolloutError(rollout_steps.refusal_of(others))
+            for other in others:
+                journal_folder.append(folder, other.id, "end", result=journal.ABORTED, lines=[f"taken over by {known['id']}"])
+            if known["mode"] == "resume":
+                return {**common, **self._begin_again(known, made.waves, digests, run)}
+            declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
+            revision = (variables.get(FLEET) or {}).get("run", {}).get("revision", "")
+            begin = {"id": known["id"], "order": made.order, "waves": made.waves, "max_failed": made.max_failed,
+                     "approve": made.approve, "rollout": declared, "digests": digests, "by": known["by"],
+                     "revision": revision}  # fmt: skip
+            journal_folder.append_all(folder, known["id"], [("begin", begin), ("run", {"mode": "begin", **run})], new=True)
+        path = journal_folder.path_of(folder, known["id"])
+        lines = [f"rollout {known['id']}: {len(made.order)} hosts in {len(made.waves)} waves", f"journal: {path}"]
+        return {**common, "order": made.order, "msg": lines}
+
+    def _begin_again(
+        self, known: dict[str, Any], waves: list[list[str]], digests: dict[str, str], run: dict[str, Any]
+    ) -> dict[str, Any]:
+        state = journal_folder.load(known["folder"], known["id"])
+        self._nobody_else(state, known)
+        changed = [] if state.returning else journal.changes(state, waves, digests)
+        if changed and not known["accept_changes"]:
+            raise RolloutError(
+                "\n".join(
+                    [
+                        f"rollout {state.id} can't be resumed as it began; since then changed:",
+                        *changed,
+                        f"-e resume={state.id} -e accept_changes=true resumes it with what is declared now, hosts with another"
+                        f" declaration once more; -e abort={state.id} takes back what is done",
+                    ]
+                )
+            )
+        events: list[tuple[str, dict[str, Any]]] = [("run", {"mode": "resume", **run})]
+        if changed:
+            events.append(("accept", {"digests": digests, "waves": journal.with_changes(state, waves)}))
+        if known["approve"]:
+            events.append(("approve", {"wave": known["approve"] - 1, "by": known["by"]}))
+        journal_folder.append_all(known["folder"], known["id"], events)
+        state = journal_folder.load(known["folder"], known["id"])
+        order = [host for wave in state.remaining for host in wave if host in known["hosts"]]
+        return {"order": [] if state.returning else order, "msg": changed}
+
+    def _ended(self, known: dict[str, Any]) -> list[str]:
+        return [state.id for state in journal_folder.states(known["folder"]) if not state.under_way and state.id != known["id"]]
+
+    def _ready(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        """Which hosts have answered, and who is in the waves from here on."""
+        known, state = self._state(variables)
+        before, lost, refused = self._answers(variables, known)
+        wanted = {host for wave in state.remaining for host in wave}
+        lost = {host: words for host, words in lost.items() if host in wanted}
+        events: list[tuple[str, dict[str, Any]]] = []
+        if state.returning:
+            away = {**lost, **refused}
+            events = [
+                ("back", {"host": host, "state": journal.STUCK, "msg": away[host]}) for host in state.to_return if host in away
+            ]
         else:
-            judged = waves.last_verdict(rollout, plan, turns)
-        return {"changed": False, "stop": judged.stop, "back": judged.back, "msg": judged.lines, **_SHOWN}
+            events.append(("ready", {"before": before, "lost": lost}))
+        lines = [f"{host}: {words}" for host, words in refused.items()]
+        if refused and not state.returning:
+            events.append(("judged", {"wave": journal.NO_WAVE, "msg": "; ".join(lines[:5])}))
+        journal_folder.append_all(known["folder"], known["id"], events)
+        state = journal_folder.load(known["folder"], known["id"])
+        stop = state.returning or course.stop_reason(state)
+        waves = [] if stop else [[host for host in wave if host in before and host not in lost] for wave in state.remaining]
+        waves = [wave for wave in waves if wave]
+        lines += [f"{host} counts as failed: {words}" for host, words in lost.items()] + (
+            [f"no wave starts: {stop}"] if stop else []
+        )
+        return {"order": [host for wave in waves for host in wave], "sizes": [len(wave) for wave in waves],
+                "msg": lines or [f"{len(before)} hosts are ready"]}  # fmt: skip
+
+    def _answers(self, variables: dict[str, Any], known: dict[str, Any]) -> tuple[dict[str, int], dict[str, str], dict[str, str]]:
+        """Host to the generation that it had before, to why it can't be asked, to why it refuses."""
+        before, lost, refused = {}, {}, {}
+        for host, values in rollout_steps.known_of(variables, known["order"]).items():
+            reserved = values.get("unikernels_xen_reserved")
+            reserved = reserved if isinstance(reserved, dict) else {}
+            words = str(values.get("unikernels_xen_unready") or "") or rollout_steps.failure_of(reserved)
+            if isinstance(reserved.get("before"), int):
+                before[host] = int(reserved["before"])
+            if reserved.get("failed") and not reserved.get("unreachable"):
+                refused[host] = words
+            elif words or host not in before:
+                lost[host] = rollout_steps.words(words or "failed or could not be reached before the first wave")
+        return before, lost, refused
+
+    # A wave.
+
+    def _wave(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        known, state = self._state(variables)
+        wave = self._wave_of(variables, state)
+        judged = course.before_wave(state, rollout_steps.rollout_in(state), wave, rollout_steps.moment())
+        go = not judged.stop and not judged.hold
+        if go:
+            journal_folder.append(known["folder"], known["id"], "wave", wave=wave)
+        return {"stop": not go, "msg": judged.lines}
+
+    def _deployed(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        """After the wave's hosts were changed: who failed, and who is to be watched."""
+        known, state = self._state(variables)
+        rollout, batch, wave = rollout_steps.rollout_in(state), self._batch(variables), self._wave_of(variables, state)
+        events, good = [], []
+        for host, values in rollout_steps.known_of(variables, batch).items():
+            outcome = values.get("unikernel_domains")
+            words = str(values.get("unikernels_xen_failed") or "") or rollout_steps.failure_of(outcome)
+            if words or not isinstance(outcome, dict) or "domains" not in outcome:
+                gone = rollout_steps.unreachable(outcome) or not words
+                events.append(rollout_steps.turn_event(host, journal.LOST if gone else journal.FAILED,
+                                                       rollout_steps.words(words or "can't be reached any more")))  # fmt: skip
+            else:
+                good.append(host)
+        spent = (rollout_steps.moment() - course.moment_of(state.begun_waves[wave])).total_seconds()
+        if rollout.deadline and spent > rollout.deadline:
+            events.append(("judged", {"wave": wave, "msg": f"was not healthy within {rollout.deadline} s"}))
+            good = []
+        journal_folder.append_all(known["folder"], known["id"], events)
+        failed = [f"{fields['host']}: {fields['msg']}" for event, fields in events if event == "turn"]
+        words = f"wave {wave + 1}: {len(good)} of {len(batch)} hosts deployed in {course.minutes(int(spent))}"
+        words += f", watched for {course.minutes(rollout.bake)}" if good and rollout.bake else ""
+        return {
+            "watched": good, "rounds": course.rounds(rollout.bake) if good else [], "bake": rollout.bake, "every": rollout.every,
+            "failures": rollout.failures, "began": rollout_steps.moment().timestamp(), "msg": [words, *failed],
+        }  # fmt: skip
+
+    def _bake(self, variables: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        """Waits, and asks meanwhile what is asked from the controller."""
+        _known, state = self._state(variables)
+        wave = self._wave_of(variables, state)
+        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"])
+
+    def _watched(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        known, state = self._state(variables)
+        batch, wave = self._batch(variables), self._wave_of(variables, state)
+        events: list[tuple[str, dict[str, Any]]] = []
+        whole, seen = "", rollout_steps.known_of(variables, batch)
+        for host, values in seen.items():
+            deployed, asked = values.get("unikernels_xen_deployed") or {}, values.get("unikernels_xen_bake") or {}
+            whole = whole or str(asked.get("bad") or "")
+            if host in (deployed.get("watched") or []):
+                reply = values.get("unikernels_xen_watched")
+                words = rollout_steps.failure_of(reply) or str((asked.get("ill") or {}).get(host) or "")
+                finished = isinstance(reply, dict) and reply.get("finished")
+                if not words and not self._task.check_mode and not whole and not finished:
+                    words = "its watch has not ended in time"
+                gone = rollout_steps.unreachable(reply)
+                if words:
+                    events.append(rollout_steps.turn_event(host, journal.LOST if gone else journal.FAILED, words))
+                elif not whole:
+                    events.append(rollout_steps.turn_event(host, journal.DONE))
+        if whole or wave not in state.judged:
+            events.append(("judged", {"wave": wave, "msg": whole}))
+        journal_folder.append_all(known["folder"], known["id"], events)
+        lines = [f"{fields['host']}: {fields['msg']}" for event, fields in events if event == "turn" and fields["msg"]]
+        state = journal_folder.load(known["folder"], known["id"])
+        return {"msg": [course.progress(state, wave, rollout_steps.moment(), 0), *lines, *([whole] if whole else [])]}
+
+    # The end.
+
+    def _verdict(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        known, state = self._state(variables)
+        reason = course.stop_reason(state)
+        rollout = rollout_steps.rollout_in(state)
+        if (
+            reason
+            and not state.returning
+            and rollout.on_failure == "rollback"
+            and state.begun_waves
+            and journal.NO_WAVE not in state.judged
+        ):
+            journal_folder.append(known["folder"], known["id"], "return", reason=reason)
+            state = journal_folder.load(known["folder"], known["id"])
+        back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs] if state.returning else []
+        waves = [[host for host in back if host in wave] for wave in reversed(state.waves)]
+        waves = [wave for wave in waves if wave]
+        lines = [f"rolls back {len(back)} hosts: {state.returning}"] if back else []
+        return {"back": [host for wave in waves for host in wave], "sizes": [len(wave) for wave in waves],
+                "before": {host: state.before.get(host, 0) for host in back}, "msg": lines or ["no host is rolled back"]}  # fmt: skip
+
+    def _returned(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        known, state = self._state(variables)
+        events = []
+        for host, values in rollout_steps.known_of(variables, self._batch(variables)).items():
+            outcome, health = values.get("unikernels_xen_returned"), values.get("unikernels_xen_returned_health")
+            words = str(values.get("unikernels_xen_stuck") or "")
+            words = words or rollout_steps.failure_of(outcome) or rollout_steps.failure_of(health)
+            if not words and (not isinstance(outcome, dict) or "domains" not in outcome):
+                words = "can't be reached"
+            state_word = journal.STUCK if words else journal.BACK
+            events.append(("back", {"host": host, "state": state_word, "msg": rollout_steps.words(words)}))
+        journal_folder.append_all(known["folder"], known["id"], events)
+        return {"msg": [f"{fields['host']}: {fields['msg'] or 'rolled back'}" for _event, fields in events]}
+
+    def _end(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        known, state = self._state(variables)
+        rollout = rollout_steps.rollout_in(state)
+        ending = course.ending(state, rollout, rollout_steps.moment())
+        journal_folder.append(known["folder"], known["id"], "end", result=ending.result, lines=ending.lines)
+        lines = list(ending.lines)
+        if not self._task.check_mode:
+            summary = rollout_steps.summary_of(state, ending.result, ending.lines)
+            lines += filter(None, (outside.notify(target, summary) for target in known["notify"] or rollout.notify))
+        if known["temporary"]:
+            shutil.rmtree(known["temporary"], ignore_errors=True)
+        return {"result": ending.result, "code": ending.code, "release": ending.ends, "lines": lines, "msg": []}
+
+    def _result(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
+        ended = variables["unikernels_xen_ended"]
+        lines = [str(line) for line in ended["lines"]]
+        if ended["code"] == 0:
+            return {"msg": lines}
+        return {"failed" if ended["code"] == 2 else "unreachable": True, "msg": "\n".join(lines)}
+
+    def _known(self, variables: dict[str, Any]) -> dict[str, Any]:
+        return dict(variables[PLAN])
+
+    def _state(self, variables: dict[str, Any]) -> tuple[dict[str, Any], State]:
+        known = self._known(variables)
+        return known, rollout_steps.state_of(known)
+
+    def _batch(self, variables: dict[str, Any]) -> list[str]:
+        return [str(host) for host in variables["ansible_play_batch"]]
+
+    def _wave_of(self, variables: dict[str, Any], state: State) -> int:
+        batch = set(self._batch(variables))
+        return next(index for index, hosts in enumerate(state.waves) if batch & set(hosts))

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import needed
+
 
 def used_images(unikernels: list[dict[str, Any]], images: dict[str, Any]) -> dict[str, Any]:
     """The part of ``images`` that ``unikernels`` need."""
-    keys = {one.get("image") for one in unikernels if one.get("state") != "absent"}
-    return {key: image for key, image in images.items() if key in keys}
+    return needed(unikernels, images)
 
 
 def images_by_name(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -96,6 +96,11 @@ run:
   description: C(by), who runs this, and C(revision), the commit of the inventory's folder where it is in git.
   returned: success
   type: dict
+same_images:
+  description: Host to the first host of the play that needs the same images, so that the controller gets them once.
+  returned: success
+  type: dict
+  version_added: 0.2.0
 services:
   description: Whether a host has a service.
   returned: success

@@ -43,6 +43,11 @@ options:
         description: Keep the rest of the file and write only a marked block at its end.
         type: bool
         default: false
+      diff:
+        description: Whether C(--diff) prints the file's change. A program's text is no news to who reads a diff.
+        version_added: 0.2.0
+        type: bool
+        default: true
   folders:
     description: The folders, parents first.
     type: list
@@ -114,6 +119,7 @@ def main() -> None:
             "content": {"type": "str", "required": True},
             "mode": {"type": "str", "default": "0644"},
             "block": {"type": "bool", "default": False},
+            "diff": {"type": "bool", "default": True},
         },
         "folders": {"path": path, "mode": {"type": "str", "default": "0755"}},
         "links": {"path": path, "target": {"type": "str", "required": True}},

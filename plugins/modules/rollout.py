@@ -7,11 +7,12 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: rollout
-short_description: Plan a rollout in waves, and decide between waves whether it continues
+short_description: Plan a rollout in waves, keep its journal, and decide between waves whether it continues
 version_added: 0.2.0
 description:
-  - Reads the variable C(rollout) of the play's hosts, a mapping of C(waves), C(spread), C(bake), C(watch), C(max_failed) and
-    C(on_failure); see docs/fleet.md. C(playbooks/rollout.yml) has the plays around it. Changes nothing.
+  - Reads the variable C(rollout) of the play's hosts; see docs/fleet.md for its keys. C(playbooks/rollout.yml) has the plays around
+    it, and is what to run. Changes no host.
+  - Each step reads the rollout's journal on the controller, decides, and records the decision before it is carried out.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -19,7 +20,7 @@ attributes:
     description: Runs on the controller.
     support: full
   check_mode:
-    description: Changes nothing.
+    description: Decides on a copy of the journal.
     support: full
   diff_mode:
     description: Changes nothing.
@@ -31,12 +32,46 @@ attributes:
 options:
   step:
     description:
-      - V(plan) checks the variable and assigns hosts to waves.
-      - V(wave) evaluates the waves before that of the play's batch, V(verdict) all that have started.
-      - V(end) fails unless every host is done, and reports hosts that failed, were rolled back, or could not be rolled back.
+      - V(plan) checks the variable and assigns hosts to waves, V(begin) begins the journal, V(ready) counts who was reserved.
+      - V(wave) evaluates the waves before that of the play's batch, V(deployed) records who failed, V(bake) waits and asks what is
+        asked from the controller, V(watched) records who is done.
+      - V(verdict) decides on a rollback, V(returned) records who was rolled back, V(end) records how the run ended and reports it.
+      - V(result) fails unless every host is done; it makes the task unreachable, for exit code 4, if the rollout can be resumed.
     type: str
-    choices: [plan, wave, verdict, end]
+    choices: [plan, begin, ready, wave, deployed, bake, watched, verdict, returned, end, result]
     required: true
+  resume:
+    description: Name of a rollout to resume, with O(step=plan).
+    type: str
+    default: ""
+  abort:
+    description: Name of a rollout to take back, with O(step=plan).
+    type: str
+    default: ""
+  approve:
+    description: Number of the wave that a person agrees to, with O(resume).
+    type: str
+    default: ""
+  accept_changes:
+    description: Resume also if the inventory or the declaration changed meanwhile.
+    type: bool
+    default: false
+  take_over:
+    description: Begin, resume or abort although another run or rollout seems to be under way.
+    type: bool
+    default: false
+  notify:
+    description: Webhooks and addresses of mail that get the result, in place of C(rollout.notify).
+    type: raw
+    default: ""
+  journal:
+    description: Folder of the journals; V(~/.local/state/unikernels.xen/rollouts) if empty.
+    type: str
+    default: ""
+  until:
+    description: How many seconds after the watch began to wait, with O(step=bake).
+    type: int
+    default: 0
 """
 
 EXAMPLES = r"""
@@ -48,24 +83,29 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+id:
+  description: Name of the rollout.
+  returned: with O(step=plan)
+  type: str
 order:
   description: The hosts in the order of their waves.
-  returned: with O(step=plan)
+  returned: with O(step=plan) and O(step=ready)
   type: list
   elements: str
 sizes:
   description: How many hosts each wave has.
-  returned: with O(step=plan)
+  returned: with O(step=ready)
   type: list
   elements: int
 stop:
-  description: Whether no other wave may start.
-  returned: with O(step=wave) and O(step=verdict)
+  description: Whether this wave does not start.
+  returned: with O(step=wave)
   type: bool
 back:
-  description: Whether hosts of this rollout are to be rolled back.
-  returned: with O(step=wave) and O(step=verdict)
-  type: bool
+  description: Hosts to roll back, those of the last wave first.
+  returned: with O(step=verdict)
+  type: list
+  elements: str
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -74,9 +114,25 @@ from ansible.module_utils.basic import AnsibleModule
 def main() -> None:
     """Only where no action plugin came first; the options are here for those who check the documentation against them."""
     AnsibleModule(
-        argument_spec={"step": {"type": "str", "choices": ["plan", "wave", "verdict", "end"], "required": True}},
+        argument_spec={
+            "step": {
+                "type": "str",
+                "choices": [
+                    "plan", "begin", "ready", "wave", "deployed", "bake", "watched", "verdict", "returned", "end", "result",
+                ],
+                "required": True,
+            },
+            "resume": {"type": "str", "default": ""},
+            "abort": {"type": "str", "default": ""},
+            "approve": {"type": "str", "default": ""},
+            "accept_changes": {"type": "bool", "default": False},
+            "take_over": {"type": "bool", "default": False},
+            "notify": {"type": "raw", "default": ""},
+            "journal": {"type": "str", "default": ""},
+            "until": {"type": "int", "default": 0},
+        },
         supports_check_mode=True,
-    ).fail_json(msg="rollout runs on the controller; this file only documents it")
+    ).fail_json(msg="rollout runs on the controller; this file only documents it")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import zlib
 ROOT = pathlib.Path(__file__).parent
 PLUGINS = "ansible_collections/unikernels/xen/plugins"
 SOCKET = "/run/preloaded-python"
+PROC = "/proc"
 LIBRARIES = """
     concurrent.futures contextlib copy dataclasses datetime email.message enum errno fcntl functools gzip hashlib
     http.client http.cookiejar ipaddress json logging multiprocessing pathlib platform random re secrets selectors shlex
@@ -75,19 +76,25 @@ def forget_if_other(archive, digests):
             del sys.modules[name]
 
 
+def received(connection):
+    """(stdin, stdout and stderr of the process that asks, its id)."""
+    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(12))
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return array.array("i", ancillary[0][2]), pid
+
+
 def run(connection):
     """Be the process that asks. Returns its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(12))
-    for number, descriptor in enumerate(array.array("i", ancillary[0][2])):
+    descriptors, pid = received(connection)
+    for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
-    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    with open(f"/proc/{pid}/environ", "rb") as file:
+    with open(f"{PROC}/{pid}/environ", "rb") as file:
         pairs = [entry.partition(b"=") for entry in file.read().split(b"\0") if entry]
     os.environb.clear()
     os.environb.update({name: value for name, _, value in pairs})
-    os.chdir(f"/proc/{pid}/cwd")
+    os.chdir(f"{PROC}/{pid}/cwd")
     os.setsid()
     with open("/proc/self/comm", "w", encoding="ascii") as comm:
         comm.write("python3")

@@ -98,9 +98,10 @@ def _file(entry: dict[str, Any], changes: Changes, check_mode: bool) -> None:
     if (old, old_mode) == (new, mode):
         return
     changes.paths.append(path)
-    shown = {"before": old, "after": new, "before_header": path, "after_header": path}
-    # Bytes that are no text are kept in the file, and shown as what JSON can carry.
-    changes.diffs.append({key: text.encode("utf-8", "replace").decode() for key, text in shown.items()})
+    if entry.get("diff", True):
+        shown = {"before": old, "after": new, "before_header": path, "after_header": path}
+        # Bytes that are no text are kept in the file, and shown as what JSON can carry.
+        changes.diffs.append({key: text.encode("utf-8", "replace").decode() for key, text in shown.items()})
     if not check_mode:
         write_whole(path, new.encode("utf-8", "surrogateescape"), mode)
 

@@ -374,17 +374,12 @@ def test_the_program_runs_from_the_files_that_the_role_installs(tmp_path):
     import yaml
 
     root = pathlib.Path(__file__).parents[3]
-    tasks = yaml.safe_load((root / "roles/xen_host/tasks/keeper.yml").read_text())
-    paths = [file["path"] for file in tasks[0]["unikernels.xen.host_files"]["files"]]
-    library = "/usr/local/lib/unikernels/"
-    for path in paths:
-        if path.startswith(library):
-            target = tmp_path / path[len(library) :]
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((root / "plugins" / path[len(library) :]).read_bytes())
-    modules = sorted(
-        path[len(library) + len("module_utils/") : -3].replace("/", ".") for path in paths if path.startswith(library)
-    )
+    library = yaml.safe_load((root / "roles/xen_host/vars/main.yml").read_text())["xen_host_library"]
+    for path in library:
+        target = tmp_path / "module_utils" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((root / "plugins/module_utils" / path).read_bytes())
+    modules = sorted(path[:-3].replace("/", ".") for path in library)
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         + "".join(f"import module_utils.{name}\n" for name in modules)

@@ -21,6 +21,7 @@ print(json.dumps({{**{answer}, "sha256": os.environ["DIGEST"]}}))
 DOUBLED = {
     "image_store": {"changed": False, "missing": []},
     "service_health": {"changed": False, "healthy": ["www"], "answers": [{"name": "www", "healthy": True, "msg": ""}]},
+    "service_watch": {"changed": False, "rounds": 1, "ill": {}},
     "mirage_image": {"changed": False},
 }
 
@@ -60,6 +61,7 @@ def fleet(collection, tmp_path_factory):
         "unikernel_images_store": str(folder / "hosts") + "/{{ inventory_hostname }}/images",
         "unikernel_generations_folder": str(folder / "hosts") + "/{{ inventory_hostname }}/generations",
         "unikernel_images_controller": str(folder / "controller"),
+        "rollout_journal": str(folder / "journals"),
         "rollout": {"waves": [1, "50%", "100%"], "spread": "site", "bake": 1, "watch": {"every": 1}},
     }
     hosts = {name: {"site": "left" if index % 2 else "right"} for index, name in enumerate(names)}

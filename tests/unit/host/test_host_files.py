@@ -100,3 +100,12 @@ def test_a_task_can_keep_its_files_out_of_the_diff(tmp_path):
     }  # fmt: skip
     assert "Static key" in printed["shown"]
     assert "Static key" not in printed["kept"] and "changed=1" in printed["kept"]
+
+
+def test_a_files_change_is_not_shown_where_it_says_so(tmp_path):
+    files = [
+        {"path": f"{tmp_path}/{name}", "content": "new\n", "mode": "0644", "block": False, "diff": shown}
+        for name, shown in (("program", False), ("settings", True))
+    ]
+    changes = apply({"files": files, "folders": [], "links": [], "absent": []}, True)
+    assert [diff["after_header"] for diff in changes.diffs] == [f"{tmp_path}/settings"] and len(changes.paths) == 2

@@ -5,6 +5,7 @@ import os
 import subprocess
 
 import pytest
+import yaml
 from ansible_collections.unikernels.xen.plugins.module_utils.image import policy as policies
 from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
@@ -241,12 +242,10 @@ ROOT = __import__("pathlib").Path(__file__).resolve().parents[3]
 def boot(host, definitions, policy):
     """What the script makes of a folder of definitions, with the library as the role installs it."""
     library = host.folder / "library"
-    tasks = (ROOT / "roles/xen_host/tasks/verify_boot.yml").read_text()
-    for line in tasks.splitlines():
-        if "path: /usr/local/lib/unikernels/" in line and line.endswith(".py"):
-            path = library / line.partition("/usr/local/lib/unikernels/")[2]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text((ROOT / "plugins" / path.relative_to(library)).read_text())
+    for name in yaml.safe_load((ROOT / "roles/xen_host/vars/main.yml").read_text())["xen_host_library"]:
+        path = library / "module_utils" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((ROOT / "plugins/module_utils" / name).read_text())
     auto, run, etc = host.folder / "auto", host.folder / "run", host.folder / "etc"
     auto.mkdir(exist_ok=True)
     if policy is not None:

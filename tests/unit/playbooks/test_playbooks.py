@@ -64,7 +64,7 @@ def test_words_that_are_set_to_nothing_are_none():
 def test_a_filter_that_is_not_in_force_is_due(networks, written, loaded, due):
     variables = {
         "xen_host_management_networks": networks,
-        "xen_host_filter_written": {"changed_paths": written},
+        "xen_host_configured": {"changed_paths": written},
         "xen_host_found": {"host": {"management": True, "management_loaded": loaded}},
     }
     text = yaml.safe_load((ROOT / "roles/xen_host/vars/main.yml").read_text())["xen_host_filter_due"]
@@ -77,3 +77,14 @@ def test_our_filters_come_again_after_what_flushes_all_rules(name):
     after = re.search(r"^After=(.*)$", unit, re.MULTILINE).group(1).split()
     assert "nftables.service" in after and "PartOf=nftables.service" in unit
     assert "ReloadPropagatedFrom=nftables.service" in unit and "ExecReload=" in unit
+
+
+def test_one_call_writes_the_files_of_a_host():
+    """Each call costs a host seconds, also when nothing changes."""
+    tasks = [
+        task
+        for path in (ROOT / "roles/xen_host/tasks").glob("*.yml")
+        for task in mappings(yaml.safe_load(path.read_text()))
+        if "unikernels.xen.host_files" in task
+    ]
+    assert [task["name"] for task in tasks] == ["Configure Xen, Dom0 and their daemons"]

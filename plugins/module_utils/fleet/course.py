@@ -1,0 +1,168 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What follows from the state of a rollout: does the next wave start, is all rolled back, how did it end. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+
+from . import journal
+from .journal import BACK, DONE, FAILED, LOST, State
+from .rollout import Rollout
+
+
+@dataclass(frozen=True)
+class Verdict:
+    stop: str = ""  # why no other wave starts
+    hold: str = ""  # why the next wave waits
+    lines: list[str] = field(default_factory=list)
+
+
+def failures(state: State, before_wave: int | None = None) -> list[str]:
+    """Hosts that failed: in a wave that is over, or lost before theirs. Of a wave that is over each must be done."""
+    last = len(state.waves) if before_wave is None else before_wave
+    over = {host for index in state.run_waves if index < last for host in state.waves[index]}
+    return [host for host in state.order if state.turns.get(host) in (FAILED, LOST) or (host in over and host not in state.turns)]
+
+
+def stop_reason(state: State, before_wave: int | None = None) -> str:
+    failed = failures(state, before_wave)
+    whole = [
+        words if wave == journal.NO_WAVE else f"wave {wave + 1} {words}" for wave, words in sorted(state.judged.items()) if words
+    ]
+    if whole:
+        return "; ".join(whole)
+    if len(failed) > state.max_failed:
+        return f"{len(failed)} hosts failed, at most {state.max_failed} may"
+    return ""
+
+
+def hold_reason(state: State, rollout: Rollout, wave: int, now: datetime.datetime) -> str:
+    """Why wave number ``wave`` (from 0) does not start yet, and what to type."""
+    resume = f"ansible-playbook playbooks/rollout.yml -e resume={state.id}"
+    for earlier in range(wave):
+        waits = [host for host in state.remaining[earlier] if state.turns.get(host) != LOST]
+        if waits and earlier not in state.begun_waves:
+            return f"wave {earlier + 1} has not started"
+    if rollout.window and not rollout.window.open_at(now):
+        opens = rollout.window.opens(now)
+        when = f"{opens.astimezone(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC" if opens else "never"
+        return f"wave {wave + 1} waits for the window ({rollout.window.text()}), which opens at {when}: {resume}"
+    if wave in state.approve and wave not in state.approved and wave not in state.begun_waves:
+        return f"wave {wave + 1} waits for a person who agrees: {resume} -e approve={wave + 1}"
+    return ""
+
+
+def before_wave(state: State, rollout: Rollout, wave: int, now: datetime.datetime) -> Verdict:
+    stop = state.returning or stop_reason(state, wave)
+    hold = "" if stop else hold_reason(state, rollout, wave, now)
+    lines = [progress(state, wave, now, rollout.bake)]
+    failed = failures(state, wave)
+    if failed:
+        lines.append(f"failed: {_listed(state, failed)}")
+    if stop or hold:
+        lines.append(hold or f"no other wave starts: {stop}")
+    return Verdict(stop, hold, lines)
+
+
+def progress(state: State, wave: int, now: datetime.datetime, bake: int = 0) -> str:
+    done = sum(turn == DONE for turn in state.turns.values())
+    left = seconds_left(state, wave, now, bake)
+    words = f", about {minutes(left)} left" if left else ""
+    return (
+        f"rollout {state.id}, wave {wave + 1} of {len(state.waves)}: {done} of {len(state.order)} hosts done,"
+        f" {len(failures(state, wave))} failed (at most {state.max_failed} may){words}"
+    )
+
+
+def seconds_left(state: State, wave: int, now: datetime.datetime, bake: int) -> int:
+    """An estimate from the waves that are over; each takes at least the time that it is watched."""
+    over = [begun for index, begun in state.run_waves.items() if index < wave]
+    ahead = sum(1 for hosts in state.remaining[wave:] if hosts)
+    if not over:
+        return ahead * bake
+    spent = (now - moment_of(min(over))).total_seconds() / len(over)
+    return int(ahead * max(spent, bake))
+
+
+def moment_of(at: str) -> datetime.datetime:
+    return datetime.datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
+
+
+def minutes(seconds: int) -> str:
+    return f"{seconds} s" if seconds < 120 else f"{round(seconds / 60)} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+@dataclass(frozen=True)
+class Ending:
+    result: str
+    code: int  # 0 all done, 2 failed, 4 not finished
+    lines: list[str]
+    ends: bool  # whether hosts are released
+
+
+def ending(state: State, rollout: Rollout, now: datetime.datetime) -> Ending:
+    """How this run of the rollout ends."""
+    done = [host for host in state.order if state.turns.get(host) == DONE and state.backs.get(host) != BACK]
+    failed = failures(state)
+    lines = [f"rollout {state.id}: {len(done)} of {len(state.order)} hosts done, {len(failed)} failed"]
+    if failed:
+        lines.append(f"failed: {_listed(state, failed)}")
+    if state.returning:
+        return _returned(state, lines)
+    reason = stop_reason(state)
+    rest = [host for wave in state.remaining for host in wave if host not in failed]
+    ways = (
+        f"ansible-playbook playbooks/rollout.yml -e resume={state.id} resumes it,"
+        f" ansible-playbook playbooks/rollout.yml -e abort={state.id} takes it back"
+    )
+    if reason and not state.begun_waves:
+        return Ending(journal.REFUSED, 2, [*lines, f"no host was changed: {reason}"], True)
+    if reason:
+        lines.append(f"no other wave starts: {reason}; {len(rest)} hosts are unchanged")
+        return Ending(journal.STOPPED, 2, [*lines, ways], False)
+    if rest:
+        wave = next(index for index, hosts in enumerate(state.remaining) if any(host in rest for host in hosts))
+        hold = hold_reason(state, rollout, wave, now) or ways
+        return Ending(journal.WAITING, 4, [*lines, hold], False)
+    if failed:
+        return Ending(
+            journal.INCOMPLETE, 4, [*lines, f"try these again: ansible-playbook playbooks/rollout.yml -e resume={state.id}"], True
+        )
+    return Ending(journal.COMPLETE, 0, lines, True)
+
+
+def _returned(state: State, lines: list[str]) -> Ending:
+    back = [host for host in state.order if state.backs.get(host) == BACK]
+    stuck = state.to_return
+    untouched = len(state.order) - len(state.touched)
+    lines = [*lines, f"rollback: {state.returning}; {untouched} hosts are unchanged"]
+    if back:
+        lines.append(f"rolled back: {', '.join(back)}")
+    for host in stuck:
+        words = state.words.get(host) if host in state.backs else ""
+        lines.append(f"{host} was not rolled back{f' ({words})' if words else ''}; try: {way_back(state, host)}")
+    if state.aborted:
+        return Ending(journal.ABORTED, 2 if stuck else 0, lines, True)
+    return Ending(journal.RETURNED, 2, lines, True)
+
+
+def way_back(state: State, host: str) -> str:
+    """The command that rolls one host back to what it had before this rollout."""
+    number = state.before.get(host, 0)
+    book = "ansible-playbook playbooks/rollback.yml"
+    return f"{book} -e to={number} --limit {host}" if number else f"{book} --limit {host} (it had no generation before)"
+
+
+def _listed(state: State, hosts: list[str]) -> str:
+    named = [f"{host} ({state.words[host]})" if state.words.get(host) else host for host in hosts[:10]]
+    return ", ".join(named) + (f" and {len(hosts) - 10} more" if len(hosts) > 10 else "")
+
+
+def rounds(bake: int) -> list[int]:
+    """When, in seconds since the watch began, the hosts are asked what they saw: not often, and for the last time at its end."""
+    step = max(30, bake // 10)
+    return [*range(step, bake, step), bake]

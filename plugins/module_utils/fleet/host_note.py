@@ -1,0 +1,93 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a host itself keeps of rollouts: the one under way with the generation to roll back to, and the last ones. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+KEEP = 20
+
+
+class NoteError(ValueError):
+    """One line: why the host takes no part in a rollout, or its note can't be read."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    id: str
+    by: str = ""
+    at: str = ""
+    before: int = 0  # generation that the host had before; 0: none
+    after: int = 0  # generation that it had at the end
+    result: str = ""
+
+
+@dataclass(frozen=True)
+class Note:
+    under_way: Entry | None = None
+    past: list[Entry] = field(default_factory=list)
+
+    def generation_of(self, rollout: str) -> int:
+        """The generation that the host had when that rollout was done; 0 where it took no part."""
+        return next((entry.after for entry in reversed(self.past) if entry.id == rollout), 0)
+
+
+def text_of(note: Note) -> str:
+    return json.dumps({"format": 1, **dataclasses.asdict(note)}, sort_keys=True) + "\n"
+
+
+def read(text: str) -> Note:
+    try:
+        values = json.loads(text)
+        if not isinstance(values, dict) or values.get("format") != 1:
+            raise NoteError("is of another format")
+        under_way = _entry(values["under_way"]) if values["under_way"] is not None else None
+        return Note(under_way, [_entry(entry) for entry in values["past"]])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise NoteError(str(error) if isinstance(error, NoteError) else "is not whole") from None
+
+
+def _entry(values: Any) -> Entry:
+    entry = Entry(**values)
+    texts = (entry.id, entry.by, entry.at, entry.result)
+    numbers = (entry.before, entry.after)
+    if not all(isinstance(text, str) for text in texts) or not entry.id:
+        raise ValueError
+    if not all(isinstance(number, int) and not isinstance(number, bool) for number in numbers):
+        raise ValueError
+    return entry
+
+
+def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) -> Note:
+    """``note`` with ``new`` under way. NoteError with the name of the rollout that is.
+
+    ``ended``: rollouts that the controller knows to be over, which a host that could not be reached then does not.
+    """
+    current = note.under_way
+    if current and current.id == new.id:
+        return note
+    if current and current.id not in ended and not take_over:
+        raise NoteError(
+            f"rollout {current.id} by {current.by or 'somebody'} is under way since {current.at}: -e resume={current.id} resumes it,"
+            f" -e abort={current.id} takes it back; where its journal is lost, -e take_over=true ends it here"
+        )
+    # A rollout that is resumed after its end was recorded goes back to where it began.
+    earlier = next((entry for entry in note.past if entry.id == new.id), None)
+    return dataclasses.replace(note, under_way=dataclasses.replace(new, before=earlier.before) if earlier else new)
+
+
+def released(note: Note, rollout: str, result: str, newest: int) -> Note:
+    """``note`` with that rollout at its end; any other is left as it is."""
+    current = note.under_way
+    if current is None or current.id != rollout:
+        return note
+    ended = dataclasses.replace(current, result=result, after=newest)
+    past = [entry for entry in note.past if entry.id != rollout]
+    return Note(None, [*past, ended][-KEEP:])

@@ -1,0 +1,248 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What happened in a rollout, as lines of JSON, and the state that follows from them. Pure.
+
+A line is written before what it announces, and after what it reports, so a rollout can be resumed from any line. A line that was
+cut in the middle counts as not written: what it reports is done again, which changes nothing where it was done.
+
+event    fields
+begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> of its declaration), by, revision
+run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
+accept   digests, waves: the declaration or the inventory changed, and the rollout is resumed with the new one
+approve  wave, by
+ready    before (host -> generation to roll back to), lost (host -> reason): nothing is changed yet
+wave     wave: its hosts change from here on
+turn     host, state (done, failed, lost), msg
+judged   wave, msg (why the whole wave failed, or "")
+return   reason: the rollback of all touched hosts begins
+back     host, state (back, stuck), msg
+end      result, lines
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+DONE, FAILED, LOST, BACK, STUCK = "done", "failed", "lost", "back", "stuck"
+# How a rollout ends.
+COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED = "done", "incomplete", "rolled back", "aborted", "refused"
+# How a run ends that leaves the rollout under way.
+STOPPED, WAITING = "stopped", "waiting"
+RESULTS = (COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED, STOPPED, WAITING)
+# Of hosts that refused before any wave.
+NO_WAVE = -1
+_UNDER_WAY = (STOPPED, WAITING)
+ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
+MAX_LINE = 16 << 20
+
+
+class JournalError(ValueError):
+    """One line: why a journal can't be used."""
+
+
+@dataclass
+class State:
+    """A rollout as its journal has it."""
+
+    id: str = ""
+    begun: str = ""  # when
+    by: str = ""
+    revision: str = ""
+    rollout: dict[str, Any] = field(default_factory=dict)
+    waves: list[list[str]] = field(default_factory=list)
+    max_failed: int = 0
+    approve: list[int] = field(default_factory=list)
+    digests: dict[str, str] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    last: str = ""  # when the last line was written
+    ready: bool = False
+    before: dict[str, int] = field(default_factory=dict)
+    turns: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)  # host -> why it failed
+    begun_waves: dict[int, str] = field(default_factory=dict)  # wave -> when
+    run_waves: dict[int, str] = field(default_factory=dict)  # those that the last run of Ansible began
+    judged: dict[int, str] = field(default_factory=dict)  # wave -> why it failed as a whole, or ""
+    approved: list[int] = field(default_factory=list)
+    backs: dict[str, str] = field(default_factory=dict)
+    aborted: bool = False
+    returning: str = ""  # why all touched hosts are rolled back
+    result: str = ""
+    lines: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def order(self) -> list[str]:
+        return [host for wave in self.waves for host in wave]
+
+    @property
+    def under_way(self) -> bool:
+        return not self.result or self.result in _UNDER_WAY
+
+    @property
+    def touched(self) -> list[str]:
+        """Hosts that may have been changed, in the order of their waves."""
+        return [host for index, wave in enumerate(self.waves) if index in self.begun_waves for host in wave
+                if self.turns.get(host) != LOST or host in self.before]  # fmt: skip
+
+    @property
+    def remaining(self) -> list[list[str]]:
+        """Of each wave the hosts that are not done."""
+        return [[host for host in wave if self.turns.get(host) != DONE] for wave in self.waves]
+
+    @property
+    def to_return(self) -> list[str]:
+        """Hosts to roll back, those that changed last first."""
+        return [host for host in reversed(self.touched) if self.backs.get(host) != BACK]
+
+
+def line_of(event: str, at: str, **fields: Any) -> str:
+    return json.dumps({"event": event, "at": at, **fields}, sort_keys=True) + "\n"
+
+
+def read(text: str) -> State:
+    """JournalError where there is no whole first line. Other lines that can't be read are named in ``problems``."""
+    state = State()
+    lines = text.split("\n")
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not isinstance(entry.get("event"), str):
+                raise ValueError
+            if not state.id and entry["event"] != "begin":
+                raise JournalError("its first line is missing")
+            _TAKE[entry["event"]](state, entry)
+            state.last = str(entry.get("at") or state.last)
+        except JournalError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            if not state.id:
+                raise JournalError("its first line is not whole: nothing was changed yet; begin a new rollout") from None
+            state.problems.append(f"line {number} is not whole" if number >= len(lines) - 1 else f"line {number} can't be read")
+    if not state.id:
+        raise JournalError("is empty: nothing was changed yet; begin a new rollout")
+    return state
+
+
+def _begin(state: State, entry: Mapping[str, Any]) -> None:
+    if state.id:
+        raise ValueError
+    waves, rollout, digests = _waves(entry["waves"]), dict(entry["rollout"]), _texts(entry["digests"])
+    if not ID.fullmatch(entry["id"]):
+        raise ValueError
+    state.max_failed, state.approve = int(entry["max_failed"]), [int(wave) for wave in entry["approve"]]
+    state.waves, state.rollout, state.digests = waves, rollout, digests
+    state.begun, state.by, state.revision = str(entry["at"]), str(entry["by"]), str(entry.get("revision") or "")
+    state.id = entry["id"]
+
+
+def _run(state: State, entry: Mapping[str, Any]) -> None:
+    state.run = {key: entry[key] for key in ("mode", "by", "node", "pid", "started", "at")}
+    state.result, state.lines, state.run_waves = "", [], {}
+    state.backs = {host: back for host, back in state.backs.items() if back == BACK}
+    if entry["mode"] == "abort":
+        state.aborted = True
+    elif entry["mode"] == "resume" and not state.returning:
+        # What failed has its turn again; what is done stays done.
+        state.turns = {host: turn for host, turn in state.turns.items() if turn == DONE}
+        state.words, state.judged = {}, {wave: words for wave, words in state.judged.items() if not words}
+
+
+def _accept(state: State, entry: Mapping[str, Any]) -> None:
+    waves, digests = _waves(entry["waves"]), _texts(entry["digests"])
+    changed = {host for host, digest in digests.items() if state.digests.get(host) != digest}
+    state.turns = {host: turn for host, turn in state.turns.items() if host not in changed}
+    # A host that the inventory no longer has keeps its place: what was done to it can be taken back.
+    state.waves = waves
+    state.digests = {**state.digests, **digests}
+
+
+def _approve(state: State, entry: Mapping[str, Any]) -> None:
+    state.approved.append(int(entry["wave"]))
+
+
+def _ready(state: State, entry: Mapping[str, Any]) -> None:
+    state.ready = True
+    # The first time counts: that is what the host had before this rollout.
+    state.before = {**{str(host): int(number) for host, number in dict(entry["before"]).items()}, **state.before}
+    for host, reason in _texts(entry["lost"]).items():
+        state.turns[host], state.words[host] = LOST, reason
+
+
+def _wave(state: State, entry: Mapping[str, Any]) -> None:
+    state.begun_waves[int(entry["wave"])] = state.run_waves[int(entry["wave"])] = str(entry["at"])
+
+
+def _turn(state: State, entry: Mapping[str, Any]) -> None:
+    if entry["state"] not in (DONE, FAILED, LOST):
+        raise ValueError
+    state.turns[str(entry["host"])], state.words[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
+
+
+def _judged(state: State, entry: Mapping[str, Any]) -> None:
+    state.judged[int(entry["wave"])] = str(entry["msg"])
+
+
+def _return(state: State, entry: Mapping[str, Any]) -> None:
+    state.returning = str(entry["reason"])
+
+
+def _back(state: State, entry: Mapping[str, Any]) -> None:
+    if entry["state"] not in (BACK, STUCK):
+        raise ValueError
+    state.backs[str(entry["host"])], state.words[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
+
+
+def _end(state: State, entry: Mapping[str, Any]) -> None:
+    if entry["result"] not in RESULTS:
+        raise ValueError
+    state.result, state.lines = entry["result"], [str(line) for line in entry.get("lines") or []]
+
+
+_TAKE = {
+    "begin": _begin, "run": _run, "accept": _accept, "approve": _approve, "ready": _ready, "wave": _wave, "turn": _turn,
+    "judged": _judged, "return": _return, "back": _back, "end": _end,
+}  # fmt: skip
+
+
+def _waves(value: Any) -> list[list[str]]:
+    if not isinstance(value, list) or not all(isinstance(wave, list) for wave in value):
+        raise ValueError
+    return [[str(host) for host in wave] for wave in value]
+
+
+def _texts(value: Any) -> dict[str, str]:
+    return {str(key): str(text) for key, text in dict(value).items()}
+
+
+def changes(state: State, waves: list[list[str]], digests: Mapping[str, str]) -> list[str]:
+    """What the inventory and the declaration have otherwise than when the rollout began."""
+    hosts = {host for wave in waves for host in wave}
+    known = set(state.order)
+    lines = [f"{_names(sorted(known - hosts))}: no longer in this run (removed, or left out by --limit)"] if known - hosts else []
+    lines += [f"{_names(sorted(hosts - known))}: new"] if hosts - known else []
+    other = sorted(host for host in hosts & known if state.digests.get(host) != digests.get(host))
+    lines += [f"{_names(other)}: another declaration"] if other else []
+    return lines
+
+
+def with_changes(state: State, waves: list[list[str]]) -> list[list[str]]:
+    """The waves of a rollout that is resumed with another inventory: new hosts come last, those that are gone and unchanged go."""
+    hosts = {host for wave in waves for host in wave}
+    known, touched = set(state.order), set(state.touched)
+    kept = [[host for host in wave if host in hosts or host in touched] for wave in state.waves]
+    new = [host for wave in waves for host in wave if host not in known]
+    return kept[:-1] + [[*kept[-1], *new]] if kept else [new]
+
+
+def _names(hosts: Iterable[str]) -> str:
+    names = list(hosts)
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more

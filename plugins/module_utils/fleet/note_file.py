@@ -1,0 +1,60 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The host's note of rollouts, beside the folder of its generations."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..image.store import write_whole
+from . import host_note
+from .host_note import Note, NoteError
+
+NAME = "rollout.json"
+
+
+def path_of(generations: str) -> str:
+    return os.path.join(os.path.dirname(os.path.abspath(generations)), NAME)
+
+
+def read_note(generations: str) -> Note:
+    """NoteError where there is one that can't be read."""
+    path = path_of(generations)
+    try:
+        with open(path, encoding="utf-8") as file:
+            return host_note.read(file.read())
+    except FileNotFoundError:
+        return Note()
+    except (NoteError, OSError, UnicodeDecodeError) as error:
+        raise NoteError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def change_note(generations: str, change: Callable[[Note], Note], check: bool) -> tuple[Note, bool]:
+    """The note as it is after ``change``, and whether that is another one. Raises NoteError, OSError."""
+    if check:
+        before = read_note(generations)
+        after = change(before)
+        return after, after != before
+    path = path_of(generations)
+    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+    with _locked(os.path.dirname(path)):
+        before = read_note(generations)
+        after = change(before)
+        if after != before:
+            write_whole(path, host_note.text_of(after).encode("utf-8"), 0o600)
+        return after, after != before
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -1,0 +1,32 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Health that is asked for again and again: how many times in a row each check failed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class Watch:
+    """What fails ``failures`` times in a row is bad."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self._rows: dict[str, int] = {}
+        self.rounds = 0
+        self.bad: dict[str, str] = {}
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether something failed the last time that is not bad yet."""
+        return any(row for name, row in self._rows.items() if name not in self.bad)
+
+    def take(self, answers: Mapping[str, str]) -> None:
+        """``answers``: name of a check -> why it failed, or ""."""
+        self.rounds += 1
+        for name, words in answers.items():
+            self._rows[name] = self._rows.get(name, 0) + 1 if words else 0
+            if self._rows[name] >= self._failures:
+                self.bad.setdefault(name, words if self._failures == 1 else f"{words} ({self._failures} times in a row)")

@@ -1,0 +1,156 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The folder of journals, which several controllers can share; one file a rollout, which only grows."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet import journal
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
+
+SUFFIX = ".jsonl"
+# Of the newest journals this many are looked at for one that is under way.
+MAX_JOURNALS = 200
+_LOCK = ".lock"
+
+
+def default_folder() -> str:
+    return os.path.join(os.path.expanduser("~"), ".local/state/unikernels.xen/rollouts")
+
+
+def now_text() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def new_id() -> str:
+    """Named by the time, so that names sort; two controllers that begin in one second have different ones."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
+
+
+def path_of(folder: str, rollout: str) -> str:
+    """JournalError for what is no name of a rollout: it becomes a path."""
+    if not journal.ID.fullmatch(rollout):
+        raise JournalError(f"{rollout!r} is not the name of a rollout, as in 20261127T080000Z-1a2b3c")
+    return os.path.join(folder, rollout + SUFFIX)
+
+
+def load(folder: str, rollout: str) -> State:
+    """JournalError with the file's name."""
+    path = path_of(folder, rollout)
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return journal.read(file.read())
+    except FileNotFoundError:
+        known = ", ".join(ids(folder)[:5]) or "none"
+        raise JournalError(f"there is no rollout {rollout} in {folder} (the last ones: {known})") from None
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from None
+    except JournalError as error:
+        raise JournalError(f"{path}: {error}") from None
+
+
+def ids(folder: str) -> list[str]:
+    """The newest first."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    found = [name[: -len(SUFFIX)] for name in names if name.endswith(SUFFIX)]
+    return sorted(filter(journal.ID.fullmatch, found), reverse=True)
+
+
+def states(folder: str, limit: int = MAX_JOURNALS) -> list[State]:
+    """The newest rollouts; one without a whole first line never began."""
+    found = []
+    for rollout in ids(folder)[:limit]:
+        try:
+            found.append(load(folder, rollout))
+        except JournalError:
+            continue
+    return found
+
+
+def append(folder: str, rollout: str, event: str, new: bool = False, **fields: Any) -> None:
+    append_all(folder, rollout, [(event, fields)], new)
+
+
+def append_all(folder: str, rollout: str, events: list[tuple[str, dict[str, Any]]], new: bool = False) -> None:
+    """Lines at the end of the journal, on the disk before this returns. JournalError."""
+    if not events:
+        return
+    path, at = path_of(folder, rollout), now_text()
+    text = "".join(journal.line_of(event, at, **fields) for event, fields in events)
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | (os.O_CREAT | os.O_EXCL if new else 0), 0o600)
+        try:
+            fcntl.lockf(handle, fcntl.LOCK_EX)
+            size = os.fstat(handle).st_size
+            # A line that was cut in the middle stays a line of its own.
+            cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+            data = (("\n" if cut else "") + text).encode("utf-8", "replace")
+            while data:
+                data = data[os.write(handle, data) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if new:
+            _sync(folder)
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}") from None
+
+
+def _sync(folder: str) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: str) -> Iterator[None]:
+    """While one run decides whether it may go ahead. The kernel drops the lock with its holder."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        handle = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise JournalError(f"{error.filename or folder}: {error.strerror}") from None
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def this_run() -> dict[str, Any]:
+    """The process of ansible-playbook: a task runs in a child of it."""
+    pid = os.getppid()
+    return {"node": platform.node(), "pid": pid, "started": _started(pid)}
+
+
+def _started(pid: int) -> str:
+    """When a process began, in the kernel's ticks; "" for one that is no more."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
+
+
+def other_run(state: State) -> str:
+    """Who else runs this rollout at this moment, as far as can be known here; "" when nobody does."""
+    run, here = state.run, this_run()
+    if not run or not state.under_way or state.result:
+        return ""
+    if (run["node"], run["pid"], run["started"]) == (here["node"], here["pid"], here["started"]):
+        return ""
+    if run["node"] == here["node"] and (not run["started"] or _started(int(run["pid"])) != run["started"]):
+        return ""
+    return f"process {run['pid']} on {run['node']}, by {run['by']} since {run['at']}, last heard of at {state.last}"

@@ -1,0 +1,80 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. A part of the time for which a wave is watched: waits, and asks what is asked from the controller."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ansible.utils.display import Display
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet import course
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import State
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import Rollout
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.watching import Watch
+from ansible_collections.unikernels.xen.plugins.module_utils.health.waiting import ask_all, declared_checks
+from ansible_collections.unikernels.xen.plugins.plugin_utils import outside
+
+
+def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any], until: int) -> dict[str, Any]:
+    """Until ``until`` seconds after the watch began. What was bad before in this wave is bad still."""
+    deployed = variables["unikernels_xen_deployed"]
+    earlier = variables.get("unikernels_xen_bake") or {}
+    if earlier.get("wave") == wave and earlier.get("over"):
+        return {**{key: earlier[key] for key in ("wave", "over", "bad", "ill")}, "msg": []}
+    began, end = float(deployed["began"]), float(deployed["began"]) + until
+    queries = Watch(rollout.failures)
+    health, extra = Watch(rollout.failures), rollout.failures
+    checks = _checks(rollout, deployed["watched"], variables)
+    _line(state, wave, began, rollout)
+    while True:
+        asked = time.time()
+        queries.take({query.query: outside.ask(query) for query in rollout.queries})
+        health.take(_answers(checks))
+        bad = "; ".join(queries.bad.values())
+        ill = {name.partition("\n")[0]: words for name, words in health.bad.items()}
+        over = time.time() >= end
+        # What failed for the first time at the end gets its remaining tries.
+        if bad or ill or (over and not (extra and (queries.doubtful or health.doubtful))):
+            break
+        extra -= 1 if over else 0
+        pause = asked + rollout.every - time.time()
+        time.sleep(max(0.0, pause if over else min(pause, end - time.time())))
+    return {"wave": wave, "over": bool(bad), "bad": bad, "ill": ill, "msg": [bad] if bad else []}
+
+
+def _line(state: State, wave: int, began: float, rollout: Rollout) -> None:
+    """For who follows the run at a terminal."""
+    spent = int(time.time() - began)
+    now = course.moment_of(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    if rollout.bake:
+        Display().display(
+            f"{course.progress(state, wave, now, rollout.bake)}; watched {min(spent, rollout.bake)} of {rollout.bake} s"
+        )
+
+
+def _checks(rollout: Rollout, hosts: list[str], variables: Mapping[str, Any]) -> list[Any]:
+    """Health checks that the controller asks: name is HOST, a line's end, and the domain."""
+    if "controller" not in rollout.watchers:
+        return []
+    texts, checks = (variables.get("unikernels_xen_fleet") or {}).get("hosts", {}), []
+    for host in hosts:
+        try:
+            for name, health in declared_checks(json.loads(texts.get(host, "{}")).get("unikernels", [])):
+                checks.append((f"{host}\n{name}", dataclasses.replace(health, within=min(health.within, rollout.every))))
+        except SpecError:
+            continue
+    return checks
+
+
+def _answers(checks: list[Any]) -> dict[str, str]:
+    return {
+        answer["name"]: f"from the controller: {answer['msg']}".replace("\n", " ") if not answer["healthy"] else ""
+        for answer in (ask_all(checks) if checks else [])
+    }
