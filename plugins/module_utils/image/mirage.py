@@ -12,12 +12,9 @@ key waits. Where there is no sandbox to end them, children hold the lock as well
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,7 +32,7 @@ from .sources import LOCK, digest_of_sources, source_files
 from .steps import BuildError as BuildError
 from .steps import Steps
 from .steps import reason as reason
-from .store import describe, digest_of, image_path, put, write_whole
+from .store import describe, digest_of, hold, image_path, put, write_json, write_whole
 
 # 1: raised whenever the same sources would be built in another way.
 RECIPE = 3
@@ -149,7 +146,8 @@ def _built_or_found(store: str, work: str, request: Request, tools: Toolchain, c
         return Result(True, False, {"sha256": None, "path": None, "key": key})
     sandbox.require(request.sandbox)
     sandbox.private(work)
-    with _locked(os.path.join(work, key + ".lock"), request.timeout) as lock:
+    path, seconds = os.path.join(work, key + ".lock"), request.timeout + _LOCK_SECONDS
+    with hold(path, seconds, BuildError(f"another build of the same image still holds {path} after {seconds} s")) as lock:
         found = _known(store, key, request)  # by another one, while this one waited
         if found and not request.verify_reproducible:
             return _found(store, found, key, request, check)
@@ -171,21 +169,6 @@ def _known(store: str, key: str, request: Request) -> dict[str, Any] | None:
 
 def _place_of_lock(request: Request, path: str) -> str:
     return request.lock or os.path.join(request.source.folder, path)
-
-
-@contextlib.contextmanager
-def _locked(path: str, seconds: int) -> Iterator[int]:
-    until = time.monotonic() + seconds + _LOCK_SECONDS
-    with open(path, "a", encoding="ascii") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise BuildError(f"another build of the same image still holds {path} after {seconds} s") from None
-                time.sleep(0.1)
-        yield file.fileno()
 
 
 def _build(store: str, work: str, key: str, request: Request, tools: Toolchain, lock: int) -> Result:
@@ -244,8 +227,7 @@ def _keep_lock(store: str, key: str, request: Request, tools: Toolchain, buildin
         os.makedirs(os.path.dirname(target), exist_ok=True)
         write_whole(target, building.lock_text, 0o644)
     _remember(store, key_of(replace(request, update_lock=False), tools), digest)
-    text = json.dumps([building.lock_path, digest_of(target)])
-    write_whole(os.path.join(store, "keys", key + ".lock"), text.encode(), 0o644)
+    write_json(os.path.join(store, "keys", key + ".lock"), [building.lock_path, digest_of(target)])
     return old != building.lock_text
 
 

@@ -21,7 +21,7 @@ from typing import Any
 from .elf import printable
 from .policy import RESET, PolicyError
 from .provenance import MAX_VERSION
-from .store import DIGEST, NAME, read_text, write_whole
+from .store import DIGEST, NAME, read_text, write_json
 
 FILE = "versions"
 
@@ -99,8 +99,9 @@ def _highest(name: str, entry: Any) -> Highest:
     return Highest(version, sha256, back_to, printable(since)[:40])
 
 
-def as_text(highest: Mapping[str, Highest]) -> str:
-    rows = {
+def rows(highest: Mapping[str, Highest]) -> dict[str, dict[str, Any]]:
+    """As `parse` reads them."""
+    return {
         name: {
             "version": entry.version,
             "sha256": entry.sha256,
@@ -108,7 +109,6 @@ def as_text(highest: Mapping[str, Highest]) -> str:
         }
         for name, entry in highest.items()
     }
-    return json.dumps(rows, indent=1, sort_keys=True) + "\n"
 
 
 # -- edge ---------------------------------------------------------------------------------------------
@@ -129,4 +129,4 @@ def held_by(folder: str) -> dict[str, Highest]:
 
 def keep_versions(folder: str, highest: Mapping[str, Highest]) -> None:
     os.makedirs(folder, mode=0o755, exist_ok=True)
-    write_whole(os.path.join(folder, FILE), as_text(highest).encode(), 0o644)
+    write_json(os.path.join(folder, FILE), rows(highest))
