@@ -132,7 +132,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return changed
 
     def _attached(self, built: dict[str, str]) -> list[str]:
-        """Let statements have names, versions and signatures; the digests for which that is (in check mode, would be) a change."""
+        """Let statements have names, versions and signatures; the digests for which that is (or would be) a change."""
         changed = []
         for digest in sorted(set(built.values())):
             names = tuple(sorted(name for name in built if built[name] == digest))

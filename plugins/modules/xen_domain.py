@@ -170,7 +170,10 @@ options:
           - Nothing is created or removed below C(/dev).
         type: str
       vdev:
-        description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
+        description:
+          - Device inside the domain. By default V(xvda), V(xvdb) and so on.
+          - The disks of a MirageOS unikernel whose C(config.ml) has C(block_of_file) begin at V(xvdb), for Mirage keeps the first
+            for a boot disk.
         type: str
       format:
         description: >-

@@ -99,7 +99,8 @@ def request_of(params: dict[str, Any], check: bool) -> Request:
         raise StoreError("mirror_timeout: must be 1 or more")
     return Request(
         params["store"], wanted, files, texts, shipping.get("arrived") or params["arrived"] or "", tuple(params["mirrors"]),
-        params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"], params["rollback"], params["trust"] or "",
+        params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"],
+        params["rollback"], params["trust"] or "",
         params["keep"], params["definitions"], params["judge"], not shipping or bool(shipping.get("final")), check,
     )  # fmt: skip
 

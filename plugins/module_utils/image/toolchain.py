@@ -119,6 +119,8 @@ def make(wanted: Wanted, check: bool) -> bool:
     _reach(wanted)
     if check:
         return True
+    if not shutil.which(wanted.opam):
+        raise BuildError(f"opam: there is no {wanted.opam}: apt-get install opam")
     try:
         sandbox.require(wanted.sandbox)
         os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
@@ -150,9 +152,7 @@ def _keep_settings(wanted: Wanted, check: bool) -> bool:
 
 
 def _reach(wanted: Wanted) -> None:
-    """Is the archive there? Asked before anything is compiled."""
-    if not shutil.which(wanted.opam):
-        raise BuildError(f"opam: there is no {wanted.opam}: apt-get install opam")
+    """Is the archive there? Asked before anything is installed or compiled."""
     address = re.sub(r"^git\+", "", wanted.archive).partition("#")[0]
     if not address:
         return  # opam init says it

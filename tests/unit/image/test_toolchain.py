@@ -37,6 +37,15 @@ def test_a_toolchain_is_made_once_and_builds(wanted, bench, request):
     assert make(replace(wanted, ocaml="5.5.0"), True), "another version is a change"
 
 
+def test_the_archive_is_asked_before_anything_is_installed(wanted):
+    """opam may be what the same run installs: check mode, and the role's first task, say what they can without it."""
+    no_opam = replace(wanted, opam="/nonexistent/opam")
+    assert make(no_opam, True)
+    with pytest.raises(BuildError, match=r"cannot be reached: .* \(mirage_builder_proxy, mirage_builder_archive; .*mirrors\)$"):
+        make(replace(no_opam, archive="/nonexistent"), True)
+    assert not os.path.exists(wanted.folder)
+
+
 def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
     """The compiler stays when a package behind it fails; it goes when another one is asked for."""
     compiler = pathlib.Path(wanted.folder, "opam/mirage/bin")
