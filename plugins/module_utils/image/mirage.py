@@ -18,7 +18,7 @@ import os
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import provenance, sandbox, signature
+from . import lock_file, provenance, sandbox, signature
 from .building import Building
 from .elf import ImageError, inspect_file
 from .request import SWITCH as SWITCH
@@ -76,7 +76,15 @@ def key_of(request: Request, tools: Toolchain) -> str:
     if request.lock and not request.update_lock:
         lock = digest_of(request.lock)
     over = [(path, digest_of_sources(folder)[0]) for path, folder in request.overlay]
-    parts = [RECIPE, sources, over, None if request.update_lock else lock, list(request.configure), tools.versions]
+    # A lock file that is made may pin the commit, whatever else of the repository has changed.
+    parts = [
+        RECIPE,
+        sources,
+        over,
+        [request.source.revision] if request.update_lock else lock,
+        list(request.configure),
+        tools.versions,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -118,10 +126,18 @@ def refusals(request: Request, tools: Toolchain) -> None:
         raise BuildError(f"source {folder}: {refusal}")
     if request.update_lock:
         return
-    if request.lock:
-        if not os.path.isfile(request.lock):
-            raise BuildError(f"lock: {request.lock} is not a file; update_lock: true makes it")
-    elif not [path for path in source_files(folder) if LOCK.fullmatch(path)]:
+    if request.lock and not os.path.isfile(request.lock):
+        raise BuildError(f"lock: {request.lock} is not a file; update_lock: true makes it")
+    locks = (
+        [request.lock] if request.lock else [os.path.join(folder, path) for path in source_files(folder) if LOCK.fullmatch(path)]
+    )
+    for path in locks:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lock = lock_file.read(file.read())
+        refusal = lock_file.other_commit(lock, request.source.uri, request.source.revision)
+        if refusal:
+            raise BuildError(f"{request.name}: lock file {path}: {refusal}")
+    if not locks:
         raise BuildError(
             f"source {folder}: there is no lock file mirage/NAME-xen.opam.locked, so what would be built in is unknown;"
             " update_lock: true makes one to commit, and lock: FILE names one that you keep"

@@ -8,9 +8,9 @@ import re
 import pytest
 import yaml
 from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, provenance
-from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import (
-    BuildError,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError, Request, Source, build
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_a_lock_file_is_made_where_asked_for_and_used_from_then_on(bench):
@@ -47,6 +47,57 @@ def test_a_lock_file_is_kept_elsewhere_for_a_project_that_has_none(bench, tmp_pa
     assert bench.build(lock=lock).cached
     bench.change("one", "two")
     assert bench.build(lock=lock).changed
+
+
+REPOSITORY, COMMIT = "https://git.example.net/vpn.git", "ab" * 20
+
+
+def of_a_repository(bench, commit=COMMIT, uri=REPOSITORY, **options):
+    request = Request("hello", Source(str(bench.source), uri, commit), **options)
+    return build(bench.store, bench.work, request, bench.tools, False)
+
+
+def test_a_pin_of_the_folder_above_is_one_of_the_repository(bench, tmp_path):
+    """As MirageVPN's server pins the library beside it: the folder above is not in a build."""
+    bench.change("open Mirage", "(* double: pins .. *)\nopen Mirage", "config.ml")
+    lock = str(tmp_path / "vpn.locked")
+    assert of_a_repository(bench, lock=lock, update_lock=True).changed
+    text = pathlib.Path(lock).read_text()
+    assert lock_file.read(text).sources == ((f"git+{REPOSITORY}#{COMMIT}", ()),) and "file://" not in text
+    assert of_a_repository(bench, lock=lock).cached
+    # Another commit is not built with the library of the first.
+    with pytest.raises(
+        BuildError, match=rf"it pins {REPOSITORY} at abababababab, and version is cdcdcdcdcdcd; update_lock: true"
+    ):
+        bench.change("one", "two")
+        of_a_repository(bench, "cd" * 20, lock=lock)
+    assert of_a_repository(bench, "cd" * 20, lock=lock, update_lock=True).changed
+    # Also where nothing but the library has changed.
+    assert of_a_repository(bench, "ef" * 20, lock=lock, update_lock=True).changed and "#efef" in pathlib.Path(lock).read_text()
+    with pytest.raises(BuildError, match="it pins"):
+        of_a_repository(bench, lock=lock)
+
+
+@pytest.mark.parametrize(
+    ("pin", "source", "line"),
+    [
+        ("..", {"commit": "", "uri": "file:hello"}, "hello: config.ml pins the folder above its own, which"),
+        ("..", {"uri": "git@git.example.net:vpn.git"}, "hello: config.ml pins its own repository, which is fetched from"),
+        ("/etc", {}, "hello: config.ml pins /etc, which is no part of its sources; pin an https:// address"),
+        ("lib", {}, "/lib, which is no part of its sources"),
+    ],
+)  # fmt: skip
+def test_a_pin_that_a_build_cannot_have_is_refused(bench, tmp_path, pin, source, line):
+    bench.change("open Mirage", f"(* double: pins {pin} *)\nopen Mirage", "config.ml")
+    with pytest.raises(BuildError) as failure:
+        of_a_repository(bench, lock=str(tmp_path / "lock"), update_lock=True, **source)
+    assert line in str(failure.value) and "\n" not in str(failure.value) and not (tmp_path / "lock").exists()
+
+
+@given(st.text(st.sampled_from('"git+file:///a/b#x \n[]'), max_size=60))
+def test_no_text_keeps_a_pin_of_this_machine(text):
+    changed, problem = lock_file.pinned(text, "/a/b", REPOSITORY, COMMIT)
+    assert problem or '"git+file://' not in changed or not re.search(r'"git\+file://[^"#]*(#[^"]*)?"', changed)
 
 
 def test_the_lock_file_that_is_committed_is_what_is_built(bench):

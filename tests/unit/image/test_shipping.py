@@ -3,9 +3,7 @@
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import Policy
 from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping import unsigned_problem, wanted_images
-from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
-    StoreError,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 from .stores import DIGEST, call
 

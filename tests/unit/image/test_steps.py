@@ -1,8 +1,6 @@
 """One line out of a build's log."""
 
-from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import (
-    reason,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import reason
 
 
 def test_the_last_steps_error_is_the_reason():
