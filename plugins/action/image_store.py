@@ -25,7 +25,14 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping impo
     unsigned_problem,
     wanted_images,
 )
-from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, key_problem
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import (
+    NEW_KEY,
+    SignatureError,
+    attach,
+    is_touched,
+    key_problem,
+    public_half,
+)
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     KINDS,
     SUFFIX,
@@ -109,6 +116,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _sign(self, images: dict[str, str], given: Policy) -> bool:
         """Sign and check the controller's images, and report what will be refused of those that are not built yet."""
+        self._refuse_key_of_hosts()
         self._try_key(given)
         unbuilt = self._unbuilt(images)
         self._refuse_unbuilt(unbuilt if images else [""], given)
@@ -134,6 +142,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _attached(self, built: dict[str, str]) -> list[str]:
         """Let statements have names, versions and signatures; the digests for which that is (or would be) a change."""
         changed = []
+        if not self.check and is_touched(self.key):
+            self._display.display(f"{self.key} is in a device: touch that once for each image that has yet to be signed")
         for digest in sorted(set(built.values())):
             names = tuple(sorted(name for name in built if built[name] == digest))
             if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again):
@@ -161,6 +171,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         problem = unsigned_problem(policy, names, key)
         if problem:
             raise PolicyError(problem)
+
+    def _refuse_key_of_hosts(self) -> None:
+        """A key that logs in to a host signs nothing that hosts run: known here before the host's own look at its signers."""
+        for variable in ("ansible_ssh_private_key_file", "ansible_private_key_file"):
+            login = os.path.expanduser(str(self._templar.template(self.vars.get(variable)) or "")) if self.key else ""
+            blob = public_half(self.key) if login else b""
+            if blob and blob == public_half(login):
+                raise SignatureError(
+                    f"signing_key: {self.key} is the key that Ansible logs in to {self.vars.get('inventory_hostname')} with"
+                    f" ({variable}); images need a key of their own: {NEW_KEY}"
+                )
 
     def _try_key(self, policy: Policy, whose: str = "unikernel_images_allowed_signers") -> None:
         """Refuse a key whose images would be refused, before anything is built or signed."""

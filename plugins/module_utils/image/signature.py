@@ -50,7 +50,8 @@ def _ssh_keygen(*arguments: str, data: bytes = b"") -> tuple[int, bytes, str]:
         raise SignatureError("there is no ssh-keygen: apt-get install openssh-client") from error
     except subprocess.TimeoutExpired as error:
         raise SignatureError(
-            f"ssh-keygen timed out after {_SECONDS} s; if the key has a passphrase, load it into ssh-agent"
+            f"ssh-keygen timed out after {_SECONDS} s; if the key has a passphrase, load it into ssh-agent; if it is in a device,"
+            " touch that while the task runs"
         ) from error
     lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     return done.returncode, done.stdout, printable(lines[-1].strip()) if lines else f"ssh-keygen exits with {done.returncode}"
@@ -106,6 +107,11 @@ def _in_private_file(text: str) -> bytes:
         fields.append(rest[before + 4 : before + 4 + size])
         rest = rest[before + 4 + size :]
     return fields[-1]
+
+
+def is_touched(key: str) -> bool:
+    """Whether each signature by a key file needs somebody to touch a device (ssh-keygen's types that end with -sk)."""
+    return public_half(key)[4:7] == b"sk-"
 
 
 def logins(homes: list[str]) -> dict[bytes, str]:
@@ -301,8 +307,20 @@ def _good_signer(
     raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: {reason}")
 
 
+def _not_listed(where: str, blob: bytes, allowed_signers: str, revoked: str) -> str:
+    if blob not in key_blobs(read_text(allowed_signers).decode("utf-8", "replace")):
+        return f"{where}: is a key that {allowed_signers} does not allow"
+    is_revoked = revoked and blob in key_blobs(read_text(revoked).decode("utf-8", "replace"))
+    return f"{where}: the key is revoked" if is_revoked else ""
+
+
 def key_problem(key: str, allowed_signers: str, revoked: str = "") -> str:
-    """Why what ``key`` signs would be refused; "" where it would not. Signs a text of no meaning, and keeps nothing."""
+    """Why what ``key`` signs would be refused; "" where it would not. Signs a text of no meaning, and keeps nothing.
+
+    A key that has to be touched is looked up instead: a run that has nothing to sign needs nobody.
+    """
+    if is_touched(key):
+        return login_key_refusal(key) or _not_listed(f"signing_key: {key}", public_half(key), allowed_signers, revoked)
     text = b"a key is tried\n"
     try:
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:

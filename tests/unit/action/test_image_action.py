@@ -157,6 +157,15 @@ def test_signing_asks_no_host(play):
     assert not code, words
 
 
+def test_the_key_that_logs_in_to_the_hosts_signs_nothing(play):
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9,
+            "ansible_ssh_private_key_file": "{{ '%s' }}/alice" % play.keys}  # fmt: skip
+    (play.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h": away}}}))
+    words, code = play(play.sign(wanted={}, signing_key=str(play.keys / "alice.pub")))
+    assert code and "unikernel_images_signing_key: " in words
+    assert "alice.pub is the key that Ansible logs in to h with (ansible_ssh_private_key_file); images need a key of" in words
+
+
 def test_mirrors_come_first_and_the_controller_last(play, tmp_path):
     words, code = play(play.put, play.ship(signature="optional", mirrors=["http://127.0.0.1:9"]))
     assert not code and "h: mirror http://127.0.0.1:9: url" in words and len(files(tmp_path / "host")) == 3

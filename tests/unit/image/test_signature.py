@@ -3,7 +3,9 @@
 import base64
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -269,6 +271,42 @@ def test_a_key_is_tried_before_anything_is_built(keys):
     assert key_problem("/nosuch", allowed) == "signing_key: /nosuch is not a file"
 
 
+def test_a_key_in_a_device_is_looked_up_and_not_used(tmp_path, keys, monkeypatch):
+    """Its owner need not be there for a run that has nothing to sign."""
+    parts = (b"sk-ssh-ed25519@openssh.com", b"k" * 32, b"ssh:")
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    line = f"sk-ssh-ed25519@openssh.com {base64.b64encode(blob).decode()} alice"
+    (keys / "device.pub").write_text(line)
+    (keys / "device").write_text("what only the device can use")
+    assert signature.is_touched(str(keys / "device")) and not signature.is_touched(str(keys / "alice"))
+    started = []
+    monkeypatch.setattr(signature, "_ssh_keygen", lambda *arguments, **_data: started.append(arguments) or (1, b"", ""))
+    allowed, revoked = str(keys / "allowed"), str(keys / "revoked")
+    assert key_problem(str(keys / "device"), allowed, revoked).endswith("device: is a key that " + allowed + " does not allow")
+    with open(allowed, "a") as file:
+        file.write(f'alice@x namespaces="{signature.NAMESPACE}" {line}\n')
+    assert key_problem(str(keys / "device"), allowed, revoked) == ""
+    with open(revoked, "a") as file:
+        file.write(line)
+    assert key_problem(str(keys / "device"), allowed, revoked).endswith("device: the key is revoked")
+    assert started == []
+
+
+def test_a_key_that_an_agent_holds_signs_by_its_public_half(store, keys, tmp_path, monkeypatch):
+    agent = subprocess.run(["ssh-agent", "-a", str(tmp_path / "a")], capture_output=True, text=True, check=True).stdout
+    process = int(re.search(r"SSH_AGENT_PID=(\d+)", agent).group(1))
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "a"))
+        subprocess.run(["ssh-add", "-q", str(keys / "alice")], check=True)
+        (keys / "alice").unlink()
+        assert signed(store, keys, "web", key="alice.pub") and not signed(store, keys, "web", key="alice.pub")
+        assert check(store, keys, "web") == "alice@x" and key_problem(str(keys / "alice.pub"), str(keys / "allowed")) == ""
+    finally:
+        os.kill(process, signal.SIGTERM)
+    with pytest.raises(SignatureError, match=r"^signing_key: .*alice\.pub does not sign: "):
+        sign(b"x", str(keys / "alice.pub"))
+
+
 def test_ssh_keygen_is_missed_by_name_and_not_waited_for_without_end(keys, monkeypatch):
     monkeypatch.setenv("PATH", "/nosuch")
     with pytest.raises(SignatureError, match=r"^there is no ssh-keygen: apt-get install openssh-client$"):
@@ -280,7 +318,9 @@ def test_ssh_keygen_is_missed_by_name_and_not_waited_for_without_end(keys, monke
         raise subprocess.TimeoutExpired("ssh-keygen", 60)
 
     monkeypatch.setattr(subprocess, "run", late)
-    with pytest.raises(SignatureError, match="timed out after 60 s; if the key has a passphrase, load it into ssh-agent"):
+    with pytest.raises(
+        SignatureError, match="timed out after 60 s; if the key has a passphrase, load it into ssh-agent; if it is"
+    ):
         sign(b"x", str(keys / "alice"))
 
 
