@@ -6,11 +6,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
+from ansible_collections.unikernels.xen.plugins.module_utils.image import versions
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
     Policy,
     PolicyError,
@@ -22,7 +25,14 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping impo
     unsigned_problem,
     wanted_images,
 )
-from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, key_problem
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import (
+    NEW_KEY,
+    SignatureError,
+    attach,
+    is_touched,
+    key_problem,
+    public_half,
+)
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     KINDS,
     SUFFIX,
@@ -35,7 +45,10 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 
 MODULE = "unikernels.xen.image_store"
 # What the action alone has a use for.
-_OURS = ("state", "controller", "signing_key", "allowed_signers", "revoked_keys")
+_OURS = ("state", "controller", "signing_key", "allowed_signers", "revoked_keys", "valid_days", "sign_again")
+# The digest of a file that is yet to be written: no file has it.
+_YET = "0" * 64
+MAX_DAYS = 36500
 
 
 def _files(store: str, digests: list[str]) -> dict[str, dict[str, Any]]:
@@ -63,6 +76,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.store = os.path.expanduser(str(args.get("controller") or ""))
         self.key = os.path.expanduser(str(args.get("signing_key") or ""))
         try:
+            self.valid_days, self.again = _days(args.get("valid_days")), _flag(args.get("sign_again"))
             if args.get("names") is not None and not isinstance(args["names"], list):
                 raise StoreError("names: must be a list")
             wanted = args.get("wanted") or {}
@@ -102,6 +116,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _sign(self, images: dict[str, str], given: Policy) -> bool:
         """Sign and check the controller's images, and report what will be refused of those that are not built yet."""
+        self._refuse_key_of_hosts()
         self._try_key(given)
         unbuilt = self._unbuilt(images)
         self._refuse_unbuilt(unbuilt if images else [""], given)
@@ -109,9 +124,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         changed = False
         if self.key and built:
             with locked(self.store):
-                for digest in sorted(set(built.values())):
-                    names = tuple(sorted(name for name in built if built[name] == digest))
-                    changed = attach(self.store, digest, b"", self.key, self.check, names) or changed
+                changed = bool(self._attached(built))
         if not given.required or not built:
             return changed
         problem = unsigned_problem(given, list(built), "no key is needed for what is signed already")
@@ -120,11 +133,29 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if changed and self.check:
             return changed  # the key, which was tried, would sign them
         for name, digest in built.items():
-            _signer, problem = signature_of(self.store, digest, given, [name])
+            _signer, problem, _version = signature_of(self.store, digest, given, [name])
             if problem:
                 more = "" if self.key else "; unikernel_images_signing_key signs it"
                 raise SignatureError(problem.replace("the policy", "unikernel_images_allowed_signers") + more)
         return changed
+
+    def _attached(self, built: dict[str, str]) -> list[str]:
+        """Let statements have names, versions and signatures; the digests for which that is (or would be) a change."""
+        changed = []
+        if not self.check and is_touched(self.key):
+            self._display.display(f"{self.key} is in a device: touch that once for each image that has yet to be signed")
+        for digest in sorted(set(built.values())):
+            names = tuple(sorted(name for name in built if built[name] == digest))
+            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again):
+                changed.append(digest)
+        return changed
+
+    def _yet_to_be_signed(self, images: dict[str, str]) -> list[str]:
+        """Digests that a run would have signed by now; nobody has in check mode."""
+        built = {name: digest for name, digest in images.items() if digest}
+        if not self.check or not self.key or not self.store:
+            return []
+        return self._attached({name: digest for name, digest in built.items() if os.path.exists(image_path(self.store, digest))})
 
     def _unbuilt(self, images: dict[str, str]) -> list[str]:
         """Names of images that the controller has yet to get: in check mode their digest may be known all the same."""
@@ -141,6 +172,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if problem:
             raise PolicyError(problem)
 
+    def _refuse_key_of_hosts(self) -> None:
+        """A key that logs in to a host signs nothing that hosts run: known here before the host's own look at its signers."""
+        for variable in ("ansible_ssh_private_key_file", "ansible_private_key_file"):
+            login = os.path.expanduser(str(self._templar.template(self.vars.get(variable)) or "")) if self.key else ""
+            blob = public_half(self.key) if login else b""
+            if blob and blob == public_half(login):
+                raise SignatureError(
+                    f"signing_key: {self.key} is the key that Ansible logs in to {self.vars.get('inventory_hostname')} with"
+                    f" ({variable}); images need a key of their own: {NEW_KEY}"
+                )
+
     def _try_key(self, policy: Policy, whose: str = "unikernel_images_allowed_signers") -> None:
         """Refuse a key whose images would be refused, before anything is built or signed."""
         if not policy.required or not self.key or not policy.allowed_signers:
@@ -152,13 +194,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _ship(self, images: dict[str, str], module_args: dict[str, Any]) -> dict[str, Any]:
         files = _files(self.store, sorted({digest for digest in images.values() if digest}))
+        signed_first = self._yet_to_be_signed(images)
+        for file, entry in files.items():
+            if file.partition(".")[0] in signed_first and "provenance" in file:
+                entry["sha256"] = _YET
         first = self._call(module_args, {"files": files, "final": False})
         if first.get("failed"):
             return first
         missing = [file for file in first.get("missing", []) if file in files]
         if self.check:
             if first.get("policy"):
-                self._predict(images, missing, first)
+                self._predict(images, missing, first, bool(module_args.get("rollback")))
             return {**first, "changed": first["changed"] or bool(first["missing"]) or "" in images.values()}
         lost = [file for file in first.get("missing", []) if file.endswith(SUFFIX) and file not in files]
         if lost and (self.store or module_args.get("mirrors") or module_args.get("arrived")):
@@ -201,19 +247,45 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         answer.pop("invocation", None)  # every text once more
         return answer
 
-    def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any]) -> None:
+    def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any], rollback: bool) -> None:
         """Refuse in check mode what the run would refuse, under the host's own policy."""
-        policy = _policy_of(first["policy"])
+        policy, held = _policy_of(first["policy"]), _versions_of(first.get("versions"))
         there = {file.partition(".")[0] for file in first["missing"]}
         self._refuse_unbuilt([name for name in self._unbuilt(images) if not images[name] or images[name] in there], policy)
         incomplete = {file.partition(".")[0] for file in missing}
         for name, digest in images.items():
-            if digest in incomplete:
-                _signer, problem = signature_of(self.store, digest, policy, [name])
-                if problem and self.key:
-                    self._try_key(policy, "the host's policy")  # it would have signed it
-                elif problem:
-                    raise SignatureError(problem.replace("the policy", "the host's policy"))
+            if digest not in incomplete:
+                continue
+            if self.key and self._yet_to_be_signed({name: digest}):
+                self._try_key(policy, "the host's policy")  # it would have signed it, as the newest
+                continue
+            _signer, problem, version = signature_of(self.store, digest, policy, [name])
+            if problem:
+                raise SignatureError(problem.replace("the policy", "the host's policy"))
+            problem = versions.refusal(name, held.get(name), versions.Arrived(digest, version))
+            if problem and policy.required and not rollback:
+                raise PolicyError(problem)
+
+
+def _flag(value: Any) -> bool:
+    try:
+        return bool(boolean(value or False))
+    except TypeError:
+        raise StoreError(f"unikernel_images_sign_again: is {value!r}, must be true or false") from None
+
+
+def _days(value: Any) -> int:
+    days = str(0 if value in (None, "") else value)
+    if not days.isascii() or not days.isdigit() or int(days) > MAX_DAYS:
+        raise StoreError(
+            f"unikernel_images_valid_days: is {value!r}, must be a number of days from 0 (never expires) to {MAX_DAYS}"
+        )
+    return int(days)
+
+
+def _versions_of(answer: Any) -> dict[str, versions.Highest]:
+    """What a host says that it has had: an answer from outside."""
+    return versions.parse(json.dumps(answer or {}).encode())
 
 
 def _policy_of(held: dict[str, Any]) -> Policy:

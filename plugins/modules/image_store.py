@@ -14,6 +14,8 @@ description:
     are verified by their digest before they get their name.
   - Before a name means an image, its signature is checked under the host's policy, a file below O(trust). A run only makes that
     policy stricter; options that are not set leave it as it is. Check mode predicts refusals too.
+  - A signature binds a version, the time when it made the image its name's newest. A host refuses an image that is older than
+    one that the name has meant, unless O(rollback=true).
   - With O(state=signed) images in the controller's store are signed and verified; no connection to a host is made.
   - It is carried out by an action plugin, so it needs a controller.
 author:
@@ -83,6 +85,27 @@ options:
       Key file on the controller that signs O(wanted) with O(state=signed); the public one of a key that C(ssh-agent) holds.
       A key that logs in to a machine is refused.
     type: str
+  valid_days:
+    description: >-
+      Days after which a signature that O(state=signed) makes is no longer good, 0 for never. It is renewed when half of them are
+      over.
+    type: int
+    default: 0
+    version_added: 0.2.0
+  sign_again:
+    description: >-
+      Let O(state=signed) give images a new version that are signed already, so that hosts which have had a newer image of that
+      name accept them.
+    type: bool
+    default: false
+    version_added: 0.2.0
+  rollback:
+    description: >-
+      Accept images that are older than what their name has meant on this host. It keeps in C(versions) below O(trust) that and
+      since when a name means an older one.
+    type: bool
+    default: false
+    version_added: 0.2.0
   policy_reset:
     description: Replace the host's policy by the options of this task, even if that makes it less strict.
     type: bool
@@ -150,6 +173,14 @@ signers:
   description: Name to the signer of its image, where signatures are required.
   returned: success
   type: dict
+versions:
+  description: >-
+    Name to the highest version that this host has had of it, RV(versions.*.version), and the digest of the image that has it,
+    RV(versions.*.sha256). After a rollback RV(versions.*.back_to) is the image that the name means, RV(versions.*.since) when
+    that began.
+  returned: success
+  type: dict
+  version_added: 0.2.0
 removed:
   description: Files that were (in check mode, would be) removed.
   returned: success
@@ -161,7 +192,9 @@ stops:
   type: list
   elements: str
 notes:
-  description: One line for each option that the host's policy did not accept, and for each mirror that lacked a file.
+  description: >-
+    One line for each option that the host's policy did not accept, for each name that goes back to an older image, and for each
+    mirror that lacked a file.
   returned: success
   type: list
   elements: str
@@ -196,6 +229,9 @@ def main() -> None:
             "revoked_keys": {"type": "str", "no_log": False},
             "kernels": {"type": "list", "elements": "str"},
             "signing_key": {"type": "str", "no_log": False},
+            "valid_days": {"type": "int", "default": 0},
+            "sign_again": {"type": "bool", "default": False},
+            "rollback": {"type": "bool", "default": False},
             "policy_reset": {"type": "bool", "default": False},
             "trust": {"type": "path", "default": "/etc/xen/unikernels"},
             "judge": {"type": "bool", "default": False},

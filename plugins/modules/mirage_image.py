@@ -32,6 +32,8 @@ options:
         password in one are for git alone, no statement, message or log has them.
       - Links in it that lead out of it are refused.
       - What C(.gitignore) names, and what a build leaves, is not part of the sources.
+      - What C(block_of_file) in C(config.ml) names is V(xvdb) and the next ones on Xen, see
+        O(unikernels.xen.xen_domain#module:disks[].vdev).
     type: str
   version:
     description: Commit, tag or branch of the git repository, exactly as it is called there. A full commit is not asked for again.

@@ -171,7 +171,10 @@ options:
             system and has not.
         type: str
       vdev:
-        description: Device inside the domain. By default V(xvda), V(xvdb) and so on.
+        description:
+          - Device inside the domain. By default V(xvda), V(xvdb) and so on.
+          - The disks of a MirageOS unikernel whose C(config.ml) has C(block_of_file) begin at V(xvdb), for Mirage keeps the first
+            for a boot disk.
         type: str
       format:
         description: >-

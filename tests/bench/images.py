@@ -3,6 +3,7 @@
 The doubles of mirage, opam and dune are slow where the real ones are not, so processes are counted, not their time.
 """
 
+import gzip
 import os
 import pathlib
 import shutil
@@ -14,11 +15,20 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 
-from ansible_collections.unikernels.xen.plugins.module_utils.image import sandbox
+from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, sandbox, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image.download import unpacked
 from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import inspect_file
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import Request, Source, build, toolchain
+from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
+    OPTIONAL,
+    REQUIRED,
+    Policy,
+    check_bootable,
+    signers,
+)
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sandbox import Cell
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import source_files
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import point, put
 
 from tests.doubles import HELLO, make_toolchain
 from tests.guests import guest
@@ -81,6 +91,49 @@ def cells(tools, folder):
     )
 
 
+def starts(folder):
+    """What it costs to look at an image before its domain is created, and at boot."""
+    store, keys = folder / "host", folder / "keys"
+    keys.mkdir()
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "images")], check=True)
+    line = f'a@example.net namespaces="{signature.NAMESPACE}" {(keys / "images.pub").read_text()}'
+    policies = (("a digest alone", Policy(OPTIONAL)), ("a digest and a signature", Policy(REQUIRED, signers(line), ())))
+    print("| before a start | " + " | ".join(what for what, _policy in policies) + " | ratio |")
+    print("|---|---|---|---|")
+    for size in (1, 8, 64):
+        image = folder / "image.xen"
+        image.write_bytes(guest(os.urandom(size << 20), memory_size=(size + 1) << 20))
+        _changed, manifest = put(str(store), str(image), None, {"name": "a"}, False)
+        digest, path = manifest["sha256"], manifest["path"]
+        text = provenance.statement("a", digest, built=False, parameters={}, materials=[], builder={}, key="")
+        signature.attach(str(store), digest, text, str(keys / "images"), False, ("a",))
+        point(str(store), "a", digest, False)
+        times = [best(lambda path=path, policy=policy: check_bootable(path, "a", policy), 5) for _what, policy in policies]
+        assert all(check_bootable(path, "a", policy) is None for _what, policy in policies)
+        print(f"| an image of {size} MiB | {times[0] * 1000:.0f} ms | {times[1] * 1000:.0f} ms | {times[1] / times[0]:.1f} x |")
+    print()
+
+
+def packed():
+    """What a mirror saves by gzip. What is most like an image of MirageOS is another program in OCaml: Debian's opam."""
+    opam = shutil.which("opam")
+    if not opam:
+        return
+    data = pathlib.Path(opam).read_bytes()
+    print("| an OCaml executable | bytes | of it | time |")
+    print("|---|---|---|---|")
+    print(f"| as it is | {len(data)} | 1.0 | |")
+    for command in (["gzip", "-6"], ["zstd", "-3"], ["zstd", "-19"], ["xz", "-6"]):
+        if shutil.which(command[0]):
+            began = time.perf_counter()
+            size = len(subprocess.run([*command, "-c"], input=data, capture_output=True, check=True).stdout)
+            print(f"| `{' '.join(command)}` | {size} | {size / len(data):.2f} | {time.perf_counter() - began:.1f} s |")
+    small = gzip.compress(data, 6)
+    began = time.perf_counter()
+    assert b"".join(unpacked(iter([small]))) == data
+    print(f"\nTo unpack the first on a host: {(time.perf_counter() - began) * 1000:.0f} ms.\n")
+
+
 def main():
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
@@ -102,6 +155,8 @@ def main():
         print(f"| `mirage_image`'s own work | {nothing * 1000:.1f} ms | 0 | {len(source_files(str(source))) + 4} |")
         print(f"| `make build`, with the double of dune | - | {started} | {opened} |\n")
         cells(tools, folder)
+        starts(folder)
+        packed()
         image = folder / "large.xen"
         image.write_bytes(guest(os.urandom(5 << 20), memory_size=6 << 20))
         print(f"Reading what an image of 5 MiB says of itself: {best(lambda: inspect_file(str(image))) * 1000:.2f} ms.\n")

@@ -11,8 +11,11 @@ import glob
 import os
 import re
 import time
+from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any
 
+from . import versions
 from .download import MAX_IMAGE, download, shown
 from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, signature_of
 from .shipping import Request, lacking
@@ -55,18 +58,21 @@ def receive(request: Request) -> dict[str, Any]:
         _refuse_incomplete(request, missing, arrivals.reasons)
         incomplete = {file.partition(".")[0] for file in missing}
         names = {name: digest for name, digest in request.wanted.items() if digest not in incomplete}
-        signers = _signers(request, policy, names)
+        signers, signed = _signers(request, policy, names)
+        # Before a name means a newer image it is known that an older one is older.
+        highest, backwards, newer = _highest(request, policy, signed)
     # `point` has the lock itself: what was taken in stays for an hour, whatever prunes.
     for name, digest in names.items():
         changed = point(request.store, name, digest, request.check) or changed
     removed = _prune(request)
     return {
-        "changed": changed or bool(arrivals.taken or removed),
+        "changed": changed or newer or bool(arrivals.taken or removed),
         "missing": missing,
         "taken": sorted({file.partition(".")[0] for file in arrivals.taken if file.endswith(SUFFIX)}),
         "signers": signers,
         "removed": removed,
-        "notes": lines + arrivals.reasons,
+        "versions": {name: asdict(highest[name]) for name in request.wanted if name in highest},
+        "notes": lines + backwards + arrivals.reasons,
         "stops": stopped(request, policy) if request.judge else [],
         "policy": _shown(policy) if request.trust else None,
     }
@@ -194,16 +200,44 @@ def _refuse_incomplete(request: Request, missing: list[str], reasons: list[str])
     raise StoreError("; ".join(reasons) or f"image {images[0]}: has not arrived in {request.store}: run again")
 
 
-def _signers(request: Request, policy: Policy, names: dict[str, str]) -> dict[str, str]:
-    """Name to who signed its image; SignatureError for the first that may not be what its name means."""
-    signers = {}
+def _signers(request: Request, policy: Policy, names: dict[str, str]) -> tuple[dict[str, str], dict[str, versions.Arrived]]:
+    """Name to who signed its image, and to what was signed; SignatureError for the first that may not be what its name means."""
+    signers, signed = {}, {}
     for name, digest in names.items() if request.trust else ():
-        signer, problem = signature_of(request.store, digest, policy, [name])
+        signer, problem, version = signature_of(request.store, digest, policy, [name])
         if problem:
             raise SignatureError(problem if problem.startswith("image ") else f"image {name} ({digest[:12]}): {problem}")
         if signer:
-            signers[name] = signer
-    return signers
+            signers[name], signed[name] = signer, versions.Arrived(digest, version)
+    return signers, signed
+
+
+def _highest(
+    request: Request, policy: Policy, signed: dict[str, versions.Arrived]
+) -> tuple[dict[str, versions.Highest], list[str], bool]:
+    """(the highest version of each name from now on, one line for each that goes back, whether that is a change).
+
+    PolicyError for an older image than its name has meant, unless this is a rollback. Without signatures a version is no
+    more than what somebody wrote, and none is kept.
+    """
+    if not request.trust or not policy.required:
+        return {}, [], False
+    damaged = False
+    try:
+        held = versions.held_by(request.trust)
+    except PolicyError:
+        if not request.reset:
+            raise
+        held, damaged = {}, True
+    for name, image in signed.items() if not request.rollback else ():
+        problem = versions.refusal(name, held.get(name), image)
+        if problem:
+            raise PolicyError(problem)
+    highest, lines = versions.after(held, signed, datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    changed = damaged or highest != held
+    if changed and not request.check:
+        versions.keep_versions(request.trust, highest)
+    return highest, lines, changed
 
 
 def stopped(request: Request, policy: Policy) -> list[str]:

@@ -191,12 +191,16 @@ class Building:
             opam = sandbox.read(folder, f"mirage/{name}.opam", _TEXT)
         except (SandboxError, OSError) as error:
             raise BuildError(f"{self.request.name}: {_words(error, name)} (log: {self.steps.log})") from error
+        source = self.request.source
+        text, problem = lock_file.pinned(opam.decode("utf-8", "surrogateescape"), folder, source.uri, source.revision)
+        if problem:
+            raise BuildError(f"{self.request.name}: {problem}")
         fetch = self._fetch_folder(repositories=True)
         os.mkdir(os.path.join(fetch, "mirage"))
-        write_whole(os.path.join(fetch, f"mirage/{name}.opam"), opam, 0o644)
+        write_whole(os.path.join(fetch, f"mirage/{name}.opam"), text.encode("utf-8", "surrogateescape"), 0o644)
         self._give(fetch)
         cell = self.fetching(fetch)
-        for repository, address in self._overlays(opam.decode("utf-8", "replace")):
+        for repository, address in self._overlays(text):
             self.steps.run(cell, f"opam repository add {repository}", ["opam", "repository", "add", repository, address])
         self.steps.run(
             cell, "opam monorepo lock",

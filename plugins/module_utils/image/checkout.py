@@ -11,7 +11,6 @@ address is handed to git by its environment: no statement, message, log, process
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,8 +18,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -28,7 +25,7 @@ from .git_tree import digest_of_folder, tree_of
 from .request import Source
 from .sandbox import private
 from .steps import BuildError
-from .store import write_whole
+from .store import hold, write_json, write_whole
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
@@ -148,7 +145,9 @@ def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
     address = address_of(url)
     root = os.path.join(work, "git", hashlib.sha256(address.url.encode()).hexdigest()[:16])
     private(root)
-    with _locked(os.path.join(root, ".lock")):
+    path = os.path.join(root, ".lock")
+    late = BuildError(f"source {address.url}: another run still fetches from it after {_SECONDS} s and holds {path}")
+    with hold(path, _SECONDS, late):
         try:
             commit = revision if COMMIT.fullmatch(revision) else _resolve(address, revision)
             tree = os.path.join(root, commit)
@@ -166,21 +165,6 @@ def _without_secrets(words: str, address: Address) -> str:
     for secret in (address.password, address.user):
         words = words.replace(secret, "***") if len(secret) > 3 else words
     return re.sub(r"(https?://)[^/@\s]*@", r"\1", words)
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    until = time.monotonic() + _SECONDS
-    with open(path, "a", encoding="ascii") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise BuildError(f"another run still fetches from it after {_SECONDS} s and holds {path}") from None
-                time.sleep(0.1)
-        yield
 
 
 def _resolve(address: Address, revision: str) -> str:
@@ -227,7 +211,7 @@ def _fetch(address: Address, commit: str, tree: str) -> None:
         listed = _git(address, "ls-tree", "-r", "-z", commit, folder=draft).decode("utf-8", "surrogateescape").split("\0")
         modules = {line.partition("\t")[2]: line.split()[2] for line in listed if line.startswith("160000 ")}
         write_whole(tree + _COMMIT_TEXT, _git(address, "cat-file", "commit", commit, folder=draft), 0o600)
-        write_whole(tree + _MODULES, json.dumps(modules).encode(), 0o600)
+        write_json(tree + _MODULES, modules, 0o600)
         shutil.rmtree(os.path.join(draft, ".git"))
         os.rename(draft, tree)
     finally:

@@ -4,7 +4,8 @@
 
 """EDGE. A file from an HTTP(S) server that may be slow, broken or hostile: bounded in size and in time.
 
-A download that was killed is resumed (RFC 9110, 14). After a failure nothing of the file is left.
+A download that was killed is resumed (RFC 9110, 14). After a failure nothing of the file is left. A server may send a file
+compressed (gzip, RFC 9110, 8.4.1.3): what comes out of it is bounded in the same way.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import shutil
 import threading
 import time
 import urllib.error
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -113,16 +115,38 @@ def _get(url: str, path: str, there: int, size: int | None, most: int, until: fl
     if status == 206:
         _check_range(reply.headers.get("Content-Range") or "", there, size)
     written = there if status == 206 else 0
-    announced = reply.headers.get("Content-Length") or ""
+    packed = (reply.headers.get("Content-Encoding") or "identity").strip().lower()
+    if packed not in ("identity", "gzip") or (packed == "gzip" and status == 206):
+        raise StoreError(f"the server sends the file as {printable(packed)[:40]!r}, asked for was gzip or the file as it is")
+    announced = "" if packed == "gzip" else reply.headers.get("Content-Length") or ""
     if re.fullmatch("[0-9]{1,18}", announced) and written + int(announced) > most:
         raise StoreError(f"the server announces {written + int(announced)} bytes, expected are {size or f'at most {most}'}")
     with open(path, "ab" if status == 206 else "wb") as file:
-        for block in reply.blocks():
+        for block in unpacked(reply.blocks()) if packed == "gzip" else reply.blocks():
             written += len(block)
             if written > most:
                 raise StoreError(f"the server sends more than the {most} bytes that are expected")
             file.write(block)
     return True
+
+
+def unpacked(blocks: Iterator[bytes]) -> Iterator[bytes]:
+    """What is in a gzip file, in pieces of bounded size: a few bytes can stand for any number."""
+    stream = zlib.decompressobj(wbits=31)
+    for block in blocks:
+        piece = bytes(_BLOCK)  # as many as that: there may be more behind it
+        while len(piece) == _BLOCK and not stream.eof:
+            try:
+                piece = stream.decompress(block, _BLOCK)
+            except zlib.error:
+                raise StoreError("the server's gzip file is damaged") from None
+            if piece:
+                yield piece
+            block = stream.unconsumed_tail
+        if stream.eof and (stream.unused_data or block):
+            raise StoreError("the server sends more than a gzip file")
+    if not stream.eof:
+        raise _CutShort
 
 
 def _check_range(header: str, there: int, size: int | None) -> None:
@@ -167,7 +191,7 @@ class _Reply:
         return False
 
     def _read(self, url: str, there: int, ca_file: str | None) -> None:
-        headers = {"Range": f"bytes={there}-"} if there else {}
+        headers = {"Range": f"bytes={there}-"} if there else {"Accept-Encoding": "gzip"}
         try:
             try:
                 reply = open_url(

@@ -10,6 +10,7 @@ The fields are those that opam-monorepo writes: ``x-opam-monorepo-root-packages`
 
 from __future__ import annotations
 
+import posixpath
 import re
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ _TEXT = r'"((?:[^"\\]|\\.)*)"'
 _TOKEN = re.compile(_TEXT + r"|([\[\]])")
 _DIGEST = re.compile(r"(md5|sha1|sha256|sha384|sha512)=[0-9a-f]{32,128}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]* (https|git\+https)://[^\s\"]+")
+_FILE_PIN = re.compile(r'"git\+file://([^"#]*)(?:#[^"]*)?"')
 _COMMIT = re.compile(r"git\+[^#]+#[0-9a-f]{40}")
 
 
@@ -50,6 +52,41 @@ def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
         if not any(_DIGEST.fullmatch(digest) for digest in digests) and not _COMMIT.fullmatch(address):
             return f"it has no digest for {address}, so what would be built in is unknown"
     return None
+
+
+def pinned(opam: str, folder: str, uri: str, commit: str) -> tuple[str, str]:
+    """(the text of a .opam file, in which pins of folders above the source's mean its own repository; why they can't, or "").
+
+    A project whose unikernels are in folders of their own pins the library beside them as ``git+file://`` and the folder above
+    the one where `mirage configure` runs, ``folder`` here. Above that there is nothing in a build, and the same is to be had from
+    the repository ``uri`` at ``commit``.
+    """
+    problem = ""
+
+    def elsewhere(found: re.Match[str]) -> str:
+        nonlocal problem
+        path = posixpath.normpath(found.group(1))
+        if not (folder + "/").startswith(path.rstrip("/") + "/"):
+            problem = f"config.ml pins {found.group(1)}, which is no part of its sources; pin an https:// address"
+        elif not commit:
+            problem = (
+                "config.ml pins the folder above its own, which is no part of its sources; give the git repository as source,"
+                " with version and subfolder"
+            )
+        elif not uri.startswith("https://"):
+            problem = f"config.ml pins its own repository, which is fetched from https:// only, and source is {uri}"
+        return f'"git+{uri}#{commit}"'
+
+    return _FILE_PIN.sub(elsewhere, opam), problem
+
+
+def other_commit(lock: Lock, uri: str, commit: str) -> str:
+    """Why a lock file does not fit the commit that is built, in words; "" where it does: it may pin its own repository."""
+    own = f"git+{uri}#"
+    others = [address[len(own) :] for address, _digests in lock.sources if address.startswith(own) and address != own + commit]
+    if not uri or not commit or not others:
+        return ""
+    return f"it pins {uri} at {others[0][:12]}, and version is {commit[:12]}; update_lock: true makes one for it"
 
 
 def repositories(opam: str) -> list[tuple[str, str]]:

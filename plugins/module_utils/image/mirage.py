@@ -12,16 +12,13 @@ key waits. Where there is no sandbox to end them, children hold the lock as well
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import provenance, sandbox, signature
+from . import lock_file, provenance, sandbox, signature
 from .building import Building
 from .elf import ImageError, inspect_file
 from .request import SWITCH as SWITCH
@@ -35,7 +32,7 @@ from .sources import LOCK, digest_of_sources, source_files
 from .steps import BuildError as BuildError
 from .steps import Steps
 from .steps import reason as reason
-from .store import describe, digest_of, image_path, put, write_whole
+from .store import describe, digest_of, hold, image_path, put, write_json, write_whole
 
 # 1: raised whenever the same sources would be built in another way.
 RECIPE = 3
@@ -79,7 +76,15 @@ def key_of(request: Request, tools: Toolchain) -> str:
     if request.lock and not request.update_lock:
         lock = digest_of(request.lock)
     over = [(path, digest_of_sources(folder)[0]) for path, folder in request.overlay]
-    parts = [RECIPE, sources, over, None if request.update_lock else lock, list(request.configure), tools.versions]
+    # A lock file that is made may pin the commit, whatever else of the repository has changed.
+    parts = [
+        RECIPE,
+        sources,
+        over,
+        [request.source.revision] if request.update_lock else lock,
+        list(request.configure),
+        tools.versions,
+    ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -121,10 +126,18 @@ def refusals(request: Request, tools: Toolchain) -> None:
         raise BuildError(f"source {folder}: {refusal}")
     if request.update_lock:
         return
-    if request.lock:
-        if not os.path.isfile(request.lock):
-            raise BuildError(f"lock: {request.lock} is not a file; update_lock: true makes it")
-    elif not [path for path in source_files(folder) if LOCK.fullmatch(path)]:
+    if request.lock and not os.path.isfile(request.lock):
+        raise BuildError(f"lock: {request.lock} is not a file; update_lock: true makes it")
+    locks = (
+        [request.lock] if request.lock else [os.path.join(folder, path) for path in source_files(folder) if LOCK.fullmatch(path)]
+    )
+    for path in locks:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lock = lock_file.read(file.read())
+        refusal = lock_file.other_commit(lock, request.source.uri, request.source.revision)
+        if refusal:
+            raise BuildError(f"{request.name}: lock file {path}: {refusal}")
+    if not locks:
         raise BuildError(
             f"source {folder}: there is no lock file mirage/NAME-xen.opam.locked, so what would be built in is unknown;"
             " update_lock: true makes one to commit, and lock: FILE names one that you keep"
@@ -149,7 +162,8 @@ def _built_or_found(store: str, work: str, request: Request, tools: Toolchain, c
         return Result(True, False, {"sha256": None, "path": None, "key": key})
     sandbox.require(request.sandbox)
     sandbox.private(work)
-    with _locked(os.path.join(work, key + ".lock"), request.timeout) as lock:
+    path, seconds = os.path.join(work, key + ".lock"), request.timeout + _LOCK_SECONDS
+    with hold(path, seconds, BuildError(f"another build of the same image still holds {path} after {seconds} s")) as lock:
         found = _known(store, key, request)  # by another one, while this one waited
         if found and not request.verify_reproducible:
             return _found(store, found, key, request, check)
@@ -171,21 +185,6 @@ def _known(store: str, key: str, request: Request) -> dict[str, Any] | None:
 
 def _place_of_lock(request: Request, path: str) -> str:
     return request.lock or os.path.join(request.source.folder, path)
-
-
-@contextlib.contextmanager
-def _locked(path: str, seconds: int) -> Iterator[int]:
-    until = time.monotonic() + seconds + _LOCK_SECONDS
-    with open(path, "a", encoding="ascii") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise BuildError(f"another build of the same image still holds {path} after {seconds} s") from None
-                time.sleep(0.1)
-        yield file.fileno()
 
 
 def _build(store: str, work: str, key: str, request: Request, tools: Toolchain, lock: int) -> Result:
@@ -244,8 +243,7 @@ def _keep_lock(store: str, key: str, request: Request, tools: Toolchain, buildin
         os.makedirs(os.path.dirname(target), exist_ok=True)
         write_whole(target, building.lock_text, 0o644)
     _remember(store, key_of(replace(request, update_lock=False), tools), digest)
-    text = json.dumps([building.lock_path, digest_of(target)])
-    write_whole(os.path.join(store, "keys", key + ".lock"), text.encode(), 0o644)
+    write_json(os.path.join(store, "keys", key + ".lock"), [building.lock_path, digest_of(target)])
     return old != building.lock_text
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .elf import printable
-from .signature import SIGNATURE, SignatureError, key_blob, key_blobs, signing_key_of, verify
+from .signature import SIGNATURE, SignatureError, key_blob, key_blobs, signing_key_of, verified
 from .store import DIGEST, SUFFIX, StoreError, digest_of, names_and_problems, read_text, write_whole
 
 FOLDER = "/etc/xen/unikernels"
@@ -235,23 +235,24 @@ def signature_files(policy: Policy) -> Iterator[tuple[str, str]]:
         yield paths[0], paths[1] if policy.revoked_keys else ""
 
 
-def signature_of(store: str, digest: str, policy: Policy, names: list[str]) -> tuple[str, str]:
-    """(who signed a stored image, what is wrong with that under ``policy``, "" for nothing).
+def signature_of(store: str, digest: str, policy: Policy, names: list[str]) -> tuple[str, str, int]:
+    """(who signed a stored image, what is wrong with that under ``policy``, "" for nothing, the version that was signed).
 
     It must be signed as one of ``names``. Where signatures are optional, one by a revoked key is wrong all the same.
     """
     if not policy.required:
-        return "", "was signed by a key that is revoked" if _revoked(store, digest, policy) else ""
+        return "", "was signed by a key that is revoked" if _revoked(store, digest, policy) else "", 0
     if not policy.allowed_signers:
-        return "", "the host's policy has no allowed signers (unikernel_images_allowed_signers)"
+        return "", "the host's policy has no allowed signers (unikernel_images_allowed_signers)", 0
     problem = "is an image of no name that this host knows"
     with signature_files(policy) as (allowed, revoked):
         for name in names:
             try:
-                return verify(store, digest, allowed, revoked, name), ""
+                signer, version = verified(store, digest, allowed, revoked, name)
+                return signer, "", version
             except SignatureError as error:
                 problem = str(error).replace(allowed, "the policy")
-    return "", problem
+    return "", problem, 0
 
 
 def _revoked(store: str, digest: str, policy: Policy) -> bool:

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timezone
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -28,8 +29,25 @@ _PURL = "pkg:opam/"
 _PACKAGE = re.compile(r'^\s*"([A-Za-z0-9_+-]+)"\s*\{\s*=\s*"([^"\n]+)"', re.MULTILINE)
 
 
+_EXPIRES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+# Versions are times of signing, as numbers: 20261127193045. One of a year with five digits is nobody's.
+MAX_VERSION = 10**14
+
+
 class ProvenanceError(ValueError):
     """One line: why this is no statement about this image."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a statement says of its image under one name. ``version``: 0 for none; ``expires``: UTC, "" for never."""
+
+    version: int = 0
+    expires: str = ""
+
+    def expired(self, now: datetime) -> bool:
+        return bool(self.expires) and self.expires <= now.strftime(_TIME)
 
 
 def statement(
@@ -41,15 +59,12 @@ def statement(
     materials: list[dict[str, Any]],
     builder: dict[str, str],
     key: str,
-    version: str = "",
 ) -> bytes:
     """The statement's text, one form for one content.
 
     ``parameters``: what was asked for; ``materials``: SLSA's resolvedDependencies, each with ``uri`` or ``name`` and
-    ``digest``; ``builder``: tool name to version, with ``id``; ``version``: the image's own, which a signature then binds.
+    ``digest``; ``builder``: tool name to version, with ``id``.
     """
-    if version:
-        parameters = {**parameters, "version": version}
     versions = {tool: version for tool, version in builder.items() if tool != "id"}
     found = {
         "_type": STATEMENT_TYPE,
@@ -78,7 +93,8 @@ def read(text: bytes, digest: str) -> dict[str, Any]:
         kinds = (content["_type"], content["predicateType"])
         subjects = [(subject["name"], subject["digest"]["sha256"]) for subject in content["subject"]]
         parameters = content["predicate"]["buildDefinition"]["externalParameters"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        notes = [subject.get("annotations", {}) for subject in content["subject"]]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ProvenanceError("it is not an in-toto statement") from error
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         raise ProvenanceError(f"it is of type {printable(str(kinds[0]))!r}, not {STATEMENT_TYPE!r} with {PREDICATE_TYPE!r}")
@@ -88,26 +104,67 @@ def read(text: bytes, digest: str) -> dict[str, Any]:
         parameters, dict
     ):
         raise ProvenanceError("it is not an in-toto statement")
+    for note in notes:
+        _check_claim(note)
     return dict(content)
 
 
-def names_of(statement: dict[str, Any]) -> list[str]:
-    """The names that a statement, as `read` gave it, says its image has."""
-    return [subject["name"] for subject in statement["subject"]]
+def _check_claim(note: Any) -> None:
+    """What is said of a name is a `Claim`, or the statement is none: half of one must not count as none."""
+    if not isinstance(note, dict):
+        raise ProvenanceError("it is not an in-toto statement")
+    version, expires = note.get("version", 0), note.get("expires", "")
+    if type(version) is not int or not 0 <= version < MAX_VERSION:
+        raise ProvenanceError(f"its version {printable(str(version))[:40]} is not a time of signing, as in 20261127193045")
+    if not isinstance(expires, str) or (expires and not _EXPIRES.fullmatch(expires)):
+        raise ProvenanceError(f"it expires {printable(str(expires))[:40]!r}, which is not a time, as in 2027-01-31T00:00:00Z")
 
 
-def version_of(statement: dict[str, Any]) -> str:
-    """The image's version that a statement, as `read` gave it, has; "" for none."""
-    return str(statement["predicate"]["buildDefinition"]["externalParameters"].get("version", ""))
+def claims_of(statement: dict[str, Any]) -> dict[str, Claim]:
+    """Name to what a statement, as `read` gave it, says of the image under it."""
+    return {
+        subject["name"]: Claim(note.get("version", 0), note.get("expires", ""))
+        for subject in statement["subject"]
+        for note in [subject.get("annotations", {})]
+    }
 
 
-def renamed(text: bytes, digest: str, names: list[str]) -> bytes:
-    """The statement about ``digest`` with exactly these names; ``text`` itself where it has them."""
+def version_at(now: datetime) -> int:
+    """The version of what is signed at that time: a later one is a greater number, and people can read it."""
+    return int(now.strftime("%Y%m%d%H%M%S"))
+
+
+def claim_for(old: Claim, others: list[int], now: datetime, valid_days: int, again: bool) -> Claim:
+    """What to sign of an image under one name, with what was signed of it before, and versions of the name's other images.
+
+    The image that a name means has the highest version: one that is built, or that a name comes back to, gets a new one, and
+    one that has it keeps it. A statement that expires is renewed when half of its time is over.
+    """
+    # A version that is later than tomorrow was planted, or came from a clock that was wrong.
+    highest = max([version for version in others if version <= version_at(now + timedelta(days=1))], default=0)
+    version = old.version
+    if again or version <= highest:
+        version = max(version_at(now), highest + 1, version + 1 if again else 0)
+    if not valid_days:
+        return Claim(version)
+    until = [(now + timedelta(days=days)).strftime(_TIME) for days in (valid_days / 2, valid_days)]
+    kept = version == old.version and until[0] <= old.expires <= until[1]
+    return Claim(version, old.expires if kept else until[1])
+
+
+def restated(text: bytes, digest: str, claims: dict[str, Claim]) -> bytes:
+    """The statement about ``digest`` that says exactly this; ``text`` itself where it does."""
     content = read(text, digest)
-    if sorted(names_of(content)) == sorted(names):
+    if claims_of(content) == claims and len(content["subject"]) == len(claims):
         return text
-    content["subject"] = [{"name": name, "digest": {"sha256": digest}} for name in sorted(names)]
+    content["subject"] = [_subject(name, digest, claim) for name, claim in sorted(claims.items())]
     return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _subject(name: str, digest: str, claim: Claim) -> dict[str, Any]:
+    note = {"version": claim.version, "expires": claim.expires}
+    said = {key: value for key, value in note.items() if value}
+    return {"name": name, "digest": {"sha256": digest}, **({"annotations": said} if said else {})}
 
 
 def package_materials(lock: str | bytes) -> list[dict[str, Any]]:

@@ -38,6 +38,7 @@ class Request:
     ca_file: str = ""
     given: Policy = field(default_factory=Policy)
     reset: bool = False
+    rollback: bool = False  # a name may mean an older image than it has meant
     trust: str = ""
     keep: int | None = None
     definitions: str = ""
@@ -98,7 +99,8 @@ def request_of(params: dict[str, Any], check: bool) -> Request:
         raise StoreError("mirror_timeout: must be 1 or more")
     return Request(
         params["store"], wanted, files, texts, shipping.get("arrived") or params["arrived"] or "", tuple(params["mirrors"]),
-        params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"], params["trust"] or "",
+        params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"],
+        params["rollback"], params["trust"] or "",
         params["keep"], params["definitions"], params["judge"], not shipping or bool(shipping.get("final")), check,
     )  # fmt: skip
 

@@ -4,8 +4,8 @@
 
 """EDGE. Signatures by ``ssh-keygen -Y`` (ssh-keygen(1), ALLOWED SIGNERS), with a key that signs images and nothing else.
 
-What is signed is the statement of provenance, which names the image by its sha256 and the names that it may have: an image
-that was signed as one name is no other.
+What is signed is the statement of provenance, which names the image by its sha256 and the names that it may have, each with a
+version: an image that was signed as one name is no other, and of two images of a name it is known which one is the newer.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ import os
 import re
 import subprocess
 import tempfile
+from datetime import datetime, timezone
+from typing import Any
 
 from . import provenance
 from .elf import printable
-from .provenance import ProvenanceError
-from .store import digest_of, read_text, write_whole
+from .provenance import Claim, ProvenanceError
+from .store import digest_of, history, read_text, write_whole
 
 NAMESPACE = "image@unikernels.xen"
 STATEMENT, SIGNATURE = ".provenance.json", ".provenance.json.sig"
@@ -48,7 +50,8 @@ def _ssh_keygen(*arguments: str, data: bytes = b"") -> tuple[int, bytes, str]:
         raise SignatureError("there is no ssh-keygen: apt-get install openssh-client") from error
     except subprocess.TimeoutExpired as error:
         raise SignatureError(
-            f"ssh-keygen timed out after {_SECONDS} s; if the key has a passphrase, load it into ssh-agent"
+            f"ssh-keygen timed out after {_SECONDS} s; if the key has a passphrase, load it into ssh-agent; if it is in a device,"
+            " touch that while the task runs"
         ) from error
     lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
     return done.returncode, done.stdout, printable(lines[-1].strip()) if lines else f"ssh-keygen exits with {done.returncode}"
@@ -104,6 +107,11 @@ def _in_private_file(text: str) -> bytes:
         fields.append(rest[before + 4 : before + 4 + size])
         rest = rest[before + 4 + size :]
     return fields[-1]
+
+
+def is_touched(key: str) -> bool:
+    """Whether each signature by a key file needs somebody to touch a device (ssh-keygen's types that end with -sk)."""
+    return public_half(key)[4:7] == b"sk-"
 
 
 def logins(homes: list[str]) -> dict[bytes, str]:
@@ -172,13 +180,17 @@ def sidecars(store: str, digest: str) -> dict[str, str]:
     return {os.path.basename(path): digest_of(path) for path in paths if os.path.exists(path)}
 
 
-def attach(store: str, digest: str, text: bytes, key: str, check: bool, names: tuple[str, ...] = ()) -> bool:
+def attach(
+    store: str, digest: str, text: bytes, key: str, check: bool, names: tuple[str, ...] = (), valid_days: int = 0,
+    again: bool = False,
+) -> bool:  # fmt: skip
     """Keep the statement ``text`` of an image, and its signature by ``key`` where one is given. Whether that is a change.
 
     A statement that is there stays, but that it gets the ``names`` that the image is declared to have. It is read before it
     is signed: one about another image is refused, and of its names those are signed that are declared, or that this very key
     has signed before: nothing is vouched for that somebody else wrote into the store. ``text`` may be empty for an image
-    that was stored before, and has its statement. SignatureError says what can't be signed, and why.
+    that was stored before, and has its statement. Each declared name gets a version, higher than that of the name's other
+    images; ``again``: also where it has one. SignatureError says what can't be signed, and why.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     there = os.path.exists(statement)
@@ -186,14 +198,16 @@ def attach(store: str, digest: str, text: bytes, key: str, check: bool, names: t
         raise SignatureError(f"image {digest}: has no statement of provenance; remove {digest}.xen from {store} and run again")
     try:
         old = read_text(statement) if there else text
-        content = provenance.read(old, digest)
-        declared = set(names) or set(provenance.names_of(provenance.read(text, digest) if text else content))
+        before = provenance.claims_of(provenance.read(old, digest))
+        declared = set(names) or set(provenance.claims_of(provenance.read(text, digest)) if text else before)
         good = there and bool(key) and _signed_by(statement, signature, key)
         if not key:  # unsigned: the names are for people alone
-            declared |= set(provenance.names_of(content))
-            new = old if os.path.exists(signature) else provenance.renamed(old, digest, sorted(declared))
+            named = {**before, **{name: Claim() for name in declared - set(before)}}
+            new = old if os.path.exists(signature) else provenance.restated(old, digest, named)
         else:
-            new = provenance.renamed(old, digest, sorted(declared | set(provenance.names_of(content) if good else ())))
+            signed_before = before if good else {}
+            claims = {name: _claim(store, name, digest, signed_before, valid_days, again) for name in declared}
+            new = provenance.restated(old, digest, {**signed_before, **claims})
     except (ProvenanceError, ValueError) as error:
         raise SignatureError(
             f"image {digest}: its statement of provenance: {error}; remove {statement}, and run again"
@@ -209,19 +223,56 @@ def attach(store: str, digest: str, text: bytes, key: str, check: bool, names: t
     return changed
 
 
+def _claim(store: str, name: str, digest: str, before: dict[str, Claim], valid_days: int, again: bool) -> Claim:
+    others = [_version_in(store, other, name) for other in history(store, name) if other != digest]
+    return provenance.claim_for(before.get(name, Claim()), others, datetime.now(timezone.utc), valid_days, again)
+
+
+def _version_in(store: str, digest: str, name: str) -> int:
+    """The version that a stored statement says the image has under a name; 0 where it says none, or is none."""
+    try:
+        claims = provenance.claims_of(provenance.read(read_text(os.path.join(store, digest + STATEMENT)), digest))
+    except (OSError, ValueError):
+        return 0
+    return claims.get(name, Claim()).version
+
+
 # -- verifying ----------------------------------------------------------------------------------------
 
 
-def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "", version: str = "") -> str:
-    """Who signed the image ``digest`` as ``name``; SignatureError if it is not signed by an allowed signer (now).
+def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "") -> str:
+    """Who signed the image ``digest`` as ``name``; SignatureError if it is not signed by an allowed signer (now)."""
+    return verified(store, digest, allowed_signers, revoked, name)[0]
+
+
+def verified(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "") -> tuple[str, int]:
+    """(who signed the image ``digest`` as ``name``, the version that it has as that).
 
     ``allowed_signers``: a file as of ssh-keygen(1); ``revoked``: a file of revoked keys (a KRL, or public keys). An empty
-    ``name`` is any; a ``version`` must be the statement's own, where that has one.
+    ``name`` is any.
     """
-    statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     where = f"image {name} ({digest[:12]})" if name else f"image {digest}"
     if not os.path.isfile(allowed_signers):
         raise SignatureError(f"{where}: cannot be verified: allowed_signers {allowed_signers} is not a file")
+    text, content = _statement_of(where, store, digest)
+    try:
+        signer = _good_signer(where, text, os.path.join(store, digest + SIGNATURE), allowed_signers, revoked)
+    except ValueError as error:
+        raise SignatureError(f"{where}: its signature {error}") from error
+    claims = provenance.claims_of(content)
+    if name and name not in claims:
+        raise SignatureError(f"{where}: is signed as {printable(', '.join(claims))}, not as {name}")
+    now = datetime.now(timezone.utc)
+    valid = {called: claim for called, claim in claims.items() if called == (name or called) and not claim.expired(now)}
+    if not valid:
+        expired = max(claim.expires for called, claim in claims.items() if called == (name or called))
+        raise SignatureError(f"{where}: its signature expired at {expired} (unikernel_images_valid_days); sign it again")
+    return signer, max(claim.version for claim in valid.values())
+
+
+def _statement_of(where: str, store: str, digest: str) -> tuple[bytes, dict[str, Any]]:
+    """The statement of a signed image, and what it says."""
+    statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     try:
         text = read_text(statement)
     except FileNotFoundError as error:
@@ -231,20 +282,9 @@ def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", nam
     if not os.path.exists(signature):
         raise SignatureError(f"{where}: is not signed (no {signature})")
     try:
-        content = provenance.read(text, digest)
+        return text, provenance.read(text, digest)
     except ProvenanceError as error:
         raise SignatureError(f"{where}: its statement of provenance: {error}") from error
-    try:
-        signer = _good_signer(where, text, signature, allowed_signers, revoked)
-    except ValueError as error:
-        raise SignatureError(f"{where}: its signature {error}") from error
-    signed_as = provenance.names_of(content)
-    if name and name not in signed_as:
-        raise SignatureError(f"{where}: is signed as {printable(', '.join(signed_as))}, not as {name}")
-    signed_version = provenance.version_of(content)
-    if version and signed_version and version != signed_version:
-        raise SignatureError(f"{where}: is signed as version {printable(signed_version)}, not as {version}")
-    return signer
 
 
 def _good_signer(
@@ -267,8 +307,20 @@ def _good_signer(
     raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: {reason}")
 
 
+def _not_listed(where: str, blob: bytes, allowed_signers: str, revoked: str) -> str:
+    if blob not in key_blobs(read_text(allowed_signers).decode("utf-8", "replace")):
+        return f"{where}: is a key that {allowed_signers} does not allow"
+    is_revoked = revoked and blob in key_blobs(read_text(revoked).decode("utf-8", "replace"))
+    return f"{where}: the key is revoked" if is_revoked else ""
+
+
 def key_problem(key: str, allowed_signers: str, revoked: str = "") -> str:
-    """Why what ``key`` signs would be refused; "" where it would not. Signs a text of no meaning, and keeps nothing."""
+    """Why what ``key`` signs would be refused; "" where it would not. Signs a text of no meaning, and keeps nothing.
+
+    A key that has to be touched is looked up instead: a run that has nothing to sign needs nobody.
+    """
+    if is_touched(key):
+        return login_key_refusal(key) or _not_listed(f"signing_key: {key}", public_half(key), allowed_signers, revoked)
     text = b"a key is tried\n"
     try:
         with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:

@@ -10,8 +10,6 @@ packages can't be had. It is labelled as such in its own ELF notes, so every lis
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -21,15 +19,13 @@ import shutil
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from . import provenance, signature, sources
 from .pvh_wrap import cpio, payload_of, wrap
 from .steps import BuildError
-from .store import StoreError, describe, image_path, put, write_whole
+from .store import StoreError, describe, hold, image_path, put, write_whole
 
 # mmdebstrap on a slow line, and what comes behind it.
 _LOCK_SECONDS = 1500
@@ -244,24 +240,11 @@ def build(store: str, cache: str, wanted: Wanted, check: bool) -> tuple[bool, di
     if check:
         return True, {"sha256": None, "path": None, "target": "standin", "standin": True, "key": key}
     os.makedirs(cache, mode=0o700, exist_ok=True)
-    with _locked(os.path.join(cache, ".lock")):
+    path = os.path.join(cache, ".lock")
+    late = StoreError(f"another run still builds a stand-in after {_LOCK_SECONDS} s (it holds {path})")
+    with hold(path, _LOCK_SECONDS, late):
         found = _built(store, cache, key)  # by another run, while this one waited
         return (False, found) if found else _build(store, cache, wanted, key)
-
-
-@contextlib.contextmanager
-def _locked(path: str) -> Iterator[None]:
-    until = time.monotonic() + _LOCK_SECONDS
-    with open(path, "a", encoding="ascii") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise StoreError(f"another run still builds a stand-in after {_LOCK_SECONDS} s (it holds {path})") from None
-                time.sleep(0.1)
-        yield
 
 
 def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:

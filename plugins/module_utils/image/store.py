@@ -64,6 +64,11 @@ def write_whole(path: str, data: bytes, mode: int) -> None:
     sync_folder(folder)
 
 
+def write_json(path: str, content: Any, mode: int = 0o644) -> None:
+    """Write what a program reads again, as `write_whole` does."""
+    write_whole(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode(), mode)
+
+
 def sync_folder(folder: str) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
@@ -156,20 +161,28 @@ def describe(store: str, digest: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """The store's lock: two runs at once don't lose an entry of a name's history, and none prunes what another takes in."""
-    folder = os.path.join(store, NAMES)
-    os.makedirs(folder, mode=0o755, exist_ok=True)
+def hold(path: str, seconds: float, late: Exception) -> Iterator[int]:
+    """The lock of the file at ``path``, as its descriptor; ``late`` is raised where another one holds it for that long."""
     until = time.monotonic() + seconds
-    with open(os.path.join(folder, _LOCK), "a", encoding="ascii") as file:
+    with open(path, "a", encoding="ascii") as file:
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() >= until:
-                    raise StoreError(f"image store {store}: another run has been working on it for {seconds:g} s") from None
+                    raise late from None
                 time.sleep(0.05)
+        yield file.fileno()
+
+
+@contextlib.contextmanager
+def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """The store's lock: two runs at once don't lose an entry of a name's history, and none prunes what another takes in."""
+    folder = os.path.join(store, NAMES)
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    late = StoreError(f"image store {store}: another run has been working on it for {seconds:g} s")
+    with hold(os.path.join(folder, _LOCK), seconds, late):
         yield
 
 
@@ -221,8 +234,7 @@ def put(store: str, path: str, expected: str | None, extra: dict[str, Any], chec
 
 
 def write_description(store: str, digest: str, manifest: dict[str, Any]) -> None:
-    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
-    write_whole(os.path.join(store, digest + ".json"), text.encode(), 0o644)
+    write_json(os.path.join(store, digest + ".json"), manifest)
 
 
 # -- names: which image a name means, and meant before ----------------------------------------------
@@ -284,8 +296,7 @@ def point(store: str, name: str, digest: str, check: bool) -> bool:
         return True
     with locked(store):
         before = history(store, name)  # another run may have written it
-        text = json.dumps({"name": name, "history": [digest, *before][:MAX_HISTORY]}, indent=1) + "\n"
-        write_whole(path, text.encode(), 0o644)
+        write_json(path, {"name": name, "history": [digest, *before][:MAX_HISTORY]})
     return True
 
 

@@ -13,8 +13,6 @@ Packages are fetched first, then built with no network: their build scripts are 
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
 import re
@@ -22,15 +20,14 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from . import opam_root, sandbox
 from .building import helpers, local_path, proxies
 from .request import SWITCH, Settings
 from .sandbox import Cell, Limits
 from .steps import BuildError, Steps, packages_done
-from .store import write_whole
+from .store import hold, write_json, write_whole
 
 # A dead address is reported within seconds; a compiler takes an hour on a slow machine.
 _REACH_SECONDS = 15
@@ -122,10 +119,14 @@ def make(wanted: Wanted, check: bool) -> bool:
     _reach(wanted)
     if check:
         return True
+    if not shutil.which(wanted.opam):
+        raise BuildError(f"opam: there is no {wanted.opam}: apt-get install opam")
     try:
         sandbox.require(wanted.sandbox)
         os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
-        with _locked(os.path.join(wanted.folder, ".lock"), wanted.timeout):
+        path = os.path.join(wanted.folder, ".lock")
+        late = BuildError(f"another run still makes this toolchain after {wanted.timeout} s (it holds {path})")
+        with hold(path, wanted.timeout, late):
             if present(wanted.folder) != wanted.versions():
                 _make(wanted)
             _keep_settings(wanted, False)
@@ -134,43 +135,24 @@ def make(wanted: Wanted, check: bool) -> bool:
     return True
 
 
-@contextlib.contextmanager
-def _locked(path: str, seconds: int) -> Iterator[None]:
-    until = time.monotonic() + seconds
-    with open(path, "a", encoding="ascii") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= until:
-                    raise BuildError(f"another run still makes this toolchain after {seconds} s (it holds {path})") from None
-                time.sleep(0.2)
-        yield
-
-
 def _keep_settings(wanted: Wanted, check: bool) -> bool:
     """How packages are got, for builds; whether that is another way than before. A proxy's password is for its owner."""
-    settings = wanted.settings()
-    text = json.dumps(
-        {"archive": settings.archive, "mirrors": settings.mirrors, "overlays": settings.overlays, "proxy": settings.proxy}
-    )
+    settings = asdict(wanted.settings())
     path = os.path.join(wanted.folder, "settings.json")
     try:
         with open(path, encoding="utf-8") as file:
-            if file.read() == text:
-                return False
-    except FileNotFoundError:
-        pass
+            before = json.load(file)
+    except (FileNotFoundError, ValueError):
+        before = None
+    if before == json.loads(json.dumps(settings)):
+        return False
     if not check:
-        write_whole(path, text.encode(), 0o600 if "@" in text else 0o644)
+        write_json(path, settings, 0o600 if "@" in json.dumps(settings) else 0o644)
     return True
 
 
 def _reach(wanted: Wanted) -> None:
-    """Is the archive there? Asked before anything is compiled."""
-    if not shutil.which(wanted.opam):
-        raise BuildError(f"opam: there is no {wanted.opam}: apt-get install opam")
+    """Is the archive there? Asked before anything is installed or compiled."""
     address = re.sub(r"^git\+", "", wanted.archive).partition("#")[0]
     if not address:
         return  # opam init says it
@@ -241,8 +223,7 @@ def _make(wanted: Wanted) -> None:
             steps.run(_cell(wanted, step.network), step.what, [wanted.opam, *step.arguments],
                       lambda what=step.what: packages_done(log, what))  # type: ignore[misc]  # fmt: skip
             done.append(step.what)
-            text = json.dumps({"versions": wanted.versions(), "done": done})
-            write_whole(os.path.join(wanted.folder, "steps.json"), text.encode(), 0o644)
+            write_json(os.path.join(wanted.folder, "steps.json"), {"versions": wanted.versions(), "done": done})
     finally:
         sandbox.take(root)
         steps.finish()
@@ -261,8 +242,7 @@ def _complete(wanted: Wanted, log: str) -> None:
         os.symlink(os.path.realpath(shutil.which(wanted.opam) or wanted.opam), own)
     if not os.path.exists(os.path.join(bin_folder, "mirage")):
         raise BuildError(f"opam install left no mirage in {bin_folder} (log: {log})")
-    text = json.dumps(wanted.versions(), indent=1, sort_keys=True) + "\n"
-    write_whole(os.path.join(wanted.folder, "versions.json"), text.encode(), 0o644)
+    write_json(os.path.join(wanted.folder, "versions.json"), wanted.versions())
 
 
 def _begun(wanted: Wanted) -> list[str]:

@@ -94,9 +94,21 @@ def ended(name: str, state: str, seconds: float, mark: int, domid: int = 0) -> T
     why = ""
     if code:
         why = f" with exit code {code.group(1)}" + (" (it refused its boot arguments)" if code.group(1) == "64" else "")
+    why += device_hint(lines)
     kept = f" and is kept in state {state}" if state != "gone" else ""
     last = console.tail(lines) if lines else console.tail(lines) + of_xen(domid)
     return ToolstackError(f"domain {name}: it ended by itself {seconds:.0f} s after its start{why}{kept}{last}", lines)
+
+
+def device_hint(lines: list[str]) -> str:
+    """Which disk a unikernel's last words are about, in the user's words; "" where they are about none.
+
+    They have a virtual device's number, 202 << 8 | disk << 4 (Xen's docs/man/xen-vbd-interface.7). Mirage keeps the first for
+    a boot disk.
+    """
+    numbers = [int(word) for line in lines[-5:] for word in re.findall(r"\b51[7-9][0-9]{2}\b", line)]
+    disks = sorted({(number - 51712) // 16 for number in numbers if (number - 51712) % 16 == 0 and 51712 <= number < 51968})
+    return "".join(f" (device {51712 + 16 * disk} is vdev: xvd{chr(97 + disk)})" for disk in disks[:3])
 
 
 def of_xen(domid: int) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.guests import guest
-from tests.unit.image.test_signature import all_keys, keys  # noqa: F401
+from tests.unit.image.signers import all_keys, keys  # noqa: F401
 
 IMAGE = guest()
 DIGEST = hashlib.sha256(IMAGE).hexdigest()
@@ -86,7 +86,36 @@ def test_from_the_controller_to_a_host_and_back_to_nothing_to_do(play, tmp_path)
     assert not code and (tmp_path / f"host/{DIGEST}.xen").read_bytes() == IMAGE
 
 
+def test_an_older_image_is_refused_in_check_mode_too_unless_it_is_signed_again(play, tmp_path):
+    key = {"signing_key": str(play.keys / "alice")}
+    (tmp_path / "newer.xen").write_bytes(guest(blocks=(b"newer",)))
+    newest = hashlib.sha256((tmp_path / "newer.xen").read_bytes()).hexdigest()
+    store = {"name": "hello", "store": str(tmp_path / "controller")}
+    put_newer = {"unikernels.xen.mirage_image": {**store, "file": str(tmp_path / "newer.xen")}}
+    newer = {"wanted": {"hello": newest}}
+    words, code = play(play.put, play.sign(**key), play.ship(), put_newer, play.sign(**key, **newer), play.ship(**newer))
+    assert not code, words
+    # Another controller, or an old one, without the key: what it has was signed before.
+    for check in (True, False):
+        words, code = play(play.ship(), check=check)
+        assert code and f"image hello ({DIGEST[:12]}): is older (version 20" in words, words
+    # The image is declared again: the run signs it as the newest, and check mode says so.
+    words, code = play(play.put, play.sign(**key), play.ship(**key), check=True)
+    assert not code and words.count('"changed": true') == 3
+    words, code = play(play.put, play.sign(**key), play.ship(**key))
+    assert not code and words.count('"changed": true') == 3
+    words, code = play(play.put, play.sign(**key), play.ship(**key))
+    assert not code and '"changed": true' not in words
+    # Back by rollback, with a warning; and the host says what it has had.
+    words, code = play(play.ship(**newer, rollback=True), play.ship(**key, **newer, rollback=True, sign_again=True), check=True)
+    assert not code and "hello: goes back to" in words and f'"sha256": "{DIGEST}"' in words
+
+
 WRONG = [
+    ({"valid_days": "x"}, "unikernel_images_valid_days: is 'x', must be a number of days from 0 (never expires) to 36500"),
+    ({"valid_days": -1}, "unikernel_images_valid_days: is -1, must be a number of days"),
+    ({"valid_days": 36501}, "unikernel_images_valid_days: is 36501, must be a number of days"),
+    ({"sign_again": "perhaps"}, "unikernel_images_sign_again: is 'perhaps', must be true or false"),
     ({"signing_key": "mallory"}, "unikernel_images_signing_key: KEYS/mallory: is a key that unikernel_images_allowed"),
     ({"signing_key": "/nosuch"}, "unikernel_images_signing_key: /nosuch is not a file"),
     ({"allowed_signers": "/nosuch"}, "unikernel_images_allowed_signers: /nosuch: No such file or directory"),
@@ -126,6 +155,15 @@ def test_signing_asks_no_host(play):
     (play.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h": away}}}))
     words, code = play(play.sign(wanted={}, signing_key=str(play.keys / "alice")))
     assert not code, words
+
+
+def test_the_key_that_logs_in_to_the_hosts_signs_nothing(play):
+    away = {"ansible_connection": "ssh", "ansible_host": "127.0.0.1", "ansible_port": 9,
+            "ansible_ssh_private_key_file": "{{ '%s' }}/alice" % play.keys}  # fmt: skip
+    (play.folder / "hosts.yml").write_text(json.dumps({"all": {"hosts": {"h": away}}}))
+    words, code = play(play.sign(wanted={}, signing_key=str(play.keys / "alice.pub")))
+    assert code and "unikernel_images_signing_key: " in words
+    assert "alice.pub is the key that Ansible logs in to h with (ansible_ssh_private_key_file); images need a key of" in words
 
 
 def test_mirrors_come_first_and_the_controller_last(play, tmp_path):

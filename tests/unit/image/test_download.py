@@ -1,20 +1,26 @@
 """Files from servers that are slow, broken or hostile: bounded, in one line, and nothing is left."""
 
 import contextlib
+import gzip
 import hashlib
+import os
 import socket
+import ssl
+import subprocess
 import threading
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
+from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download, unpacked
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 DATA = bytes(range(256)) * 400
 SHA = hashlib.sha256(DATA).hexdigest()
 
 
 @contextlib.contextmanager
-def server(*replies):
+def server(*replies, context=None):
     """A server whose nth connection gets the nth reply (the last one again); a reply is a function of the socket's file."""
     listener = socket.create_server(("127.0.0.1", 0))
     asked, over = [], threading.Event()
@@ -26,7 +32,9 @@ def server(*replies):
                 connection, _address = listener.accept()
             except OSError:
                 return
-            with connection, connection.makefile("rwb") as file, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                connection = context.wrap_socket(connection, server_side=True) if context else connection
+            with contextlib.suppress(OSError), connection, connection.makefile("rwb") as file:
                 lines = []
                 while (line := file.readline()) not in (b"\r\n", b""):
                     lines.append(line.decode().strip())
@@ -78,6 +86,13 @@ def silent(_file, over):
     over.wait(30)
 
 
+def packed(data=DATA, encoding="gzip", **headers):
+    lines = [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return says("200 OK", f"Content-Encoding: {encoding}", f"Content-Length: {len(data)}", *lines, body=data)
+
+
+SMALL = gzip.compress(DATA)
+BOMB = gzip.compress(bytes(64 << 20))
 CHUNK = b"%x\r\n%s\r\n" % (1000, DATA[:1000])
 CHUNKED = "Transfer-Encoding: chunked"
 LATE = "did not end within its time"
@@ -107,6 +122,20 @@ LATE = "did not end within its time"
         (lambda file, over: file.write(b"\0\xff\n\n" * 100), ""),
         (lambda file, over: file.write(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000), ""),
         (lambda file, over: None, ""),
+        (packed(BOMB), f"sends more than the {len(DATA)} bytes that are expected"),
+        (packed(SMALL[:-20]), "the connection ended after"),
+        (packed(b""), "the connection ended after 0 bytes"),
+        (packed(b"rubbish"), "the server's gzip file is damaged"),
+        (packed(SMALL[:-8] + b"x" * 8), "the server's gzip file is damaged"),
+        (packed(SMALL + b"more"), "the server sends more than a gzip file"),
+        (packed(gzip.compress(DATA[:-1])), f"the server's file has {len(DATA) - 1} bytes, expected are {len(DATA)}"),
+        (packed(gzip.compress(b"x" * len(DATA))), "the server's file has the sha256"),
+        (packed(SMALL, "zstd"), "the server sends the file as 'zstd', asked for was gzip or the file as it is"),
+        (packed(SMALL, "gzip, gzip\x07"), "the server sends the file as 'gzip, gzip?'"),
+        (
+            says("206 Partial Content", "Content-Encoding: gzip", f"Content-Range: bytes 0-9/{len(DATA)}", body=SMALL),
+            "the server sends the file as 'gzip'",
+        ),
     ],
 )
 def test_a_hostile_server_leaves_no_file_and_gives_one_line(tmp_path, reply, words):
@@ -115,6 +144,18 @@ def test_a_hostile_server_leaves_no_file_and_gives_one_line(tmp_path, reply, wor
     assert words in str(failure.value) and "\n" not in str(failure.value) and "\x1b" not in str(failure.value)
     assert str(failure.value).startswith(f"url {url}: ") and len(str(failure.value)) > len(url) + 10
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compressed_file_saves_bytes_and_is_resumed_as_it_is(tmp_path):
+    path = tmp_path / "file"
+    with server(packed(SMALL)) as (url, asked):
+        assert download(url, str(path), len(DATA), SHA) and path.read_bytes() == DATA and len(SMALL) < len(DATA) / 20
+        assert asked == [""]
+    for cut in (SMALL[:-100], SMALL[:-1]):
+        path.unlink()
+        reply = says("200 OK", "Content-Encoding: gzip", f"Content-Length: {len(SMALL)}", body=cut)
+        with server(reply, lambda file, over: rest(int(asked[-1].strip("-") or 0))(file, over)) as (url, asked):
+            assert download(url, str(path), len(DATA), SHA) and path.read_bytes() == DATA
 
 
 def test_where_no_size_is_known_there_is_a_limit(tmp_path):
@@ -188,3 +229,44 @@ def test_an_address_is_shown_without_its_secrets(tmp_path):
     with pytest.raises(StoreError) as failure:
         download(secret, str(tmp_path / "file"), seconds=60)
     assert "secret" not in str(failure.value) and str(failure.value).startswith("url https://127.0.0.1:9/a: ")
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """An authority of one's own, and what it says of 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("ca")
+    new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    authority = ["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    subprocess.run([*new, *authority], cwd=folder, check=True, capture_output=True)
+    leaf = ["-keyout", "key.pem", "-out", "cert.pem", "-subj", "/CN=images", "-CA", "ca.pem", "-CAkey", "ca.key"]
+    leaf += ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE"]
+    subprocess.run([*new, *leaf], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_a_mirror_is_checked_against_an_authority_of_ones_own(tmp_path, certificates):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    with server(whole(), context=context) as (url, asked):
+        url = url.replace("http:", "https:")
+        with pytest.raises(StoreError, match=r"(?i)certificate"):
+            download(url, str(tmp_path / "file"), len(DATA), SHA, seconds=60)
+        assert list(tmp_path.iterdir()) == [] and asked == []
+        assert download(url, str(tmp_path / "file"), len(DATA), SHA, seconds=60, ca_file=str(certificates / "ca.pem"))
+    assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_a_proxy_of_the_hosts_environment_is_asked(tmp_path, monkeypatch):
+    with server(whole()) as (url, asked):
+        monkeypatch.setenv("http_proxy", url.removesuffix("/file"))
+        assert download("http://images.invalid/a.xen", str(tmp_path / "file"), len(DATA), SHA, seconds=60)
+        assert asked == [""] and (tmp_path / "file").read_bytes() == DATA
+
+
+@given(st.integers(0, 300000), st.integers(1, 1 << 17), st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_whatever_was_packed_comes_out(size, step, random):
+    data = (os.urandom(size) if random else bytes(size)) + b"end"
+    packed = gzip.compress(data, 1)
+    pieces = list(unpacked(iter([packed[at : at + step] for at in range(0, len(packed), step)])))
+    assert b"".join(pieces) == data and max(map(len, pieces)) <= 1 << 16

@@ -27,8 +27,6 @@ from hypothesis import strategies as st
 
 from tests.guests import guest
 
-from .test_signature import all_keys, keys  # noqa: F401
-
 IMAGE = guest()
 DIGEST = hashlib.sha256(IMAGE).hexdigest()
 
@@ -85,7 +83,7 @@ def test_nothing_said_is_required():
     assert Policy().required and Policy(REQUIRED).required and not Policy(OPTIONAL).required
 
 
-def test_files_of_keys(keys):  # noqa: F811
+def test_files_of_keys(keys):
     text = (keys / "allowed").read_text()
     assert len(signers("# comment\n\n" + text + text)) == 3
     alice = (keys / "alice.pub").read_text()
@@ -119,7 +117,7 @@ def test_a_policy_that_cannot_be_read_opens_nothing(tmp_path, text):
         held_by(str(tmp_path))
 
 
-def test_a_host_keeps_its_policy(tmp_path, keys):  # noqa: F811
+def test_a_host_keeps_its_policy(tmp_path, keys):
     folder = str(tmp_path / "etc")
     assert held_by(folder) is None
     policy = Policy(REQUIRED, signers((keys / "allowed").read_text()), revocations((keys / "revoked").read_text()))
@@ -168,7 +166,7 @@ def test_what_may_boot(policy, options, words):
 
 
 class Host:
-    def __init__(self, folder, keys):  # noqa: F811
+    def __init__(self, folder, keys):
         self.store, self.keys, self.folder = str(folder / "images"), keys, folder
         (folder / "hello.xen").write_bytes(IMAGE)
         put(self.store, str(folder / "hello.xen"), None, {"name": "hello"}, False)
@@ -184,7 +182,7 @@ class Host:
 
 
 @pytest.fixture
-def host(tmp_path, keys):  # noqa: F811
+def host(tmp_path, keys):
     return Host(tmp_path, keys)
 
 

@@ -3,11 +3,14 @@
 import base64
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image.provenance import Claim
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import (
     SignatureError,
     attach,
@@ -21,28 +24,6 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.signature imp
 )
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
-
-
-@pytest.fixture(scope="session")
-def all_keys(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("keys")
-    for name in ("alice", "bob", "mallory", "late"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"{name}@x", "-f", str(folder / name)], check=True)
-    return folder
-
-
-@pytest.fixture
-def keys(all_keys, tmp_path):
-    """Private keys, and files of who may sign and of what is revoked."""
-    folder = tmp_path / "keys"
-    shutil.copytree(all_keys, folder)
-    lines = []
-    for name in ("alice", "bob", "late"):
-        until = ',valid-before="20200101Z"' if name == "late" else ""
-        lines.append(f'{name}@x namespaces="{signature.NAMESPACE}"{until} {(folder / f"{name}.pub").read_text()}')
-    (folder / "allowed").write_text("".join(lines))
-    (folder / "revoked").write_text((folder / "bob.pub").read_text())
-    return folder
 
 
 def statement(name="web", digest=DIGEST, **more):
@@ -59,8 +40,8 @@ def signed(store, keys, *names, key="alice", text=None):
     return attach(store, DIGEST, text or statement(names[0]), str(keys / key), False, names)
 
 
-def check(store, keys, name="", version="", revoked=True):
-    return verify(store, DIGEST, str(keys / "allowed"), str(keys / "revoked") if revoked else "", name, version)
+def check(store, keys, name="", revoked=True):
+    return verify(store, DIGEST, str(keys / "allowed"), str(keys / "revoked") if revoked else "", name)
 
 
 def refusal(*arguments, **options):
@@ -72,7 +53,7 @@ def refusal(*arguments, **options):
 
 
 def names_in(store):
-    return provenance.names_of(provenance.read(open(f"{store}/{DIGEST}.provenance.json", "rb").read(), DIGEST))
+    return list(provenance.claims_of(provenance.read(open(f"{store}/{DIGEST}.provenance.json", "rb").read(), DIGEST)))
 
 
 def test_an_image_signed_as_one_name_is_no_other(store, keys):
@@ -88,17 +69,6 @@ def test_one_image_may_have_several_names_and_keeps_them(store, keys):
     assert names_in(store) == ["ns1", "ns2", "ns3"]
     assert [check(store, keys, name) for name in names_in(store)] == ["alice@x"] * 3
     assert not attach(store, DIGEST, b"", str(keys / "alice"), False, ("ns2",))
-
-
-def test_a_version_is_bound_where_the_statement_has_one(store, keys):
-    signed(store, keys, "web", text=statement("web", version="1.2"))
-    assert check(store, keys, "web", "1.2") == check(store, keys, "web") == "alice@x"
-    assert refusal(store, keys, "web", "1.3") == f"image web ({DIGEST[:12]}): is signed as version 1.2, not as 1.3"
-
-
-def test_without_a_version_any_is_right(store, keys):
-    signed(store, keys, "web")
-    assert check(store, keys, "web", "1.3") == "alice@x"
 
 
 @pytest.mark.parametrize(
@@ -117,12 +87,12 @@ def test_a_planted_statement_is_not_signed(store, keys, planted):
 
 def test_names_that_somebody_else_wrote_are_not_signed(store, keys):
     with open(f"{store}/{DIGEST}.provenance.json", "wb") as file:
-        file.write(provenance.renamed(statement(), DIGEST, ["web", "vpn"]))
+        file.write(provenance.restated(statement(), DIGEST, {"web": Claim(), "vpn": Claim(7)}))
     attach(store, DIGEST, b"", str(keys / "alice"), False, ("web",))
     assert names_in(store) == ["web"] and "not as vpn" in refusal(store, keys, "vpn")
     # Not with the signature of another, nor with one over another text, beside it.
     for key in ("mallory", "alice"):
-        text = provenance.renamed(statement(), DIGEST, ["web", "vpn"])
+        text = provenance.restated(statement(), DIGEST, {"web": Claim(), "vpn": Claim(7)})
         with open(f"{store}/{DIGEST}.provenance.json", "wb") as file:
             file.write(text)
         with open(f"{store}/{DIGEST}.provenance.json.sig", "wb") as file:
@@ -301,6 +271,42 @@ def test_a_key_is_tried_before_anything_is_built(keys):
     assert key_problem("/nosuch", allowed) == "signing_key: /nosuch is not a file"
 
 
+def test_a_key_in_a_device_is_looked_up_and_not_used(tmp_path, keys, monkeypatch):
+    """Its owner need not be there for a run that has nothing to sign."""
+    parts = (b"sk-ssh-ed25519@openssh.com", b"k" * 32, b"ssh:")
+    blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
+    line = f"sk-ssh-ed25519@openssh.com {base64.b64encode(blob).decode()} alice"
+    (keys / "device.pub").write_text(line)
+    (keys / "device").write_text("what only the device can use")
+    assert signature.is_touched(str(keys / "device")) and not signature.is_touched(str(keys / "alice"))
+    started = []
+    monkeypatch.setattr(signature, "_ssh_keygen", lambda *arguments, **_data: started.append(arguments) or (1, b"", ""))
+    allowed, revoked = str(keys / "allowed"), str(keys / "revoked")
+    assert key_problem(str(keys / "device"), allowed, revoked).endswith("device: is a key that " + allowed + " does not allow")
+    with open(allowed, "a") as file:
+        file.write(f'alice@x namespaces="{signature.NAMESPACE}" {line}\n')
+    assert key_problem(str(keys / "device"), allowed, revoked) == ""
+    with open(revoked, "a") as file:
+        file.write(line)
+    assert key_problem(str(keys / "device"), allowed, revoked).endswith("device: the key is revoked")
+    assert started == []
+
+
+def test_a_key_that_an_agent_holds_signs_by_its_public_half(store, keys, tmp_path, monkeypatch):
+    agent = subprocess.run(["ssh-agent", "-a", str(tmp_path / "a")], capture_output=True, text=True, check=True).stdout
+    process = int(re.search(r"SSH_AGENT_PID=(\d+)", agent).group(1))
+    try:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(tmp_path / "a"))
+        subprocess.run(["ssh-add", "-q", str(keys / "alice")], check=True)
+        (keys / "alice").unlink()
+        assert signed(store, keys, "web", key="alice.pub") and not signed(store, keys, "web", key="alice.pub")
+        assert check(store, keys, "web") == "alice@x" and key_problem(str(keys / "alice.pub"), str(keys / "allowed")) == ""
+    finally:
+        os.kill(process, signal.SIGTERM)
+    with pytest.raises(SignatureError, match=r"^signing_key: .*alice\.pub does not sign: "):
+        sign(b"x", str(keys / "alice.pub"))
+
+
 def test_ssh_keygen_is_missed_by_name_and_not_waited_for_without_end(keys, monkeypatch):
     monkeypatch.setenv("PATH", "/nosuch")
     with pytest.raises(SignatureError, match=r"^there is no ssh-keygen: apt-get install openssh-client$"):
@@ -312,7 +318,9 @@ def test_ssh_keygen_is_missed_by_name_and_not_waited_for_without_end(keys, monke
         raise subprocess.TimeoutExpired("ssh-keygen", 60)
 
     monkeypatch.setattr(subprocess, "run", late)
-    with pytest.raises(SignatureError, match="timed out after 60 s; if the key has a passphrase, load it into ssh-agent"):
+    with pytest.raises(
+        SignatureError, match="timed out after 60 s; if the key has a passphrase, load it into ssh-agent; if it is"
+    ):
         sign(b"x", str(keys / "alice"))
 
 
@@ -332,6 +340,14 @@ def test_ssh_keygen_is_missed_by_name_and_not_waited_for_without_end(keys, monke
         (lambda s: s["subject"][0].pop("name"), "it is not an in-toto statement"),
         (lambda s: s.update(predicate=1), "it is not an in-toto statement"),
         (lambda s: s["predicate"]["buildDefinition"].update(externalParameters=[]), "it is not an in-toto statement"),
+        (lambda s: s.update(subject=["x"]), "it is not an in-toto statement"),
+        (lambda s: s["subject"][0].update(annotations=1), "it is not an in-toto statement"),
+        (lambda s: s["subject"][0].update(annotations={"version": "1"}), "its version 1 is not a time of signing"),
+        (lambda s: s["subject"][0].update(annotations={"version": True}), "its version True is not a time of signing"),
+        (lambda s: s["subject"][0].update(annotations={"version": 10**14}), "its version 1(0+) is not a time of signing"),
+        (lambda s: s["subject"][0].update(annotations={"version": -1}), "its version -1 is not a time of signing"),
+        (lambda s: s["subject"][0].update(annotations={"expires": "soon"}), "it expires 'soon', which is not a time"),
+        (lambda s: s["subject"][0].update(annotations={"expires": 1}), "it expires '1', which is not a time"),
     ],
 )
 def test_what_is_no_statement_about_an_image(change, words):
@@ -344,19 +360,19 @@ def test_what_is_no_statement_about_an_image(change, words):
 def test_a_statement_says_what_was_put_in():
     text = provenance.statement(
         "web", DIGEST, built=True, parameters={"a": 1}, materials=[{"name": "m"}], builder={"id": "host", "mirage": "4"},
-        key="k", version="7",
+        key="k",
     )  # fmt: skip
     found = provenance.read(text, DIGEST)
     definition, details = found["predicate"]["buildDefinition"], found["predicate"]["runDetails"]
     assert definition["buildType"] == provenance.BUILD_TYPE and definition["internalParameters"] == {"key": "k"}
-    assert definition["externalParameters"] == {"a": 1, "version": "7"} and definition["resolvedDependencies"] == [{"name": "m"}]
+    assert definition["externalParameters"] == {"a": 1} and definition["resolvedDependencies"] == [{"name": "m"}]
     assert details["builder"] == {"id": "host", "version": {"mirage": "4"}} and details["metadata"]["finishedOn"].endswith("Z")
-    assert (provenance.names_of(found), provenance.version_of(found)) == (["web"], "7")
+    assert provenance.claims_of(found) == {"web": Claim()}
     given = provenance.statement("web", DIGEST, built=False, parameters={}, materials=[], builder={}, key="")
     found = provenance.read(given, DIGEST)
     assert found["predicate"]["buildDefinition"]["buildType"] == provenance.GIVEN_TYPE
-    assert found["predicate"]["buildDefinition"]["externalParameters"] == {} and provenance.version_of(found) == ""
-    assert given.endswith(b"}\n") and provenance.renamed(given, DIGEST, ["web"]) is given
+    assert found["predicate"]["buildDefinition"]["externalParameters"] == {}
+    assert given.endswith(b"}\n") and provenance.restated(given, DIGEST, {"web": Claim()}) is given
 
 
 LOCK = """opam-version: "2.0"

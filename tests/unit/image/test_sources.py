@@ -2,6 +2,7 @@
 
 import os
 import socket
+import subprocess
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import sources, standin
@@ -110,3 +111,59 @@ def test_a_link_to_a_folder_of_the_content_is_refused_rather_than_left_out(conte
     (content / "pictures").symlink_to("nowhere")
     with pytest.raises(BuildError, match="pictures: is a link to nothing"):
         standin.content_files(str(content))
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [
+        "*.log\n!keep.log\n",
+        "/a\n",
+        "a/\n",
+        "a/b\n",
+        "**/c\n",
+        "a/**\n",
+        "# c\n\\#x\n",
+        "[ab].txt\n",
+        "a?c\n",
+        "doc/*.txt \n",
+        "c/\n!c/\n",
+    ],
+)
+def test_gitignore_is_read_as_git_reads_it(tmp_path, patterns):
+    for path in (
+        "a/b/c",
+        "a/keep.log",
+        "x.log",
+        "a.txt",
+        "c.txt",
+        "doc/a.txt",
+        "doc/x/a.txt",
+        "abc",
+        "b/a/c",
+        "c/d",
+        "#x",
+        "keep.log",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    (tmp_path / ".gitignore").write_text(patterns)
+    (tmp_path / "b/.gitignore").write_text("a\n")
+    git = ["git", "-C", str(tmp_path), "-c", "core.excludesFile=/dev/null"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    done = subprocess.run([*git, "ls-files", "-co", "--exclude-standard", "-z"], capture_output=True, text=True, check=True)
+    assert source_files(str(tmp_path)) == sorted(path for path in done.stdout.split("\0") if path)
+
+
+def test_what_a_build_leaves_is_no_source(tmp_path):
+    for path in (
+        "config.ml",
+        "mirage/x-xen.opam.locked",
+        "mirage/main.ml",
+        "dist/x.xen",
+        "_build/log",
+        "duniverse/a/b.ml",
+        "dune",
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text("")
+    assert source_files(str(tmp_path)) == ["config.ml", "mirage/x-xen.opam.locked"]
