@@ -26,6 +26,7 @@ _OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _RESERVED = ("server", "ca")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
+_NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
 # On the host, 0600: which CA its endpoints serve, and what their health checks need. In it a folder for each endpoint.
 FOLDER = "/var/lib/unikernels/vpn"
 HEALTH_KEY = "health.pem"
@@ -83,16 +84,16 @@ def _flag(given: Variables, option: str, default: bool) -> bool:
 
 
 def _network(given: Variables) -> ipaddress.IPv4Network:
-    text = given.text("network", "10.8.0.0/24")
-    network = ipaddress.IPv4Network("10.8.0.0/24")
+    text, network = given.text("network", str(_NETWORK)), _NETWORK
     try:
         network = ipaddress.IPv4Network(text)
     except ValueError:
         given.wrong("network", f"{text!r} is not an IPv4 network, as in 10.8.0.0/24")
     if network.prefixlen > 29:
         given.wrong("network", f"{network} is too small, a /29 holds five clients")
-    elif network.prefixlen < 8 or not network.is_private:
-        given.wrong("network", f"{network} must be a private network, /8 or smaller, as in 10.8.0.0/24")
+    elif network.prefixlen < 8 or network.is_multicast or network.is_reserved or network.is_loopback:
+        given.wrong("network", f"{network} must be a network of hosts, /8 or smaller, as in 10.8.0.0/24")
+        return _NETWORK
     return network
 
 

@@ -82,6 +82,8 @@ def _server_lines(tunnel: Tunnel) -> str:
 def _for_the_standin(tunnel: Tunnel) -> str:
     """What only a stand-in does, in words that `service-vpn` reads; comments to OpenVPN itself."""
     lines = [f"#client {name} {address} {tunnel.network.netmask}" for name, address in sorted(tunnel.addresses.items())]
+    if tunnel.routes or tunnel.everything:
+        lines.append("#forward")
     if tunnel.nat:
         lines.append(f"#nat {tunnel.network}")
     if not tunnel.between_clients:

@@ -283,8 +283,8 @@ def test_a_folder_of_easy_rsa_is_taken_as_it_is(keys, kind):
 
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1")
     new = curve if kind == "ec" else ("-newkey", "rsa:2048")
-    openssl("req", "-x509", *new, "-nodes", "-days", "3650", "-keyout", "pki/private/ca.key", "-out", "pki/ca.crt", "-subj", "/CN=Old",
-            "-addext", "keyUsage=keyCertSign,cRLSign")  # fmt: skip
+    openssl("req", "-x509", *new, "-nodes", "-days", "3650", "-keyout", "pki/private/ca.key", "-out", "pki/ca.crt",
+            "-subj", "/CN=Old", "-addext", "keyUsage=keyCertSign,cRLSign")  # fmt: skip
     for name, use in (("server", "serverAuth"), ("alice", "clientAuth")):
         replaced(keys, "extensions", "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid,issuer:always\n"
                  f"extendedKeyUsage={use}\nbasicConstraints=CA:FALSE\n")  # fmt: skip
