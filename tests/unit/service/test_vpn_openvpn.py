@@ -30,6 +30,7 @@ ARRANGE = f"""
 . {ROOT}/roles/unikernel_images/files/standin/service-vpn
 insmod() {{ :; }}
 finish() {{ exit "$1"; }}
+if command -v busybox >/dev/null; then ip() {{ busybox ip "$@"; }}; fi
 CLIENTS=$2
 arrange "$1"
 """
