@@ -3,6 +3,21 @@ open Lwt.Infix
 
 let port = 53
 
+module K = struct
+  open Cmdliner
+
+  let questions =
+    let doc = "Questions a second over UDP, a quarter of them from one address; more are ignored." in
+    Mirage_runtime.register_arg Arg.(value & opt int 4_000 (info ~doc ~docv:"COUNT" [ "questions-per-second" ]))
+
+  let answers =
+    let doc = "Answers a second over UDP to one address that is no client's; for more it has to ask over TCP." in
+    Mirage_runtime.register_arg Arg.(value & opt int 20 (info ~doc ~docv:"COUNT" [ "answers-per-second" ]))
+end
+
+(* Whom one cannot ask in another's name is cut short rather than ignored: one in two, so that a victim gets half of it. *)
+let slip = 2
+
 (* [Stack] with port 53 for those of [networks] alone: who listens there never hears of anybody else. All others are
    answered from [zones], and refused what is not in them: a resolver for everybody is a weapon for anybody (RFC 5358). *)
 module Make (Stack : Tcpip.Stack.V4V6) (Known : sig
@@ -10,20 +25,35 @@ module Make (Stack : Tcpip.Stack.V4V6) (Known : sig
   val zones : Dns_server.Primary.s
 end) =
 struct
-  module Dns = Dns_mirage.Make (Stack)
+  module Over = Dns_mirage.Make (Stack)
 
   let is_client address = List.exists (Ipaddr.Prefix.mem address) (Known.networks ())
 
-  (* An answer is no question (RFC 1035, 4.1.1: QR). Two servers that answer each other's answers, or one that is given
-     its own address as the asker's, never stop (CVE-2024-2169). *)
-  let is_question packet = Cstruct.length packet > 2 && Cstruct.get_uint8 packet 2 land 0x80 = 0
+  (* An address as its owner is counted: /64 of IPv6, and of IPv4 the address. *)
+  let owner address = match address with Ipaddr.V4 _ -> Ipaddr.to_octets address | V6 _ -> String.sub (Ipaddr.to_octets address) 0 8
 
   (* Nobody may change the zones or be told of a change, so what else comes of a question is nothing. *)
-  let answers proto address port question =
+  let of_zones proto address port question =
     let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
     let question = Cstruct.to_string question in
     let _, answers, _, _, _ = Dns_server.Primary.handle_buf Known.zones now elapsed proto address port question in
     List.map Cstruct.of_string answers
+
+  let is_ours question =
+    match Dns.Packet.decode (Cstruct.to_string question) with
+    | Ok { question = name, _; _ } -> Result.is_ok (Dns_trie.zone name (Dns_server.Primary.data Known.zones))
+    | Error _ -> false
+
+  (* What nobody is told: every record of a name at once (RFC 8482), and what this server is (class CHAOS). *)
+  let refusal question =
+    match Message.question question with
+    | Some (at, kind, cls) when kind = 255 || cls <> 1 -> Some (Message.without_records question at Message.refused)
+    | _ -> None
+
+  let answers proto address port question =
+    let edns = Message.has_edns question and wanted = Message.wants_recursion question in
+    let complete answer = Message.completed answer ~recursion:false ~authoritative:false ~wanted ~edns in
+    List.map complete (match refusal question with Some refused -> [ refused ] | None -> of_zones proto address port question)
 
   include (
     Stack :
@@ -32,31 +62,107 @@ struct
   module UDP = struct
     include Stack.UDP
 
+    let asking = Bounded.Rate.create ()
+    let answering = Bounded.Rate.create ()
+
+    type asked = { wanted : bool; edns : bool; authoritative : bool; since : int }
+
+    (* The questions of clients that are being resolved: by address, port and id. *)
+    let under_way : (Ipaddr.t * int * int, asked) Hashtbl.t = Hashtbl.create 97
+    let most_under_way = 1_000
+
+    (* A resolver that gives up does so within seconds, and says so or not. *)
+    let forget_old () =
+      let now = Bounded.seconds () in
+      let fresh _ asked = if now - asked.since > 15 then None else Some asked in
+      if Hashtbl.length under_way >= most_under_way then Hashtbl.filter_map_inplace fresh under_way
+
+    let resolve callback ~src ~dst ~src_port question =
+      forget_old ();
+      if Hashtbl.length under_way >= most_under_way then Lwt.return_unit
+      else begin
+        let asked =
+          {
+            wanted = Message.wants_recursion question;
+            edns = Message.has_edns question;
+            authoritative = is_ours question;
+            since = Bounded.seconds ();
+          }
+        in
+        Hashtbl.replace under_way (src, src_port, Message.id question) asked;
+        callback ~src ~dst ~src_port question
+      end
+
+    let write ?src ?src_port ?ttl ~dst ~dst_port udp answer =
+      let to_client () =
+        if Cstruct.length answer < Message.header then answer
+        else
+          let key = (dst, dst_port, Message.id answer) in
+          match Hashtbl.find_opt under_way key with
+          | Some { wanted; edns; authoritative; _ } ->
+              Hashtbl.remove under_way key;
+              Message.completed answer ~recursion:true ~authoritative ~wanted ~edns
+          | None -> answer
+      in
+      let answer = if src_port = Some port then to_client () else answer in
+      Stack.UDP.write ?src ?src_port ?ttl ~dst ~dst_port udp answer
+
+    let count = ref 0
+
+    let answer_others udp ~src ~src_port question =
+      let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
+      let key = (src, src_port, Message.id question) in
+      if Bounded.Rate.allows answering ~most:(K.questions ()) ~each:(K.answers ()) ~owner:(owner src) ~key then
+        Lwt_list.iter_s send (answers `Udp src src_port question)
+      else begin
+        incr count;
+        if !count mod slip = 0 then Lwt_list.iter_s send (List.map Message.cut_short (answers `Udp src src_port question))
+        else Lwt.return_unit
+      end
+
     let listen udp ~port:listened callback =
       Stack.UDP.listen udp ~port:listened (fun ~src ~dst ~src_port question ->
+          let may_ask () =
+            let most = max 4 (K.questions ()) in
+            Bounded.Rate.allows asking ~most ~each:(most / 4) ~owner:(owner src) ~key:(src, src_port)
+          in
           if listened <> port then callback ~src ~dst ~src_port question
-          else if not (is_question question) then Lwt.return_unit
-          else if is_client src then callback ~src ~dst ~src_port question
+          (* An answer is no question. Two servers that answer each other's answers, or one that is given its own address as
+             the asker's, never stop (CVE-2024-2169). *)
+          else if Cstruct.length question < Message.header || Message.is_answer question || not (may_ask ()) then Lwt.return_unit
+          else if not (is_client src) then answer_others udp ~src ~src_port question
           else
-            let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
-            Lwt_list.iter_s send (answers `Udp src src_port question))
+            match refusal question with
+            | None -> resolve callback ~src ~dst ~src_port question
+            | Some refused -> Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp refused >|= ignore)
   end
 
   module TCP = struct
     include Stack.TCP
 
+    (* Behind its length. What the client asked for is not known here, and clients ask for recursion. *)
+    let write flow data =
+      if snd (Stack.TCP.src flow) <> port || Cstruct.length data < 2 + Message.header || not (is_client (fst (Stack.TCP.dst flow)))
+      then Stack.TCP.write flow data
+      else
+        let length, answer = Cstruct.split data 2 in
+        let authoritative = is_ours answer in
+        let answer = Message.completed answer ~recursion:true ~authoritative ~wanted:true ~edns:false in
+        Stack.TCP.write flow (Cstruct.append length answer)
+
     let rec serve flow questions =
       let address, port = Stack.TCP.dst flow in
-      Dns.read_tcp questions >>= function
+      Over.read_tcp questions >>= function
       | Error () -> Stack.TCP.close flow
+      | Ok question when Cstruct.length question < Message.header || Message.is_answer question -> Stack.TCP.close flow
       | Ok question -> (
-          Dns.send_tcp_multiple flow (answers `Tcp address port question) >>= function
+          Over.send_tcp_multiple flow (answers `Tcp address port question) >>= function
           | Error () -> Stack.TCP.close flow
           | Ok () -> serve flow questions)
 
     let listen tcp ~port:listened ?keepalive callback =
       Stack.TCP.listen tcp ~port:listened ?keepalive (fun flow ->
           if listened <> port || is_client (fst (Stack.TCP.dst flow)) then callback flow
-          else serve flow (Dns.of_flow flow))
+          else serve flow (Over.of_flow flow))
   end
 end

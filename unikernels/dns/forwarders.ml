@@ -3,16 +3,12 @@ open Lwt.Infix
 
 let port = 53
 
-(* The header of an answer: RFC 1035, 4.1.1. *)
+(* RFC 1035, 4.1.1. *)
 let is_answer ~question answer =
-  Cstruct.length answer >= 12
-  && Cstruct.BE.get_uint16 answer 0 = Cstruct.BE.get_uint16 question 0
-  && Cstruct.get_uint8 answer 2 land 0x80 <> 0
-
-let is_cut_short answer = Cstruct.get_uint8 answer 2 land 0x02 <> 0
+  Cstruct.length answer >= Message.header && Message.id answer = Message.id question && Message.is_answer answer
 
 (* NOERROR and NXDOMAIN say what there is; all else, that this one can't tell, and another one may. *)
-let says_something answer = match Cstruct.get_uint8 answer 3 land 0x0f with 0 | 3 -> true | _ -> false
+let says_something answer = match Message.code answer with 0 | 3 -> true | _ -> false
 
 (* [Stack] for a stub that asks one server over UDP, the first of [servers]: all of them are asked, and what one has to say
    that is too long for UDP is fetched over TCP. The stub has each question wait for its answer on a port of its own. *)
@@ -70,7 +66,7 @@ struct
               -> (
                 let give = callback ~src:first ~dst ~src_port in
                 asked.silent <- asked.silent - 1;
-                if says_something answer && is_cut_short answer then
+                if says_something answer && Message.is_cut_short answer then
                   over_tcp src asked.question >>= function Some whole -> give whole | None -> give answer
                 else if says_something answer || asked.silent = 0 then give answer
                 else Lwt.return_unit)

@@ -22,11 +22,6 @@ module K = struct
   let cache_size =
     let described = Arg.info ~doc:"Answers that are kept." ~docv:"COUNT" [ "cache-size" ] in
     Mirage_runtime.register_arg Arg.(value & opt int 10_000 described)
-
-  let connections =
-    let doc = "TCP connections at once; of more, the one that was silent for longest ends." in
-    let described = Arg.info ~doc ~docv:"COUNT" [ "connections" ] in
-    Mirage_runtime.register_arg Arg.(value & opt int 256 described)
 end
 
 (* The zones of a text in zone file format; one that no resolver could serve ends the domain, with the reason. *)
@@ -39,16 +34,14 @@ let trie_of_zones text =
       | Ok () -> trie
       | Error error -> Fmt.failwith "--zone-block: %a" Dns_trie.pp_zone_check error)
 
-module Main (Bare : Tcpip.Stack.V4V6) = struct
-  module Stack = struct
-    module TCP = Bounded.Make (Bare.TCP) (struct let most = K.connections end)
-
-    include (
-      Bare :
-        Tcpip.Stack.V4V6 with type t = Bare.t and module IP = Bare.IP and module UDP = Bare.UDP and module TCP := Bare.TCP)
-  end
+module Main (Stack : Tcpip.Stack.V4V6) = struct
+  (* A line for each malformed question is a stranger's to choose; who asks for debugging wants them. *)
+  let quiet src =
+    let is_dns = String.starts_with ~prefix:"dns" (Logs.Src.name src) in
+    if is_dns && Logs.Src.level src <> Some Logs.Debug then Logs.Src.set_level src (Some Logs.App)
 
   let start stack =
+    List.iter quiet (Logs.Src.list ());
     (if K.zone_block () then Disk.text () >|= trie_of_zones else Lwt.return Dns_trie.empty) >>= fun zones ->
     let rng = Mirage_crypto_rng.generate in
     (* Whoever asks for a whole zone gets nothing: there are no secondaries. *)

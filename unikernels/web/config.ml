@@ -5,11 +5,16 @@ open Mirage
 (* Everything below htdocs/ becomes part of the image. *)
 let content = crunch "htdocs"
 
+(* Before tcpip sees a frame: see bounded.ml. *)
+let network =
+  let connect _ modname = function [ net ] -> code ~pos:__POS__ "%s.connect %s" modname net | _ -> assert false in
+  impl ~packages:[ package "tcpip" ~sublibs:[ "tcp" ]; package "mirage-mtime" ] ~connect "Bounded.Make" (network @-> network) $ default_network
+
 (* Addresses are boot arguments, --ipv4 and --ipv6: nobody has to be asked for them. *)
 let stack =
-  let ethernet = ethif default_network in
+  let ethernet = ethif network in
   let arp = arp ethernet in
-  direct_stackv4v6 default_network ethernet arp (create_ipv4 ethernet arp) (create_ipv6 default_network ethernet)
+  direct_stackv4v6 network ethernet arp (create_ipv4 ethernet arp) (create_ipv6 network ethernet)
 
 let packages =
   [

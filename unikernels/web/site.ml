@@ -40,10 +40,61 @@ let lists_tag tag words =
       one = "*" || one = tag || one = "W/" ^ tag)
     (String.split_on_char ',' words)
 
+(* Percent-decoded (RFC 3986, 2.1); None when it can't be. *)
+let decode text =
+  let length = String.length text and decoded = Buffer.create (String.length text) in
+  let digit c = match c with '0' .. '9' | 'a' .. 'f' | 'A' .. 'F' -> Some (int_of_string (Fmt.str "0x%c" c)) | _ -> None in
+  let rec from at =
+    if at = length then Some (Buffer.contents decoded)
+    else if text.[at] <> '%' then (
+      Buffer.add_char decoded text.[at];
+      from (at + 1))
+    else if at + 2 >= length then None
+    else
+      match (digit text.[at + 1], digit text.[at + 2]) with
+      | Some high, Some low when high + low > 0 ->
+          Buffer.add_char decoded (Char.chr ((16 * high) + low));
+          from (at + 3)
+      | _ -> None
+  in
+  from 0
+
+(* The path that a request target names: in origin-form, or in absolute-form what follows the authority (RFC 9112, 3.2). Nothing
+   else of a target means anything here, so nothing else is parsed. *)
+let path_of target =
+  let from at = String.sub target at (String.length target - at) in
+  let lower = String.lowercase_ascii target in
+  let scheme = List.find_opt (fun prefix -> String.starts_with ~prefix lower) [ "http://"; "https://" ] in
+  let path =
+    match scheme with
+    | _ when String.starts_with ~prefix:"/" target -> Some target
+    | None -> None
+    | Some scheme -> (
+        let start = String.length scheme in
+        match String.index_from_opt target start '/' with
+        | Some at when not (String.contains (String.sub target start (at - start)) '?') -> Some (from at)
+        | _ -> Some "/")
+  in
+  Option.bind path (fun path -> decode (List.hd (String.split_on_char '?' path)))
+
+(* The same on HTTPS' own port. What a client names as its host comes back to it, so it has to be one: a name or an address. *)
+let to_https ~host target =
+  let is_of_host c = match c with 'a' .. 'z' | 'A' .. 'Z' | '0' .. '9' | '.' | '-' | '_' | '[' | ']' | ':' -> true | _ -> false in
+  let is_plain c = c > ' ' && c < '\127' in
+  let name =
+    match (String.rindex_opt host ':', String.rindex_opt host ']') with
+    | Some colon, Some bracket when colon < bracket -> host
+    | Some colon, _ -> String.sub host 0 colon
+    | None, _ -> host
+  in
+  if name = "" || (not (String.for_all is_of_host name)) || not (String.for_all is_plain target) then plain `Bad_request "Bad request\n"
+  else
+    let path = if String.starts_with ~prefix:"/" target then target else "/" in
+    let answer = plain `Moved_permanently "Moved\n" in
+    { answer with headers = ("location", "https://" ^ name ^ path) :: answer.headers }
+
 module Make (Files : Mirage_kv.RO) = struct
-  let key target =
-    let path = Uri.pct_decode (Uri.path (Uri.of_string target)) in
-    Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path || path = "" then path ^ "index.html" else path)
+  let key path = Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path then path ^ "index.html" else path)
 
   (* One copy of a file for all who are being sent it, and none when nobody is. The files never change. *)
   let known : (Mirage_kv.Key.t, string * string Weak.t) Hashtbl.t = Hashtbl.create 97
@@ -91,14 +142,30 @@ module Make (Files : Mirage_kv.RO) = struct
             let answer = plain `Range_not_satisfiable "Range not satisfiable\n" in
             { answer with headers = ("content-range", Fmt.str "bytes */%d" size) :: answer.headers })
 
+  (* Of a folder, its page: its links lead from the folder on. What others may have written for a missing page is sent. *)
+  let missing files key =
+    Files.exists files key >>= function
+    | Ok (Some `Dictionary) ->
+        let part segment = Uri.pct_encode ~component:`Path segment in
+        let location = String.concat "/" ("" :: List.map part (Mirage_kv.Key.segments key)) ^ "/" in
+        let answer = plain `Moved_permanently "Moved\n" in
+        Lwt.return { answer with headers = ("location", location) :: answer.headers }
+    | _ -> (
+        find files (Mirage_kv.Key.v "404.html") >|= function
+        | Some (text, _) -> whole `Not_found [ ("content-type", "text/html") ] text
+        | None -> plain `Not_found "Not found\n")
+
   (* [answer files request] is the whole answer to GET; HEAD has the same without its body. *)
   let answer files request =
     match request.H1.Request.meth with
     | `GET | `HEAD -> (
-        let key = key request.target in
-        find files key >|= function
-        | Some found -> file request key found
-        | None -> plain `Not_found "Not found\n")
+        match path_of request.target with
+        | None -> Lwt.return (plain `Bad_request "Bad request\n")
+        | Some path -> (
+            let key = key path in
+            find files key >>= function
+            | Some found -> Lwt.return (file request key found)
+            | None -> missing files key))
     | _ ->
         let answer = plain `Method_not_allowed "Method not allowed\n" in
         Lwt.return { answer with headers = ("allow", "GET, HEAD") :: answer.headers }

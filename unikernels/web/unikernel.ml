@@ -9,29 +9,57 @@ module K = struct
     Mirage_runtime.register_arg Arg.(value & opt int 80 described)
 
   let https_port =
-    let doc = "Port for HTTPS. Certificates and key, in PEM, are on the domain's first disk." in
-    let described = Arg.info ~doc ~docv:"PORT" [ "https-port" ] in
-    Mirage_runtime.register_arg Arg.(value & opt (some int) None described)
+    let doc = "Port for HTTPS. Certificates, each chain followed by its key, in PEM, are on the domain's first disk." in
+    Mirage_runtime.register_arg Arg.(value & opt (some int) None (info ~doc ~docv:"PORT" [ "https-port" ]))
 
-  let connections =
-    let doc = "Connections at once; of more, the one that was silent for longest ends." in
-    let described = Arg.info ~doc ~docv:"COUNT" [ "connections" ] in
-    Mirage_runtime.register_arg Arg.(value & opt int 256 described)
+  let redirect =
+    let doc = "Send who asks over HTTP to HTTPS, on its usual port 443." in
+    Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "https-redirect" ]))
+
+  let hsts =
+    let doc = "Seconds for which browsers shall ask for this host over HTTPS alone (RFC 6797)." in
+    Mirage_runtime.register_arg Arg.(value & opt (some int) None (info ~doc ~docv:"SECONDS" [ "hsts" ]))
+
+  let access_log =
+    let doc = "Print a line for each request, of at most 50 a second. They fill the disk of who keeps the console." in
+    Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "access-log" ]))
 end
 
 let log = Logs.Src.create "web"
 
 module Log = (val Logs.src_log log)
 
+let ( let* ) = Result.bind
+
+(* The chains of a PEM text, each with its key behind it. *)
+let chains text =
+  let ends_key line = String.starts_with ~prefix:"-----END " line && String.ends_with ~suffix:"PRIVATE KEY-----" line in
+  let rec from lines taken =
+    match lines with
+    | [] -> Ok []
+    | line :: rest when ends_key (String.trim line) ->
+        let pem = String.concat "\n" (List.rev (line :: taken)) ^ "\n" in
+        let* certificates = X509.Certificate.decode_pem_multiple pem in
+        let* key = X509.Private_key.decode_pem pem in
+        let* others = from rest [] in
+        Ok ((certificates, key) :: others)
+    | line :: rest -> from rest (line :: taken)
+  in
+  from (String.split_on_char '\n' text) []
+
+(* Who asks for a name gets the chain that is for it, who asks for none or another the first. *)
 let tls_of_pem text =
-  let ( let* ) = Result.bind in
-  let* certificates = X509.Certificate.decode_pem_multiple text in
-  let* key = X509.Private_key.decode_pem text in
-  Tls.Config.server ~alpn_protocols:[ "http/1.1" ] ~certificates:(`Single (certificates, key)) ()
+  let* chains = chains text in
+  let* certificates =
+    match chains with
+    | [] -> Error (`Msg "there is no private key")
+    | [ one ] -> Ok (`Single one)
+    | first :: rest -> Ok (`Multiple_default (first, rest))
+  in
+  Tls.Config.server ~alpn_protocols:[ "http/1.1" ] ~certificates ()
 
 module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
-  module Tcp = Bounded.Make (Stack.TCP) (struct let most = K.connections end)
-  module Paf = Paf_mirage.Make (Tcp)
+  module Paf = Paf_mirage.Make (Stack.TCP)
   module Answers = Site.Make (Files)
 
   (* What a client is slow to take stands in memory piece by piece, not file by file. *)
@@ -46,12 +74,37 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
         | `Written -> send writer text (at + size) (left - size)
         | `Closed -> ())
 
-  let respond files (client, _port) reqd =
+  (* Of what is printed in this second. *)
+  let printed = ref (0L, 0)
+
+  let note client { H1.Request.meth; target; _ } status length =
+    let second = Int64.div (Mirage_mtime.elapsed_ns ()) 1_000_000_000L in
+    let lines = if fst !printed = second then snd !printed else 0 in
+    printed := (second, lines + 1);
+    if lines < 50 then
+      Log.app (fun f -> f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum meth target H1.Status.pp_hum status length)
+
+  let answer files ~secure request =
+    match H1.Headers.get request.H1.Request.headers "host" with
+    | _ when secure -> (
+        Answers.answer files request >|= fun answer ->
+        match K.hsts () with
+        | None -> answer
+        | Some seconds ->
+            { answer with headers = ("strict-transport-security", Fmt.str "max-age=%d" seconds) :: answer.headers })
+    | Some host when K.redirect () -> Lwt.return (Site.to_https ~host request.target)
+    | _ -> Answers.answer files request
+
+  let respond ~secure files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
     Lwt.async @@ fun () ->
-    Answers.answer files request >|= fun { Site.status; headers; text; first; length } ->
-    Log.info (fun f ->
-        f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum request.meth request.target H1.Status.pp_hum status length);
+    Lwt.catch
+      (fun () -> answer files ~secure request)
+      (fun exn ->
+        Log.err (fun f -> f "%a %S: %s" Ipaddr.pp client request.target (Printexc.to_string exn));
+        Lwt.return (Site.plain `Internal_server_error "Internal server error\n"))
+    >|= fun { Site.status; headers; text; first; length } ->
+    if K.access_log () then note client request status length;
     let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
     if request.meth = `HEAD || length = 0 then H1.Reqd.respond_with_string reqd response ""
     else send (H1.Reqd.respond_with_streaming reqd response) text first length
@@ -72,7 +125,7 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     serving
 
   let start stack files =
-    let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond files client) in
+    let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond ~secure:false files client) in
     serve stack (K.port ()) http >>= fun serving ->
     (match K.https_port () with
     | None -> Lwt.return_unit
@@ -81,7 +134,7 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
         match tls_of_pem pem with
         | Error (`Msg words) -> Fmt.failwith "--https-port: certificate and key on the disk: %s" words
         | Ok tls ->
-            let https = Paf.https_service ~tls ~error_handler:on_error (fun _flow client -> respond files client) in
+            let https = Paf.https_service ~tls ~error_handler:on_error (fun _flow client -> respond ~secure:true files client) in
             serve stack port https >|= fun _serving ->
             Log.app (fun f -> f "web: HTTPS on port %d" port)))
     >>= fun () ->

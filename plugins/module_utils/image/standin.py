@@ -38,7 +38,7 @@ RECIPE = "1"
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "nginx-light", "unbound", "openvpn", "nftables")
 PROGRAMS = {"web": "usr/sbin/nginx", "dns": "usr/sbin/unbound", "vpn": "usr/sbin/openvpn"}
 MODULES = {
-    "web": ("xen-netfront",),
+    "web": ("xen-netfront", "xen-blkfront"),
     "dns": ("xen-netfront", "xen-blkfront"),
     "vpn": ("xen-netfront", "xen-blkfront", "tun"),
 }

@@ -13,7 +13,7 @@ from typing import Any
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address, is_address, is_network
 
 NAME = "dns"
-OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "clients", "arguments", "health")
+OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "clients", "update", "arguments", "health")
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
@@ -64,6 +64,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "image": name,
         "memory": given.number("memory", USUAL_MEMORY, 4, 16 << 20, "a number of MiB"),
         "interfaces": interfaces,
+        **given.update(),
         "arguments": {**arguments, **given.mapping("arguments", "boot argument to value")},
         "disks": [{"content": zone_text(zones)}] if zones else [],
         "health": given.health(default),

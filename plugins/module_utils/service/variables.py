@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..domain.spec import HEALTH_KINDS
+from ..domain.spec import HEALTH_KINDS, UPDATES
 from ..fleet.plain import number
 
 IMAGES = ("build", "prebuilt", "standin")
@@ -107,6 +107,15 @@ class Variables:
             self.wrong("interfaces", "must be a list of mappings, as in [{bridge: xenbr0, address: 10.0.0.10/24}]")
             return []
         return value
+
+    def update(self) -> dict[str, str]:
+        """How a changed domain replaces the old one, when it is declared."""
+        if self.get("update") is None:
+            return {}
+        value = self.text("update")
+        if value not in UPDATES:
+            self.wrong("update", f"is {value!r}, must be {', '.join(UPDATES[:-1])} or {UPDATES[-1]}")
+        return {"update": value}
 
     def origin(self, source: dict[str, Any], standin: dict[str, Any]) -> dict[str, Any]:
         """Where the image comes from: what is declared, or else our unikernel's ``source``, or a stand-in for it."""

@@ -18,8 +18,8 @@ from .vpn_config import PORT, Material, Tunnel, configuration, pool
 
 NAME = "vpn"
 OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "client_to_client",
-           "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "arguments", "health",
-           "endpoints")  # fmt: skip
+           "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "update", "arguments",
+           "health", "endpoints")  # fmt: skip
 # What one endpoint has for itself: an item of `vpn_endpoints` does not take it from the host's variables.
 _OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
 # Names of certificates become file names and arguments of programs.
@@ -295,6 +295,7 @@ def declare(
         "image": name,
         "memory": given.number("memory", USUAL_MEMORY, 4, 16 << 20, "a number of MiB"),
         "interfaces": _with_tunnel(interfaces, tunnel),
+        **given.update(),
         "arguments": given.mapping("arguments", "boot argument to value"),
         "disks": [{"content": configuration(tunnel, material)}],
         "health": given.health({"openvpn": at(address, PORT), "key": f"{FOLDER}/{name}/{HEALTH_KEY}"}),

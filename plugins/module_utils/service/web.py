@@ -9,10 +9,59 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..fleet.plain import flag, holds_unresolved
+from .certificates import Chain, problem_of
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address
 
 NAME = "web"
-OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "arguments", "health")
+OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health")
+_TLS = {"certificates", "port", "redirect", "hsts"}
+_AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
+# Two years, in seconds: what browsers' preload lists ask for at most.
+_MAX_HSTS = 63_072_000
+
+
+def _chains(given: Variables, value: Any) -> list[Chain]:
+    """Each with its problems named by its place in the list, never by its text."""
+    chains: list[Chain] = []
+    if not isinstance(value, list) or not value:
+        given.wrong("tls", f"certificates must be a list, {_AS_IN}")
+        return chains
+    for index, item in enumerate(value):
+        if not isinstance(item, dict) or set(item) != {"certificate", "key"}:
+            given.wrong("tls", f"certificates[{index}] must have certificate and key and nothing else, {_AS_IN}")
+            continue
+        chain = problem_of(item["certificate"], item["key"])
+        if isinstance(chain, str):
+            given.wrong("tls", f"certificates[{index}]: {chain}")
+        else:
+            chains.append(chain)
+    return chains
+
+
+def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
+    """(boot arguments, chains, port). All empty without C(web_tls)."""
+    tls = given.mapping("tls", "certificates, port, redirect and hsts")
+    # What is not resolved was reported where it stands.
+    if not tls or holds_unresolved(tls):
+        return {}, [], 0
+    for unknown in sorted(set(map(str, tls)) - _TLS):
+        given.wrong("tls", f"{unknown} is no option of it; it has {', '.join(sorted(_TLS))}")
+    inner = Variables("web_tls", {f"web_tls_{key}": value for key, value in tls.items()})
+    port = inner.number("port", 443, 1, 65535, "a TCP port")
+    hsts = inner.number("hsts", 0, 0, _MAX_HSTS, "a number of seconds")
+    redirect = flag(tls.get("redirect", True))
+    if redirect is None:
+        inner.wrong("redirect", f"is {tls['redirect']!r}, must be true or false")
+    elif redirect and "port" in tls and port != 443:
+        inner.wrong("redirect", f"sends browsers to port 443, and port is {port}; set redirect: false")
+    given.problems += [problem.replace("web_tls_", "web_tls: ", 1) for problem in inner.problems]
+    arguments: dict[str, Any] = {"https-port": port}
+    if redirect:
+        arguments["https-redirect"] = "true"
+    if hsts:
+        arguments["hsts"] = hsts
+    return arguments, _chains(given, tls.get("certificates")), port
 
 
 def declare(values: Mapping[str, Any], source: str) -> Service:
@@ -20,6 +69,13 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     given = Variables(NAME, values)
     interfaces = given.interfaces()
     name, port = given.text("name", "www"), given.number("port", 80, 1, 65535, "a TCP port")
+    arguments, chains, tls_port = _tls(given)
+    if tls_port == port:
+        given.wrong("tls", f"port is {port}, and so is web_port; give them different ports")
+    # The service is what its clients see: behind TLS, by the first name, whoever signed it.
+    address = first_address(interfaces)
+    plain = {"http": f"http://{at(address, port)}/"}
+    secure = {"http": f"https://{at(address, tls_port)}/", "insecure": True, **({"host": chains[0].name} if chains else {})}
     # Only what we build has the content in it.
     content = given.text("content", "" if given.get("image") else None)
     unikernel = {
@@ -28,8 +84,10 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "image": name,
         "memory": given.number("memory", USUAL_MEMORY, 4, 16 << 20, "a number of MiB"),
         "interfaces": interfaces,
-        "arguments": {"port": port, **given.mapping("arguments", "boot argument to value")},
-        "health": given.health({"http": f"http://{at(first_address(interfaces), port)}/"}),
+        **given.update(),
+        "arguments": {"port": port, **arguments, **given.mapping("arguments", "boot argument to value")},
+        **({"disks": [{"content": "".join(chain.text for chain in chains)}]} if chains else {}),
+        "health": given.health(secure if tls_port else plain),
     }
     origin = given.origin({"source": source, "overlay": {"htdocs": content}}, {"standin": NAME, "content": content})
     return Service(unikernel, {name: origin}, tuple(given.problems))

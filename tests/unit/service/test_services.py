@@ -99,3 +99,9 @@ def test_each_mistake_is_one_line(service, variables, words):
     (line,) = declared(service, **variables).problems
     assert words in line
     assert "\n" not in line
+
+
+def test_how_a_changed_domain_replaces_the_old_one():
+    assert declared(web, content="/x", update="warm").unikernel["update"] == "warm"
+    assert "update" not in declared(dns).unikernel
+    assert declared(vpn, update="hot").problems == ("vpn_update: is 'hot', must be standby, warm, recreate or never",)

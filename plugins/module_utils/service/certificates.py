@@ -1,0 +1,103 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A certificate with its chain and key, as a user gives them: what is wrong with it is found before a host is touched.
+
+No message repeats anything of a key. Pure but for the clock, which may be given.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from dataclasses import dataclass
+from typing import Any
+
+MISSING = "reading it needs the Python library cryptography on the controller (ansible-core brings it along)"
+_KEY = re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----.*?-----END (?:[A-Z0-9]+ )*PRIVATE KEY-----", re.DOTALL)
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """``text``: the certificates from the server's own on, then the key, in PEM. ``name``: the first one that it is for."""
+
+    text: str
+    name: str
+    ends: datetime.datetime
+
+
+def problem_of(certificate: Any, key: Any, now: datetime.datetime | None = None) -> Chain | str:
+    """The chain, or what is wrong, in one line. ``now`` in UTC, without a zone."""
+    for name, text in (("certificate", certificate), ("key", key)):
+        if not isinstance(text, str):
+            return f"{name} must be text in PEM, as lookup('ansible.builtin.file', ...) gives it"
+    certificates, keys = _CERTIFICATE.findall(certificate), _KEY.findall(key)
+    if not certificates:
+        return "certificate has no -----BEGIN CERTIFICATE-----; give the text of the file, not its path"
+    if len(keys) != 1:
+        return f"key has {len(keys)} private keys, must have one, without a passphrase"
+    try:
+        return _chain(certificates, keys[0], now or datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None))
+    except ImportError:
+        return MISSING
+
+
+def _chain(certificates: list[str], key: str, now: datetime.datetime) -> Chain | str:
+    # Here: what imports this room must not need it.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        chain = [x509.load_pem_x509_certificate(text.encode()) for text in certificates]
+    except ValueError:
+        return "certificate can't be read: a block of it is not a certificate in PEM"
+    try:
+        private = serialization.load_pem_private_key(key.encode(), None)
+    except TypeError:
+        return "key has a passphrase, and nobody can type it when the domain starts"
+    except (ValueError, _unsupported()):
+        return "key can't be read: it is not a private key in PEM"
+    own = chain[0]
+    encoding, form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    if own.public_key().public_bytes(encoding, form) != private.public_key().public_bytes(encoding, form):
+        return "certificate and key don't belong together (the server's own certificate comes first, then those that signed it)"
+    for signed, signer in zip(chain, chain[1:]):
+        if signed.issuer != signer.subject:
+            return "certificate is no chain: each one must be signed by the next; the server's own comes first"
+    return _in_time(chain, key, now)
+
+
+def _in_time(chain: list[Any], key: str, now: datetime.datetime) -> Chain | str:
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    begins = max(_naive(each, "not_valid_before") for each in chain)
+    ends = min(_naive(each, "not_valid_after") for each in chain)
+    if now < begins:
+        return f"certificate is valid from {begins:%Y-%m-%d %H:%M} UTC on, not yet"
+    if now >= ends:
+        return f"certificate has expired, on {ends:%Y-%m-%d %H:%M} UTC"
+    try:
+        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        name = next(iter([*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]), "")
+    except x509.ExtensionNotFound:
+        name = ""
+    if not name:
+        return "certificate is for no name (subjectAltName): no browser takes it"
+    pem = "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in chain)
+    return Chain(f"{pem}{key}\n", name.replace("*.", "www.", 1) if name.startswith("*.") else name, ends)
+
+
+def _naive(certificate: Any, field: str) -> datetime.datetime:
+    """cryptography 42 has aware fields; before it had naive ones alone."""
+    aware = getattr(certificate, f"{field}_utc", None)
+    value: datetime.datetime = aware.replace(tzinfo=None) if aware else getattr(certificate, field)
+    return value
+
+
+def _unsupported() -> type[Exception]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    return UnsupportedAlgorithm
