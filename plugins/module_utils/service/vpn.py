@@ -201,20 +201,21 @@ def _resolvers(given: Variables, resolver: str, routes: tuple[ipaddress.IPv4Netw
     return tuple(addresses)
 
 
-def _refuse_what_the_image_lacks(given: Variables, tunnel: Tunnel) -> None:
-    """Of three images not each can do all; what would be left undone in silence is refused."""
-    image = given.get("image")
-    ours = not image and given.get("images", "build") == "build"
-    asked = {"routes": tunnel.routes, "redirect_gateway": tunnel.everything, "nat": tunnel.nat}
-    for option in (option for option, value in asked.items() if value and ours):
-        given.wrong(
-            option,
-            "our unikernel forwards between clients only; give an image that forwards, as in vpn_image: {source:"
-            " https://github.com/robur-coop/miragevpn.git, subfolder: mirage-server, version: COMMIT}, which does NAT",
-        )
-    if not tunnel.standin and tunnel.nat and not ours:
+def _image_kind(given: Variables) -> str:
+    """ours, standin, or own: what an image can do decides what may be asked of it."""
+    image, images = given.get("image"), given.get("images", "build")
+    if isinstance(image, dict) and image:
+        return "standin" if image.get("standin") else "own"
+    return {"build": "ours", "standin": "standin"}.get(str(images), "own")
+
+
+def _refuse_what_the_image_lacks(given: Variables, tunnel: Tunnel, kind: str) -> None:
+    """What would be left undone in silence."""
+    if tunnel.nat and kind == "ours":
+        given.wrong("nat", "our unikernel routes: give the network behind it a route to vpn_network by the endpoint's address")
+    if tunnel.nat and kind == "own":
         given.wrong("nat", "is for stand-ins: an image of your own does NAT, or does not, by itself")
-    if not tunnel.standin and tunnel.addresses:
+    if tunnel.addresses and kind != "standin":
         given.wrong("clients", "an address of a client's own is for stand-ins: MirageVPN gives each client the next free address")
 
 
@@ -222,8 +223,7 @@ def _tunnel(given: Variables, interfaces: list[dict[str, Any]], host: Mapping[st
     network = _network(given)
     _overlaps(given, network, interfaces, host)
     clients, routes = _clients(given, network), _routes(given, network)
-    everything, image = _flag(given, "redirect_gateway", False), given.get("image")
-    standin = bool(image.get("standin")) if isinstance(image, dict) and image else given.get("images") == "standin"
+    everything, kind = _flag(given, "redirect_gateway", False), _image_kind(given)
     tunnel = Tunnel(
         network=network,
         clients=tuple(clients),
@@ -234,9 +234,9 @@ def _tunnel(given: Variables, interfaces: list[dict[str, Any]], host: Mapping[st
         resolvers=_resolvers(given, resolver, routes, everything),
         nat=_flag(given, "nat", False),
         ipv6=any(":" in str(one.get(key) or "") for one in interfaces for key in ("address", "address6")),
-        standin=standin,
+        kind=kind,
     )
-    _refuse_what_the_image_lacks(given, tunnel)
+    _refuse_what_the_image_lacks(given, tunnel, kind)
     return tunnel
 
 
@@ -266,7 +266,7 @@ def _keys(given: Variables, address: str, folder: str, clients: tuple[str, ...],
 
 def _with_tunnel(interfaces: list[dict[str, Any]], tunnel: Tunnel) -> list[dict[str, Any]]:
     """Packets of clients leave by the first interface under their own addresses, unless they are translated."""
-    if not interfaces or tunnel.nat or not (tunnel.routes or tunnel.everything) or not tunnel.standin:
+    if not interfaces or tunnel.nat or not tunnel.forwarded:
         return interfaces
     words = str(interfaces[0].get("ip") or "").split()
     if str(tunnel.network) in words or interfaces[0].get("antispoofing") is False:
@@ -296,7 +296,10 @@ def declare(
         "memory": given.number("memory", USUAL_MEMORY, 4, 16 << 20, "a number of MiB"),
         "interfaces": _with_tunnel(interfaces, tunnel),
         **given.update(),
-        "arguments": given.mapping("arguments", "boot argument to value"),
+        "arguments": {
+            **({"forward": [str(network) for network in tunnel.forwarded]} if tunnel.forwarded else {}),
+            **given.mapping("arguments", "boot argument to value"),
+        },
         "disks": [{"content": configuration(tunnel, material)}],
         "health": given.health({"openvpn": at(address, PORT), "key": f"{FOLDER}/{name}/{HEALTH_KEY}"}),
     }

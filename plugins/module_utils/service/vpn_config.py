@@ -50,7 +50,14 @@ class Tunnel:
     resolvers: tuple[str, ...] = ()
     nat: bool = False
     ipv6: bool = False  # listens on IPv6 too
-    standin: bool = False  # reads what else it needs from comments
+    kind: str = "ours"  # of the image: ours | standin | own
+
+    @property
+    def forwarded(self) -> tuple[ipaddress.IPv4Network, ...]:
+        """Where clients' packets may go, for an image that takes it as a boot argument."""
+        if self.kind == "own":
+            return ()
+        return (ipaddress.IPv4Network("0.0.0.0/0"),) if self.everything else self.routes
 
 
 def _pushed(tunnel: Tunnel) -> list[str]:
@@ -82,8 +89,6 @@ def _server_lines(tunnel: Tunnel) -> str:
 def _for_the_standin(tunnel: Tunnel) -> str:
     """What only a stand-in does, in words that `service-vpn` reads; comments to OpenVPN itself."""
     lines = [f"#client {name} {address} {tunnel.network.netmask}" for name, address in sorted(tunnel.addresses.items())]
-    if tunnel.routes or tunnel.everything:
-        lines.append("#forward")
     if tunnel.nat:
         lines.append(f"#nat {tunnel.network}")
     if not tunnel.between_clients:
@@ -98,7 +103,7 @@ def configuration(tunnel: Tunnel, material: Material | None) -> str:
     allowed = [mark for name in tunnel.clients for mark in material.clients.get(name, ())] or [_NOBODY]
     pushed = "".join(f'push "{line}"\n' for line in _pushed(tunnel))
     return (
-        f"{_for_the_standin(tunnel) if tunnel.standin else ''}"
+        f"{_for_the_standin(tunnel) if tunnel.kind == 'standin' else ''}"
         f"{''.join(f'# {line}{chr(10)}' for line in material.pending)}"
         f"dev tun\nproto {'tcp6-server' if tunnel.ipv6 else 'tcp-server'}\nport {PORT}\n"
         f"{_server_lines(tunnel)}topology subnet\nkeepalive 10 60\n{_CIPHERS}dh none\nverb 3\n"

@@ -52,15 +52,27 @@ def test_clients_reach_each_other_unless_that_is_switched_off():
 def test_what_clients_reach():
     content = text(routes=["192.0.2.0/24", "198.51.100.7"], nat=True, **STANDIN)
     assert 'push "route 192.0.2.0 255.255.255.0"\npush "route 198.51.100.7 255.255.255.255"\n' in content
-    assert content.startswith("#forward\n#nat 10.8.0.0/24\n") and "redirect-gateway" not in content
+    assert content.startswith("#nat 10.8.0.0/24\n") and "redirect-gateway" not in content
     everything = text(redirect_gateway="yes", **STANDIN)
     assert 'push "redirect-gateway def1"\n' in everything and 'push "block-ipv6"\n' in everything
-    assert "#forward" not in text(**STANDIN), "without a network behind it the endpoint forwards nothing"
+
+
+def test_the_endpoint_forwards_to_what_is_declared_and_an_image_of_ones_own_is_not_told():
+    routes = {"routes": ["192.0.2.0/24", "198.51.100.7"]}
+    for images in ({}, STANDIN):
+        assert declared(**routes, **images).unikernel["arguments"] == {"forward": ["192.0.2.0/24", "198.51.100.7/32"]}
+        assert declared(redirect_gateway=True, arguments={"logs": "debug"}, **routes, **images).unikernel["arguments"] == {
+            "forward": ["0.0.0.0/0"], "logs": "debug"
+        }  # fmt: skip
+        assert declared(**images).unikernel["arguments"] == {}
+    own = declared(image={"file": "/x.xen"}, **routes)
+    assert own.unikernel["arguments"] == {} and own.unikernel["interfaces"] == INTERFACES and own.problems == ()
 
 
 def test_packets_of_clients_leave_under_their_own_addresses_or_the_endpoints():
-    interfaces = declared(routes=["192.0.2.0/24"], **STANDIN).unikernel["interfaces"]
-    assert interfaces == [{**INTERFACES[0], "ip": "10.8.0.0/24"}]
+    for images in ({}, STANDIN):
+        interfaces = declared(routes=["192.0.2.0/24"], **images).unikernel["interfaces"]
+        assert interfaces == [{**INTERFACES[0], "ip": "10.8.0.0/24"}]
     mine = [{**INTERFACES[0], "ip": "10.8.0.0/24 192.0.2.9"}]
     assert declared(routes=["192.0.2.0/24"], interfaces=mine, **STANDIN).unikernel["interfaces"] == mine
     assert declared(routes=["192.0.2.0/24"], nat=True, **STANDIN).unikernel["interfaces"] == INTERFACES
@@ -138,8 +150,7 @@ def test_miragevpn_reads_it(tunnel):
         ({"routes": ["0.0.0.0/0"], **STANDIN}, "set redirect_gateway instead"),
         ({"routes": ["2001:db8::/32"], **STANDIN}, "IPv6 is not carried"),
         ({"routes": ["192.0.2.1/24"], **STANDIN}, "vpn_routes: '192.0.2.1/24' is not an IPv4 network"),
-        ({"routes": ["192.0.2.0/24"]}, "vpn_routes: our unikernel forwards between clients only"),
-        ({"redirect_gateway": True}, "vpn_redirect_gateway: our unikernel forwards"),
+        ({"nat": True, "routes": ["192.0.2.0/24"]}, "vpn_nat: our unikernel routes: give the network behind it a route"),
         ({"redirect_gateway": "perhaps"}, "vpn_redirect_gateway: is 'perhaps', must be true or false"),
         ({"nat": True, "image": {"file": "/x.xen"}}, "vpn_nat: is for stand-ins"),
         ({"dns": ["dns.example"]}, "vpn_dns: 'dns.example' is not an IPv4 address"),

@@ -31,8 +31,10 @@ ARRANGE = f"""
 insmod() {{ :; }}
 finish() {{ exit "$1"; }}
 if command -v busybox >/dev/null; then ip() {{ busybox ip "$@"; }}; fi
-CLIENTS=$2
-arrange "$1"
+CLIENTS=$2 config=$1
+shift 2
+for network; do set_option --forward "$network"; done
+arrange "$config"
 """
 
 
@@ -121,7 +123,7 @@ class World:
 
     @contextlib.contextmanager
     def endpoint(self, clients=("alice", "bob"), **changes):
-        tunnel = Tunnel(NETWORK, clients=clients, standin=True, **changes)
+        tunnel = Tunnel(NETWORK, clients=clients, kind="standin", **changes)
         config = self.folder / "endpoint.conf"
         folder = self.folder / "clients"
         shutil.rmtree(folder, ignore_errors=True)
@@ -130,7 +132,7 @@ class World:
         self.ip("s", "rule", "add", "from", "all", "lookup", "main", "prio", "32766")
         self.run("s", "nft", "flush", "ruleset")
         self.run("s", "sysctl", "-q", "net.ipv4.ip_forward=0")
-        assert self.run("s", "sh", "-c", ARRANGE, "sh", str(config), str(folder))
+        assert self.run("s", "sh", "-c", ARRANGE, "sh", str(config), str(folder), *map(str, tunnel.forwarded))
         with self.openvpn("s", config) as log:
             wait(log, "Initialization Sequence Completed")
             yield log
@@ -206,6 +208,9 @@ def test_a_network_behind_the_endpoint_by_routing_and_by_nat(world):
         wait(alice, UP)
         assert world.reaches("a", FAR)
         assert "route 192.0.2.0 255.255.255.0" in alice.read_text() and "dhcp-option DNS 192.0.2.53" in alice.read_text()
+        # A client that takes more than it was given gets no further.
+        world.ip("a", "route", "add", "10.99.2.0/24", "dev", "tun0")
+        assert not world.reaches("a", "10.99.2.2")
 
 
 def test_everything_through_the_endpoint_and_no_ipv6_beside_it(world):
