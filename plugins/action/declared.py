@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -23,9 +24,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
     report,
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
-from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import revision_of, who
+from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -33,22 +34,6 @@ _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__
 
 def source_of(service: str) -> str:
     return os.path.join(_ROOT, "unikernels", service)
-
-
-def keys_folder(host: str, name: str) -> str:
-    """Where a VPN's PKI is by default."""
-    return os.path.join(os.path.expanduser("~"), ".local/state/unikernels.xen", host, name)
-
-
-def material_in(folder: str) -> vpn.Material | None:
-    """What the PKI holds; None before it is made. Raises OSError, UnicodeDecodeError."""
-    if not os.path.isfile(os.path.join(folder, vpn.FILES["tls_crypt"])):
-        return None
-    texts = {}
-    for part, path in vpn.FILES.items():
-        with open(os.path.join(folder, path), encoding="utf-8") as file:
-            texts[part] = file.read().rstrip()
-    return vpn.Material(**texts)
 
 
 def _known(variables: Mapping[str, Any], variable: str) -> dict[str, Any]:
@@ -137,18 +122,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> Resolved:
         lines: list[str] = []
         values = Resolver(renderer, variables, lines.append).values([*asked.names(), *SETTINGS])
-        folder, material = "", None
-        if "vpn_interfaces" in values and "vpn" in asked.services:
-            folder = str(values.get("vpn_pki") or keys_folder(host, str(values.get("vpn_name") or "vpn")))
-            folder = os.path.abspath(os.path.expanduser(folder)) if "\0" not in folder else "/"
-            try:
-                material = material_in(folder)
-            except (OSError, UnicodeDecodeError) as error:
-                lines.append(f"vpn_pki: {folder}: {getattr(error, 'strerror', None) or 'is not text'}")
-            if isinstance(values.get("vpn_pki"), str):
-                values["vpn_pki"] = folder
+        resolved = Resolved(values)
+        if "vpn" in asked.services and ("vpn_interfaces" in values or "vpn_endpoints" in values):
+            resolved = with_keys(host, values, lines)
         problems += [Problem(host, line) for line in lines]
-        return Resolved(values, folder, material)
+        return resolved
 
     def _result(self, fleet: Fleet, resolved: dict[str, Resolved], reported: frozenset[str] | None) -> dict[str, Any]:
         """A text for each host: a mapping of thousands of texts costs every later template that names it."""
@@ -158,15 +136,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 for host, declared in fleet.hosts.items()
             },
             "pkis": [
-                {
-                    "host": host,
-                    "folder": declared.keys.folder,
-                    "remote": declared.keys.remote,
-                    "port": declared.keys.port,
-                    "clients": list(declared.keys.clients),
-                }
+                {"host": host, **dataclasses.asdict(keys), "clients": list(keys.clients), **served(keys.folder)}
                 for host, declared in fleet.hosts.items()
-                if declared.keys
+                for keys in declared.keys
             ],
             # One that a limit leaves out gets no images.
             "same_images": same_images(

@@ -88,7 +88,9 @@ hosts:
   returned: success
   type: dict
 pkis:
-  description: The PKIs of VPN endpoints that have to be there, with C(host), C(folder), C(remote), C(port) and C(clients).
+  description: >-
+    What M(unikernels.xen.vpn_keys) and M(unikernels.xen.vpn_ca) need of each VPN endpoint: C(host), C(name), C(folder),
+    C(remote), C(port), C(clients), C(new_ca), C(days), C(ca_days), C(renew_days), C(ca), C(health), C(ends).
   returned: success
   type: list
   elements: dict

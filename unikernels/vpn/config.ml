@@ -2,10 +2,15 @@
 (* Configure step of the VPN endpoint: what it is built from. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Mirage
 
-(* Before tcpip sees a frame: see bounded.ml. *)
-let network =
+(* Before tcpip sees a frame: see bounded.ml and forward.ml. *)
+let through packages modname device =
   let connect _ modname = function [ net ] -> code ~pos:__POS__ "%s.connect %s" modname net | _ -> assert false in
-  impl ~packages:[ package "tcpip" ~sublibs:[ "tcp" ]; package "mirage-mtime" ] ~connect "Bounded.Make" (network @-> network) $ default_network
+  impl ~packages ~connect modname (network @-> network) $ device
+
+let network =
+  default_network
+  |> through [ package "tcpip" ~sublibs:[ "tcp" ]; package "mirage-mtime" ] "Bounded.Make"
+  |> through [ package "tcpip" ~sublibs:[ "ipv4" ] ] "Forward.Make"
 
 (* Addresses are boot arguments, --ipv4 and --ipv6: nobody has to be asked for them. *)
 let stack =

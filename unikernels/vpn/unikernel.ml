@@ -18,7 +18,17 @@ module Main (Stack : Tcpip.Stack.V4V6) (Disk : Mirage_block.S) = struct
     match Miragevpn.Config.parse_server ~string_of_file text with
     | Error (`Msg words) -> Fmt.failwith "the configuration on disk xvda: %s" words
     | Ok config ->
-        let (_ : Vpn.t) = Vpn.connect config stack in
+        let write ~ttl ~src dst protocol payload =
+          Stack.IP.write (Stack.ip stack) ~ttl ~src:(Ipaddr.V4 src) (Ipaddr.V4 dst) protocol (fun _ -> 0) [ payload ] >|= function
+          | Ok () -> ()
+          | Error error -> Logs.debug (fun f -> f "not forwarded to %a: %a" Ipaddr.V4.pp dst Stack.IP.pp_error error)
+        in
+        let payloadv4_from_tunnel header payload =
+          Forward.from_tunnel write header payload;
+          Lwt.return_unit
+        in
+        let vpn = Vpn.connect ~payloadv4_from_tunnel config stack in
+        if Forward.K.networks () <> [] then Forward.tunnel := Some (Miragevpn.Config.get Server config, Vpn.write vpn);
         Logs.app (fun f -> f "vpn: ready on port %d" (Miragevpn.server_bind_port config));
         fst (Lwt.wait ())
 end

@@ -21,7 +21,8 @@ from ..domain.options import SpecError
 from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
 from ..service import dns, vpn, web
-from ..service.variables import Keys, Service
+from ..service.variables import Keys, Service, first_address
+from ..service.vpn_config import Material
 from .between import Site, distinct_macs, fleet_clashes
 from .origins import problems_of
 from .plain import flag, holds_unresolved, one_line
@@ -45,7 +46,7 @@ class Declared:
 
     unikernels: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, Any] = field(default_factory=dict)
-    keys: Keys | None = None
+    keys: list[Keys] = field(default_factory=list)
 
 
 @dataclass
@@ -69,6 +70,7 @@ class Asked:
             [name for name in (self.unikernels, self.images) if name]
             + services
             + ["images", "xen_host_site", "xen_host_networks"]
+            + (["dns_interfaces"] if vpn.NAME in self.services and dns.NAME not in self.services else [])
             # Of the hosts themselves, where all that they run is asked for.
             + (list(HOST_VARIABLES) if self.unikernels else [])
         )
@@ -76,11 +78,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The variables of one host that are set, in builtin types, and what its VPN's keys are."""
+    """The variables of one host that are set, in builtin types, and what the keys of its VPN endpoints are, by their names."""
 
     values: Mapping[str, Any]
-    folder: str = ""  # where the VPN's PKI is by default
-    material: vpn.Material | None = None
+    folders: Mapping[str, str] = field(default_factory=dict)  # where each PKI is by default
+    materials: Mapping[str, Material] = field(default_factory=dict)
 
 
 def compile_fleet(
@@ -100,7 +102,21 @@ def compile_fleet(
     for host, other, line in fleet_clashes(sites):
         if reported is None or host in reported or other in reported:
             fleet.problems.append(Problem(host, line))
+    fleet.problems += _shared_folders(fleet, reported)
     return fleet
+
+
+def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Problem]:
+    """Two VPN endpoints with one folder of keys would write each other's profiles."""
+    holders: dict[str, tuple[str, str]] = {}
+    problems = []
+    for host, declared in fleet.hosts.items():
+        for keys in declared.keys:
+            holder = holders.setdefault(keys.folder, (host, keys.name))
+            if holder != (host, keys.name) and (reported is None or host in reported or holder[0] in reported):
+                line = f"vpn_pki: {keys.folder} is that of {holder[1]} on {holder[0]} too; give each endpoint its own folder"
+                problems.append(Problem(host, line))
+    return problems
 
 
 def report(problems: list[Problem]) -> str:
@@ -132,13 +148,12 @@ def _compile_host(
         elif not holds_unresolved(unikernel):
             lines.append(f"{place}: a domain must be a mapping, not {type(unikernel).__name__}")
     for name in asked.services:
-        service = _service(host, name, resolved, sources, lines)
-        if service:
+        for service, place in _services(name, resolved, sources, lines):
             origins[service.unikernel["name"]] = name
             declared.unikernels.append(service.unikernel)
-            places.append(f"{name}_name")
+            places.append(place)
             declared.images.update(service.images)
-            declared.keys = service.keys or declared.keys
+            declared.keys += [service.keys] if service.keys else []
     lines += host_refusals(
         {name: values[name] for name in HOST_VARIABLES if name in values and not holds_unresolved(values[name])}
     )
@@ -161,24 +176,50 @@ def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, line
     return kind()
 
 
-def _service(host: str, name: str, resolved: Resolved, sources: Callable[[str], str], lines: list[str]) -> Service | None:
+def _services(name: str, resolved: Resolved, sources: Callable[[str], str], lines: list[str]) -> list[tuple[Service, str]]:
+    """Each with the variable that names it."""
     mine = [f"{name}_{option}" for option in SERVICES[name]]
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
-    if f"{name}_interfaces" not in values:
-        return None
+    if f"{name}_interfaces" not in values and f"{name}_endpoints" not in values:
+        return []
     if any(holds_unresolved(value) for value in values.values()):
-        return None
-    if values[f"{name}_interfaces"] is None:
+        return []
+    if f"{name}_interfaces" in values and values[f"{name}_interfaces"] is None:
         lines.append(f"{name}_interfaces: is set to nothing; give the service's interfaces, or remove the variable")
-        return None
+        return []
     if "images" in resolved.values and f"{name}_images" not in values:
         values[f"{name}_images"] = resolved.values["images"]
     if name == vpn.NAME:
-        service = vpn.declare(values, sources(name), resolved.folder, resolved.material)
-    else:
-        service = (web if name == web.NAME else dns).declare(values, sources(name))
+        return _endpoints(values, resolved, sources(name), lines)
+    service = (web if name == web.NAME else dns).declare(values, sources(name))
     lines += service.problems
-    return None if service.problems else service
+    return [] if service.problems else [(service, f"{name}_name")]
+
+
+def _endpoints(values: Mapping[str, Any], resolved: Resolved, source: str, lines: list[str]) -> list[tuple[Service, str]]:
+    services = []
+    networks, resolver = host_networks(resolved.values), own_resolver(resolved.values)
+    for endpoint in vpn.endpoints(values, lines):
+        name = vpn.name_of(endpoint.values)
+        folder, material = resolved.folders.get(name, ""), resolved.materials.get(name)
+        service = vpn.declare(endpoint.values, source, folder, material, networks, resolver)
+        lines += [endpoint.in_users_words(line) for line in service.problems]
+        if not service.problems:
+            services.append((service, f"{endpoint.place}.name" if endpoint.place else "vpn_name"))
+    return services
+
+
+def host_networks(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    networks = values.get("xen_host_networks")
+    return networks if isinstance(networks, dict) and not holds_unresolved(networks) else {}
+
+
+def own_resolver(values: Mapping[str, Any]) -> str:
+    """The address of the host's own DNS unikernel; "" where it has none."""
+    interfaces = values.get("dns_interfaces")
+    if not isinstance(interfaces, list) or not interfaces or holds_unresolved(interfaces):
+        return ""
+    return first_address(interfaces) if isinstance(interfaces[0], dict) and interfaces[0].get("address") else ""
 
 
 def _declarations(

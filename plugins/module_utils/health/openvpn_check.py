@@ -2,11 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Does an OpenVPN endpoint answer the first packet of a client that has its tls-crypt key?
+"""EDGE. Does an OpenVPN endpoint answer a client that has its tls-crypt key, with a certificate that is good?
 
 A reset (P_CONTROL_HARD_RESET_CLIENT_V2) that is wrapped with the key is answered by one that is wrapped too and
-acknowledges ours by our session's random number: nothing but a live endpoint with that key can say it. No session comes
-of it, and no certificate is needed. (OpenVPN's doc/tls-crypt-v2.txt and src/openvpn/tls_crypt.h; openvpn-rfc.)
+acknowledges ours by our session's random number: nothing but a live endpoint with that key can say it. Then TLS begins, far
+enough to have the endpoint's certificate; it is checked against the CA where the file with the key has it. No session comes
+of it, and no certificate of a client is needed. (OpenVPN's doc/tls-crypt-v2.txt and src/openvpn/tls_crypt.h; openvpn-rfc.)
 """
 
 from __future__ import annotations
@@ -15,19 +16,26 @@ import hashlib
 import hmac
 import os
 import re
+import ssl
 import struct
 import time
+from collections.abc import Callable
 
 from ..domain.spec import Health
 from .connection import Datagrams, Stream, connect, read_file
 
-_CLIENT_RESET, _SERVER_RESET = 7, 8  # opcodes, in the upper five bits of a packet's first byte
+# Opcodes, in the upper five bits of a packet's first byte.
+_CONTROL, _ACK, _CLIENT_RESET, _SERVER_RESET = 4, 5, 7, 8
 _SESSION, _PACKET_ID, _TAG = 8, 8, 32  # bytes
 _HEADER = 1 + _SESSION
 _WRAPPED = _HEADER + _PACKET_ID + _TAG
 _KEY_BYTES = 256  # a static key: for each direction 64 bytes for the cipher and 64 for the HMAC; 32 of them count
 _MAX_KEY_FILE = 65536
 _MAX_PACKET = 4096
+# A handshake has about ten; an endpoint that sends more is none.
+_MAX_PACKETS = 64
+# Of TLS in one packet, as OpenVPN's own clients send it.
+_MAX_PAYLOAD = 1000
 _MISSING = "the Python library cryptography is missing where this runs (Debian's python3-cryptography, by the role xen_host)"
 
 
@@ -89,6 +97,103 @@ def problem_of(packet: bytes, static: bytes, session: bytes) -> str | None:
     return None
 
 
+def _parts(plain: bytes, has_id: bool) -> tuple[int | None, bytes]:
+    """Number and content of a control packet; of an acknowledgement neither."""
+    acknowledged = plain[0] if plain else 0
+    rest = plain[1 + 4 * acknowledged + (_SESSION if acknowledged else 0) :]
+    if not has_id or len(rest) < 4:
+        return None, b""
+    return struct.unpack(">I", rest[:4])[0], rest[4:]
+
+
+class Conversation:
+    """Our side of the control channel, behind the resets: everything is acknowledged, and comes in its order."""
+
+    def __init__(self, static: bytes, session: bytes, reset: bytes, send: Callable[[bytes], None]) -> None:
+        self._ours, self._server = Key(static, server=False), Key(static, server=True)
+        self._session, self._theirs, self._send = session, reset[1:_HEADER], send
+        self._sent, self._wrapped = 0, 1  # the reset was number 0, and the first packet
+        self._expected = 1
+        self._early: dict[int, bytes] = {}
+        self._acknowledge = [0]
+
+    def _packet(self, opcode: int, rest: bytes) -> bytes:
+        self._wrapped += 1
+        acks, self._acknowledge = self._acknowledge, []
+        plain = bytes([len(acks)]) + b"".join(struct.pack(">I", number) for number in acks)
+        plain += (self._theirs if acks else b"") + rest
+        packet_id = struct.pack(">II", self._wrapped, int(time.time()) & 0xFFFFFFFF)
+        return self._ours.wrap(bytes([opcode << 3]) + self._session, packet_id, plain)
+
+    def say(self, data: bytes) -> None:
+        for start in range(0, len(data), _MAX_PAYLOAD):
+            self._sent += 1
+            self._send(self._packet(_CONTROL, struct.pack(">I", self._sent) + data[start : start + _MAX_PAYLOAD]))
+
+    def take(self, packet: bytes) -> bytes:
+        """What of TLS is complete up to this packet."""
+        plain = self._server.unwrap(packet)
+        if plain is None or packet[1:_HEADER] != self._theirs:
+            return b""
+        number, content = _parts(plain, packet[0] >> 3 == _CONTROL)
+        if number is None:
+            return b""
+        if number >= self._expected and len(self._early) < _MAX_PACKETS:
+            self._early[number] = content
+        self._acknowledge = [number]
+        self._send(self._packet(_ACK, b""))
+        complete = b""
+        while self._expected in self._early:
+            complete += self._early.pop(self._expected)
+            self._expected += 1
+        return complete
+
+
+def _context(authorities: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if authorities:
+        context.load_verify_locations(cadata=authorities)
+    else:
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _ended(certificate: bytes | None) -> str | None:
+    """Where there is no CA to check it with, at least its time."""
+    if not certificate:
+        return "it shows no certificate"
+    from cryptography import x509
+
+    found = x509.load_der_x509_certificate(certificate)
+    after = getattr(found, "not_valid_after_utc", None) or found.not_valid_after
+    return f"its certificate ended on {after:%Y-%m-%d}" if after.timestamp() < time.time() else None
+
+
+def certificate_problem(conversation: Conversation, receive: Callable[[], bytes], authorities: str) -> str | None:
+    """None when the endpoint's certificate is good: its time, and its CA where ``authorities`` (PEM) has one."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = _context(authorities).wrap_bio(incoming, outgoing)
+    for _round in range(_MAX_PACKETS):
+        try:
+            tls.do_handshake()
+            return None if authorities else _ended(tls.getpeercert(binary_form=True))
+        except ssl.SSLWantReadError:
+            conversation.say(outgoing.read())
+        except ssl.SSLCertVerificationError as error:
+            return f"its certificate is not good: {error.verify_message}"
+        except ssl.SSLError as error:
+            # Up to TLS 1.2 it asks for ours before the handshake is complete; then its own was found good already.
+            asks = "alert" in str(error.reason or "").lower() and tls.version() in (None, "TLSv1.2")
+            return None if asks and authorities else f"no TLS behind its tls-crypt key: {error.reason or error}"
+        packet = receive()
+        if not packet:
+            return "it closes in the middle of the TLS handshake"
+        incoming.write(conversation.take(packet))
+    return "it sends more packets than a TLS handshake has"
+
+
 def prepare(health: Health) -> bytes:
     """The key."""
     try:
@@ -98,24 +203,60 @@ def prepare(health: Health) -> bytes:
     return static_key(health.key)
 
 
+def authorities_in(path: str) -> str:
+    """Certificates (PEM) beside the key."""
+    text = read_file(path, _MAX_KEY_FILE).decode("latin-1")
+    return "\n".join(re.findall(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]*-----END CERTIFICATE-----", text))
+
+
 def check(health: Health, deadline: float) -> str | None:
     static, session = prepare(health), os.urandom(_SESSION)
-    packet = client_reset(static, session)
-    answer = (_over_udp if health.transport == "udp" else _over_tcp)(health, packet, deadline)
-    if not answer:
-        return "it closes without an answer: no OpenVPN, or one with another tls-crypt key"
-    return problem_of(answer, static, session)
+    reset = client_reset(static, session)
+    with (_OverUdp if health.transport == "udp" else _OverTcp)(health, deadline) as wire:
+        wire.send(reset)
+        answer = wire.receive()
+        if not answer:
+            return "it closes without an answer: no OpenVPN, or one with another tls-crypt key"
+        problem = problem_of(answer, static, session)
+        if problem:
+            return problem
+        conversation = Conversation(static, session, answer, wire.send)
+        return certificate_problem(conversation, wire.receive, authorities_in(health.key))
 
 
-def _over_tcp(health: Health, packet: bytes, deadline: float) -> bytes:
-    with Stream(connect(health.address, health.port, deadline), deadline) as stream:
-        stream.sendall(len(packet).to_bytes(2, "big") + packet)
-        reader = stream.makefile("rb")
-        size = int.from_bytes(reader.read(2), "big")
-        return reader.read(min(size, _MAX_PACKET))
+class _OverTcp:
+    def __init__(self, health: Health, deadline: float) -> None:
+        self._stream = Stream(connect(health.address, health.port, deadline), deadline)
+        self._reader = self._stream.makefile("rb")
+
+    def __enter__(self) -> _OverTcp:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stream.close()
+
+    def send(self, packet: bytes) -> None:
+        self._stream.sendall(len(packet).to_bytes(2, "big") + packet)
+
+    def receive(self) -> bytes:
+        size = int.from_bytes(self._reader.read(2), "big")
+        return self._reader.read(min(size, _MAX_PACKET))
 
 
-def _over_udp(health: Health, packet: bytes, deadline: float) -> bytes:
-    with Datagrams(health.address, health.port, deadline) as socket:
-        socket.send(packet)
-        return socket.receive(again=packet)
+class _OverUdp:
+    def __init__(self, health: Health, deadline: float) -> None:
+        self._socket = Datagrams(health.address, health.port, deadline)
+        self._last = b""
+
+    def __enter__(self) -> _OverUdp:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._socket.__exit__()
+
+    def send(self, packet: bytes) -> None:
+        self._last = packet
+        self._socket.send(packet)
+
+    def receive(self) -> bytes:
+        return self._socket.receive(again=self._last)

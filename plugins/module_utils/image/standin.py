@@ -31,13 +31,19 @@ from .store import StoreError, describe, hold, image_path, put, write_whole
 _LOCK_SECONDS = 1500
 # Raised when the bytes of an image change for the same input.
 RECIPE = "1"
-PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "nginx-light", "unbound", "openvpn")
+PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "nginx-light", "unbound", "openvpn", "nftables")
 PROGRAMS = {"web": "usr/sbin/nginx", "dns": "usr/sbin/unbound", "vpn": "usr/sbin/openvpn"}
 MODULES = {
     "web": ("xen-netfront", "xen-blkfront"),
     "dns": ("xen-netfront", "xen-blkfront"),
     "vpn": ("xen-netfront", "xen-blkfront", "tun"),
 }
+# What a service runs and loads when it has to translate addresses, each module behind those that it needs.
+NAT_PROGRAM = {"vpn": "usr/sbin/nft"}
+NAT_MODULES = {
+    "vpn": ("libcrc32c", "nfnetlink", "nf_tables", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "nf_nat", "nft_chain_nat",
+            "nft_masq"),
+}  # fmt: skip
 # Before "--" for Linux, behind it for us: what a user declares is never read by the kernel. Without the CPU's feature 4
 # (its time stamp counter, which Xen's clock stands for) and with a given loop count, Linux does not look 100,000 times for a
 # timer chip that a PVH domain has not: half of its time to boot where each look is emulated.
@@ -154,6 +160,13 @@ def _libraries(tree: str, program: str) -> dict[str, str]:
     return found
 
 
+def _module(tree: str, name: str) -> str:
+    paths = glob.glob(os.path.join(tree, f"lib/modules/*/kernel/**/{name}.ko*"), recursive=True)
+    if not paths:
+        raise StoreError(f"Debian's kernel has no module {name}")
+    return paths[0]
+
+
 def _read(path: str) -> bytes:
     with open(path, "rb") as file:
         return file.read()
@@ -180,20 +193,17 @@ def _initramfs(tree: str, service: str, files: str, content: str | None) -> byte
     add("bin/busybox", _read(os.path.join(tree, "bin/busybox")), 0o755)
     add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     add("etc/group", b"root:x:0:\n")
-    program = os.path.join(tree, PROGRAMS[service])
-    add(PROGRAMS[service], _read(program), 0o755)
     add("lib64/ld-linux-x86-64.so.2", _read(os.path.join(tree, "lib64/ld-linux-x86-64.so.2")), 0o755)
-    for name, path in _libraries(tree, program).items():
-        add("lib/x86_64-linux-gnu/" + name, _read(path), 0o755)
-    modules = []
-    for name in MODULES[service]:
-        paths = glob.glob(os.path.join(tree, f"lib/modules/*/kernel/drivers/**/{name}.ko*"), recursive=True)
-        if not paths:
-            raise StoreError(f"Debian's kernel has no module {name}")
-        at = "modules.d/" + os.path.basename(paths[0])
-        add(at, _read(paths[0]))
-        modules.append("/" + at)
-    add("modules", "".join(path + "\n" for path in modules).encode())
+    for inside in filter(None, (PROGRAMS[service], NAT_PROGRAM.get(service))):
+        program = os.path.join(tree, inside)
+        add(inside, _read(program), 0o755)
+        for name, path in _libraries(tree, program).items():
+            add("lib/x86_64-linux-gnu/" + name, _read(path), 0o755)
+    for file, names in (("modules", MODULES[service]), ("modules-nat", NAT_MODULES.get(service, ()))):
+        paths = [_module(tree, name) for name in names]
+        for path in paths:
+            add("modules.d/" + os.path.basename(path), _read(path))
+        add(file, "".join(f"/modules.d/{os.path.basename(path)}\n" for path in paths).encode())
     folder("dev")
     entries["dev/console"] = (stat.S_IFCHR | 0o600, b"5,1")
     if service == "web":
@@ -214,7 +224,7 @@ def _vmlinux(bzimage: str) -> bytes:
 
 def key_of(service: str, files: str, content: str | None, suite: str) -> str:
     """What the image depends on, as one digest: the same key gives the same image."""
-    parts = [RECIPE, service, suite, PREFIX, list(PACKAGES), list(MODULES[service])]
+    parts = [RECIPE, service, suite, PREFIX, list(PACKAGES), [*MODULES[service], *NAT_MODULES.get(service, ())]]
     for name in ("init", "service-" + service):
         parts.append(hashlib.sha256(_read(os.path.join(files, name))).hexdigest())
     parts.append(_digest_of_folder(content) if content else "")

@@ -26,6 +26,11 @@ class Keys:
     remote: str
     port: int
     clients: tuple[str, ...]
+    name: str = "vpn"  # of the endpoint
+    new_ca: bool = False
+    days: int = 1825
+    ca_days: int = 3650
+    renew_days: int = 90
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ IMAGES = {"web": {"file": "/web.xen"}}
 
 
 def compiled(hosts, **options):
-    resolved = {host: Resolved(copy.deepcopy(values), "/keys") for host, values in hosts.items()}
+    resolved = {host: Resolved(copy.deepcopy(values)) for host, values in hosts.items()}
     return compile_fleet(resolved, Asked(), lambda service: f"/src/{service}", **options)
 
 

@@ -46,14 +46,29 @@ def endpoint(**changes):
     return handler
 
 
-def test_healthy(ask_patiently, key):
+def test_an_endpoint_without_tls_behind_its_key(ask, key):
     with servers.tcp(endpoint()) as port:
-        assert ask_patiently(openvpn=f"127.0.0.1:{port}", key=key) is None
-
-
-def test_healthy_over_udp(ask_patiently, key):
+        assert "closes in the middle of the TLS handshake" in ask(openvpn=f"127.0.0.1:{port}", key=key)
     with servers.udp(lambda packet: [reply(packet)]) as port:
-        assert ask_patiently(openvpn=f"127.0.0.1:{port}", key=key, transport="udp") is None
+        assert "no complete answer in time" in ask(openvpn=f"127.0.0.1:{port}", key=key, transport="udp")
+
+
+def test_an_endpoint_that_never_ends_its_handshake(ask, key):
+    """Packets of TLS that is none, in the wrong order, twice, and of another session."""
+
+    def handler(peer):
+        first = peer.packet()
+        answer = reply(first)
+        peer.send(struct.pack(">H", len(answer)) + answer)
+        for number in (3, 2, 2, 1, 1, 9) * 40:
+            content = struct.pack(">I", number) + b"\x16\x03\x03\x40\x00"
+            header = bytes([4 << 3]) + (answer[1:9] if number % 2 else b"12345678")
+            packet = Key(STATIC, server=True).wrap(header, struct.pack(">II", number + 1, 0), b"\0" + content)
+            peer.send(struct.pack(">H", len(packet)) + packet)
+        peer.hang()
+
+    with servers.tcp(handler) as port:
+        assert ask(openvpn=f"127.0.0.1:{port}", key=key)
 
 
 def sends(data):

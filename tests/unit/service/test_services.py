@@ -32,7 +32,8 @@ def test_another_check_takes_the_place_of_the_usual_one():
 def test_an_ipv6_address_stands_in_brackets():
     interfaces = [{"bridge": "xenbr0", "address": "2001:db8::10/64"}]
     assert declared(web, interfaces=interfaces, content="/x").unikernel["health"]["http"] == "http://[2001:db8::10]:80/"
-    assert declared(vpn, interfaces=interfaces, pki="/k").unikernel["health"] == {"tcp": "[2001:db8::10]:1194"}
+    health = declared(vpn, interfaces=interfaces, pki="/k").unikernel["health"]
+    assert health == {"openvpn": "[2001:db8::10]:1194", "key": "/var/lib/unikernels/vpn/vpn/health.pem"}
     assert declared(dns, interfaces=interfaces, zones=ZONES).unikernel["health"]["dns"] == "lab.example@[2001:db8::10]"
 
 
@@ -55,7 +56,7 @@ def test_the_endpoint():
     assert (service.keys.folder, service.keys.remote, service.keys.port) == ("/k", "vpn.example.net", 1194)
     assert service.keys.clients == ("alice", "bob-2")
     assert service.unikernel["disks"] == [{"content": "no keys yet"}]
-    material = vpn.Material("CA", "CERTIFICATE", "KEY", "TLS")
+    material = vpn.Material("CERTIFICATE", "KEY", "TLS")
     text = vpn.declare({"vpn_interfaces": INTERFACES}, "/src", "/k", material).unikernel["disks"][0]["content"]
     assert "\nserver 10.8.0.0 255.255.255.0\n" in text
     assert text.endswith("<key>\nKEY\n</key>\n<tls-crypt>\nTLS\n</tls-crypt>\n")
