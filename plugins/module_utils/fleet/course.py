@@ -84,7 +84,8 @@ def seconds_left(state: State, wave: int, now: datetime.datetime, bake: int) -> 
     ahead = sum(1 for hosts in state.remaining[wave:] if hosts)
     if not over:
         return ahead * bake
-    spent = (now - moment_of(min(over))).total_seconds() / len(over)
+    until = moment_of(state.run_waves[wave]) if wave in state.run_waves else now
+    spent = (until - moment_of(min(over))).total_seconds() / len(over)
     return int(ahead * max(spent, bake))
 
 

@@ -75,8 +75,9 @@ def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) ->
         return note
     if current and current.id not in ended and not take_over:
         raise NoteError(
-            f"rollout {current.id} by {current.by or 'somebody'} is under way since {current.at}: -e resume={current.id} resumes it,"
-            f" -e abort={current.id} takes it back; where its journal is lost, -e take_over=true ends it here"
+            f"rollout {current.id} by {current.by or 'somebody'} is under way since {current.at}:"
+            f" -e resume={current.id} resumes it, -e abort={current.id} takes it back;"
+            " where its journal is lost, -e take_over=true ends it here"
         )
     # A rollout that is resumed after its end was recorded goes back to where it began.
     earlier = next((entry for entry in note.past if entry.id == new.id), None)
