@@ -132,8 +132,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             journal_folder.append(known["folder"], state.id, "run", mode="abort", by=known["by"], **journal_folder.this_run())
             journal_folder.append(known["folder"], state.id, "return", reason=f"{known['by']} aborted it")
         order = [host for host in known["hosts"] if host in state.order]
-        back = len(state.to_return)
-        lines = [f"aborts rollout {state.id} of {state.begun} by {state.by}: {back} hosts are to be rolled back"]
+        back = course.counted(len(state.to_return), "host")
+        lines = [f"aborts rollout {state.id} of {state.begun} by {state.by}: {back} to roll back"]
         return {**known, "mode": "abort", "id": state.id, "order": order, "msg": lines}
 
     def _copied(self, known: dict[str, Any], state: State) -> dict[str, Any]:
@@ -172,7 +172,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                      "revision": revision}  # fmt: skip
             journal_folder.append_all(folder, known["id"], [("begin", begin), ("run", {"mode": "begin", **run})], new=True)
         path = journal_folder.path_of(folder, known["id"])
-        lines = [f"rollout {known['id']}: {len(made.order)} hosts in {len(made.waves)} waves", f"journal: {path}"]
+        lines = [
+            f"rollout {known['id']}: {course.counted(len(made.order), 'host')} in {course.counted(len(made.waves), 'wave')}",
+            f"journal: {path}",
+        ]
         return {**common, "order": made.order, "msg": lines}
 
     def _begin_again(
@@ -234,7 +237,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             [f"no wave starts: {stop}"] if stop else []
         )
         return {"order": [host for wave in waves for host in wave], "sizes": [len(wave) for wave in waves],
-                "msg": lines or [f"{len(before)} hosts are ready"]}  # fmt: skip
+                "msg": lines or [f"{course.counted(len(before), 'host')} ready"]}  # fmt: skip
 
     def _answers(self, variables: dict[str, Any], known: dict[str, Any]) -> tuple[dict[str, int], dict[str, str], dict[str, str]]:
         """Host to the generation that it had before, to why it can't be asked, to why it refuses."""
@@ -293,7 +296,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Waits, and asks meanwhile what is asked from the controller."""
         _known, state = self._state(variables)
         wave = self._wave_of(variables, state)
-        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"])
+        seen = rollout_steps.known_of(variables, self._batch(variables))
+        ill = {host for host, values in seen.items() if rollout_steps.failure_of(values.get("unikernels_xen_watched"))}
+        ill.update(course.failures(state, wave))
+        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"], ill)
 
     def _watched(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         known, state = self._state(variables)
@@ -307,7 +313,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 reply = values.get("unikernels_xen_watched")
                 words = rollout_steps.failure_of(reply) or str((asked.get("ill") or {}).get(host) or "")
                 finished = isinstance(reply, dict) and reply.get("finished")
-                if not words and not self._task.check_mode and not whole and not finished:
+                if not words and not finished and not self._task.check_mode:
+                    if asked.get("over"):
+                        continue  # nobody waited for it
                     words = "its watch has not ended in time"
                 gone = rollout_steps.unreachable(reply)
                 if words:
@@ -340,7 +348,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs]
         waves = [[host for host in back if host in wave] for wave in reversed(state.waves)] if state.returning else []
         waves, back = [wave for wave in waves if wave], [host for wave in waves for host in wave]
-        lines = [f"rolls back {len(back)} hosts: {state.returning}"] if back else []
+        lines = [f"rolls back {course.counted(len(back), 'host')}: {state.returning}"] if back else []
         before = {host: state.before.get(host, 0) for host in back}
         return {"back": back, "sizes": list(map(len, waves)), "before": before, "msg": lines}
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEEP = 20
+# Results of a rollout that was not taken back.
+DONE = ("done", "incomplete")
 
 
 class NoteError(ValueError):
@@ -34,9 +36,10 @@ class Note:
     under_way: Entry | None = None
     past: list[Entry] = field(default_factory=list)
 
-    def generation_of(self, rollout: str) -> int:
-        """The generation that the host had when that rollout was done; 0 where it took no part."""
-        return next((entry.after for entry in reversed(self.past) if entry.id == rollout), 0)
+    @property
+    def generations(self) -> dict[str, int]:
+        """Rollout -> the generation that the host had when it was done."""
+        return {entry.id: entry.after for entry in self.past if entry.result in DONE and entry.after}
 
 
 def text_of(note: Note) -> str:

@@ -70,6 +70,7 @@ class State:
     judged: dict[int, str] = field(default_factory=dict)  # wave -> why it failed as a whole, or ""
     approved: list[int] = field(default_factory=list)
     backs: dict[str, str] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)  # host -> why it was not rolled back
     aborted: bool = False
     returning: str = ""  # why all touched hosts are rolled back
     result: str = ""
@@ -206,7 +207,7 @@ def _return(state: State, entry: Mapping[str, Any]) -> None:
 def _back(state: State, entry: Mapping[str, Any]) -> None:
     if entry["state"] not in (BACK, STUCK):
         raise ValueError
-    state.backs[str(entry["host"])], state.words[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
+    state.backs[str(entry["host"])], state.stuck[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
 
 
 def _end(state: State, entry: Mapping[str, Any]) -> None:
