@@ -226,7 +226,8 @@ def page(hosts: list[HostStatus], at: str, rollouts: Sequence[dict[str, Any]] = 
         '<select id="order" aria-label="Order"><option value="urgency">what to look at first</option><option value="name">name'
         '</option><option value="xen">Xen</option><option value="generation">generation</option><option value="free">free memory'
         '</option></select><span id="count" role="status"></span></div>'
-        f'<div id="hosts">{"".join(map(_host_part, hosts))}</div>{page_part(list(rollouts))}<script>{_SCRIPT}</script></body></html>\n'
+        f'<div id="hosts">{"".join(map(_host_part, hosts))}</div>{page_part(list(rollouts))}'
+        f"<script>{_SCRIPT}</script></body></html>\n"
     )
 
 
