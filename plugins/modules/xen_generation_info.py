@@ -16,7 +16,7 @@ author:
 extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   to:
-    description: C(previous) or the number of a generation to roll back to; adds RV(target).
+    description: As O(unikernels.xen.xen_rollback#module:to); adds RV(target).
     type: str
   names:
     description: Domains to roll back; all by default.
@@ -47,6 +47,12 @@ generations:
   returned: always
   type: list
   elements: dict
+rollouts:
+  description: >-
+    The rollout C(under_way) or null, and the C(past) ones, each with C(id), C(by), C(at), C(result), and the generations
+    C(before) and C(after) it.
+  returned: always
+  type: dict
 target:
   description: The generation of O(to).
   returned: with O(to)

@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 from ..image.store import write_whole
 from . import generations
 from .generations import Generation, GenerationError
+from .host_note import NoteError
+from .note_file import read_note
 
 FOLDER = "/var/lib/unikernels/generations"
 # What happened to one domain, as the engine reports it.
@@ -70,6 +72,14 @@ def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tup
         return written.number, True
 
 
+def rollouts_of(folder: str) -> dict[str, int]:
+    """Rollout -> the generation that it left; a note that can't be read says nothing."""
+    try:
+        return read_note(folder).generations
+    except NoteError:
+        return {}
+
+
 def back(
     folder: str,
     to: Any,
@@ -82,7 +92,7 @@ def back(
     kept, problems = listing(folder)
     if not kept:
         raise GenerationError("; ".join(problems) or "to: the host has no generation: nothing was deployed yet")
-    target = generations.target_of(kept, to)
+    target = generations.target_of(kept, to, rollouts_of(folder))
     domains = generations.to_apply(kept, target, names)
     results = apply(domains)
     result = generations.FAILED if any(one.get("failed") for one in results) else generations.APPLIED
@@ -95,10 +105,14 @@ def back(
 def overview(folder: str, to: Any, names: list[str]) -> dict[str, Any]:
     """All generations, and with ``to`` what bringing that one back would take. GenerationError where it can't be."""
     kept, problems = listing(folder)
-    result: dict[str, Any] = {"generations": [generations.summary_of(one) for one in kept], "problems": problems}
+    result: dict[str, Any] = {"generations": [generations.summary_of(one) for one in kept], "problems": problems, "rollouts": {}}
+    try:
+        result["rollouts"] = dataclasses.asdict(read_note(folder))
+    except NoteError as error:
+        problems.append(str(error))
     if to is None:
         return result
-    target = generations.target_of(kept, to)
+    target = generations.target_of(kept, to, rollouts_of(folder))
     generations.to_apply(kept, target, names)
     summary = generations.summary_of(target)
     chosen = [one for one in summary["domains"] if one["image"] and one["name"] in (names or target.names)]
