@@ -20,7 +20,7 @@ from ..xen.network import bridge_networks, networks_by_device, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
-from .audit_facts import management_loaded, microcode, needs_router_advertisements, security_updates, ssh
+from .audit_facts import management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
 
@@ -150,7 +150,10 @@ def package_lists_age() -> int:
     return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
 
 
-def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
+_NO_UPDATES = {"security_updates": None, "updates": None, "held_updates": None, "updates_problem": ""}
+
+
+def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
     xen: dict[str, str] = {}
@@ -188,7 +191,7 @@ def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
         "running": running_versions(xen.get("xen_version", "")),
         "installed": installed_versions(),
         "package_lists_age": package_lists_age(),
-        "security_updates": security_updates() if updates else None,
+        **(updates() if with_updates else _NO_UPDATES),
         "ssh": ssh(),
         "management": os.path.exists(MANAGEMENT),
         "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),

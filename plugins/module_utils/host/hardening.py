@@ -270,7 +270,8 @@ def _rest(seen: dict[str, Any]) -> list[Control]:
         Control("journal is persistent", journal["persistent"], journal["storage"] or "auto", "persistent"),
         Control("journal is bounded", bool(journal["max_use"]), journal["max_use"] or "a tenth of the disk", "SystemMaxUse"),
         Control("modes", not modes, "; ".join(modes) or "as needed", "nothing of Xen's is readable or writable by others"),
-        Control("security updates", not updates, ", ".join(updates[:5]) or "none waiting", "none waiting"),
+        Control("security updates", not updates and not seen.get("updates_problem"),
+                seen.get("updates_problem") or ", ".join(updates[:5]) or "none waiting", "none waiting"),
         Control("input is filtered", filtered, "yes" if filtered else "xen_host_management_networks is empty",
                 "ssh from management networks only"),
     ]  # fmt: skip
