@@ -69,7 +69,8 @@ def ssh() -> dict[str, Any]:
     keys = "\n".join(read(f"{home}/.ssh/{name}") for name in ("authorized_keys", "authorized_keys2"))
     config = "\n".join(read(path) for path in ["/etc/ssh/sshd_config", *sorted(glob.glob("/etc/ssh/sshd_config.d/*.conf"))])
     elsewhere = re.search(r"^\s*(?:TrustedUserCAKeys|AuthorizedKeysCommand)\s+(?!none)\S", config, re.MULTILINE | re.IGNORECASE)
-    ports = re.findall(r"^\s*Port\s+(\d+)", config, re.MULTILINE | re.IGNORECASE)
+    # Several of either kind; 'ListenAddress [::1]:2222' has one of its own, and without one those of Port.
+    ports = re.findall(r"^\s*(?:Port\s+|ListenAddress\s+(?:\[[^]\s]*\]|[^:\s]+):)(\d+)", config, re.MULTILINE | re.IGNORECASE)
     client = environment.get("SSH_CONNECTION", "").split(" ")[0]
     return {
         "sshd": os.path.exists("/etc/ssh/sshd_config"),
@@ -77,6 +78,7 @@ def ssh() -> dict[str, Any]:
         "key": bool(elsewhere) or any(line.strip() and not line.startswith("#") for line in keys.splitlines()),
         "client": client.removeprefix("::ffff:").partition("%")[0],
         "port": int(ports[0]) if ports else 22,
+        "ports": sorted({int(port) for port in ports} or {22}),
     }
 
 
@@ -117,7 +119,17 @@ def audit_facts() -> dict[str, Any]:
         "journal": _journal(),
         "modes": _modes(),
         "management": management_loaded(),
+        "blocked_modules": blocked_modules(),
     }
+
+
+def blocked_modules() -> list[str]:
+    """Modules that modprobe does not load, whoever asks, and that are not loaded."""
+    paths = sorted(path for folder in ("/etc", "/run", "/lib") for path in glob.glob(f"{folder}/modprobe.d/*.conf"))
+    text = "\n".join(map(read, paths))
+    blocked = re.findall(r"^\s*install\s+(\S+)\s+(?:/usr)?/bin/(?:true|false)\s*$", text, re.MULTILINE)
+    loaded = {row.split()[0] for row in read("/proc/modules").splitlines()}
+    return [name for name in blocked if name.replace("-", "_") not in loaded]
 
 
 def management_loaded() -> bool:

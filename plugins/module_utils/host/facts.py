@@ -23,6 +23,7 @@ from ..xen.xl import must
 from .audit_facts import management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
+from .hardening import PASSWORD_FILE
 
 # What the role xen_host writes.
 MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
@@ -80,10 +81,11 @@ def boot_menu_stale() -> bool:
     """A run that was killed between its file and update-grub leaves a menu without what the file says."""
     if os.path.exists(MENU_SCRIPT) and os.path.basename(OWN_MENU) not in read(MENU):
         return True
+    parts = [path for path in (MENU_PART, PASSWORD_FILE) if os.path.exists(path)]
     try:
-        return os.stat(MENU).st_mtime < os.stat(MENU_PART).st_mtime
+        return any(os.stat(MENU).st_mtime < os.stat(path).st_mtime for path in parts)
     except OSError:
-        return os.path.exists(MENU_PART)
+        return bool(parts)
 
 
 def missing_packages(names: list[str]) -> list[str]:

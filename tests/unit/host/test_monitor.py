@@ -109,7 +109,8 @@ def certificates(tmp_path):
     for name in ("tls", "client"):
         openssl(
             tmp_path, *new, "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1",
-            "-addext", "basicConstraints=CA:FALSE", "-CA", "ca.crt", "-CAkey", "ca.key", "-keyout", f"{name}.key", "-out", f"{name}.crt",
+            "-addext", "basicConstraints=CA:FALSE", "-CA", "ca.crt", "-CAkey", "ca.key", "-keyout", f"{name}.key",
+            "-out", f"{name}.crt",
         )  # fmt: skip
     return tmp_path
 
