@@ -68,6 +68,15 @@ _WRITTEN_ELSEWHERE = {
     },
     "xen_host_linux_arguments": {},
 }
+# With these a boot that fails ends in a machine that waits for a hand: Xen that stops where it panicked, Linux that does (panic=0
+# is for ever), and systems that never start the unit which goes back (sysinit.target has it; emergency.target comes without).
+_NO_WAY_BACK = {
+    "xen_host_xen_arguments": re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=n.*"),
+    "xen_host_linux_arguments": re.compile(
+        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
+        r"|emergency|-b|systemd\.unit=emergency(?:\.target)?|systemd\.mask=unikernels-boot-trial(?:\.service)?"
+    ),
+}
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
 # As every other part takes it (modules/xen_bridge.py); Linux has 15 letters for it.
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
@@ -128,6 +137,8 @@ def line_refusal(name: str, value: Any) -> str:
         other = _WRITTEN_ELSEWHERE[name].get(word.partition("=")[0])
         if other:
             return f"{name}: has {word}, which {other} decides: set that instead"
+        if _NO_WAY_BACK[name].fullmatch(word):
+            return f"{name}: has {word}, with which the host would not return by itself from a boot that fails: leave it out"
     return ""
 
 

@@ -227,3 +227,25 @@ def test_each_variable_of_the_role_is_checked():
     defaults = yaml.safe_load((ROOT / "roles/xen_host/defaults/main.yml").read_text())
     assert sorted(defaults) == sorted(variables.HOST_VARIABLES)
     assert variable_refusals(defaults) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        *[("xen_host_xen_arguments", word) for word in ("noreboot", "noreboot=1", "noreboot=true", "reboot=n", "reboot=no")],
+        *[("xen_host_linux_arguments", word) for word in (
+            "panic=0", "panic=00", "panic=", "panic", "panic=x", "panic=3x", "init=/bin/sh", "rdinit=/bin/sh", "emergency", "-b",
+            "systemd.unit=emergency.target", "systemd.unit=emergency", "systemd.mask=unikernels-boot-trial.service",
+        )],
+    ],
+)  # fmt: skip
+def test_words_with_which_a_host_would_not_come_back(name, word):
+    assert variable_refusals({name: f"quiet {word} loglevel=3"}) == [
+        f"{name}: has {word}, with which the host would not return by itself from a boot that fails: leave it out"
+    ]
+
+
+def test_words_with_which_it_does():
+    words = "panic=10 panic=-1 init=/sbin/init init=/lib/systemd/systemd systemd.unit=rescue.target panic_on_warn=1 initcall_debug"
+    assert variable_refusals({"xen_host_linux_arguments": words}) == []
+    assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t console=com1 noreboots"}) == []
