@@ -120,8 +120,8 @@ def test_a_boot_that_no_controller_confirms_ends_on_the_entry_that_worked(dom0, 
         text = dom0(f"{BOOT_ID}; cat /proc/cmdline", check=False, timeout=30)
         return "" if not text or boot.strip() in text else text
 
-    wait_until(lambda: "unikernels.boot=try" in entry(), 400, "the boot on trial")
-    wait_until(lambda: "unikernels.boot=good" in entry(), CONFIRM + 400, "the entry that worked")
+    wait_until(lambda: "unikernels.boot=try" in entry(), 600, "the boot on trial")
+    wait_until(lambda: "unikernels.boot=good" in entry(), CONFIRM + 600, "the entry that worked")
     back(dom0, before)
     path = tmp_path / "info.yml"
     path.write_text(json.dumps([{
@@ -152,11 +152,10 @@ def test_a_host_survives_any_other_word_on_its_lines(seed, dom0, tmp_path):
     place, new = changed_word(words, dice)
     more = {"xen" if which == 0 else "linux": new.split()}
     answer = boots(tmp_path, declared(dom0, without=[words[place]], **more))
-    xen, linux = lines(dom0)
-    print(f"seed {seed}: {words[place]!r} became {new!r}: {[word for word in linux if word.startswith('unikernels.boot=')]}")
-    assert xen, answer.stdout[-4000:]
-    if "unikernels.boot=good" in linux:
+    kept = not answer.counts["xen1"]["failed"]
+    wanted = "unikernels.boot=try" if kept else "unikernels.boot=good"
+    # One that lacks a declared word comes up, and is not confirmed.
+    wait_until(lambda: wanted in dom0("cat /proc/cmdline", check=False, timeout=30), CONFIRM + 600, wanted)
+    print(f"seed {seed}: {words[place]!r} became {new!r}: {'confirmed' if kept else 'the host returned'}")
+    if not kept:
         back(dom0, before)
-        assert "the new boot failed" in answer.stdout
-    else:
-        assert "unikernels.boot=try" in linux
