@@ -182,12 +182,21 @@ def updates_of(text: str) -> dict[str, bool]:
     return {name: "security" in origin.lower() for name, _version, origin in rows}
 
 
+def half_installed(text: str) -> list[str]:
+    """Packages whose installation or configuration has begun and not ended; dpkg's second letter (dpkg-query(1))."""
+    rows = (line.split() for line in text.splitlines())
+    return [row[0] for row in rows if len(row) > 1 and row[1][1:2] in ("H", "U", "F", "W", "t")]
+
+
 def updates() -> dict[str, Any]:
     """What waits, as xen_host_info returns it; ``updates_problem`` where apt can't say."""
     try:
         waiting, problem = waiting_updates(), ""
     except UpdatesError as error:
         waiting, problem = {}, str(error)
+    half = half_installed(command_output("dpkg-query", "-W", "-f", "${binary:Package} ${db:Status-Abbrev}\\n"))
+    if half and not problem:
+        problem = f"{', '.join(half[:10])}: half installed"
     held = set(command_output("apt-mark", "showhold").split())
     return {
         "security_updates": sorted(name for name, security in waiting.items() if security),

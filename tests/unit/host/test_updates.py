@@ -81,3 +81,14 @@ def test_apt_that_fails_is_no_host_without_updates(monkeypatch):
     monkeypatch.setattr(audit_facts, "command_output", lambda *_words: "")
     found = audit_facts.updates()
     assert found["security_updates"] == [] and "E: Unmet dependencies" in found["updates_problem"]
+
+
+def test_a_package_that_is_half_installed_is_a_problem(monkeypatch):
+    rows = "less ii \nbridge-utils iF \nxen-utils-4.17 iU \nold rc \nman-db it \nheld hi \nbroken iHR\n"
+    assert audit_facts.half_installed(rows) == ["bridge-utils", "xen-utils-4.17", "man-db", "broken"]
+    assert audit_facts.half_installed("") == []
+    monkeypatch.setattr(audit_facts, "waiting_updates", lambda: {"less": False})
+    monkeypatch.setattr(audit_facts, "command_output", lambda *words: rows if words[0] == "dpkg-query" else "less\n")
+    found = audit_facts.updates()
+    assert found["updates_problem"] == "bridge-utils, xen-utils-4.17, man-db, broken: half installed"
+    assert found["held_updates"] == ["less"]
