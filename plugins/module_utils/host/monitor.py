@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+from .variables import flag_refusal, text_refusal
+
 # node_exporter runs as a user of its own, who may open no port below.
 MIN_PORT, MAX_PORT = 1024, 65535
 MIN_INTERVAL, MAX_INTERVAL = 15, 3600
@@ -48,6 +50,8 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
     for name in _FILES:
         if not isinstance(variables[name], str):
             lines.append(f"{name}: is {variables[name]!r}, must be the path of a PEM file on the controller, or empty")
+    lines.append(flag_refusal("xen_monitor_health", variables["xen_monitor_health"]))
+    lines.append(text_refusal("xen_monitor_images", variables["xen_monitor_images"]))
     certificate, key, client_ca = (variables[name] for name in _FILES)
     if bool(certificate) != bool(key):
         lines.append("xen_monitor_certificate and xen_monitor_key: TLS needs both, or none of them")

@@ -56,6 +56,7 @@ _FLAGS = (
     "xen_host_take_over",
 )
 _CHOICES = {"xen_host_updates": ("security", "all", "none")}
+_FOLDERS = ("xen_host_images", "xen_monitor_images")
 _TEXTS = (*_CHOICES, "xen_host_images", "xen_host_min_xen", "xen_host_grub_password")
 _LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
 # What another variable writes: two of a kind on one line, and the last one wins.
@@ -165,7 +166,7 @@ def text_refusal(name: str, value: Any) -> str:
     if name in _CHOICES:
         wanted = ", ".join(_CHOICES[name])
         return "" if isinstance(value, str) and value in _CHOICES[name] else f"{name}: is {value!r}, must be one of {wanted}"
-    if name == "xen_host_images":
+    if name in _FOLDERS:
         good = isinstance(value, str) and _FOLDER.fullmatch(value) is not None
         return "" if good else f"{name}: is {value!r}, must be the absolute path of a folder, of letters, digits and _ . + - only"
     if value in ("", None):

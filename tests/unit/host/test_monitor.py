@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 GOOD = {
     "xen_monitor_listen": ["127.0.0.1:9100"],
     "xen_monitor_interval": 60,
+    "xen_monitor_health": True,
+    "xen_monitor_images": "/var/lib/unikernels/images",
     "xen_monitor_certificate": "",
     "xen_monitor_key": "",
     "xen_monitor_client_ca": "",
@@ -28,7 +30,17 @@ GOOD = {
 
 def test_the_defaults_are_right():
     defaults = yaml.safe_load((ROOT / "roles/xen_monitor/defaults/main.yml").read_text())
-    assert monitor.variable_refusals({name: defaults[name] for name in GOOD}) == []
+    defaults["xen_monitor_images"] = "/var/lib/unikernels/images"
+    assert sorted(defaults) == sorted(GOOD)
+    assert monitor.variable_refusals(defaults) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("xen_monitor_health", "maybe"), ("xen_monitor_health", None), ("xen_monitor_images", "a b")]
+)
+def test_what_is_of_another_kind_is_refused(name, value):
+    (line,) = monitor.variable_refusals({**GOOD, name: value})
+    assert line.startswith(f"{name}: is {value!r}, must be ")
 
 
 @pytest.mark.parametrize("listen", [["192.0.2.1:9100", "[2001:db8::1]:9100"], [":9100"], ["0.0.0.0:65535"]])
