@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, hardening, preflight, variables
+from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, hardening, preflight, updates, variables
+from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import is_on
 
 
 def host_variable_problems(values: dict[str, Any]) -> list[str]:
@@ -21,9 +22,14 @@ def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any)
     return preflight.limit_refusals(info, int(dom0_vcpus), domain_cpus)
 
 
+def host_version_problems(info: dict[str, Any], min_xen: Any) -> list[str]:
+    """One line when the host's Xen is older than it may be."""
+    return preflight.version_refusals(info, str(min_xen or ""))
+
+
 def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_over: Any) -> list[str]:
     """One line for each reason why a run must not configure or boot the host."""
-    return preflight.boot_refusals(info, bool(reboots), bool(try_once), bool(take_over))
+    return preflight.boot_refusals(info, is_on(reboots), is_on(try_once), is_on(take_over))
 
 
 def host_warnings(info: dict[str, Any]) -> list[str]:
@@ -43,24 +49,63 @@ def lost_arguments(machine: list[str], named: list[str]) -> list[str]:
 
 def host_access_problems(info: dict[str, Any], keys_only: Any, by_password: Any, networks: Any) -> list[str]:
     """One line for each setting that would lock the administrator out of the host."""
-    return hardening.ssh_refusals(info["ssh"], bool(keys_only), bool(by_password)) + hardening.management_refusals(
+    return hardening.ssh_refusals(info["ssh"], is_on(keys_only), is_on(by_password)) + hardening.management_refusals(
         networks, info["ssh"]
     )
 
 
-def xen_arguments(named: list[str], memory: Any, vcpus: Any, grants_v1: Any, microcode: Any, smt: Any) -> list[str]:
+def xen_arguments(
+    named: list[str],
+    memory: Any,
+    vcpus: Any,
+    grants_v1: Any,
+    microcode: Any,
+    smt: Any,
+    core_scheduling: Any = False,
+    pinned: Any = False,
+) -> list[str]:
     """Xen's whole command line, from what is named for it and the role's other variables."""
-    return hardening.xen_arguments(int(memory), int(vcpus), named, bool(grants_v1), bool(microcode), bool(smt))
+    return hardening.xen_arguments(
+        int(memory), int(vcpus), named, is_on(grants_v1), is_on(microcode), is_on(smt), is_on(core_scheduling), is_on(pinned)
+    )
 
 
-def hardening_files(info: dict[str, Any], sysctl: Any, sshd: Any, journal_size: Any, updates: str) -> dict[str, list[Any]]:
+def hardening_files(
+    info: dict[str, Any],
+    sysctl: Any,
+    sshd: Any,
+    journal_size: Any,
+    updates: str,
+    modules: Any = False,
+    auditd: Any = False,
+    images: str = "",
+    grub_password: Any = "",
+) -> dict[str, list[Any]]:
     """Files that harden a host (files, folders), and those that must not be there (absent), as host_files takes them."""
-    return hardening.files(info, bool(sysctl), bool(sshd), int(journal_size), updates)
+    audited = images if is_on(auditd) else ""
+    return hardening.files(
+        info, is_on(sysctl), is_on(sshd), int(journal_size), updates, is_on(modules), audited, bool(grub_password)
+    )
 
 
-def management_table(networks: list[str], port: Any) -> str:
-    """nftables' text that leaves nothing open but ssh from these networks."""
-    return hardening.management_table(networks, int(port))
+def management_table(networks: list[str], ssh_ports: list[int], more_ports: list[int]) -> str:
+    """nftables' text that leaves nothing open but ssh and named ports from these networks."""
+    return hardening.management_table(networks, [*map(int, ssh_ports), *map(int, more_ports)])
+
+
+def grub_password_script(password: str) -> str:
+    """A script of /etc/grub.d that sets GRUB's password."""
+    return hardening.password_script(password)
+
+
+def update_refusals(info: dict[str, Any], which: str, held: str) -> list[str]:
+    """Why updating a host would end half done."""
+    return updates.refusals(info, which, held)
+
+
+def update_leftovers(info: dict[str, Any], which: str) -> list[str]:
+    """What an update has left undone that nobody holds."""
+    return updates.leftovers(info, which)
 
 
 class FilterModule:
@@ -69,11 +114,17 @@ class FilterModule:
             "host_variable_problems": host_variable_problems,
             "host_limit_problems": host_limit_problems,
             "host_boot_problems": host_boot_problems,
+            "host_version_problems": host_version_problems,
             "host_warnings": host_warnings,
             "host_access_problems": host_access_problems,
             "xen_arguments": xen_arguments,
             "hardening_files": hardening_files,
             "management_table": management_table,
+            "grub_password_script": grub_password_script,
+            "update_problems": updates.variable_refusals,
+            "update_refusals": update_refusals,
+            "update_leftovers": update_leftovers,
+            "apt_reason": updates.apt_reason,
             "dom0_arguments": dom0_arguments,
             "lost_arguments": lost_arguments,
         }

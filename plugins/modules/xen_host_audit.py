@@ -72,7 +72,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import Tools
 def main() -> None:
     module = AnsibleModule(argument_spec={"host": {"type": "str", "default": "host"}}, supports_check_mode=True)
     try:
-        controls = audit({**gather([], updates=True), **audit_facts()})
+        controls = audit({**gather([], with_updates=True), **audit_facts()})
     except ToolstackError as error:
         module.fail_json(msg=str(error))
     module.exit_json(

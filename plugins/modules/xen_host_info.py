@@ -139,6 +139,20 @@ host:
       description: Packages with a newer version in a security archive, by the lists that are there; with O(updates=true).
       type: list
       elements: str
+    updates:
+      description: All packages with a newer version, by the lists that are there; with O(updates=true).
+      type: list
+      elements: str
+      version_added: 0.3.0
+    held_updates:
+      description: Those of RV(host.updates) that are held (C(apt-mark hold)), which apt leaves as they are; with O(updates=true).
+      type: list
+      elements: str
+      version_added: 0.3.0
+    updates_problem:
+      description: Why apt can't name the updates that wait, for example packages that are half installed; empty when it can.
+      type: str
+      version_added: 0.3.0
     ssh:
       description:
         - Whether there is an C(sshd), on which C(port), which C(user) logs in from which C(client), and whether it has a C(key).

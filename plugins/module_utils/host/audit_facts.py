@@ -32,6 +32,10 @@ _MODES = {
 _ADDRCONF = 0x00040000  # RTF_ADDRCONF of Linux' ipv6_route.h: the route came by a router's advertisement
 
 
+class UpdatesError(Exception):
+    """One line: why apt can't name the updates that wait; packages that are half installed are such a reason."""
+
+
 def microcode() -> dict[str, Any]:
     """The package with microcode for this CPU, and whether it is there or can be had."""
     cpuinfo = read("/proc/cpuinfo")
@@ -65,7 +69,8 @@ def ssh() -> dict[str, Any]:
     keys = "\n".join(read(f"{home}/.ssh/{name}") for name in ("authorized_keys", "authorized_keys2"))
     config = "\n".join(read(path) for path in ["/etc/ssh/sshd_config", *sorted(glob.glob("/etc/ssh/sshd_config.d/*.conf"))])
     elsewhere = re.search(r"^\s*(?:TrustedUserCAKeys|AuthorizedKeysCommand)\s+(?!none)\S", config, re.MULTILINE | re.IGNORECASE)
-    ports = re.findall(r"^\s*Port\s+(\d+)", config, re.MULTILINE | re.IGNORECASE)
+    # Several of either kind; 'ListenAddress [::1]:2222' has one of its own, and without one those of Port.
+    ports = re.findall(r"^\s*(?:Port\s+|ListenAddress\s+(?:\[[^]\s]*\]|[^:\s]+):)(\d+)", config, re.MULTILINE | re.IGNORECASE)
     client = environment.get("SSH_CONNECTION", "").split(" ")[0]
     return {
         "sshd": os.path.exists("/etc/ssh/sshd_config"),
@@ -73,6 +78,7 @@ def ssh() -> dict[str, Any]:
         "key": bool(elsewhere) or any(line.strip() and not line.startswith("#") for line in keys.splitlines()),
         "client": client.removeprefix("::ffff:").partition("%")[0],
         "port": int(ports[0]) if ports else 22,
+        "ports": sorted({int(port) for port in ports} or {22}),
     }
 
 
@@ -107,18 +113,28 @@ def audit_facts() -> dict[str, Any]:
     """What hardening.audit takes, beside what facts.gather has."""
     return {
         "sysctls": {key: _sysctl(key) for key in {**SYSCTLS, **ROUTER_ADVERTISEMENTS}},
-        "sshd": parse_sshd(_output("sshd", "-T")) if os.path.exists("/etc/ssh/sshd_config") else {},
+        "sshd": parse_sshd(command_output("sshd", "-T")) if os.path.exists("/etc/ssh/sshd_config") else {},
         "console": _console(),
         "xenconsoled": _command_line("xenconsoled"),
         "journal": _journal(),
         "modes": _modes(),
         "management": management_loaded(),
+        "blocked_modules": blocked_modules(),
     }
+
+
+def blocked_modules() -> list[str]:
+    """Modules that modprobe does not load, whoever asks, and that are not loaded."""
+    paths = sorted(path for folder in ("/etc", "/run", "/lib") for path in glob.glob(f"{folder}/modprobe.d/*.conf"))
+    text = "\n".join(map(read, paths))
+    blocked = re.findall(r"^\s*install\s+(\S+)\s+(?:/usr)?/bin/(?:true|false)\s*$", text, re.MULTILINE)
+    loaded = {row.split()[0] for row in read("/proc/modules").splitlines()}
+    return [name for name in blocked if name.replace("-", "_") not in loaded]
 
 
 def management_loaded() -> bool:
     """Whether the kernel has the packet filter of Dom0: whoever flushes all rules takes it away."""
-    return "policy drop" in _output("nft", "list", "table", "inet", "unikernels_management")
+    return "policy drop" in command_output("nft", "list", "table", "inet", "unikernels_management")
 
 
 def _sysctl(key: str) -> dict[str, str]:
@@ -126,7 +142,8 @@ def _sysctl(key: str) -> dict[str, str]:
     return {path[len("/proc/sys/") :]: read(path).strip() for path in paths}
 
 
-def _output(*command: str) -> str:
+def command_output(*command: str) -> str:
+    """What it prints; "" where it is missing or fails to run."""
     # sshd and nft are where only root's PATH leads.
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if not shutil.which(command[0], path=path):
@@ -141,10 +158,52 @@ def _output(*command: str) -> str:
     return done.stdout
 
 
-def security_updates() -> list[str]:
-    """Packages that the lists on the host have a newer version of in a security archive; needs no network."""
-    rows = re.findall(r"^Inst (\S+) .*?\((\S+) ([^)]*)\)", _output("apt-get", "-s", "-qq", "dist-upgrade"), re.MULTILINE)
-    return sorted(name for name, _version, origin in rows if "security" in origin.lower())
+def waiting_updates() -> dict[str, bool]:
+    """Packages that the lists on the host have a newer version of, and whether a security archive has it.
+
+    Those that are held too. Needs no network.
+    """
+    command = ["apt-get", "-s", "-qq", "--ignore-hold", "dist-upgrade"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=300, check=False, env={**os.environ, "LC_ALL": "C"}
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UpdatesError(f"which updates wait is not known: '{' '.join(command)}': {error}") from None
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["it printed no error"]
+        raise UpdatesError(f"which updates wait is not known: '{' '.join(command)}' failed ({done.returncode}): {lines[0]}")
+    return updates_of(done.stdout)
+
+
+def updates_of(text: str) -> dict[str, bool]:
+    """What `apt-get -s dist-upgrade` prints."""
+    rows = re.findall(r"^Inst (\S+) .*?\((\S+) ([^)]*)\)", text, re.MULTILINE)
+    return {name: "security" in origin.lower() for name, _version, origin in rows}
+
+
+def half_installed(text: str) -> list[str]:
+    """Packages whose installation or configuration has begun and not ended; dpkg's second letter (dpkg-query(1))."""
+    rows = (line.split() for line in text.splitlines())
+    return [row[0] for row in rows if len(row) > 1 and row[1][1:2] in ("H", "U", "F", "W", "t")]
+
+
+def updates() -> dict[str, Any]:
+    """What waits, as xen_host_info returns it; ``updates_problem`` where apt can't say."""
+    try:
+        waiting, problem = waiting_updates(), ""
+    except UpdatesError as error:
+        waiting, problem = {}, str(error)
+    half = half_installed(command_output("dpkg-query", "-W", "-f", "${binary:Package} ${db:Status-Abbrev}\\n"))
+    if half and not problem:
+        problem = f"{', '.join(half[:10])}: half installed"
+    held = set(command_output("apt-mark", "showhold").split())
+    return {
+        "security_updates": sorted(name for name, security in waiting.items() if security),
+        "updates": sorted(waiting),
+        "held_updates": sorted(held & waiting.keys()),
+        "updates_problem": problem,
+    }
 
 
 def _console() -> dict[str, Any]:

@@ -36,6 +36,7 @@ _XEN = re.compile(r"^(\s*multiboot2?\s+)(\S*/xen[^/\s]*)(.*)$")
 _DOM0 = re.compile(r"^(\s*module2?\s+(?:--\S+\s+)*)(\S*/vmlinu[xz][^/\s]*)(.*)$")
 _LINUX = re.compile(r"^(\s*linux(?:16|efi)?\s+)(\S*/vmlinu[xz][^/\s]*)(.*)$")
 _FILES = re.compile(r"^(\s*(?:module2?\s+(?:--\S+\s+)*|initrd(?:16|efi)?\s+))(/.*)$")
+_REBOOTS = re.compile(r"panic=-?0*[1-9][0-9]*")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_=,.:/+@%-]+")
 
 
@@ -173,7 +174,9 @@ def own_entry(entry: Entry, kind: str, folder: str = "") -> str:
             line = f"{xen[1]}{moved(xen[2], folder)}{xen[3]}"
         elif linux:
             words = [word for word in linux[3].split() if not word.startswith(f"{MARK}=")]
-            if not any(word.startswith("panic=") for word in words):
+            # The last one counts, and 0, or what is no number, waits for ever.
+            panics = [word for word in words if word.startswith("panic=")]
+            if not panics or not _REBOOTS.fullmatch(panics[-1]):
                 words.append(ADDED)
             line = f"{linux[1]}{moved(linux[2], folder)} {' '.join([*words, f'{MARK}={kind}'])}"
         elif more:

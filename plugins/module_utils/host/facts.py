@@ -20,9 +20,10 @@ from ..xen.network import bridge_networks, networks_by_device, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
-from .audit_facts import management_loaded, microcode, needs_router_advertisements, security_updates, ssh
+from .audit_facts import management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
+from .hardening import PASSWORD_FILE
 
 # What the role xen_host writes.
 MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
@@ -97,10 +98,11 @@ def boot_menu_stale() -> bool:
     """A run that was killed between its file and update-grub leaves a menu without what the file says."""
     if os.path.exists(MENU_SCRIPT) and os.path.basename(OWN_MENU) not in read(MENU):
         return True
+    parts = [path for path in (MENU_PART, PASSWORD_FILE) if os.path.exists(path)]
     try:
-        return os.stat(MENU).st_mtime < os.stat(MENU_PART).st_mtime
+        return any(os.stat(MENU).st_mtime < os.stat(path).st_mtime for path in parts)
     except OSError:
-        return os.path.exists(MENU_PART)
+        return bool(parts)
 
 
 def missing_packages(names: list[str]) -> list[str]:
@@ -167,7 +169,10 @@ def package_lists_age() -> int:
     return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
 
 
-def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
+_NO_UPDATES = {"security_updates": None, "updates": None, "held_updates": None, "updates_problem": ""}
+
+
+def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
     xen: dict[str, str] = {}
@@ -197,7 +202,7 @@ def gather(packages: list[str], updates: bool = False) -> dict[str, Any]:
         "running": running_versions(xen.get("xen_version", "")),
         "installed": installed_versions(),
         "package_lists_age": package_lists_age(),
-        "security_updates": security_updates() if updates else None,
+        **(updates() if with_updates else _NO_UPDATES),
         "ssh": ssh(),
         "management": os.path.exists(MANAGEMENT),
         "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),

@@ -47,9 +47,20 @@ SSHD = {
 }
 _SSHD_AS_GOOD = {"permitrootlogin": ("prohibit-password", "without-password", "no", "forced-commands-only")}
 
+# Modules of Linux that a Dom0 has no use for, and that had holes: old protocols (the rest of CIS 3.2 and of Debian's own list),
+# file systems of foreign disks, and what reads memory from outside.
+MODULES = (
+    *("dccp", "rds", "tipc", "n_hdlc", "ax25", "netrom", "rose", "x25", "decnet", "appletalk", "ipx", "psnap", "can", "atm"),
+    *("cramfs", "freevxfs", "jffs2", "hfs", "hfsplus"),
+    *("firewire-core", "firewire-ohci", "firewire-sbp2"),
+)
+
 SYSCTL_FILE = "/etc/sysctl.d/99-unikernels-xen.conf"
 SSHD_FILE = "/etc/ssh/sshd_config.d/10-unikernels-xen.conf"
 JOURNAL_FILE = "/etc/systemd/journald.conf.d/unikernels-xen.conf"
+MODULES_FILE = "/etc/modprobe.d/unikernels-xen.conf"
+AUDIT_FILE = "/etc/audit/rules.d/unikernels-xen.rules"
+PASSWORD_FILE = "/etc/grub.d/01_unikernels-password"  # noqa: S105
 UPDATES_FILE = "/etc/apt/apt.conf.d/52unikernels-xen"
 # What takes a reboot (regular expressions, from the name's beginning).
 BOOTED_PACKAGES = ("xen-", "libxen", "grub-", "linux-image-", "intel-microcode$", "amd64-microcode$")
@@ -97,30 +108,75 @@ def updates_text(which: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def files(info: dict[str, Any], sysctl: bool, sshd: bool, journal_size: int, updates: str) -> dict[str, list[Any]]:
+def modules_text() -> str:
+    """modprobe.d's lines."""
+    return "".join(f"install {name} /bin/false\n" for name in MODULES)
+
+
+def audit_text(images: str) -> str:
+    """auditd's rules (auditctl(8)): who changes what boots and what runs, and who calls the toolstack."""
+    watched = {"/etc/xen": "xen", "/boot": "xen-boot", images: "xen-images"}
+    lines = [f"-w {path} -p wa -k {key}" for path, key in watched.items()]
+    # Debian's xl is a script that calls that of the Xen which runs.
+    return "\n".join([*lines, "-w /usr/sbin/xl -p x -k xl", "-w /usr/lib/xen-common/bin -p wa -k xen", ""])
+
+
+def password_script(password: str) -> str:
+    """A script of /etc/grub.d; our own entries boot without the password (--unrestricted)."""
+    menu = f'set superusers="root"\npassword_pbkdf2 root {password}\n'
+    return f"#!/bin/sh\n{_WRITTEN}cat <<'MENU'\n{menu}MENU\n"
+
+
+def files(
+    info: dict[str, Any],
+    sysctl: bool,
+    sshd: bool,
+    journal_size: int,
+    updates: str,
+    modules: bool = False,
+    audited_images: str = "",
+    grub_password: bool = False,
+) -> dict[str, list[Any]]:
     """What the module host_files takes: the files of the controls that are on, and the paths of those that are off."""
     journal = f"[Journal]\nStorage=persistent\nSystemMaxUse={journal_size}M\n"
     texts = {
         SYSCTL_FILE: sysctl_text(info["needs_router_advertisements"]) if sysctl else "",
         SSHD_FILE: sshd_text() if sshd and info["ssh"]["sshd"] else "",
         JOURNAL_FILE: journal if journal_size else "",
+        MODULES_FILE: modules_text() if modules else "",
+        AUDIT_FILE: audit_text(audited_images) if audited_images else "",
     }
+    folders = [JOURNAL_FILE.rpartition("/")[0]] if journal_size else []
+    # Before its package, so that it begins with them.
+    folders += ["/etc/audit", "/etc/audit/rules.d"] if audited_images else []
+    absent = [path for path, text in texts.items() if not text] + ([] if updates != "none" else [UPDATES_FILE])
     # apt.conf's comment is another one, and '#clear' is none.
     apt = [{"path": UPDATES_FILE, "content": _WRITTEN.replace("#", "//", 1) + updates_text(updates)}] if updates != "none" else []
     return {
-        "folders": [{"path": JOURNAL_FILE.rpartition("/")[0], "mode": "0755"}] if journal_size else [],
+        "folders": [{"path": path, "mode": "0750" if "audit" in path else "0755"} for path in folders],
         "files": [{"path": path, "content": _WRITTEN + text} for path, text in texts.items() if text] + apt,
-        "absent": [path for path, text in texts.items() if not text] + ([] if apt else [UPDATES_FILE]),
+        "absent": absent + ([] if grub_password else [PASSWORD_FILE]),
     }
 
 
-def xen_arguments(memory: int, vcpus: int, named: Iterable[str], grants_v1: bool, microcode: bool, smt: bool) -> list[str]:
+def xen_arguments(
+    memory: int,
+    vcpus: int,
+    named: Iterable[str],
+    grants_v1: bool,
+    microcode: bool,
+    smt: bool,
+    core_scheduling: bool = False,
+    pinned: bool = False,
+) -> list[str]:
     """Xen's whole command line; what is ``named`` there wins over what hardening would add."""
     named = list(named)
     keys = {word.partition("=")[0] for word in named}
     words = [f"dom0_mem={memory}M,max:{memory}M"] + ([f"dom0_max_vcpus={vcpus}"] if vcpus else [])
     added = {"gnttab": "gnttab=max-ver:1" if grants_v1 else "", "ucode": "ucode=scan" if microcode else ""}
     added["smt"] = "" if smt else "smt=off"
+    added["sched-gran"] = "sched-gran=core" if core_scheduling else ""
+    added["dom0_vcpus_pin"] = "dom0_vcpus_pin" if pinned else ""
     return words + [word for key, word in added.items() if word and key not in keys] + named
 
 
@@ -162,14 +218,15 @@ def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
     return [f"{name}: this run comes from {client}, which is in none of {', '.join(map(str, parsed))}: it would lock itself out"]
 
 
-def management_table(networks: Iterable[str], port: int) -> str:
-    """nftables' text: nothing reaches the host but ssh from ``networks``, answers, and what a network needs to work."""
+def management_table(networks: Iterable[str], ports: Iterable[int]) -> str:
+    """nftables' text: nothing reaches the host but ``ports`` from ``networks``, answers, and what a network needs to work."""
+    numbers = ", ".join(map(str, sorted(set(ports))))
     parsed = [ipaddress.ip_network(network) for network in networks]
     rules = []
     for family, version in (("ip", 4), ("ip6", 6)):
         members = ", ".join(str(network) for network in parsed if network.version == version)
         if members:
-            rules.append(f"    {family} saddr {{ {members} }} tcp dport {port} accept")
+            rules.append(f"    {family} saddr {{ {members} }} tcp dport {{ {numbers} }} accept")
     return "\n".join(
         [
             "add table inet unikernels_management",
@@ -263,6 +320,7 @@ def _rest(seen: dict[str, Any]) -> list[Control]:
     escape = "--replace-escape" in seen["xenconsoled"].split()
     modes = [f"{path} is {mode:04o}, wanted {most:04o}" for path, (mode, most) in sorted(seen["modes"].items()) if mode & ~most]
     updates, filtered = seen["security_updates"], seen["management"]
+    open_modules = [name for name in MODULES if name not in seen["blocked_modules"]]
     return [
         Control("consoles are bounded", console["bounded"], f"{console['size']} MiB" if console["bounded"] else "they are on /",
                 "a file system of their own"),
@@ -270,7 +328,10 @@ def _rest(seen: dict[str, Any]) -> list[Control]:
         Control("journal is persistent", journal["persistent"], journal["storage"] or "auto", "persistent"),
         Control("journal is bounded", bool(journal["max_use"]), journal["max_use"] or "a tenth of the disk", "SystemMaxUse"),
         Control("modes", not modes, "; ".join(modes) or "as needed", "nothing of Xen's is readable or writable by others"),
-        Control("security updates", not updates, ", ".join(updates[:5]) or "none waiting", "none waiting"),
+        Control("modules that no host needs", not open_modules, ", ".join(open_modules[:5]) or "none can be loaded",
+                "none can be loaded"),
+        Control("security updates", not updates and not seen.get("updates_problem"),
+                seen.get("updates_problem") or ", ".join(updates[:5]) or "none waiting", "none waiting"),
         Control("input is filtered", filtered, "yes" if filtered else "xen_host_management_networks is empty",
                 "ssh from management networks only"),
     ]  # fmt: skip

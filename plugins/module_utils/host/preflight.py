@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from ..domain.checks import outside_networks
 from ..domain.spec import OVERHEAD_MIB, Declaration
+from .debian_version import is_older
 from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
@@ -90,6 +92,19 @@ def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over
             " set xen_host_boot_try_once: false, which makes Xen GRUB's default without a trial"
         )
     return lines
+
+
+def version_refusals(info: dict[str, Any], least: str) -> list[str]:
+    """One line when Xen on the host, as its package says or as it runs, is older than ``least``; "" allows all."""
+    installed, running = info["installed"]["xen"], info["running"]["xen"]
+    if not least or not installed:
+        return []
+    if is_older(installed, least):
+        return [f"has Xen {installed}, and xen_host_min_xen is {least}: install a newer one (playbooks/update.yml)"]
+    # What runs states its upstream version alone.
+    if info["under_xen"] and is_older(running, re.split(r"[+~-]", least)[0]):
+        return [f"runs Xen {running}, and xen_host_min_xen is {least}: Xen {installed} is installed, and waits for a reboot"]
+    return []
 
 
 def warnings(info: dict[str, Any]) -> list[str]:

@@ -34,16 +34,59 @@ _NUMBERS = {
     "xen_host_start_timeout": ("seconds", 10, 3600),
     "xen_host_stop_timeout": ("seconds", 1, 600),
     "xen_host_journal_size": ("MiB, 0 to leave it as it is", 0, 65536),
+    # Xen's own bounds (CSCHED2_MIN_WEIGHT is 1, 16 bits); any other domain has 256 by default.
+    "xen_host_dom0_weight": ("a domain has 256 by default", 1, 65535),
 }
+_FLAGS = (
+    "xen_host_accept_ra",
+    "xen_host_auditd",
+    "xen_host_boot_later",
+    "xen_host_boot_try_once",
+    "xen_host_core_scheduling",
+    "xen_host_dom0_pinned",
+    "xen_host_grant_tables_v1",
+    "xen_host_harden_modules",
+    "xen_host_harden_sshd",
+    "xen_host_harden_sysctl",
+    "xen_host_manage_network",
+    "xen_host_microcode",
+    "xen_host_qemu",
+    "xen_host_reboot",
+    "xen_host_smt",
+    "xen_host_take_over",
+)
+_CHOICES = {"xen_host_updates": ("security", "all", "none")}
+_FOLDERS = ("xen_host_images", "xen_monitor_images")
+_TEXTS = (*_CHOICES, "xen_host_images", "xen_host_min_xen", "xen_host_grub_password")
 _LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
 # What another variable writes: two of a kind on one line, and the last one wins.
 _WRITTEN_ELSEWHERE = {
-    "xen_host_xen_arguments": {"dom0_mem": "xen_host_dom0_memory", "dom0_max_vcpus": "xen_host_dom0_vcpus"},
+    "xen_host_xen_arguments": {
+        "dom0_mem": "xen_host_dom0_memory",
+        "dom0_max_vcpus": "xen_host_dom0_vcpus",
+        "dom0_vcpus_pin": "xen_host_dom0_pinned",
+        "sched-gran": "xen_host_core_scheduling",
+    },
     "xen_host_linux_arguments": {},
+}
+# With these a boot that fails ends in a machine that waits for a hand: Xen that stops where it panicked, Linux that does (panic=0
+# is for ever), and systems that never start the unit which goes back (sysinit.target has it; emergency.target comes without).
+_NO_WAY_BACK = {
+    "xen_host_xen_arguments": re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=n.*"),
+    "xen_host_linux_arguments": re.compile(
+        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
+        r"|emergency|-b|systemd\.unit=emergency(?:\.target)?|systemd\.mask=unikernels-boot-trial(?:\.service)?"
+    ),
 }
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
 # As every other part takes it (modules/xen_bridge.py); Linux has 15 letters for it.
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+# It becomes part of units and of a shell's line.
+_FOLDER = re.compile(r"(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+")
+# A Debian version (deb-version(7)), or the beginning of one: 4.17.5, 4.17.5+23-ga4e5191dc0-1+deb12u1.
+_VERSION = re.compile(r"[0-9]+(\.[0-9]+)+[A-Za-z0-9.+~-]*")
+# What grub-mkpasswd-pbkdf2 prints.
+_GRUB_PASSWORD = re.compile(r"grub\.pbkdf2\.sha512\.[1-9][0-9]{3,7}\.[0-9A-F]{32,256}\.[0-9A-F]{64,256}")
 _SAFE_LINE = re.compile(r"[A-Za-z0-9_=,.:/+ -]*")
 
 
@@ -95,6 +138,8 @@ def line_refusal(name: str, value: Any) -> str:
         other = _WRITTEN_ELSEWHERE[name].get(word.partition("=")[0])
         if other:
             return f"{name}: has {word}, which {other} decides: set that instead"
+        if _NO_WAY_BACK[name].fullmatch(word):
+            return f"{name}: has {word}, with which the host would not return by itself from a boot that fails: leave it out"
     return ""
 
 
@@ -107,6 +152,64 @@ def device_refusal(name: str, value: Any) -> str:
     return f"{name}: is {value!r}, must be the name of a network device, as in xenbr0"
 
 
+def flag_refusal(name: str, value: Any) -> str:
+    """Why ``value`` is neither yes nor no; "" when it is. Words are those that Ansible's own filter bool takes."""
+    if isinstance(value, bool) or (value in (0, 1) and not isinstance(value, float)):
+        return ""
+    if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
+        return ""
+    return f"{name}: is {value!r}, must be true or false"
+
+
+def text_refusal(name: str, value: Any) -> str:
+    """Why ``value`` is not the text that the variable ``name`` must be; "" when it is."""
+    if name in _CHOICES:
+        wanted = ", ".join(_CHOICES[name])
+        return "" if isinstance(value, str) and value in _CHOICES[name] else f"{name}: is {value!r}, must be one of {wanted}"
+    if name in _FOLDERS:
+        good = isinstance(value, str) and _FOLDER.fullmatch(value) is not None
+        return "" if good else f"{name}: is {value!r}, must be the absolute path of a folder, of letters, digits and _ . + - only"
+    if value in ("", None):
+        return ""
+    if name == "xen_host_min_xen":
+        good = isinstance(value, str) and _VERSION.fullmatch(value) is not None
+        return "" if good else f"{name}: is {value!r}, must be a version in quotes, as in '4.17.5', or empty"
+    # Not shown: whoever has the hash can try passwords.
+    good = isinstance(value, str) and _GRUB_PASSWORD.fullmatch(value) is not None
+    return "" if good else f"{name}: must be what grub-mkpasswd-pbkdf2 prints (grub.pbkdf2.sha512...), or empty"
+
+
+def ports_refusal(name: str, value: Any) -> str:
+    """Why ``value`` is no list of TCP ports; "" when it is."""
+    good = isinstance(value, list) and all(
+        not isinstance(port, (bool, float)) and re.fullmatch(r"[1-9][0-9]{0,4}", str(port), re.ASCII) and int(port) < 65536
+        for port in value
+    )
+    return "" if good else f"{name}: is {value!r}, must be a list of TCP ports 1..65535, as in [9100], or []"
+
+
+def conflicts(variables: dict[str, Any]) -> list[str]:
+    """One line for each pair of variables that are right alone and wrong together."""
+    flags = {name: is_on(value) for name, value in variables.items() if name in _FLAGS and not flag_refusal(name, value)}
+    lines = []
+    if flags.get("xen_host_core_scheduling") and flags.get("xen_host_smt") is False:
+        lines.append(
+            "xen_host_core_scheduling: schedules the threads of a core together, and xen_host_smt: false leaves one of each:"
+            " set one of them"
+        )
+    if variables.get("xen_host_grub_password") and flags.get("xen_host_boot_try_once") is False:
+        lines.append(
+            "xen_host_grub_password: GRUB would ask for it at every boot: Debian's entries have no --unrestricted, those of"
+            " xen_host_boot_try_once: true have"
+        )
+    return lines
+
+
+def is_on(value: Any) -> bool:
+    """What a flag that `flag_refusal` takes means; the text "false" (-e NAME=false) is no."""
+    return value.lower() in ("true", "yes", "on", "1") if isinstance(value, str) else bool(value)
+
+
 def variable_refusals(variables: dict[str, Any]) -> list[str]:
     """One line for each of the role's ``variables`` (by name) that can't be what it is for, without a look at any host."""
     lines = []
@@ -115,17 +218,26 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
             lines.append(number_refusal(name, value))
         elif name in _LINES:
             lines.append(line_refusal(name, value))
+        elif name in _FLAGS:
+            lines.append(flag_refusal(name, value))
+        elif name in _TEXTS:
+            lines.append(text_refusal(name, value))
+        elif name == "xen_host_management_ports":
+            lines.append(ports_refusal(name, value))
         elif name == "xen_host_domain_cpus":
             lines.append(cpus_refusal("" if value is None else value))
         elif name in _DEVICES:
             lines.append(device_refusal(name, value))
         elif name == "xen_host_management_networks" and not value and value not in ([], ""):
             lines.append(f"{name}: is {value!r}, must be a list of networks, as in [192.0.2.0/24], or [] for no filter")
-    return [line for line in lines if line]
+    return [line for line in lines if line] + conflicts(variables)
 
 
 # What can be judged without a look at any host.
-HOST_VARIABLES = (*_NUMBERS, *_LINES, *_DEVICES, "xen_host_domain_cpus", "xen_host_management_networks")
+HOST_VARIABLES = (
+    *_NUMBERS, *_FLAGS, *_TEXTS, *_LINES, *_DEVICES,
+    "xen_host_domain_cpus", "xen_host_management_networks", "xen_host_management_ports",
+)  # fmt: skip
 
 
 def host_refusals(variables: dict[str, Any]) -> list[str]:

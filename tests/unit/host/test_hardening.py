@@ -1,6 +1,7 @@
 """What hardens a host, what would lock its administrator out, and what an audit says."""
 
 import json
+import subprocess
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host import hardening
@@ -68,23 +69,25 @@ def test_a_run_that_comes_from_no_address_is_not_locked_out():
 
 
 def test_the_filter():
-    text = hardening.management_table(["192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24"], 2222)
-    assert "    ip saddr { 192.0.2.0/24, 198.51.100.0/24 } tcp dport 2222 accept\n" in text
-    assert "    ip6 saddr { 2001:db8::/32 } tcp dport 2222 accept\n" in text
+    text = hardening.management_table(["192.0.2.0/24", "2001:db8::/32", "198.51.100.0/24"], [2222, 22, 9100, 22])
+    assert "    ip saddr { 192.0.2.0/24, 198.51.100.0/24 } tcp dport { 22, 2222, 9100 } accept\n" in text
+    assert "    ip6 saddr { 2001:db8::/32 } tcp dport { 22, 2222, 9100 } accept\n" in text
     assert "policy drop" in text and text.count("{") == text.count("}")
-    assert "ip6 saddr" not in hardening.management_table(["192.0.2.0/24"], 22)
+    assert "ip6 saddr" not in hardening.management_table(["192.0.2.0/24"], [22])
 
 
 def test_files_of_what_is_on_and_off():
     info = {"needs_router_advertisements": False, "ssh": SSH}
-    wanted = hardening.files(info, True, True, 64, "security")
+    wanted = hardening.files(info, True, True, 64, "security", True, "/srv/images", True)
     texts = {entry["path"]: entry["content"] for entry in wanted["files"]}
     assert "-net.ipv6.conf.*.accept_ra = 0\n" in texts[hardening.SYSCTL_FILE]
     assert "PasswordAuthentication no\n" in texts[hardening.SSHD_FILE]
     assert "SystemMaxUse=64M\n" in texts[hardening.JOURNAL_FILE]
+    assert "install dccp /bin/false\n" in texts[hardening.MODULES_FILE]
+    assert "-w /srv/images -p wa -k xen-images\n" in texts[hardening.AUDIT_FILE]
     assert wanted["absent"] == []
     off = hardening.files(info, False, False, 0, "none")
-    assert off == {"folders": [], "files": [], "absent": list(texts)}
+    assert off == {"folders": [], "files": [], "absent": [*texts, hardening.PASSWORD_FILE]}
     assert texts[hardening.UPDATES_FILE].startswith("// Written by") and "label=Debian-Security" in texts[hardening.UPDATES_FILE]
     assert 'label=Debian"' not in texts[hardening.UPDATES_FILE] and 'label=Debian"' in hardening.updates_text("all")
     assert 'Automatic-Reboot "false"' in hardening.updates_text("all")
@@ -104,6 +107,7 @@ def seen(**changes):
         "boot": {"kept": True, "unconfirmed": False, "default": "unikernels-good", "cannot_try": ""},
         "pending_reboot": False,
         "sysctls": sysctls,
+        "blocked_modules": list(hardening.MODULES),
         "sshd": {key.lower(): value for key, value in hardening.SSHD.items()},
         "console": {"bounded": True, "size": 64},
         "xenconsoled": "/usr/sbin/xenconsoled --log=guest --replace-escape",
@@ -151,6 +155,8 @@ def test_a_host_as_the_role_leaves_it_passes_but_for_what_only_its_administrator
         ({"xenconsoled": "xenconsoled --log=guest"}, "consoles without escape sequences", "--log=guest"),
         ({"journal": {"persistent": True, "storage": "", "max_use": ""}}, "journal is bounded", "a tenth"),
         ({"modes": {"/var/lib/unikernels/disks/a": (0o644, 0o600)}}, "modes", "disks/a is 0644, wanted 0600"),
+        ({"blocked_modules": list(hardening.MODULES[1:])}, "modules that no host needs", "dccp"),
+        ({"updates_problem": "which updates wait is not known"}, "security updates", "is not known"),
         ({"security_updates": ["xen-hypervisor-4.17-amd64"]}, "security updates", "xen-hypervisor"),
     ],
 )
@@ -174,3 +180,17 @@ def test_networks_of_any_kind_are_taken_or_refused_in_one_line(networks):
     assert all("\n" not in line for line in lines)
     if not lines and networks:
         assert hardening.management_table(networks, 22)
+
+
+def test_xens_line_with_what_is_no_default():
+    words = xen_arguments(512, 0, [], False, False, True, True, True)
+    assert words == ["dom0_mem=512M,max:512M", "sched-gran=core", "dom0_vcpus_pin"]
+    assert xen_arguments(512, 0, ["sched-gran=socket"], False, False, True, True)[1:] == ["sched-gran=socket"]
+
+
+def test_grubs_password_is_no_text_of_the_shell(tmp_path):
+    """What update-grub runs prints what GRUB reads."""
+    script = tmp_path / "script"
+    script.write_text(hardening.password_script("grub.pbkdf2.sha512.10000.AB.CD"))
+    printed = subprocess.run(["sh", str(script)], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert printed == 'set superusers="root"\npassword_pbkdf2 root grub.pbkdf2.sha512.10000.AB.CD\n'

@@ -74,7 +74,14 @@ def test_who_logs_in(files, monkeypatch):
     monkeypatch.setenv("SSH_CONNECTION", "::ffff:192.0.2.7 50000 ::ffff:192.0.2.1 22")
     monkeypatch.setenv("SUDO_USER", "no-such-user")
     files.update({"/etc/ssh/sshd_config": "Port 2222\n"})
-    assert audit_facts.ssh() == {"sshd": True, "user": "no-such-user", "key": False, "client": "192.0.2.7", "port": 2222}
+    assert audit_facts.ssh() == {
+        "sshd": True,
+        "user": "no-such-user",
+        "key": False,
+        "client": "192.0.2.7",
+        "port": 2222,
+        "ports": [2222],
+    }
     files["/root/.ssh/authorized_keys"] = "# none\n\nssh-ed25519 AAAA me\n"
     assert audit_facts.ssh()["key"] is True
     files.pop("/root/.ssh/authorized_keys")
@@ -97,3 +104,19 @@ def test_how_a_boot_came_about(files, line, left, unconfirmed, returned):
     files.update({"/proc/cmdline": line, boot.RETURNED: left, "/proc/sys/kernel/random/boot_id": "this\n"})
     state = boot.state()
     assert (state["unconfirmed"], state["returned"]) == (unconfirmed, returned)
+
+
+@pytest.mark.parametrize(
+    ("config", "ports"),
+    [
+        ("", [22]),
+        ("#Port 2222\n", [22]),
+        ("Port 22\nport 2222\n", [22, 2222]),
+        ("ListenAddress 192.0.2.1\nListenAddress ::1\n", [22]),
+        ("ListenAddress 192.0.2.1:2222\nListenAddress [2001:db8::1]:2200\n", [2200, 2222]),
+        ("Port 22\nListenAddress host.example:2222\n", [22, 2222]),
+    ],
+)
+def test_every_port_of_sshd_is_found(files, config, ports):
+    files.update({"/etc/ssh/sshd_config": config})
+    assert audit_facts.ssh()["ports"] == ports

@@ -1,10 +1,17 @@
 """The variables of a host, read as Xen, xl and GRUB would read what becomes of them."""
 
+import pathlib
+import re
+
 import pytest
+import yaml
+from ansible_collections.unikernels.xen.plugins.module_utils.host import variables
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import limit_refusals
 from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import cpus_refusal, variable_refusals
 from hypothesis import given
 from hypothesis import strategies as st
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.parametrize("value", [512, "512", 1024, "1024", 16 << 20])
@@ -141,3 +148,104 @@ def test_networks_that_are_set_to_nothing(value):
     (line,) = variable_refusals({"xen_host_management_networks": value})
     assert line.startswith(f"xen_host_management_networks: is {value!r}, must be a list of networks")
     assert variable_refusals({"xen_host_management_networks": []}) == []
+
+
+FLAGS = [name for name in variables.HOST_VARIABLES if name in variables._FLAGS]
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["maybe", "flase", "", None, 2, -1, 1.0, [], {}, ["true"], "true ", "y", "enabled", "none"])
+def test_what_is_neither_yes_nor_no_is_refused(name, value):
+    assert variable_refusals({name: value}) == [f"{name}: is {value!r}, must be true or false"]
+
+
+@pytest.mark.parametrize("value", [True, "true", "True", "yes", "on", "1"])
+def test_what_a_command_line_gives_means_what_it_says(value):
+    """-e NAME=false gives a text, which Python and Jinja take for true."""
+    assert variable_refusals({"xen_host_reboot": value}) == [] and variables.is_on(value)
+    no = {True: False, "1": "0", "true": "false", "True": "False", "yes": "no", "on": "off"}[value]
+    assert variable_refusals({"xen_host_reboot": no}) == [] and not variables.is_on(no)
+
+
+def test_no_task_takes_the_text_false_for_true():
+    names = "|".join(FLAGS)
+    for path in [*ROOT.glob("roles/xen_host/*/*"), *ROOT.glob("playbooks/*.yml")]:
+        for line in path.read_text().splitlines():
+            for match in re.finditer(rf"(?:when: |\bif |\bnot |\band |\bor )({names})\b(?! \| bool)", line):
+                raise AssertionError(f"{path}: {match[1]} without '| bool': {line.strip()}")
+
+
+@pytest.mark.parametrize("value", ["Security", "", None, False, True, 0, ["all"], "security,all"])
+def test_updates_are_one_of_three(value):
+    assert variable_refusals({"xen_host_updates": value}) == [
+        f"xen_host_updates: is {value!r}, must be one of security, all, none"
+    ]
+
+
+@pytest.mark.parametrize(
+    "value", ["", None, "images", "/", "/var/lib/unikernels/../x", "/srv/a b", "/srv/$(id)", 5, ["/srv"], "/srv/\n"]
+)
+def test_the_folder_of_images_is_a_plain_path(value):
+    (line,) = variable_refusals({"xen_host_images": value})
+    assert line.startswith(f"xen_host_images: is {value!r}, must be the absolute path of a folder")
+    assert variable_refusals({"xen_host_images": "/srv/unikernels.d/images-1"}) == []
+
+
+@pytest.mark.parametrize("value", [4.17, 4, "4", "newest", "4.17; reboot", "4.17.5\n", True, ["4.17.5"], "v4.17"])
+def test_a_lowest_version_is_a_version(value):
+    (line,) = variable_refusals({"xen_host_min_xen": value})
+    assert line.startswith("xen_host_min_xen: is ") and "must be a version in quotes" in line
+    assert variable_refusals({"xen_host_min_xen": "4.17.5+23-ga4e5191dc0-1+deb12u1"}) == []
+
+
+@pytest.mark.parametrize("value", ["secret", "grub.pbkdf2.sha512.10000.AB", "grub.pbkdf2.sha512.10000.A'B.CD", 5, True, ["x"]])
+def test_grubs_password_is_a_hash_and_is_not_shown(value):
+    (line,) = variable_refusals({"xen_host_grub_password": value})
+    assert line == "xen_host_grub_password: must be what grub-mkpasswd-pbkdf2 prints (grub.pbkdf2.sha512...), or empty"
+    assert variable_refusals({"xen_host_grub_password": f"grub.pbkdf2.sha512.10000.{'AB' * 64}.{'CD' * 64}"}) == []
+
+
+@pytest.mark.parametrize(
+    "value", [9100, "9100", None, "", [0], [65536], [-1], ["ssh"], [True], [22.0], [[22]], {}, ["9100 } accept"]]
+)
+def test_ports_are_a_list_of_numbers(value):
+    (line,) = variable_refusals({"xen_host_management_ports": value})
+    assert line == f"xen_host_management_ports: is {value!r}, must be a list of TCP ports 1..65535, as in [9100], or []"
+    assert variable_refusals({"xen_host_management_ports": [9100, "9200"]}) == []
+
+
+def test_what_does_not_go_together():
+    (line,) = variable_refusals({"xen_host_core_scheduling": True, "xen_host_smt": "false"})
+    assert line.startswith("xen_host_core_scheduling: ")
+    (line,) = variable_refusals(
+        {"xen_host_grub_password": f"grub.pbkdf2.sha512.10000.{'AB' * 64}.{'CD' * 64}", "xen_host_boot_try_once": False}
+    )
+    assert line.startswith("xen_host_grub_password: GRUB would ask for it at every boot")
+
+
+def test_each_variable_of_the_role_is_checked():
+    defaults = yaml.safe_load((ROOT / "roles/xen_host/defaults/main.yml").read_text())
+    assert sorted(defaults) == sorted(variables.HOST_VARIABLES)
+    assert variable_refusals(defaults) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        *[("xen_host_xen_arguments", word) for word in ("noreboot", "noreboot=1", "noreboot=true", "reboot=n", "reboot=no")],
+        *[("xen_host_linux_arguments", word) for word in (
+            "panic=0", "panic=00", "panic=", "panic", "panic=x", "panic=3x", "init=/bin/sh", "rdinit=/bin/sh", "emergency", "-b",
+            "systemd.unit=emergency.target", "systemd.unit=emergency", "systemd.mask=unikernels-boot-trial.service",
+        )],
+    ],
+)  # fmt: skip
+def test_words_with_which_a_host_would_not_come_back(name, word):
+    assert variable_refusals({name: f"quiet {word} loglevel=3"}) == [
+        f"{name}: has {word}, with which the host would not return by itself from a boot that fails: leave it out"
+    ]
+
+
+def test_words_with_which_it_does():
+    words = "panic=10 panic=-1 init=/sbin/init init=/lib/systemd/systemd systemd.unit=rescue.target panic_on_warn=1"
+    assert variable_refusals({"xen_host_linux_arguments": words}) == []
+    assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t console=com1 noreboots"}) == []
