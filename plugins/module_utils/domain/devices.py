@@ -109,8 +109,15 @@ def _gateway(reader: Reader, option: str, address: str) -> str:
     if not address:
         raise reader.fail(option, "needs an address beside it")
     network = ipaddress.ip_interface(address).network
-    if gateway.version != network.version or gateway not in network:
-        raise reader.fail(option, f"{value} is not in the interface's network {network}")
+    if gateway.version != network.version or gateway.is_multicast or gateway.is_unspecified or gateway.is_loopback:
+        raise reader.fail(option, f"{value} can't be the gateway of {address}")
+    # A single address has no neighbours, and a link-local gateway is always one: both are asked for on the link (RFC 3021, 4291).
+    on_link = network.num_addresses == 1 or gateway.is_link_local or reader.value("gateway_on_link")
+    if gateway not in network and not on_link:
+        raise reader.fail(
+            option,
+            f"{value} is not in the interface's network {network}; if it is on the link all the same, set gateway_on_link: true",
+        )
     if gateway == ipaddress.ip_interface(address).ip:
         raise reader.fail(option, f"{value} is the interface's own address")
     return value

@@ -20,17 +20,19 @@ from ..domain.declaration import ROLE_KEYS, declaration_of
 from ..domain.options import SpecError
 from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
+from ..network.guests import Guests, addresses, on_networks
+from ..network.kinds import UNKNOWN, Network, read_networks
 from ..service import dns, vpn, web
 from ..service.variables import Keys, Service
 from .between import Site, distinct_macs, fleet_clashes
 from .origins import problems_of
-from .plain import flag, holds_unresolved, one_line
+from .plain import flag, holds_unresolved, number, one_line
 
 SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
 # Options of a unikernel that are yes or no.
 _FLAGS = ("autostart", "adopt", "live")
 # Where a service's declaration has an option that is a variable of the service.
-_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name")
+_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name", "publish")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Declared:
     unikernels: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, Any] = field(default_factory=dict)
     keys: Keys | None = None
+    guests: Guests = field(default_factory=Guests)
 
 
 @dataclass
@@ -64,11 +67,11 @@ class Asked:
 
     def names(self) -> list[str]:
         """Every variable that is read, in the order of the report."""
-        services = [f"{name}_{option}" for name in self.services for option in SERVICES[name]]
+        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], "publish")]
         return (
             [name for name in (self.unikernels, self.images) if name]
             + services
-            + ["images", "xen_host_site", "xen_host_networks"]
+            + ["images", "xen_host_site", "xen_host_networks", "xen_host_manage_network", "ansible_port"]
             # Of the hosts themselves, where all that they run is asked for.
             + (list(HOST_VARIABLES) if self.unikernels else [])
         )
@@ -135,7 +138,7 @@ def _compile_host(
         service = _service(host, name, resolved, sources, lines)
         if service:
             origins[service.unikernel["name"]] = name
-            declared.unikernels.append(service.unikernel)
+            declared.unikernels.append(copy.deepcopy(service.unikernel))
             places.append(f"{name}_name")
             declared.images.update(service.images)
             declared.keys = service.keys or declared.keys
@@ -146,8 +149,23 @@ def _compile_host(
     for name, image in declared.images.items():
         if not holds_unresolved(image):
             lines += problems_of(name, image)
+    declared.guests = _place(values, declared, origins, lines)
     declarations, derived = _declarations(host, declared, places, origins, lines)
     return declared, declarations, derived
+
+
+def _place(values: Mapping[str, Any], declared: Declared, origins: Mapping[str, str], lines: list[str]) -> Guests:
+    """The unikernels on the host's networks."""
+    offered, managed = values.get("xen_host_networks"), flag(values.get("xen_host_manage_network", True))
+    if holds_unresolved(offered):
+        return Guests()
+    networks, problems = read_networks(offered, managed is not False)
+    lines += problems
+    if problems:  # what is on a network that could not be read can't be judged
+        offered = offered if isinstance(offered, dict) else {}
+        networks = {**{str(name): Network(str(name), UNKNOWN) for name in offered}, **networks}
+    ssh = number(values.get("ansible_port", 22)) or 22
+    return on_networks(networks, declared.unikernels, ssh, lambda line: lines.append(_in_users_words(line, "", origins)))
 
 
 def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, lines: list[str]) -> Any:
@@ -166,7 +184,7 @@ def _service(host: str, name: str, resolved: Resolved, sources: Callable[[str], 
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
     if f"{name}_interfaces" not in values:
         return None
-    if any(holds_unresolved(value) for value in values.values()):
+    if any(holds_unresolved(value) for value in (*values.values(), resolved.values.get(f"{name}_publish"))):
         return None
     if values[f"{name}_interfaces"] is None:
         lines.append(f"{name}_interfaces: is set to nothing; give the service's interfaces, or remove the variable")
@@ -178,7 +196,19 @@ def _service(host: str, name: str, resolved: Resolved, sources: Callable[[str], 
     else:
         service = (web if name == web.NAME else dns).declare(values, sources(name))
     lines += service.problems
-    return None if service.problems else service
+    if service.problems:
+        return None
+    _only_ipv6(service.unikernel)
+    if f"{name}_publish" in resolved.values:
+        service.unikernel["publish"] = copy.deepcopy(resolved.values[f"{name}_publish"])
+    return service
+
+
+def _only_ipv6(unikernel: dict[str, Any]) -> None:
+    """A Mirage stack of both families that is given no IPv4 address takes 10.0.0.2 for its own; ours can be told not to."""
+    versions = [address.version for interface in unikernel["interfaces"] for _option, address in addresses(interface)]
+    if versions and 4 not in versions:
+        unikernel["arguments"] = {"ipv6-only": "true", **unikernel["arguments"]}
 
 
 def _declarations(

@@ -97,7 +97,7 @@ def test_one_address_on_two_hosts_of_one_network():
     assert problem.line.startswith("domain mail: address 10.0.0.10 on xenbr0 is declared for domain www of a too")
     for other, values in [
         (UNIKERNEL, {"xen_host_site": "elsewhere"}),
-        (UNIKERNEL, {"xen_host_networks": {"xenbr0": {"mode": "nat"}}}),
+        (UNIKERNEL, {"xen_host_networks": {"xenbr0": {"mode": "nat", "addresses": ["10.0.0.1/24"]}}}),
         (with_interface(bridge="xenbr1"), {}),
         ({**UNIKERNEL, "state": "absent"}, {}),
     ]:
