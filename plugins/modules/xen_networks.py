@@ -88,35 +88,9 @@ waits:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.network.guests import guests_of
-from ansible_collections.unikernels.xen.plugins.module_utils.network.kinds import read_networks
-from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import make_plan
 from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import NetworkError
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import networks as edge
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.bridge_switch import SwitchError
-
-
-def offer(options: dict, check: bool) -> dict:  # type: ignore[type-arg]
-    networks, lines = read_networks(options["networks"])
-    if lines:
-        raise NetworkError(*lines)
-    reading = edge.observe(set(networks))
-    plan = make_plan(networks, guests_of(options["guests"]) if options["guests"] is not None else None, reading)
-    if plan.devices and options["rules_only"]:
-        raise NetworkError(
-            f"network {', '.join(plan.devices)}: is not on the host as it is declared: run the role xen_host"
-            " (playbooks/provision.yml)"
-        )
-    changed = edge.flushed(plan) or bool(plan.files)
-    if changed and not check:
-        edge.carry_out(plan, options["confirm_within"])
-    return {
-        "changed": changed,
-        "diff": edge.diffs(plan),
-        "devices": list(plan.devices),
-        "waits": bool(plan.devices) and not check,
-        **edge.summary(reading, networks),
-    }
 
 
 def main() -> None:
@@ -136,7 +110,7 @@ def main() -> None:
         if module.params["confirm"]:
             result = {"changed": edge.confirm(module.check_mode)}
         else:
-            result = offer(module.params, module.check_mode)
+            result = edge.offer(module.params, module.check_mode)
     except NetworkError as error:
         module.fail_json(msg="; and ".join(error.lines), problems=error.lines)
     except (SwitchError, OSError) as error:

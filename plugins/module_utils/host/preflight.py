@@ -132,7 +132,7 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     networks = {name: list(addresses) for name, addresses in info["bridges"].items()}
     # The bridge will have the uplink's addresses.
     networks.setdefault(bridge, list(info["networks"].get(info["uplink"], [])))
-    lines = outside_networks(declarations, networks)
+    lines = outside_networks(declarations, networks, info.get("offered"))
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
     # What is declared for Dom0, not what it has: a run that gives it more reboots before the domains start.

@@ -80,7 +80,9 @@ class Network:
 
     @property
     def port(self) -> str:
-        """The device under the bridge."""
+        """The device under the bridge; only a bridged network has one."""
+        if self.mode != BRIDGED:
+            return ""
         return f"{self.uplink}.{self.vlan}" if self.vlan else self.uplink
 
     def gateway_for(self, address: IPInterface) -> str:

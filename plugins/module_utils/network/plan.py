@@ -264,8 +264,9 @@ def _scripts(bridges: list[Bridge], devices: list[str], reading: Reading, loads:
     moved = [here[name].port for name in new if here[name].moves]
     returned = [_port_before(reading, name) for name in gone if _port_before(reading, name)]
     scripts = _managers_scripts(reading, new, gone, live, moved, returned, here)
-    there = [f"for i in $(seq {WITHIN * 5}); do [ -e /sys/class/net/{name}/bridge ] && break; sleep 0.2; done" for name in new]
-    there += [f"[ -e /sys/class/net/{name}/bridge ]" for name in new]
+    is_there = "ip link show dev {name} type bridge 2>/dev/null | grep -q ."
+    there = [f"for i in $(seq {WITHIN * 5}); do {is_there.format(name=name)} && break; sleep 0.2; done" for name in new]
+    there += [is_there.format(name=name) for name in new]
     back = [f"[ ! -e {NFT} ] && nft 'table inet {rules.TABLE}; delete table inet {rules.TABLE}'", f"[ -e {NFT} ] && nft -f {NFT}"]
     back += [f"[ -e {UNIT} ] || rm -f {WANTED}"]
     return {
@@ -341,16 +342,18 @@ def _networkmanager_scripts(
     def up(name: str) -> str:
         return f"nmcli --wait {WITHIN} connection up uuid {networkmanager.connection_id(reading.host, name)}"
 
+    # Activated again, a bridge would lose the vifs of its domains.
+    again = [f"nmcli --wait {WITHIN} device reapply {name}" for name in live]
     ports = [here[name].port for name in new if here[name].port]
     return {
         "down": [],
         # The bridge may wait for its port's carrier: that is no failure.
-        "up": [*_removed(gone), "nmcli connection reload", *(f"{up(name)} || true" for name in [*new, *live]), *map(up, ports),
+        "up": [*_removed(gone), "nmcli connection reload", *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
                *(f"nmcli --wait {WITHIN} device connect {port}" for port in returned)],
         "down-new": [],
         "up-old": ["nmcli connection reload", *_removed([*new, *(here[name].port for name in new if here[name].vlan)]),
                    *(f"nmcli --wait {WITHIN} device connect {port}" for port in moved),
-                   *(f"{up(name)} || true" for name in [*gone, *live, *returned])],
+                   *again, *(f"{up(name)} || true" for name in [*gone, *returned])],
     }  # fmt: skip
 
 

@@ -6,21 +6,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..host.interfaces import sources
 from ..image.store import write_whole
 from ..network import ifupdown, netplan, networkd, networkmanager
-from ..network.plan import COMMON, STATE, Plan, state_of
+from ..network.guests import guests_of
+from ..network.kinds import read_networks
+from ..network.plan import COMMON, STATE, Plan, make_plan, state_of
 from ..network.reading import IFUPDOWN, NETPLAN, NETWORKD, NETWORKMANAGER, Link, NetworkError, Reading, State
 from . import bridge_switch
 from .network import ip_json, uplink
 from .xenstore import Xenstore
+from .xl import ToolstackError
 
 _PATTERNS = (
     ifupdown.INTERFACES,
@@ -55,7 +60,7 @@ def _files(state: State) -> dict[str, str]:
         more = {
             path
             for known in ifupdown.files_in_order(texts)
-            for pattern in ifupdown.sources(texts[known])
+            for pattern in sources(texts[known])
             for path in glob.glob(os.path.join(os.path.dirname(known), pattern))
             if os.path.normpath(path) not in texts
         }
@@ -66,19 +71,19 @@ def _files(state: State) -> dict[str, str]:
     return texts
 
 
-def _links() -> dict[str, Link]:
+def _links(rows: list[dict[str, Any]]) -> dict[str, Link]:
     found = {}
-    for one in ip_json("-d", "address", "show"):
+    for one in rows:
         name = str(one.get("ifname", ""))
-        info = one.get("linkinfo") if isinstance(one.get("linkinfo"), dict) else {}
+        linkinfo = one.get("linkinfo")
+        info = linkinfo if isinstance(linkinfo, dict) else {}
         addresses = tuple(
             f"{item['local']}/{item['prefixlen']}"
             for item in one.get("addr_info", [])
             if item.get("scope") != "host" and "local" in item
         )
-        found[name] = Link(
-            name, str(one.get("address", "")), str(info.get("info_kind", "")), str(one.get("master", "")), addresses
-        )
+        mac, kind, master = (str(text or "") for text in (one.get("address"), info.get("info_kind"), one.get("master")))
+        found[name] = Link(name, mac, kind, master, addresses)
     return {name: link for name, link in found.items() if name and not name.startswith("vif")}
 
 
@@ -114,24 +119,19 @@ def _manager(device: str, files: dict[str, str], links: dict[str, Link]) -> str:
     return IFUPDOWN if ifupdown.INTERFACES in files and shutil.which("ifup") else ""
 
 
-def _guests(names: set[str]) -> dict[str, tuple[str, ...]]:
-    """Bridge -> names of the domains that have a vif on it."""
+def _guests(rows: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """Bridge -> names of the domains that have a vif on it; an id where xenstore knows no name."""
     ids: dict[str, set[str]] = {}
-    for name in names:
-        folder = f"/sys/class/net/{name}/brif"
-        for port in os.listdir(folder) if os.path.isdir(folder) else []:
-            shape = re.match(r"vif([0-9]+)\.", port)
-            ids.setdefault(name, set()).add(shape[1] if shape else port)
+    for one in rows:
+        shape = re.match(r"vif([0-9]+)\.", str(one.get("ifname", "")))
+        if shape and one.get("master"):
+            ids.setdefault(str(one["master"]), set()).add(shape[1])
     known: dict[str, str] = {}
-    domids = sorted({one for found in ids.values() for one in found if one.isdigit()})
+    domids = sorted({domid for found in ids.values() for domid in found})
     if domids:
-        with Xenstore() as store:
+        with contextlib.suppress(ToolstackError), Xenstore() as store:
             known = dict(zip(domids, (text or "" for text in store.read([f"/local/domain/{one}/name" for one in domids]))))
-    return {
-        name: tuple(sorted(known.get(one) or one for one in found if one.isdigit()))
-        for name, found in ids.items()
-        if any(one.isdigit() for one in found)
-    }
+    return {bridge: tuple(sorted(known.get(one) or one for one in found)) for bridge, found in ids.items()}
 
 
 def _listening() -> frozenset[tuple[str, int]]:
@@ -152,20 +152,21 @@ def _advertised() -> tuple[str, ...]:
     return tuple(sorted({str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") == "ra"}))
 
 
-def observe(names: set[str]) -> Reading:
-    """``names``: of the declared networks. NetworkError when the state that we wrote can't be read."""
+def observe() -> Reading:
+    """NetworkError when the state that we wrote can't be read."""
     try:
         state = state_of(_text(STATE) or "")
     except ValueError as error:
         raise NetworkError(f"{STATE}: {error}: remove it if the host's network is as it was before") from None
-    files, links, device = _files(state), _links(), uplink()
+    rows = ip_json("-d", "address", "show")
+    files, links, device = _files(state), _links(rows), uplink()
     return Reading(
         host=os.uname().nodename,
         manager=_manager(device, files, links),
         links=links,
         default=device,
         files=files,
-        guests=_guests(names | set(state.networks)),
+        guests=_guests(rows),
         listening=_listening(),
         advertised=_advertised(),
         connection=_connection()[1],
@@ -239,3 +240,27 @@ def confirm(check: bool) -> bool:
 def summary(reading: Reading, names: Iterable[str]) -> dict[str, Any]:
     there = {name: list(reading.links[name].addresses) for name in names if name in reading.links}
     return {"manager": reading.manager, "networks": there}
+
+
+def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
+    """What the module xen_networks does with its options, and its result. NetworkError with everything that is wrong."""
+    networks, lines = read_networks(options["networks"])
+    if lines:
+        raise NetworkError(*lines)
+    reading = observe()
+    plan = make_plan(networks, guests_of(options["guests"]) if options["guests"] is not None else None, reading)
+    if plan.devices and options["rules_only"]:
+        raise NetworkError(
+            f"network {', '.join(plan.devices)}: is not on the host as it is declared: run the role xen_host"
+            " (playbooks/provision.yml)"
+        )
+    changed = flushed(plan) or bool(plan.files)
+    if changed and not check:
+        carry_out(plan, options["confirm_within"])
+    return {
+        "changed": changed,
+        "diff": diffs(plan),
+        "devices": list(plan.devices),
+        "waits": bool(plan.devices) and not check,
+        **summary(reading, networks),
+    }
