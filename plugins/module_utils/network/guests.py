@@ -182,7 +182,7 @@ def _judge_gateway(
     on_link = on_link or is_link_local(gateway) or str(gateway) in (network.gateway, network.gateway6)
     dom0 = any(gateway == one.ip for one in network.own)
     if dom0 or (on_link and network.mode in (BRIDGED, ISOLATED)):
-        if not gateway_in(address, str(gateway)):
+        if address.network.num_addresses > 1 and gateway not in address.network and not is_link_local(gateway):
             interface["gateway_on_link"] = True
     elif network.mode in (ROUTED, NAT) and not network.own:
         return  # the bridge is made by somebody else, and so is the way out
@@ -194,12 +194,6 @@ def _judge_gateway(
             f"{where}: {option}: {gateway} can't be reached: it is not in {address.network}, and not on network {network.name}"
             f" (its subnets, or its {option}, say what is on the link)"
         )
-
-
-def gateway_in(address: IPInterface, gateway: str) -> bool:
-    """Is the gateway plainly on the link: in the address's own subnet, or link-local?"""
-    found = ipaddress.ip_address(gateway)
-    return found.version == address.version and (found in address.network or is_link_local(found))
 
 
 def _judge_claims(network: Network, interface: dict[str, Any], where: str, problem: Callable[[str], None]) -> None:
