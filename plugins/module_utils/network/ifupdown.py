@@ -84,7 +84,10 @@ def _stanzas(bridge: Bridge) -> str:
     """The bridge with its first address, then a stanza for each other one. Of one that moved: the declared addresses alone."""
     addresses = bridge.network.own
     if bridge.moves:
-        return "\n".join(_address(bridge, one, []) for one in addresses)
+        stanzas = [_address(bridge, one, []) for one in addresses]
+        if bridge.network.mtu:
+            stanzas.append("\n".join([f"iface {bridge.name} inet manual", *_mtu(bridge), ""]))
+        return "\n".join(stanzas)
     device = [
         f"    bridge_ports {bridge.port or 'none'}",
         "    bridge_stp off",
@@ -96,8 +99,7 @@ def _stanzas(bridge: Bridge) -> str:
         device.insert(0, f"    pre-up ip link show dev {bridge.port} >/dev/null 2>&1 ||"
                          f" ip link add link {lower} name {bridge.port} type vlan id {bridge.vlan}")  # fmt: skip
         device.insert(0, f"    pre-up ip link set dev {lower} up")
-    if bridge.network.mtu:
-        device += [f"    post-up ip link set dev {name} mtu {bridge.network.mtu}" for name in (bridge.port, bridge.name) if name]
+    device += _mtu(bridge)
     # Before the first address, which a router's advertisement must not accompany.
     device.append(f"    post-up sysctl -q -w net.ipv6.conf.{bridge.name.replace('.', '/')}.accept_ra=0 || true")
     device += [f"    post-up ip route replace {route} dev {bridge.name}" for route in bridge.routes]
@@ -107,6 +109,11 @@ def _stanzas(bridge: Bridge) -> str:
     if not addresses:
         return head + "\n".join([f"iface {bridge.name} inet manual", *device, ""])
     return head + "\n".join([_address(bridge, addresses[0], device), *(_address(bridge, one, []) for one in addresses[1:])])
+
+
+def _mtu(bridge: Bridge) -> list[str]:
+    mtu = bridge.network.mtu
+    return [f"    post-up ip link set dev {name} mtu {mtu}" for name in (bridge.port, bridge.name) if name and mtu]
 
 
 def _address(bridge: Bridge, address: IPInterface, device: list[str]) -> str:

@@ -130,7 +130,7 @@ def _move(
                 moved[key] = [*moved[key], *value] if isinstance(value, list) and isinstance(moved.get(key), list) else value
                 changed[path] = ""
             changed[path] = ""
-            options.update({"dhcp4": False, "dhcp6": False, "link-local": []})
+            options.update({"dhcp4": False, "dhcp6": False, "link-local": [], **_mtu(bridge)})
     return port, moved
 
 

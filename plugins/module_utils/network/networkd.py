@@ -170,7 +170,7 @@ def _move(bridge: Bridge, reading: Reading, files: Mapping[str, str], written: d
             port[2].lines += section.kept(lambda key: key in _OF_DEVICE).lines
             moved.append(section.kept(lambda key: key not in _OF_DEVICE))
         elif section.name in _DEVICE_SECTIONS:
-            port.append(section.kept(lambda key: True))
+            port.append(section.kept(lambda key: key != "MTUBytes" or not bridge.network.mtu))
             online = section.kept(lambda key: key.startswith("RequiredFor")).lines
             if section.name == "Link" and online:
                 moved.append(Section("Link", online))

@@ -143,9 +143,13 @@ def _port(bridge: Bridge, reading: Reading, original: list[Section]) -> list[Sec
         kind if kind in ("bond", "vlan") else "ethernet",
         [f"master={bridge.name}", "slave-type=bridge"],
     )
-    kept = [section.kept(lambda key: True) for section in original if section.name in _DEVICE_SECTIONS]
-    if bridge.network.mtu and not any(section.name in ("ethernet", "802-3-ethernet", "wired") for section in kept):
-        kept.append(Section("ethernet", _mtu(bridge)))
+    mine = _mtu(bridge)
+    kept = [section.kept(lambda key: key != "mtu" or not mine) for section in original if section.name in _DEVICE_SECTIONS]
+    wired = next((section for section in kept if section.name in ("ethernet", "802-3-ethernet", "wired")), None)
+    if wired:
+        wired.lines += mine
+    elif mine:
+        kept.append(Section("ethernet", mine))
     return [connection, *(section for section in kept if section.lines), Section("bridge-port", [])]
 
 
