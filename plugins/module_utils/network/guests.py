@@ -234,7 +234,7 @@ def _published(
         nat = [(network, item) for network, item in placed if network.mode == NAT and wanted in ("", network.name)]
         version = ipaddress.ip_address(address).version if address else 0
         targets = [(network, one) for network, item in nat[:1] for _key, one in addresses(item) if version in (0, one.version)]
-        if not targets:
+        if not targets and not any(network.mode == UNKNOWN for network, _item in placed):
             kind = f"IPv{version} address" if version else "address"
             problem(
                 f"{where}: domain {name} has no {kind} on a nat network{f' {wanted}' if wanted else ''}; others need no publish"
