@@ -140,7 +140,7 @@ class Scenario:
         assert files(machine) == before
         self.step("check mode changes nothing")
 
-        result = machine.offer(NETWORKS, GUESTS, within=10)
+        result = machine.offer(NETWORKS, GUESTS, within=25)
         assert result.get("waits"), result
         self.up("xenbr0")
         until(lambda: machine.state() == "put back", "nobody confirmed, so the old network returns")

@@ -94,7 +94,13 @@ def write(bridges: list[Bridge], reading: Reading) -> dict[str, str]:
         own["bridges"][bridge.name] = _bridge(bridge, port, options)
     for path in changed:
         changed[path] = _text({"network": networks[path]})
-    document = {"version": 2, **{kind: entries for kind, entries in own.items() if entries}}
+    # It counts for its own file alone.
+    renderers = [str(network["renderer"]) for network in networks.values() if network.get("renderer")]
+    document = {
+        "version": 2,
+        **({"renderer": renderers[-1]} if renderers else {}),
+        **{kind: entries for kind, entries in own.items() if entries},
+    }
     if bridges:
         changed[OURS] = _text({"network": document})
     return changed
