@@ -45,8 +45,6 @@ def alone():
     if libc.unshare(0x00020000 | 0x40000000):  # CLONE_NEWNS, CLONE_NEWNET
         raise OSError(ctypes.get_errno(), "unshare needs root")
     sh("mount", "--make-rprivate", "/")
-    sh("umount", "-R", "/sys/fs/cgroup", check=False)
-    sh("mount", "-t", "cgroup2", "none", "/sys/fs/cgroup")
     pathlib.Path("/run/netns").mkdir(exist_ok=True)
     sh("mount", "-t", "tmpfs", "none", "/run/netns")
     sh("ip", "link", "set", "lo", "up")
@@ -58,6 +56,8 @@ class Machine:
     def __init__(self, folder, root, nspawn, libraries=""):
         self.folder, self.nspawn, self.libraries = pathlib.Path(folder), nspawn, libraries
         self.process = None
+        sh("umount", "-R", "/sys/fs/cgroup", check=False)
+        sh("mount", "-t", "cgroup2", "none", "/sys/fs/cgroup")
         sh("mount", "-t", "tmpfs", "none", str(folder))
         for name in ("upper", "work", "root"):
             (self.folder / name).mkdir()
@@ -89,8 +89,10 @@ class Machine:
         (self.root / f"etc/systemd/system/{unit}").unlink()
         os.symlink("/dev/null", self.root / f"etc/systemd/system/{unit}")
 
-    def unmask(self, unit):
+    def unmask(self, unit, start=True):
         (self.root / f"etc/systemd/system/{unit}").unlink()
+        if not start:
+            return
         wants = self.root / "etc/systemd/system/multi-user.target.wants"
         wants.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):

@@ -76,6 +76,8 @@ def netplan(machine, renderer="networkd"):
 
 def netplan_networkmanager(machine):
     netplan(machine, "NetworkManager")
+    # For an MTU netplan writes a .link file, for which it restarts networkd, whoever has the device.
+    machine.unmask("systemd-networkd.service", start=False)
     text = "[keyfile]\nunmanaged-devices=interface-name:vif*\n[main]\nplugins=keyfile\n"
     machine.write("/etc/NetworkManager/conf.d/10-all.conf", text)
     machine.unmask("NetworkManager.service")

@@ -54,14 +54,9 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append(
             f"has {info['free_disk']} MiB free on / of Dom0; images, definitions and logs need {MIN_FREE_MIB}: make room"
         )
-    if manage_network and bridge not in info["bridges"]:
-        if not info["uplink"]:
-            lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
-        if info["network_style"] != "ifupdown":
-            lines.append(
-                f"configures its network with {info['network_style']}; only ifupdown is changed by this role: make the"
-                f" bridge {bridge} yourself and set xen_host_manage_network: false"
-            )
+    # What else the networks need of the host, xen_networks asks.
+    if manage_network and bridge not in info["bridges"] and not info["uplink"]:
+        lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
     return lines
 
 

@@ -67,11 +67,13 @@ def _translated(networks: list[Network]) -> list[str]:
     if not nat:
         return []
     lines = ["  chain translated {", "    type nat hook postrouting priority 100; policy accept;"]
+    # Between networks of this host the way back is known, so that published domains see who asks.
+    out = f"oifname != {_names(networks)}"
     for network in nat:
         for version in (4, 6):
             prefixes = [one for one in network.prefixes if one.version == version]
             if prefixes:
-                lines.append(f'    oifname != "{network.name}" {_family(version)} saddr {_set(prefixes)} masquerade')
+                lines.append(f'    iifname "{network.name}" {out} {_family(version)} saddr {_set(prefixes)} masquerade')
         # A domain that calls a published port of its own network: the answer must return the way it came.
         lines.append(f'    iifname "{network.name}" oifname "{network.name}" ct status dnat masquerade')
     return [*lines, "  }"]
@@ -82,6 +84,8 @@ def _forwarded(networks: list[Network]) -> list[str]:
     nat = [network for network in networks if network.mode == NAT]
     routed = [network for network in networks if network.mode == ROUTED]
     lines = ["  chain forward {", f"    type filter hook forward priority {FORWARD_PRIORITY}; policy accept;"]
+    # With br_netfilter what only crosses a bridge comes by here too: neighbours are no matter of these rules.
+    lines += [f'    iifname "{network.name}" oifname "{network.name}" accept' for network in networks]
     if closed:
         lines += [f"    iifname {_names(closed)} counter drop", f"    oifname {_names(closed)} counter drop"]
     for network in (*nat, *routed):
@@ -116,10 +120,6 @@ def _from(network: Network, nat: list[Network]) -> list[str]:
     if others:
         lines.append(f"    oifname {_names(others)} ct status dnat accept")
         lines.append(f"    oifname {_names(others)} counter drop")
-    if network.mode == NAT:
-        # Neighbours reach each other over the bridge; through Dom0 only where a published port is asked for.
-        lines.append(f'    oifname "{network.name}" ct status dnat accept')
-        lines.append(f'    oifname "{network.name}" counter drop')
     return [*lines, "    accept", "  }"]
 
 
