@@ -134,7 +134,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """A text for each host: a mapping of thousands of texts costs every later template that names it."""
         return {
             "hosts": {
-                host: json.dumps({"unikernels": declared.unikernels, "images": declared.images})
+                host: json.dumps(
+                    {"unikernels": declared.unikernels, "images": declared.images, "guests": declared.guests.plain()}
+                )
                 for host, declared in fleet.hosts.items()
             },
             "pkis": [

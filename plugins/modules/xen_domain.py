@@ -125,6 +125,13 @@ options:
       gateway6:
         description: IPv6 gateway beside O(interfaces[].address6).
         type: str
+      gateway_on_link:
+        description:
+          - Whether a gateway that is not in the subnet of the address is on the link all the same. Not needed for a single
+            address (C(/32), C(/128)) and for a link-local gateway (V(fe80::1)), which are always asked for on the link.
+        type: bool
+        default: false
+        version_added: 0.2.0
       ip:
         description:
           - Addresses and networks, separated by spaces, that the domain may send from beside O(interfaces[].address) and

@@ -210,6 +210,10 @@ host:
       description: The host's own addresses by bridge.
       type: dict
       sample: {xenbr0: [10.0.2.15/24]}
+    offered:
+      description: Networks that M(unikernels.xen.xen_networks) has made, with the subnets that are declared for each.
+      type: dict
+      sample: {inside: [], routed: [203.0.113.77/32]}
     network_style:
       description: Which program configures the network.
       type: str

@@ -25,7 +25,7 @@ from ..xen import console
 from ..xen.domain_facts import image_name
 from ..xen.hypercalls import bindings
 from ..xen.lock import Lock, LockError
-from ..xen.network import bridge_networks
+from ..xen.network import bridge_networks, offered
 from ..xen.observation import available, observe
 from ..xen.shared_storage import with_shared
 from ..xen.xl import ToolstackError
@@ -143,7 +143,7 @@ def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
         declarations = declarations_of([with_shared(each) for each in options], platform.node())
     except SpecError as error:
         raise Refused(str(error)) from error
-    _refuse(clashes(declarations) + outside_networks(declarations, bridge_networks()))
+    _refuse(clashes(declarations) + outside_networks(declarations, bridge_networks(), offered()))
     return declarations
 
 

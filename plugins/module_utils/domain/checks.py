@@ -34,8 +34,13 @@ def clashes(declarations: list[Declaration]) -> list[str]:
     return lines
 
 
-def outside_networks(declarations: list[Declaration], networks: dict[str, list[str]]) -> list[str]:
-    """One line for every address outside the networks of its bridge; a bridge without networks is not judged."""
+def outside_networks(
+    declarations: list[Declaration], networks: dict[str, list[str]], subnets: dict[str, list[str]] | None = None
+) -> list[str]:
+    """One line for every address outside the networks of its bridge; a bridge without networks is not judged.
+
+    ``networks``: the host's own addresses on it; ``subnets``: what is behind it beside their networks.
+    """
     lines = []
     for declaration in declarations:
         if declaration.state == "absent":
@@ -43,6 +48,7 @@ def outside_networks(declarations: list[Declaration], networks: dict[str, list[s
         for claim in declaration.addresses:
             bridge, ip = claim.bridge, ipaddress.ip_interface(claim.address).ip
             own = [ipaddress.ip_interface(network).network for network in networks.get(bridge, [])]
+            own += [ipaddress.ip_network(subnet) for subnet in (subnets or {}).get(bridge, []) if own]
             same = [network for network in own if network.version == ip.version]
             if same and not any(ip in network for network in same):
                 lines.append(

@@ -68,13 +68,13 @@ def _addresses(reader: Reader) -> tuple[str, str, str, str]:
         reader.problems += reader.fail("address6", f"{address6} is not an IPv6 address").problems
     elif address6 and ":" in address:
         reader.problems += reader.fail("address6", "is given, but address is an IPv6 address already").problems
-    gateways = []
+    gateways, on_link = [], reader.value("gateway_on_link")
     for option, beside, value in (("gateway", "address", address), ("gateway6", "address6", address6)):
         # Without the address that it belongs to nothing can be said of a gateway.
         if beside in reader.failed:
             gateways.append("")
         else:
-            gateways.append(reader.attempt(option, partial(_gateway, reader, option, value), ""))
+            gateways.append(reader.attempt(option, partial(_gateway, reader, option, value, on_link), ""))
     return address, address6, gateways[0], gateways[1]
 
 
@@ -98,7 +98,7 @@ def _address(reader: Reader, option: str) -> str:
     return str(address)
 
 
-def _gateway(reader: Reader, option: str, address: str) -> str:
+def _gateway(reader: Reader, option: str, address: str, on_link: bool) -> str:
     value = reader.text(option, "")
     if not value:
         return ""
@@ -109,8 +109,15 @@ def _gateway(reader: Reader, option: str, address: str) -> str:
     if not address:
         raise reader.fail(option, "needs an address beside it")
     network = ipaddress.ip_interface(address).network
-    if gateway.version != network.version or gateway not in network:
-        raise reader.fail(option, f"{value} is not in the interface's network {network}")
+    if gateway.version != network.version or gateway.is_multicast or gateway.is_unspecified or gateway.is_loopback:
+        raise reader.fail(option, f"{value} can't be the gateway of {address}")
+    # A single address has no neighbours, and a link-local gateway is always one: both are asked for on the link (RFC 3021, 4291).
+    asked = network.num_addresses == 1 or gateway.is_link_local or on_link
+    if gateway not in network and not asked:
+        raise reader.fail(
+            option,
+            f"{value} is not in the interface's network {network}; if it is on the link all the same, set gateway_on_link: true",
+        )
     if gateway == ipaddress.ip_interface(address).ip:
         raise reader.fail(option, f"{value} is the interface's own address")
     return value

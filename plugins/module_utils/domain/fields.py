@@ -47,6 +47,7 @@ INTERFACE = (
     Field("gateway"),
     Field("address6"),
     Field("gateway6"),
+    Field("gateway_on_link", "bool", False),
     Field("ip"),
     Field("antispoofing", "bool", True),
     Field("rate"),

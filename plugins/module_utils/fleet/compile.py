@@ -20,18 +20,20 @@ from ..domain.declaration import ROLE_KEYS, declaration_of
 from ..domain.options import SpecError
 from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
+from ..network.guests import Guests, addresses, on_networks
+from ..network.kinds import UNKNOWN, Network, read_networks
 from ..service import dns, vpn, web
 from ..service.variables import Keys, Service, first_address
 from ..service.vpn_config import Material
 from .between import Site, distinct_macs, fleet_clashes
 from .origins import problems_of
-from .plain import flag, holds_unresolved, one_line
+from .plain import flag, holds_unresolved, number, one_line
 
 SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
 # Options of a unikernel that are yes or no.
 _FLAGS = ("autostart", "adopt", "live")
 # Where a service's declaration has an option that is a variable of the service.
-_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name")
+_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name", "publish")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Declared:
     unikernels: list[dict[str, Any]] = field(default_factory=list)
     images: dict[str, Any] = field(default_factory=dict)
     keys: list[Keys] = field(default_factory=list)
+    guests: Guests = field(default_factory=Guests)
 
 
 @dataclass
@@ -65,11 +68,11 @@ class Asked:
 
     def names(self) -> list[str]:
         """Every variable that is read, in the order of the report."""
-        services = [f"{name}_{option}" for name in self.services for option in SERVICES[name]]
+        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], "publish")]
         return (
             [name for name in (self.unikernels, self.images) if name]
             + services
-            + ["images", "xen_host_site", "xen_host_networks"]
+            + ["images", "xen_host_site", "xen_host_networks", "xen_host_manage_network", "ansible_port"]
             + (["dns_interfaces"] if vpn.NAME in self.services and dns.NAME not in self.services else [])
             # Of the hosts themselves, where all that they run is asked for.
             + (list(HOST_VARIABLES) if self.unikernels else [])
@@ -150,7 +153,7 @@ def _compile_host(
     for name in asked.services:
         for service, place in _services(name, resolved, sources, lines):
             origins[service.unikernel["name"]] = name
-            declared.unikernels.append(service.unikernel)
+            declared.unikernels.append(_on_its_network(name, service, values))
             places.append(place)
             declared.images.update(service.images)
             declared.keys += [service.keys] if service.keys else []
@@ -161,8 +164,23 @@ def _compile_host(
     for name, image in declared.images.items():
         if not holds_unresolved(image):
             lines += problems_of(name, image)
+    declared.guests = _place(values, declared, origins, lines)
     declarations, derived = _declarations(host, declared, places, origins, lines)
     return declared, declarations, derived
+
+
+def _place(values: Mapping[str, Any], declared: Declared, origins: Mapping[str, str], lines: list[str]) -> Guests:
+    """The unikernels on the host's networks."""
+    offered, managed = values.get("xen_host_networks"), flag(values.get("xen_host_manage_network", True))
+    if holds_unresolved(offered):
+        return Guests()
+    networks, problems = read_networks(offered, managed is not False)
+    lines += problems
+    if problems:  # what is on a network that could not be read can't be judged
+        offered = offered if isinstance(offered, dict) else {}
+        networks = {**{str(name): Network(str(name), UNKNOWN) for name in offered}, **networks}
+    ssh = number(values.get("ansible_port", 22)) or 22
+    return on_networks(networks, declared.unikernels, ssh, lambda line: lines.append(_in_users_words(line, "", origins)))
 
 
 def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, lines: list[str]) -> Any:
@@ -182,7 +200,7 @@ def _services(name: str, resolved: Resolved, sources: Callable[[str], str], line
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
     if f"{name}_interfaces" not in values and f"{name}_endpoints" not in values:
         return []
-    if any(holds_unresolved(value) for value in values.values()):
+    if any(holds_unresolved(value) for value in (*values.values(), resolved.values.get(f"{name}_publish"))):
         return []
     if f"{name}_interfaces" in values and values[f"{name}_interfaces"] is None:
         lines.append(f"{name}_interfaces: is set to nothing; give the service's interfaces, or remove the variable")
@@ -220,6 +238,22 @@ def own_resolver(values: Mapping[str, Any]) -> str:
     if not isinstance(interfaces, list) or not interfaces or holds_unresolved(interfaces):
         return ""
     return first_address(interfaces) if isinstance(interfaces[0], dict) and interfaces[0].get("address") else ""
+
+
+def _on_its_network(name: str, service: Service, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the service's unikernel, with what its network needs to know of it."""
+    unikernel = copy.deepcopy(service.unikernel)
+    _only_ipv6(unikernel)
+    if f"{name}_publish" in values:
+        unikernel["publish"] = copy.deepcopy(values[f"{name}_publish"])
+    return unikernel
+
+
+def _only_ipv6(unikernel: dict[str, Any]) -> None:
+    """A Mirage stack of both families that is given no IPv4 address takes 10.0.0.2 for its own; ours can be told not to."""
+    versions = [address.version for interface in unikernel["interfaces"] for _option, address in addresses(interface)]
+    if versions and 4 not in versions:
+        unikernel["arguments"] = {"ipv6-only": "true", **unikernel["arguments"]}
 
 
 def _declarations(

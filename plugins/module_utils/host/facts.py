@@ -16,7 +16,7 @@ import subprocess
 import time
 from typing import Any
 
-from ..xen.network import bridge_networks, networks_by_device, uplink
+from ..xen.network import bridge_networks, networks_by_device, offered, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
@@ -218,6 +218,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "uplink": device,
         "networks": networks_by_device(),
         "bridges": bridge_networks(),
+        "offered": offered(),
         "network_style": network_style(device) if device else "none",
         "toolstack": shutil.which("xl") is not None,
         "missing_packages": missing_packages(packages),

@@ -56,14 +56,9 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append(
             f"has {info['free_disk']} MiB free on / of Dom0; images, definitions and logs need {MIN_FREE_MIB}: make room"
         )
-    if manage_network and bridge not in info["bridges"]:
-        if not info["uplink"]:
-            lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
-        if info["network_style"] != "ifupdown":
-            lines.append(
-                f"configures its network with {info['network_style']}; only ifupdown is changed by this role: make the"
-                f" bridge {bridge} yourself and set xen_host_manage_network: false"
-            )
+    # What else the networks need of the host, xen_networks asks.
+    if manage_network and bridge not in info["bridges"] and not info["uplink"]:
+        lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
     return lines
 
 
@@ -147,7 +142,7 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     networks = {name: list(addresses) for name, addresses in info["bridges"].items()}
     # The bridge will have the uplink's addresses.
     networks.setdefault(bridge, list(info["networks"].get(info["uplink"], [])))
-    lines = outside_networks(declarations, networks)
+    lines = outside_networks(declarations, networks, info.get("offered"))
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
     # What is declared for Dom0, not what it has: a run that gives it more reboots before the domains start.

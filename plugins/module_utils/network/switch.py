@@ -9,16 +9,20 @@ The program runs by itself on the host, for the connection over which it was sta
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
 # What it has written so far.
 NOTHING, UP, KEPT, BACK = "", "up", "kept", "put back"
 STATES = (NOTHING, UP, KEPT, BACK)
 UNDO_UNIT = "unikernels-xen-network-undo.service"
 
 PROGRAM = r"""#!/bin/sh
-# Written by unikernels.xen: put a bridge over the uplink; without a confirmation the old network returns.
-uplink=$1 bridge=$2 seconds=$3 file=$4 units=$5
+# Written by unikernels.xen: put another network into place; without a confirmation the old one returns.
+# files/N.path, N.old, N.new, N.mode: a file (without .old or .new it is absent then); down, up, down-new, up-old: the commands
+# before and after the files, on the way there and on the way back; boot: what a boot with the old files needs.
+seconds=$1 units=$2
 cd "$(dirname "$0")" || exit 1
-put() { cp "$1" "$file.unikernels-new" && chmod 0644 "$file.unikernels-new" && sync && mv "$file.unikernels-new" "$file"; }
 # A host that dies before the confirmation boots with the old network.
 guard() {
   cat >"$units/unikernels-xen-network-undo.service" <<END
@@ -26,12 +30,12 @@ guard() {
 Description=The old network, for nobody has confirmed the new one
 DefaultDependencies=no
 After=local-fs.target
-Before=network-pre.target networking.service
+Before=network-pre.target networking.service systemd-networkd.service NetworkManager.service systemd-sysctl.service
 Wants=network-pre.target
 ConditionPathExists=$PWD/pending
 [Service]
 Type=oneshot
-ExecStart=/bin/sh -c 'cp "$PWD/old" "$file" && rm "$PWD/pending" && echo "put back" >"$PWD/state"'
+ExecStart=/bin/sh $PWD/back
 [Install]
 WantedBy=sysinit.target
 END
@@ -42,12 +46,20 @@ unguard() {
   systemctl --no-reload disable unikernels-xen-network-undo.service
   rm -f "$units/unikernels-xen-network-undo.service"
 }
+way_back() {
+  sh ./down-new
+  sh ./put old
+  sh ./up-old
+  unguard
+  echo "put back" >state
+}
+# What a run that was killed has left.
+[ "$seconds" = return ] && { way_back; exit 0; }
 sleep 1
 guard || exit 1
-ifdown --force "$uplink"
-put new
-ip address flush dev "$uplink"
-if ifup "$uplink" "$bridge"; then
+sh ./down
+sh ./put new
+if sh -e ./up; then
   echo up >state
   while [ "$seconds" -gt 0 ]; do
     [ -e confirmed ] && { unguard; echo kept >state; exit 0; }
@@ -55,13 +67,63 @@ if ifup "$uplink" "$bridge"; then
     sleep 1
   done
 fi
-ifdown --force "$bridge" "$uplink"
-put old
-ip link delete "$bridge" 2>/dev/null
-ifup "$uplink"
-unguard
+way_back
+"""
+
+PUT = r"""# sh put old|new
+cd "$(dirname "$0")" || exit 1
+for entry in files/*.path; do
+  file=$(cat "$entry") number=${entry%.path}
+  if [ -e "$number.$1" ]; then
+    mkdir -p "$(dirname "$file")"
+    cp "$number.$1" "$file.unikernels-new" && chmod "$(cat "$number.mode")" "$file.unikernels-new" && sync &&
+      mv "$file.unikernels-new" "$file"
+  else
+    rm -f "$file"
+  fi
+done
+"""
+
+# What the unit of the boot runs.
+RETURN = r"""cd "$(dirname "$0")" || exit 1
+sh ./put old
+sh ./boot
+rm -f pending
 echo "put back" >state
 """
+
+SCRIPTS = ("down", "up", "down-new", "up-old", "boot")
+
+
+@dataclass(frozen=True)
+class FileChange:
+    """A file as it is and as it is to be; None: absent."""
+
+    path: str
+    before: str | None
+    after: str | None
+    mode: int = 0o644
+
+
+@dataclass(frozen=True)
+class Switch:
+    """All that the program needs. Each script is a list of shell lines; ``up`` fails with its first line that does."""
+
+    files: tuple[FileChange, ...]
+    scripts: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def folder(self) -> dict[str, tuple[str, int]]:
+        """Name -> text and mode of each file in the program's folder."""
+        found = {"switch": (PROGRAM, 0o700), "put": (PUT, 0o600), "back": (RETURN, 0o600)}
+        for name in SCRIPTS:
+            found[name] = ("".join(f"{line}\n" for line in self.scripts.get(name, [])), 0o600)
+        for number, change in enumerate(self.files):
+            found[f"files/{number:03}.path"] = (change.path + "\n", 0o600)
+            found[f"files/{number:03}.mode"] = (f"{change.mode:04o}\n", 0o600)
+            for name, text in (("old", change.before), ("new", change.after)):
+                if text is not None:
+                    found[f"files/{number:03}.{name}"] = (text, 0o600)
+        return found
 
 
 def state_of(text: str) -> str:

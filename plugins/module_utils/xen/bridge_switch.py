@@ -2,19 +2,20 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A bridge over the uplink of a host that ifupdown configures: begins the change, confirms it."""
+"""EDGE. Begins a change of a host's network, confirms it; and what the bridge over an uplink that ifupdown configures needs."""
 
 from __future__ import annotations
 
 import glob
 import os
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
 
 from ..host.interfaces import InterfacesError, bridged, has, sources
 from ..image.store import write_whole
-from ..network.switch import NOTHING, PROGRAM, UP, ended, needs_confirmation, state_of
+from ..network.switch import NOTHING, UP, FileChange, Switch, ended, needs_confirmation, state_of
 from .network import bridges, networks_by_device, uplink
 
 INTERFACES = "/etc/network/interfaces"
@@ -89,24 +90,38 @@ def _text(path: str) -> str:
 
 def begin(name: str, change: Change, seconds: int) -> None:
     """Start the change, which then waits ``seconds`` for its confirmation. SwitchError when the new network does not come up."""
-    os.makedirs(FOLDER, mode=0o700, exist_ok=True)
-    for leftover in ("confirmed", "state"):
-        if os.path.exists(os.path.join(FOLDER, leftover)):
-            os.unlink(os.path.join(FOLDER, leftover))
-    for file, text, mode in (("old", change.before, 0o600), ("new", change.after, 0o600), ("switch", PROGRAM, 0o700)):
+    scripts = {
+        "down": [f"ifdown --force {change.uplink}"],
+        "up": [f"ip address flush dev {change.uplink} || true", f"ifup {change.uplink} {name}"],
+        "down-new": [f"ifdown --force {name} {change.uplink}"],
+        "up-old": [f"ip link delete {name} 2>/dev/null", f"ifup {change.uplink}"],
+    }
+    start(Switch((FileChange(change.path, change.before, change.after),), scripts), seconds, f"bridge {name}")
+
+
+def start(switch: Switch, seconds: int, what: str) -> None:
+    """Start the program with these files and commands, and wait until it has done its part."""
+    if subprocess.run(["systemctl", "is-active", "--quiet", UNIT], timeout=30, check=False).returncode == 0:
+        raise SwitchError(f"{what}: another change of the network waits for its confirmation: run again in two minutes")
+    if os.path.exists(os.path.join(FOLDER, "pending")):
+        _run("sh", os.path.join(FOLDER, "switch"), "return", UNITS, seconds=120)
+        raise SwitchError(f"{what}: an earlier change was interrupted, and the old network was put back: run again")
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    os.makedirs(os.path.join(FOLDER, "files"), mode=0o700)
+    os.chmod(FOLDER, 0o700)
+    for file, (text, mode) in switch.folder().items():
         write_whole(os.path.join(FOLDER, file), text.encode("utf-8", "surrogateescape"), mode)
-    words = [os.path.join(FOLDER, "switch"), change.uplink, name, str(seconds), change.path, UNITS]
-    _run("systemd-run", "--quiet", "--collect", "--unit", UNIT, *words)
+    _run("systemd-run", "--quiet", "--collect", "--unit", UNIT, os.path.join(FOLDER, "switch"), str(seconds), UNITS)
     until = time.monotonic() + seconds
     while not ended(state()) and time.monotonic() < until:
         time.sleep(_BETWEEN)
     if state() != UP:
-        raise SwitchError(f"bridge {name} did not come up, the old network was put back; see journalctl -u {UNIT}")
+        raise SwitchError(f"{what} did not come up, the old network was put back; see journalctl -u {UNIT}")
 
 
-def _run(*words: str) -> None:
+def _run(*words: str, seconds: int = 30) -> None:
     try:
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)
     except (OSError, subprocess.SubprocessError) as error:
         raise SwitchError(f"{words[0]}: {error}") from None
     if done.returncode:
@@ -115,10 +130,15 @@ def _run(*words: str) -> None:
 
 def confirm(name: str, check: bool) -> bool:
     """Keep the new network; whether there was something to confirm. SwitchError when it has gone."""
+    return keep(f"bridge {name}", name in bridges(), check)
+
+
+def keep(what: str, there: bool, check: bool) -> bool:
+    """Confirm the change that waits; whether one did. SwitchError when it was undone. ``there``: what it should have made."""
     try:
-        waiting = needs_confirmation(state(), name in bridges())
+        waiting = needs_confirmation(state(), there)
     except ValueError as error:
-        raise SwitchError(f"bridge {name} {error}. See: journalctl -u {UNIT}; then run again") from None
+        raise SwitchError(f"{what} {error}. See: journalctl -u {UNIT}; then run again") from None
     if not waiting or check:
         return waiting
     write_whole(os.path.join(FOLDER, "confirmed"), b"", 0o600)
@@ -128,5 +148,5 @@ def confirm(name: str, check: bool) -> bool:
             break
         time.sleep(_BETWEEN)
     if state() != "kept":
-        raise SwitchError(f"bridge {name}: the confirmation came too late; see journalctl -u {UNIT}")
+        raise SwitchError(f"{what}: the confirmation came too late; see journalctl -u {UNIT}")
     return True

@@ -11,6 +11,8 @@ import os
 import subprocess
 from typing import Any
 
+from ..network.plan import STATE
+
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
     """``ip -j ARGUMENTS`` as Python objects; [] when it fails."""
@@ -46,6 +48,16 @@ def bridge_networks() -> dict[str, list[str]]:
     """Bridge -> the host's own addresses on it."""
     own = set(bridges())
     return {device: addresses for device, addresses in networks_by_device().items() if device in own}
+
+
+def offered() -> dict[str, list[str]]:
+    """Network of ours (xen_networks) -> its declared subnets, which are beside the host's own addresses there."""
+    try:
+        with open(STATE, encoding="utf-8") as file:
+            networks = json.load(file)["networks"]
+        return {str(name): [str(subnet) for subnet in one["subnets"]] for name, one in networks.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
 
 
 def uplink() -> str:

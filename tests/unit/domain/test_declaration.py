@@ -470,3 +470,26 @@ def test_the_disks_of_thousands_of_domains_are_compared_in_no_time():
         "domain a7: disks: /d/7 is used by domain b; only one domain may open a disk for writing",
         "domain b: disks: /d//7 is used by domain a7; only one domain may open a disk for writing",
     ]
+
+
+@pytest.mark.parametrize(
+    "interface",
+    [
+        {"address": "203.0.113.7/32", "gateway": "192.0.2.1"},
+        {"address": "203.0.113.7/31", "gateway": "203.0.113.6"},
+        {"address": "2001:db8:7::7/64", "gateway": "fe80::1"},
+        {"address": "203.0.113.7/32", "gateway": "192.0.2.1", "address6": "2001:db8:7::7/128", "gateway6": "2001:db8::1"},
+        {"address": "203.0.113.6/29", "gateway": "192.0.2.1", "gateway_on_link": True},
+    ],
+)
+def test_a_gateway_that_is_on_the_link_but_not_in_the_subnet(interface):
+    declared = declaration_of({"name": "a", "interfaces": [{"bridge": "xenbr0", **interface}]}, "h", kernel="/k")
+    assert f"--ipv{6 if ':' in interface['address'] else 4}-gateway={interface['gateway']}" in declared.domain.arguments
+
+
+@pytest.mark.parametrize("gateway", ["ff02::1", "::", "::1"])
+def test_what_no_gateway_can_be(gateway):
+    with pytest.raises(SpecError, match="can't be the gateway of"):
+        declaration_of(
+            {"name": "a", "interfaces": [{"bridge": "b", "address": "fd00::7/128", "gateway": gateway}]}, "h", kernel="/k"
+        )

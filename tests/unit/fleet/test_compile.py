@@ -98,7 +98,7 @@ def test_one_address_on_two_hosts_of_one_network():
     assert problem.line.startswith("domain mail: address 10.0.0.10 on xenbr0 is declared for domain www of a too")
     for other, values in [
         (UNIKERNEL, {"xen_host_site": "elsewhere"}),
-        (UNIKERNEL, {"xen_host_networks": {"xenbr0": {"mode": "nat"}}}),
+        (UNIKERNEL, {"xen_host_networks": {"xenbr0": {"mode": "nat", "addresses": ["10.0.0.1/24"]}}}),
         (with_interface(bridge="xenbr1"), {}),
         ({**UNIKERNEL, "state": "absent"}, {}),
     ]:
@@ -242,3 +242,72 @@ def test_the_variables_of_the_hosts_themselves_are_judged_with_the_rest():
     )
     fine = {"xen_host_dom0_memory": "1024", "xen_host_domain_cpus": "", "xen_host_management_networks": ["192.0.2.0/24"]}
     assert compile_fleet({"xen1": Resolved(fine)}, Asked(services=()), str).problems == []
+
+
+NETWORKS = {"inside": {"mode": "nat", "addresses": ["10.77.0.1/24", "fd77::1/64"]}}
+INSIDE = {"name": "www", "image": "web", "interfaces": [{"network": "inside", "address": "10.77.0.10/24"}]}
+
+
+def test_a_network_by_name_becomes_what_the_modules_take():
+    values = {"unikernels": [{**INSIDE, "publish": [{"port": 443}]}], "unikernel_images": IMAGES, "xen_host_networks": NETWORKS}
+    fleet = compiled({"h": values})
+    assert fleet.problems == []
+    assert fleet.hosts["h"].unikernels == [
+        {
+            "name": "www",
+            "image": "web",
+            "interfaces": [{"bridge": "inside", "address": "10.77.0.10/24", "gateway": "10.77.0.1"}],
+        }
+    ]
+    assert [(one.name, one.port, one.target) for one in fleet.hosts["h"].guests.published] == [("www", 443, "10.77.0.10")]
+
+
+def test_a_service_is_published_and_its_mistakes_are_called_by_its_variables():
+    values = {
+        "xen_host_networks": NETWORKS, "web_image": {"file": "/web.xen"}, "web_publish": [{"port": 80}],
+        "web_interfaces": [{"network": "inside", "address": "10.77.0.10/24"}],
+    }  # fmt: skip
+    fleet = compiled({"h": values})
+    assert fleet.problems == [] and fleet.hosts["h"].guests.published[0].name == "www"
+    wrong = compiled({"h": {**values, "web_publish": [{"port": 22}], "web_interfaces": [{"network": "inisde"}]}})
+    lines = [problem.line for problem in wrong.problems]
+    assert any(line.startswith("web_interfaces[0]: network: 'inisde' is not in xen_host_networks") for line in lines), lines
+    assert any(line.startswith("web_publish") for line in lines), lines
+
+
+@pytest.mark.parametrize("service", ["web", "dns", "vpn"])
+def test_a_service_with_ipv6_alone(service):
+    values = {
+        f"{service}_image": {"file": "/x.xen"},
+        f"{service}_interfaces": [{"bridge": "b", "address": "fd00::10/64", "gateway": "fe80::1"}],
+    }
+    fleet = compiled({"h": values})
+    assert fleet.problems == []
+    (unikernel,) = fleet.hosts["h"].unikernels
+    assert unikernel["arguments"]["ipv6-only"] == "true" and "[fd00::10]" in "".join(map(str, unikernel["health"].values()))
+    both = compiled(
+        {"h": {**values, f"{service}_interfaces": [{"bridge": "b", "address": "10.0.0.9/24", "address6": "fd00::9/64"}]}}
+    )
+    assert "ipv6-only" not in both.hosts["h"].unikernels[0]["arguments"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"xen_host_networks": {"inside": {"mode": "nat"}}}, "xen_host_networks.inside: addresses: is required"),
+        ({}, "domain www: interfaces[0]: network: 'inside' is not in xen_host_networks (known: none)"),
+        ({"xen_host_networks": NETWORKS, "ansible_port": 2222, "publish": 2222}, "tcp port 2222 is the host's own sshd's"),
+    ],
+)
+def test_mistakes_of_networks_are_in_the_fleets_list(values, words):
+    unikernel = {**INSIDE, "publish": [{"port": values.get("publish", 80)}]}
+    fleet = compiled({"h": {"unikernels": [unikernel], "unikernel_images": IMAGES, **values}})
+    lines = [problem.line for problem in fleet.problems]
+    assert any(words in line for line in lines), lines
+    # What is on a network that could not be read is not said to be wrong as well.
+    assert len(lines) == (1 if values else 2), lines
+
+
+def test_two_hosts_may_have_the_same_private_addresses():
+    values = {"unikernels": [INSIDE], "unikernel_images": IMAGES, "xen_host_networks": NETWORKS}
+    assert compiled({"one": values, "two": values}).problems == []

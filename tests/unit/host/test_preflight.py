@@ -51,7 +51,6 @@ def test_a_good_machine():
         ({"memory": 1024, "under_xen": True, "pvh_capable": True}, "too little is left for domains"),
         ({"free_disk": 200}, "has 200 MiB free"),
         ({"free_disk": 20, "under_xen": True, "pvh_capable": True}, "has 20 MiB free on / of Dom0"),
-        ({"network_style": "netplan"}, "configures its network with netplan"),
         ({"uplink": ""}, "has no default route"),
     ],
 )

@@ -6,7 +6,7 @@ import time
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.network import switch
-from ansible_collections.unikernels.xen.plugins.module_utils.network.switch import BACK, KEPT, NOTHING, PROGRAM, UP
+from ansible_collections.unikernels.xen.plugins.module_utils.network.switch import BACK, KEPT, NOTHING, UP, FileChange, Switch
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import bridge_switch
 
 WITHIN = 20
@@ -22,9 +22,11 @@ class Host:
             self.tool(tools / name, "exit 0")
         self.tool(tools / "ifup", f'echo "ifup $*" >>{folder}/log\n{ifup}')
         self.file.write_text("old\n")
-        (self.folder / "old").write_text("old\n")
-        (self.folder / "new").write_text("new\n")
-        self.tool(self.folder / "switch", PROGRAM.partition("\n")[2])
+        scripts = {"down": ["ifdown --force ens3"], "up": ["ifup ens3 xenbr0"], "up-old": ["ifup ens3"]}
+        (self.folder / "files").mkdir()
+        for name, (text, mode) in Switch((FileChange(str(self.file), "old\n", "new\n"),), scripts).folder().items():
+            (self.folder / name).write_text(text)
+            (self.folder / name).chmod(mode)
         self.log, self.tools = folder / "log", tools
 
     @staticmethod
@@ -33,7 +35,7 @@ class Host:
         path.chmod(0o755)
 
     def start(self, seconds=3):
-        words = [str(self.folder / "switch"), "ens3", "xenbr0", str(seconds), str(self.file), str(self.units)]
+        words = [str(self.folder / "switch"), str(seconds), str(self.units)]
         return subprocess.Popen(words, env={"PATH": f"{self.tools}:{os.environ['PATH']}"})
 
     def state(self):
@@ -72,7 +74,7 @@ def test_a_confirmation_keeps_the_new_network(tmp_path):
     # A host that dies now boots with the old network: a unit stands ready until the confirmation.
     unit = (host.units / switch.UNDO_UNIT).read_text()
     assert f"ConditionPathExists={host.folder}/pending" in unit and (host.folder / "pending").exists()
-    command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))[len("ExecStart=/bin/sh -c '") : -1]
+    command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))[len("ExecStart=") :].split()
     (host.folder / "confirmed").touch()
     assert running.wait(WITHIN) == 0
     assert host.state() == KEPT
@@ -80,7 +82,7 @@ def test_a_confirmation_keeps_the_new_network(tmp_path):
     assert list(host.units.iterdir()) == [] and not (host.folder / "pending").exists()
     # What that unit would have done.
     (host.folder / "pending").touch()
-    subprocess.run(["sh", "-c", command], check=True)
+    subprocess.run(command, check=True)
     assert (host.file.read_text(), host.state(), (host.folder / "pending").exists()) == ("old\n", BACK, False)
 
 

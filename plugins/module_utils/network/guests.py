@@ -1,0 +1,293 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A host's unikernels on its networks: `network` of an interface becomes bridge, gateway and MTU; `publish` becomes rules. Pure.
+
+`on_networks` changes the unikernels that it is given into what the modules take, and returns what their host needs to know of
+them. A mistake in a value that the modules judge themselves (is it an address at all?) is left to them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .kinds import BRIDGED, ISOLATED, NAT, ROUTED, UNKNOWN, IPInterface, Network, is_link_local, within
+
+PROTOCOLS = ("tcp", "udp")
+_PUBLISH_KEYS = ("port", "to", "protocol", "address", "network")
+USUAL_MTU = 1500
+
+
+@dataclass(frozen=True)
+class Published:
+    """What comes to the host's port goes to a domain's. ``address``: only what is for this address of the host; "" for any."""
+
+    name: str
+    protocol: str
+    port: int
+    to: int
+    target: str  # the domain's address
+    network: str
+    address: str = ""
+
+    @property
+    def version(self) -> int:
+        return ipaddress.ip_address(self.target).version
+
+
+@dataclass
+class Guests:
+    """What a host's networks need to know of its domains."""
+
+    published: list[Published] = field(default_factory=list)
+    # Network -> addresses for which Dom0 answers at the uplink.
+    proxied: dict[str, list[str]] = field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        return {"published": [asdict(one) for one in self.published], "proxied": self.proxied}
+
+
+def guests_of(plain: Mapping[str, Any]) -> Guests:
+    """The way back from `Guests.plain`."""
+    return Guests(
+        [Published(**one) for one in plain.get("published", [])], {k: list(v) for k, v in plain.get("proxied", {}).items()}
+    )
+
+
+def on_networks(
+    networks: Mapping[str, Network], unikernels: list[dict[str, Any]], ssh_port: int, problem: Callable[[str], None]
+) -> Guests:
+    """``unikernels``: options of each, changed in place. ``ssh_port``: where the controller reaches the host."""
+    guests = Guests()
+    for unikernel in unikernels:
+        name = unikernel.get("name")
+        where = f"domain {name}" if isinstance(name, str) else "a domain without a name"
+        absent = unikernel.get("state") == "absent"
+        placed = [
+            (network, interface)
+            for index, interface in _interfaces(unikernel)
+            for network in [_network_of(networks, interface, f"{where}: interfaces[{index}]", problem)]
+            if network
+        ]
+        if not absent:
+            for network, interface in placed:
+                if network.mode == ROUTED and network.proxy:
+                    guests.proxied.setdefault(network.name, []).extend(str(one.ip) for _key, one in addresses(interface))
+        publish = unikernel.pop("publish", None)
+        if publish is not None and not absent:
+            guests.published += _published(unikernel, publish, placed, networks, problem)
+    _taken(guests.published, ssh_port, problem)
+    return guests
+
+
+def _interfaces(unikernel: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
+    interfaces = unikernel.get("interfaces")
+    for index, interface in enumerate(interfaces if isinstance(interfaces, list) else []):
+        if isinstance(interface, dict):
+            yield index, interface
+
+
+def addresses(interface: Mapping[str, Any]) -> list[tuple[str, IPInterface]]:
+    """Option and value of those that are addresses at all."""
+    found: list[tuple[str, IPInterface]] = []
+    for option in ("address", "address6"):
+        value = interface.get(option)
+        try:
+            found.append((option, ipaddress.ip_interface(value if isinstance(value, str) and "/" in value else "")))
+        except ValueError:
+            continue
+    return found
+
+
+def _network_of(
+    networks: Mapping[str, Network], interface: dict[str, Any], where: str, problem: Callable[[str], None]
+) -> Network | None:
+    """The declared network that the interface is on; with its values where it names it by ``network``."""
+    name, bridge = interface.get("network"), interface.get("bridge")
+    if name is None:
+        network = networks.get(bridge) if isinstance(bridge, str) else None
+    else:
+        interface.pop("network")
+        if bridge is not None:
+            problem(f"{where}: network: is given beside bridge: remove one of them")
+            return None
+        if not isinstance(name, str) or name not in networks:
+            interface["bridge"] = str(name)
+            known = ", ".join(sorted(networks)) or "none"
+            problem(f"{where}: network: {name!r} is not in xen_host_networks (known: {known})")
+            return None
+        network = networks[name]
+        interface["bridge"] = name
+        _fill(network, interface)
+    if network and network.mode != UNKNOWN:
+        _judge(network, interface, where, problem)
+    return network
+
+
+def _fill(network: Network, interface: dict[str, Any]) -> None:
+    for option, address in addresses(interface):
+        key = "gateway6" if option == "address6" else "gateway"
+        if interface.get(key) is None and network.gateway_for(address):
+            interface[key] = network.gateway_for(address)
+    if network.mtu and interface.get("mtu") is None and network.mtu != USUAL_MTU:
+        interface["mtu"] = network.mtu
+
+
+def _judge(network: Network, interface: dict[str, Any], where: str, problem: Callable[[str], None]) -> None:
+    for option, address in addresses(interface):
+        prefixes = [one for one in network.prefixes if one.version == address.version]
+        own = [one for one in network.own if one.version == address.version]
+        if any(address.ip == one.ip for one in own):
+            problem(f"{where}: {option}: {address.ip} is the host's own on {network.name}")
+        elif prefixes and not any(address.ip in one for one in prefixes):
+            problem(f"{where}: {option}: {address.ip} is outside network {network.name} ({', '.join(map(str, prefixes))})")
+        elif not prefixes and network.mode in (ROUTED, NAT) and (network.prefixes or own):
+            problem(f"{where}: {option}: network {network.name} has no IPv{address.version} subnet: add one to it")
+        _judge_prefix(network, address, f"{where}: {option}", problem)
+        _judge_gateway(network, interface, "gateway6" if option == "address6" else "gateway", address, where, problem)
+    _judge_claims(network, interface, where, problem)
+    mtu = interface.get("mtu")
+    if network.mtu and isinstance(mtu, int) and not isinstance(mtu, bool) and mtu > network.mtu:
+        problem(f"{where}: mtu: is {mtu}, but network {network.name} carries {network.mtu}")
+
+
+def _judge_prefix(network: Network, address: IPInterface, where: str, problem: Callable[[str], None]) -> None:
+    """A domain that takes more for its neighbourhood than is there asks by ARP for what Dom0 would have to route."""
+    mine = address.network
+    if network.mode == BRIDGED or mine.num_addresses == 1:
+        return
+    prefixes = [one for one in network.prefixes if one.version == address.version and address.ip in one]
+    wide = [one for one in prefixes if not within(mine, one)]
+    if prefixes and len(wide) == len(prefixes):
+        problem(
+            f"{where}: /{mine.prefixlen} is wider than network {network.name} ({prefixes[0]}):"
+            f" write {address.ip}/{prefixes[0].prefixlen}"
+        )
+
+
+def _judge_gateway(
+    network: Network, interface: dict[str, Any], option: str, address: IPInterface, where: str, problem: Callable[[str], None]
+) -> None:
+    try:
+        gateway = ipaddress.ip_address(interface.get(option) or "")
+    except ValueError:
+        return
+    if gateway.version != address.version:
+        return
+    on_link = any(gateway.version == one.version and gateway in one for one in (address.network, *network.prefixes))
+    on_link = on_link or is_link_local(gateway) or str(gateway) in (network.gateway, network.gateway6)
+    dom0 = any(gateway == one.ip for one in network.own)
+    if dom0 or (on_link and network.mode in (BRIDGED, ISOLATED)):
+        if address.network.num_addresses > 1 and gateway not in address.network and not is_link_local(gateway):
+            interface["gateway_on_link"] = True
+    elif network.mode in (ROUTED, NAT) and not network.own:
+        return  # the bridge is made by somebody else, and so is the way out
+    elif network.mode in (ROUTED, NAT):
+        ways = ", ".join(str(one.ip) for one in network.own if one.version == gateway.version) or "none of this family"
+        problem(f"{where}: {option}: {gateway} is not Dom0's address on the {network.mode} network {network.name} ({ways})")
+    elif address.network.num_addresses > 1:
+        problem(
+            f"{where}: {option}: {gateway} can't be reached: it is not in {address.network}, and not on network {network.name}"
+            f" (its subnets, or its {option}, say what is on the link)"
+        )
+
+
+def _judge_claims(network: Network, interface: dict[str, Any], where: str, problem: Callable[[str], None]) -> None:
+    """A router declares prefixes that it sends from (``ip``); one that holds the whole network is everybody's."""
+    value = interface.get("ip")
+    for word in value.split() if isinstance(value, str) else []:
+        try:
+            claim = ipaddress.ip_network(word)
+        except ValueError:
+            continue
+        for prefix in network.prefixes:
+            if claim.num_addresses > 1 and within(prefix, claim):
+                problem(
+                    f"{where}: ip: {claim} holds the whole network {network.name} ({prefix}): name what the domain itself has"
+                )
+
+
+def _published(
+    unikernel: dict[str, Any],
+    publish: Any,
+    placed: list[tuple[Network, dict[str, Any]]],
+    networks: Mapping[str, Network],
+    problem: Callable[[str], None],
+) -> Iterator[Published]:
+    name = str(unikernel.get("name"))
+    if not isinstance(publish, list) or any(not isinstance(one, dict) for one in publish):
+        problem(f"domain {name}: publish: must be a list of mappings, as in [{{port: 443, to: 8443}}]")
+        return
+    for index, options in enumerate(publish):
+        where = f"domain {name}: publish[{index}]"
+        read = _read_publish(options, where, problem)
+        if read is None:
+            continue
+        port, to, protocol, address, wanted = read
+        if wanted and wanted not in networks:
+            problem(f"{where}: network: {wanted!r} is not in xen_host_networks")
+            continue
+        nat = [(network, item) for network, item in placed if network.mode == NAT and wanted in ("", network.name)]
+        version = ipaddress.ip_address(address).version if address else 0
+        targets = [(network, one) for network, item in nat[:1] for _key, one in addresses(item) if version in (0, one.version)]
+        if not targets and not any(network.mode == UNKNOWN for network, _item in placed):
+            kind = f"IPv{version} address" if version else "address"
+            problem(
+                f"{where}: domain {name} has no {kind} on a nat network{f' {wanted}' if wanted else ''}; others need no publish"
+            )
+        for network, one in targets:
+            yield Published(name, protocol, port, to, str(one.ip), network.name, address)
+
+
+def _read_publish(options: dict[str, Any], where: str, problem: Callable[[str], None]) -> tuple[int, int, str, str, str] | None:
+    """port, to, protocol, address, network; None after a mistake, which was reported."""
+    before: list[str] = []
+    unknown = sorted(str(key) for key in options if key not in _PUBLISH_KEYS)
+    if unknown:
+        before.append(f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(_PUBLISH_KEYS)}")
+    numbers = {}
+    for key in ("port", "to"):
+        value = options.get(key, options.get("port"))
+        text = str(value)
+        if isinstance(value, (bool, float)) or not (
+            text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535
+        ):
+            before.append(f"{where}: {key}: is {value!r}, must be a port 1..65535")
+        else:
+            numbers[key] = int(text)
+    protocol = options.get("protocol", "tcp")
+    if protocol not in PROTOCOLS:
+        before.append(f"{where}: protocol: is {protocol!r}, must be one of {', '.join(PROTOCOLS)}")
+    address = options.get("address") or ""
+    try:
+        address = str(ipaddress.ip_address(address)) if address else ""
+    except ValueError:
+        before.append(f"{where}: address: is {address!r}, must be an address of the host, as in 192.0.2.2")
+    for line in dict.fromkeys(before):
+        problem(line)
+    if before:
+        return None
+    return numbers["port"], numbers["to"], str(protocol), address, str(options.get("network") or "")
+
+
+def _taken(published: list[Published], ssh_port: int, problem: Callable[[str], None]) -> None:
+    seen: list[Published] = []
+    reported: set[tuple[str, str, int]] = set()
+    for one in published:
+        key = (one.name, one.protocol, one.port)
+        for other in seen:
+            same = (other.protocol, other.port, other.version) == (one.protocol, one.port, one.version)
+            if same and (not one.address or not other.address or one.address == other.address) and key not in reported:
+                reported.add(key)
+                who = f"domain {other.name}" if other.name != one.name else "it"
+                problem(f"domain {one.name}: publish: {one.protocol} port {one.port} is published for {who} already")
+        if (one.protocol, one.port) == ("tcp", ssh_port) and key not in reported:
+            reported.add(key)
+            problem(
+                f"domain {one.name}: publish: tcp port {one.port} is the host's own sshd's: publish another, as in 2{one.port:02}"
+            )
+        seen.append(one)

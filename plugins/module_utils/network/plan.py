@@ -1,0 +1,374 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From the declared networks and what was read of the host to files and commands, or to all that is wrong. Pure.
+
+What the host's manager writes is made from its files *as they were before us*, so that a network that is no longer declared
+leaves nothing behind, and that a second run changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from . import ifupdown, netplan, networkd, networkmanager, rules
+from .guests import Guests, guests_of
+from .kinds import BRIDGED, ROUTED, Network
+from .reading import (
+    IFUPDOWN,
+    NETPLAN,
+    NETWORKD,
+    NETWORKMANAGER,
+    Bridge,
+    NetworkError,
+    Reading,
+    State,
+    refusals,
+    settle,
+    ways,
+)
+from .switch import FileChange, Switch
+
+STATE = "/var/lib/unikernels/networks.json"
+NFT = "/etc/xen/unikernels-networks.nft"
+NEIGHBOURS = "/etc/xen/unikernels-networks.neighbours"
+SYSCTL = "/etc/sysctl.d/62-unikernels-networks.conf"
+UNIT = "/etc/systemd/system/unikernels-networks.service"
+WANTED = "/etc/systemd/system/multi-user.target.wants/unikernels-networks.service"
+CLOUD = "/etc/cloud/cloud.cfg.d/99-unikernels-network.cfg"
+# Files that are no manager's.
+COMMON = (STATE, NFT, NEIGHBOURS, SYSCTL, UNIT, CLOUD)
+# Seconds for a device to be there after a manager's command has returned.
+WITHIN = 30
+
+_HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
+_UNIT = f"""{_HEAD}[Unit]
+Description=What Dom0 lets through between its networks
+# nftables.service begins with 'flush ruleset'; with it this one starts again.
+After=nftables.service firewalld.service network.target
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
+Before=xendomains.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/sbin/nft -f {NFT}
+ExecStart=-/usr/sbin/ip -force -batch {NEIGHBOURS}
+ExecReload=/usr/sbin/nft -f {NFT}
+
+[Install]
+WantedBy=multi-user.target
+"""
+_CLOUD = f"{_HEAD}network: {{config: disabled}}\n"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``switch``: whether devices change, so that the controller must confirm. ``apply``: what is enough otherwise."""
+
+    files: tuple[FileChange, ...] = ()
+    switch: Switch = field(default_factory=lambda: Switch(()))
+    devices: tuple[str, ...] = ()  # bridges that are created, changed or removed
+    apply: tuple[str, ...] = ()
+    rules: str = ""  # the table of nftables, "" for none
+
+
+def state_text(state: State) -> str:
+    return json.dumps(
+        {
+            "networks": {name: asdict(network) for name, network in sorted(state.networks.items())},
+            "guests": state.guests.plain(),
+            "originals": dict(sorted(state.originals.items())),
+            "written": dict(sorted(state.written.items())),
+            "adopted": sorted(state.adopted),
+            "moved": sorted(state.moved),
+            "advertised": sorted(state.advertised),
+            "connection": state.connection,
+        },
+        indent=1,
+        sort_keys=True,
+    )
+
+
+def state_of(text: str) -> State:
+    """The way back; an empty text is no state. ValueError for another."""
+    if not text.strip():
+        return State()
+    try:
+        plain = json.loads(text)
+        networks = {
+            name: Network(**{**one, "addresses": tuple(one["addresses"]), "subnets": tuple(one["subnets"])})
+            for name, one in plain["networks"].items()
+        }
+        guests = guests_of(plain["guests"])
+        words = {key: tuple(plain[key]) for key in ("adopted", "moved", "advertised")}
+        return State(networks, guests, plain["originals"], plain["written"], connection=str(plain["connection"]), **words)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"is not as we wrote it: {error}") from None
+
+
+def configured(reading: Reading) -> frozenset[str]:
+    """Devices that the host's manager configures, by its files without ours."""
+    if reading.manager == IFUPDOWN:
+        return ifupdown.configured(reading.originals)
+    asked = {NETWORKD: networkd.configured, NETPLAN: netplan.configured, NETWORKMANAGER: networkmanager.configured}
+    return asked[reading.manager](reading)
+
+
+def make_plan(networks: Mapping[str, Network], guests: Guests | None, reading: Reading) -> Plan:
+    """``guests``: None leaves those that were told last. NetworkError with everything that is wrong."""
+    if not networks and not reading.state.networks:
+        return Plan()
+    if reading.manager not in (IFUPDOWN, NETWORKD, NETPLAN, NETWORKMANAGER):
+        raise NetworkError(
+            "the host's network is configured by none of ifupdown, systemd-networkd, netplan and NetworkManager: make the bridges"
+            " yourself and set xen_host_manage_network: false"
+        )
+    guests = guests or reading.state.guests
+    bridges, adopted, lines = settle(networks, reading, configured(reading))
+    lines += refusals(networks, bridges, guests, reading)
+    try:
+        written = _writer(reading.manager)(bridges, reading) if networks else {}
+    except NetworkError as error:
+        lines, written = lines + error.lines, {}
+    if lines:
+        raise NetworkError(*lines)
+    files = _managers_files(written, reading)
+    devices = _devices(bridges, files, reading)
+    state = _next_state(bridges, adopted, guests, written, reading)
+    files += _common_files(networks, bridges, guests, state, reading)
+    changed = tuple(one for one in files if one.before != one.after)
+    loads = _loads(networks)
+    switch = Switch(changed, _scripts(bridges, devices, reading, loads))
+    return Plan(changed, switch, tuple(devices), tuple(loads), rules.table(networks, guests) if networks else "")
+
+
+def _writer(manager: str):  # type: ignore[no-untyped-def]
+    return {
+        IFUPDOWN: ifupdown.write,
+        NETWORKD: networkd.write,
+        NETPLAN: netplan.write,
+        NETWORKMANAGER: networkmanager.write,
+    }[manager]
+
+
+def _mode(path: str) -> int:
+    secret = path.startswith((netplan.FOLDER, networkmanager.FOLDER)) or path == STATE
+    return 0o600 if secret else 0o644
+
+
+def _managers_files(written: Mapping[str, str], reading: Reading) -> list[FileChange]:
+    paths = sorted({*written, *(path for path in reading.state.written if path not in COMMON)})
+    changes = []
+    for path in paths:
+        before, ours = reading.files.get(path), reading.state.written.get(path)
+        after = written.get(path, reading.original(path))
+        if ours is not None and before not in (ours, after) and path in reading.state.originals and before is not None:
+            # Somebody has edited what we wrote. Where nothing of it is to change, it stays so.
+            if written.get(path) == ours:
+                after = before
+            elif path not in written and reading.state.originals[path] is None:
+                after = None
+        changes.append(FileChange(path, before, after, _mode(path)))
+    return changes
+
+
+def _next_state(
+    bridges: list[Bridge], adopted: list[Network], guests: Guests, written: Mapping[str, str], reading: Reading
+) -> State:
+    networks = {one.name: one for one in [*(bridge.network for bridge in bridges), *adopted]}
+    originals = {path: reading.original(path) for path in written}
+    moved = tuple(one.name for one in bridges if one.moves)
+    return State(
+        networks,
+        guests,
+        originals,
+        dict(written),
+        adopted=tuple(one.name for one in adopted),
+        moved=moved,
+        advertised=_advertised(bridges, reading),
+        connection=(reading.state.connection if set(moved) & set(reading.state.moved) else reading.connection) if moved else "",
+    )
+
+
+def _advertised(bridges: list[Bridge], reading: Reading) -> tuple[str, ...]:
+    """Also of an earlier run: just after a change the next advertisement may not have come yet."""
+    over = {one.port: one.name for one in bridges if one.moves}
+    return tuple(sorted({over.get(device, device) for device in (*reading.advertised, *reading.state.advertised)}))
+
+
+def _common_files(
+    networks: Mapping[str, Network], bridges: list[Bridge], guests: Guests, state: State, reading: Reading
+) -> list[FileChange]:
+    out = ways(networks, bridges, reading)
+    neighbours = rules.neighbours(networks, guests, out)
+    texts: dict[str, str | None] = dict.fromkeys(COMMON)
+    if networks:
+        texts[STATE] = state_text(state)
+        texts[NFT] = _HEAD + rules.table(networks, guests)
+        texts[NEIGHBOURS] = "".join(" ".join(words) + "\n" for words in neighbours)
+        texts[SYSCTL] = rules.sysctls(networks, out.values(), state.advertised)
+        texts[UNIT] = _UNIT
+        texts[CLOUD] = _CLOUD if reading.cloud_init else None
+    return [FileChange(path, reading.files.get(path), text, _mode(path)) for path, text in texts.items()]
+
+
+def _devices(bridges: list[Bridge], files: list[FileChange], reading: Reading) -> list[str]:
+    """Bridges that differ from what the last run has left, or that are missing, or whose files changed; and those that go."""
+    before = {name: one for name, one in reading.state.networks.items() if name not in reading.state.adopted}
+    # Which of the files is for which bridge is the manager's matter: one that differs is enough for all that it may concern.
+    edited = any(one.before != one.after for one in files)
+    found = []
+    for bridge in bridges:
+        link = reading.links.get(bridge.name)
+        if link is None or link.kind != "bridge" or (edited and before.get(bridge.name) != bridge.network):
+            found.append(bridge.name)
+    gone = [name for name in before if name not in {one.name for one in bridges} and name in reading.links]
+    return [*found, *gone] or (["files"] if edited else [])
+
+
+def _loads(networks: Mapping[str, Network]) -> list[str]:
+    """What puts rules and switches of Linux into force."""
+    if not networks:
+        return [
+            f"nft -f - <<END\n{rules.table({}, Guests())}END",
+            "systemctl --no-reload disable --quiet unikernels-networks.service || true",
+        ]
+    lines = [
+        # Devices that are not there yet get theirs by udev when they come.
+        f"/lib/systemd/systemd-sysctl {SYSCTL} || true",
+        f"nft -f {NFT}",
+        f"ip -force -batch {NEIGHBOURS} || true",
+        f"mkdir -p {WANTED.rpartition('/')[0]} && ln -sf ../unikernels-networks.service {WANTED}",
+        "systemctl daemon-reload || true",
+    ]
+    if not any(network.mode == ROUTED and network.proxy for network in networks.values()):
+        lines.remove(f"ip -force -batch {NEIGHBOURS} || true")
+    return lines
+
+
+# -- the managers' commands ------------------------------------------------------------------------
+
+
+def _scripts(bridges: list[Bridge], devices: list[str], reading: Reading, loads: list[str]) -> dict[str, list[str]]:
+    """The shell lines of each stage of the switch."""
+    here = {bridge.name: bridge for bridge in bridges}
+    new = [name for name in devices if name in here and name not in reading.links]
+    gone = [name for name in devices if name not in here and name in reading.links]
+    live = [name for name in devices if name in here and name in reading.links]
+    moved = [here[name].port for name in new if here[name].moves]
+    returned = [_port_before(reading, name) for name in gone if _port_before(reading, name)]
+    scripts = _managers_scripts(reading, new, gone, live, moved, returned, here)
+    is_there = "ip link show dev {name} type bridge 2>/dev/null | grep -q ."
+    there = [f"for i in $(seq {WITHIN * 5}); do {is_there.format(name=name)} && break; sleep 0.2; done" for name in new]
+    there += [is_there.format(name=name) for name in new]
+    back = [f"[ ! -e {NFT} ] && nft 'table inet {rules.TABLE}; delete table inet {rules.TABLE}'", f"[ -e {NFT} ] && nft -f {NFT}"]
+    back += [f"[ -e {UNIT} ] || rm -f {WANTED}"]
+    return {
+        "down": scripts["down"],
+        "up": [*scripts["up"], *there, *loads],
+        "down-new": scripts["down-new"],
+        "up-old": [*scripts["up-old"], *back],
+        "boot": [*scripts.get("boot", []), f"[ -e {UNIT} ] || rm -f {WANTED}"],
+    }
+
+
+def _port_before(reading: Reading, name: str) -> str:
+    before = reading.state.networks.get(name)
+    return before.uplink if before and before.mode == BRIDGED and before.uplink and not before.vlan else ""
+
+
+def _removed(names: list[str]) -> list[str]:
+    return [f"ip link delete {name} 2>/dev/null || true" for name in names]
+
+
+def _managers_scripts(
+    reading: Reading,
+    new: list[str],
+    gone: list[str],
+    live: list[str],
+    moved: list[str],
+    returned: list[str],
+    here: Mapping[str, Bridge],
+) -> dict[str, list[str]]:
+    vlans = [here[name].port for name in new if here[name].vlan]
+    if reading.manager == IFUPDOWN:
+        changes, changes_back = _addresses(reading, live, here), _addresses(reading, live, here, back=True)
+        return {
+            "down": ifupdown.down([*gone, *moved]),
+            "up": [*_removed(gone), *ifupdown.up([*new, *returned], moved), *changes],
+            "down-new": [*ifupdown.down([*new, *moved, *returned]), *changes_back],
+            "up-old": [*_removed([*new, *vlans]), *(f"ip address flush dev {name}" for name in returned),
+                       *(ifupdown.up([*moved, *gone], []))],
+        }  # fmt: skip
+    if reading.manager == NETPLAN:
+        return {
+            "down": [],
+            "up": ["netplan generate", *_removed(gone), "netplan apply"],
+            "down-new": _removed([*new, *vlans]),
+            "up-old": ["netplan generate", "netplan apply"],
+            "boot": ["netplan generate"],
+        }
+    if reading.manager == NETWORKD:
+        again = [f"networkctl reconfigure {name}" for name in live if here[name].mac]
+        return {
+            "down": [],
+            "up": [
+                *_removed(gone),
+                "networkctl reload",
+                *again,
+                *(f"networkctl reconfigure {port}" for port in [*moved, *returned]),
+            ],
+            "down-new": _removed([*new, *vlans]),
+            "up-old": ["networkctl reload", *(f"networkctl reconfigure {port}" for port in [*moved, *returned]), *again],
+        }
+    return _networkmanager_scripts(reading, new, gone, live, moved, returned, here)
+
+
+def _networkmanager_scripts(
+    reading: Reading,
+    new: list[str],
+    gone: list[str],
+    live: list[str],
+    moved: list[str],
+    returned: list[str],
+    here: Mapping[str, Bridge],
+) -> dict[str, list[str]]:
+    def up(name: str) -> str:
+        return f"nmcli --wait {WITHIN} connection up uuid {networkmanager.connection_id(reading.host, name)}"
+
+    # Activated again, a bridge would lose the vifs of its domains.
+    again = [f"nmcli --wait {WITHIN} device reapply {name}" for name in live]
+    ports = [here[name].port for name in new if here[name].port]
+    return {
+        "down": [],
+        # The bridge may wait for its port's carrier: that is no failure.
+        "up": [*_removed(gone), "nmcli connection reload", *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
+               *(f"nmcli --wait {WITHIN} device connect {port}" for port in returned)],
+        "down-new": [],
+        "up-old": ["nmcli connection reload", *_removed([*new, *(here[name].port for name in new if here[name].vlan)]),
+                   *(f"nmcli --wait {WITHIN} device connect {port}" for port in moved),
+                   *again, *(f"{up(name)} || true" for name in [*gone, *returned])],
+    }  # fmt: skip
+
+
+def _addresses(reading: Reading, live: list[str], here: Mapping[str, Bridge], back: bool = False) -> list[str]:
+    """ifdown would take the bridge away under its domains: a bridge that stays gets its new addresses by ip(8)."""
+    lines = []
+    for name in live:
+        before, after = reading.state.networks.get(name), here[name].network
+        if before is None:
+            continue
+        first, second = (after, before) if back else (before, after)
+        lines += [f"ip address del {one} dev {name} || true" for one in first.addresses if one not in second.addresses]
+        lines += [f"ip address replace {one} dev {name}" for one in second.addresses if one not in first.addresses]
+        lines += [f"ip route replace {one} dev {name}" for one in second.routes]
+        lines += [f"ip route del {one} dev {name} || true" for one in first.routes if one not in second.routes]
+        if second.mtu != first.mtu:
+            lines.append(f"ip link set dev {shlex.quote(name)} mtu {second.mtu or 1500}")
+    return lines

@@ -1,0 +1,276 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What was read of a host's network, and the declared networks as they are to be on it. Pure.
+
+`settle` answers with `Bridge`s, which need no further thought: each has its port by name, its MAC, and whether the port's own
+addresses move to it. The writers (ifupdown, networkd, netplan, networkmanager) make files of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from .guests import Guests
+from .kinds import AUTO, BRIDGED, MAX_NAME, NAT, ROUTED, Network
+
+IFUPDOWN, NETWORKD, NETPLAN, NETWORKMANAGER = "ifupdown", "systemd-networkd", "netplan", "NetworkManager"
+MANAGERS = (IFUPDOWN, NETWORKD, NETPLAN, NETWORKMANAGER)
+
+
+class NetworkError(Exception):
+    """One line for each thing that is wrong."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__("; and ".join(lines))
+        self.lines = list(lines)
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network device. ``kind``: bridge, bond, vlan or what else ``ip -d`` calls it; "" for hardware."""
+
+    name: str
+    mac: str = ""
+    kind: str = ""
+    master: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class State:
+    """What the last run that was confirmed has left, as ``networks.json`` has it."""
+
+    networks: Mapping[str, Network] = field(default_factory=dict)  # with auto replaced
+    guests: Guests = field(default_factory=Guests)
+    originals: Mapping[str, str | None] = field(default_factory=dict)  # path -> text before us; None: was not there
+    written: Mapping[str, str] = field(default_factory=dict)  # path -> text that we wrote
+    adopted: tuple[str, ...] = ()  # bridges that were there before
+    moved: tuple[str, ...] = ()  # bridges that have the addresses of their port
+    advertised: tuple[str, ...] = ()  # devices whose route came from a router advertisement
+    connection: str = ""  # NetworkManager: the file of the uplink's connection before us
+
+
+@dataclass(frozen=True)
+class Reading:
+    host: str
+    manager: str
+    links: Mapping[str, Link]
+    default: str = ""  # the device of the default route
+    files: Mapping[str, str] = field(default_factory=dict)  # of all managers, by path
+    guests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # bridge -> running domains
+    listening: frozenset[tuple[str, int]] = frozenset()  # (protocol, port) of Dom0 itself
+    advertised: tuple[str, ...] = ()  # devices with a default route from a router advertisement
+    connection: str = ""  # NetworkManager: the file of the uplink's connection, "" for one that has none
+    cloud_init: bool = False
+    state: State = field(default_factory=State)
+
+    def original(self, path: str) -> str | None:
+        """The file as it was before us; what somebody changed since is the original from now on."""
+        current = self.files.get(path)
+        return self.state.originals[path] if path in self.state.originals and current == self.state.written.get(path) else current
+
+    @property
+    def originals(self) -> dict[str, str]:
+        """All files without what we wrote."""
+        found = {path: self.original(path) for path in {*self.files, *self.state.originals}}
+        return {path: text for path, text in sorted(found.items()) if text is not None}
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A network as a device. ``moves``: the port is configured by the host's manager, and its addresses go to the bridge."""
+
+    network: Network
+    mac: str
+    moves: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.network.name
+
+    @property
+    def port(self) -> str:
+        return self.network.port
+
+    @property
+    def vlan(self) -> int:
+        """The tag of a port that has to be created."""
+        return self.network.vlan
+
+    @property
+    def routes(self) -> list[str]:
+        return [str(route) for route in self.network.routes]
+
+
+def bridge_mac(host: str, name: str) -> str:
+    """A bridge without hardware would take the lowest MAC of its vifs, another one with each that comes: Dom0's own would
+    change under the domains that send through it."""
+    digest = hashlib.sha256(f"{host}\0bridge\0{name}".encode()).hexdigest()
+    return "02:" + ":".join(digest[index : index + 2] for index in range(0, 10, 2))
+
+
+def settle(
+    networks: Mapping[str, Network], reading: Reading, configured: frozenset[str]
+) -> tuple[list[Bridge], list[Network], list[str]]:
+    """The bridges to be written, the networks whose bridges are there and stay as they are, and what is wrong.
+
+    ``configured``: devices that the host's manager configures.
+    """
+    bridges, adopted, lines = [], [], []
+    for network in networks.values():
+        where = f"xen_host_networks.{network.name}"
+        link = reading.links.get(network.name)
+        ours = network.name in reading.state.networks and network.name not in reading.state.adopted
+        if link and not ours:
+            if link.kind != "bridge":
+                lines.append(f"{where}: {network.name} is a device of this host and no bridge: choose another name")
+            else:
+                adopted.append(_adopted(network, link, where, lines))
+            continue
+        settled, before = _with_uplink(network, reading, where, lines), reading.state.networks.get(network.name)
+        if settled is None:
+            continue
+        moves = not settled.vlan and (settled.port in configured or (network.name in reading.state.moved and settled == before))
+        mac = bridge_mac(reading.host, network.name)
+        if settled.mode == BRIDGED and settled.port and not settled.vlan:
+            mac = reading.links[settled.port].mac
+        bridges.append(Bridge(settled, mac, settled.mode == BRIDGED and moves))
+    return bridges, adopted, lines + _ports(bridges)
+
+
+def _adopted(network: Network, link: Link, where: str, lines: list[str]) -> Network:
+    missing = [address for address in network.addresses if address not in link.addresses]
+    if missing:
+        lines.append(
+            f"{where}: bridge {network.name} was there before and has no address {', '.join(missing)}: add it where the bridge is"
+            " configured, or give the network another name"
+        )
+    return replace(network, uplink="", vlan=0) if network.mode == BRIDGED else network
+
+
+def _with_uplink(network: Network, reading: Reading, where: str, lines: list[str]) -> Network | None:
+    """The network with its uplink by name; None when it has none, which was reported."""
+    if network.mode != BRIDGED or not network.uplink:
+        return network
+    before = reading.state.networks.get(network.name)
+    uplink = network.uplink
+    if uplink == AUTO:
+        uplink = reading.default
+        if before and before.mode == BRIDGED and uplink in (network.name, ""):
+            uplink = before.uplink
+        if not uplink:
+            lines.append(f"{where}: uplink: auto: the host has no default route, so its uplink is not known: name it")
+            return None
+    # The bridge of another network of ours has the addresses: what is under it is the uplink of a VLAN beside it.
+    over = reading.state.networks.get(uplink)
+    if over and over.mode == BRIDGED and network.vlan:
+        uplink = over.uplink
+    settled = replace(network, uplink=uplink)
+    link = reading.links.get(uplink)
+    if link is None:
+        known = ", ".join(
+            sorted(name for name, one in reading.links.items() if one.kind in ("", "bond", "vlan") and name != "lo")
+        )
+        lines.append(f"{where}: uplink: the host has no device {uplink} (it has {known})")
+        return None
+    if link.kind == "bridge":
+        lines.append(f"{where}: uplink: {uplink} is itself a bridge: name the network {uplink}, or give the device under it")
+        return None
+    if link.kind == "bond" and not any(one.master == uplink for one in reading.links.values()):
+        lines.append(f"{where}: uplink: bond {uplink} has no members: add one where it is configured (bond-slaves)")
+        return None
+    if link.master and link.master != network.name and not network.vlan:
+        lines.append(f"{where}: uplink: {uplink} belongs to {link.master}: give that, or another device")
+        return None
+    if len(settled.port) > MAX_NAME:
+        lines.append(
+            f"{where}: vlan: {settled.port} has {len(settled.port)} letters, a device has at most {MAX_NAME}: rename the uplink"
+        )
+        return None
+    return settled
+
+
+def _ports(bridges: list[Bridge]) -> list[str]:
+    lines = []
+    for index, second in enumerate(bridges):
+        for first in bridges[:index]:
+            if second.port and second.network.mode == first.network.mode == BRIDGED and second.port == first.port:
+                lines.append(
+                    f"xen_host_networks.{second.name}: uplink: {second.port} is under {first.name} already; a device is in one"
+                    " bridge: use a vlan"
+                )
+    return lines
+
+
+def ways(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> dict[str, str]:
+    """Routed and nat networks -> the device by which they reach the world, after the change."""
+    over = {one.port: one.name for one in bridges if one.moves}
+    found = {}
+    for network in networks.values():
+        if network.mode in (ROUTED, NAT):
+            device = reading.default if network.uplink == AUTO else network.uplink
+            found[network.name] = over.get(device, device)
+    return found
+
+
+def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Guests, reading: Reading) -> list[str]:
+    """One line for each thing of the host, or of what runs on it, that the networks do not go with."""
+    return [*_under_guests(bridges, networks, reading), *_overlaps(networks, bridges, reading), *_listening(guests, reading)]
+
+
+def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], reading: Reading) -> list[str]:
+    lines = []
+    wanted = {one.name: one.network for one in bridges}
+    for name, before in reading.state.networks.items():
+        running = ", ".join(reading.guests.get(name, ()))
+        if not running or name in reading.state.adopted:
+            continue
+        after = wanted.get(name)
+        if after is None and name not in networks:
+            lines.append(f"xen_host_networks: {name} is gone, but domains run on it ({running}): move or remove these first")
+        elif after is not None and after.mode != before.mode:
+            lines.append(
+                f"xen_host_networks.{name}: mode: is {after.mode}, was {before.mode}, and domains run on it ({running}): give the"
+                " new network another name and move them, or remove these first"
+            )
+        elif after is not None and after.mode == BRIDGED and after.port != before.port:
+            lines.append(
+                f"xen_host_networks.{name}: uplink: is {after.port or 'none'}, was {before.port or 'none'}, and domains run on it"
+                f" ({running}): remove these first"
+            )
+    return lines
+
+
+def _overlaps(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> list[str]:
+    """A prefix that lies elsewhere already. A part of the uplink's is fine where Dom0 routes it: the longer prefix wins."""
+    lines = []
+    mine = {*networks, *(one.port for one in bridges if one.moves)}
+    for network in networks.values():
+        for prefix in network.prefixes if network.mode != BRIDGED else []:
+            for link in reading.links.values():
+                for address in link.addresses if link.name not in mine and link.name not in reading.state.networks else ():
+                    there = ipaddress.ip_interface(address).network
+                    if there.version != prefix.version or not there.overlaps(prefix):
+                        continue
+                    longer = prefix.prefixlen > there.prefixlen and network.mode == ROUTED
+                    if not longer:
+                        lines.append(
+                            f"xen_host_networks.{network.name}: {prefix} overlaps {there} on {link.name} of this host:"
+                            " take another"
+                        )
+    return lines
+
+
+def _listening(guests: Guests, reading: Reading) -> list[str]:
+    taken = sorted(
+        {(one.protocol, one.port, one.name) for one in guests.published if (one.protocol, one.port) in reading.listening}
+    )
+    return [
+        f"domain {name}: publish: {protocol} port {port} is taken by a program of the host itself: publish another"
+        for protocol, port, name in taken
+    ]

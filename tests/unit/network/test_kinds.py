@@ -1,0 +1,110 @@
+"""The declared networks of a host: what is right, and one line for each mistake."""
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.network.kinds import MODES, read_networks
+from hypothesis import given
+from hypothesis import strategies as st
+
+DECLARED = {
+    "xenbr0": {"mode": "bridged", "uplink": "auto"},
+    "public": {"mode": "bridged", "uplink": "bond0", "vlan": 100},
+    "routed": {"mode": "routed", "addresses": ["203.0.113.65/27", "2001:db8:7::1/64"]},
+    "inside": {"mode": "nat", "addresses": ["10.77.0.1/24", "fd77::1/64"]},
+    "shut": {"mode": "isolated"},
+}
+
+
+def test_the_declaration_of_the_documentation():
+    networks, lines = read_networks(DECLARED)
+    assert lines == [] and list(networks) == list(DECLARED)
+    assert networks["public"].port == "bond0.100" and networks["inside"].port == ""
+    assert [str(one) for one in networks["routed"].prefixes] == ["203.0.113.64/27", "2001:db8:7::/64"]
+
+
+@pytest.mark.parametrize("nothing", [None, "", {}])
+def test_nothing_declared(nothing):
+    assert read_networks(nothing) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("networks", "words"),
+    [
+        (["inside"], "xen_host_networks: must be a mapping of name to network"),
+        ({"inside": "nat"}, "xen_host_networks.inside: must be a mapping"),
+        ({"a name": {"mode": "nat"}}, "the name must be 1..15 letters"),
+        ({"sixteen-letters-": {}}, "the name must be 1..15 letters"),
+        ({"inside": {"mode": "NAT"}}, "inside: mode: is 'NAT', must be one of bridged, routed, nat, isolated"),
+        (
+            {"inside": {"mode": "nat", "vlan": 3, "addresses": ["10.0.0.1/24"]}},
+            "vlan: is no option of a nat network; it has mode",
+        ),
+        ({"inside": {"mode": "nat"}}, "addresses: is required"),
+        ({"inside": {"mode": "nat", "addresses": ["10.0.0.1"]}}, "'10.0.0.1' is not ADDRESS/PREFIX"),
+        ({"inside": {"mode": "nat", "addresses": ["10.0.0.0/24"]}}, "the network or broadcast address of 10.0.0.0/24"),
+        ({"inside": {"mode": "nat", "addresses": ["10.0.0.1/32"]}}, "leaves no address for a domain: give its prefix"),
+        ({"inside": {"mode": "nat", "addresses": ["10.0.0.1/24", "10.0.0.1/24"]}}, "is there twice"),
+        ({"inside": {"mode": "nat", "addresses": ["ff02::1/64"]}}, "multicast, loopback or zero"),
+        ({"inside": {"mode": "nat", "addresses": [["10.0.0.1/24"]]}}, "must be a list of texts"),
+        ({"inside": {"mode": "isolated", "mtu": 100}}, "mtu: is 100, must be a whole number 1280..65535"),
+        ({"inside": {"mode": "isolated", "mtu": True}}, "mtu: is True, must be a whole number"),
+        ({"public": {"uplink": "eth0", "vlan": 4095}}, "vlan: is 4095, must be a whole number 1..4094"),
+        ({"public": {"vlan": 5}}, "vlan: needs the uplink that it is on"),
+        ({"public": {"uplink": "enp0s31f6np0", "vlan": 100}}, "enp0s31f6np0.100 has 16 letters, a device has at most 15"),
+        ({"public": {"uplink": "eth 0"}}, "uplink: is 'eth 0', must be the name of a network device"),
+        ({"eth0": {"uplink": "eth0"}}, "uplink: has the name of the network"),
+        ({"public": {"uplink": "eth0", "gateway": "192.0.2.1/24"}}, "gateway: is '192.0.2.1/24', must be an IPv4 address"),
+        ({"public": {"uplink": "eth0", "gateway6": "192.0.2.1"}}, "gateway6: is '192.0.2.1', must be an IPv6 address"),
+        ({"public": {"uplink": "eth0", "addresses": ["192.0.2.1/24"], "gateway": "192.0.2.1"}}, "is Dom0's own address there"),
+        (
+            {"r": {"mode": "routed", "addresses": ["192.0.2.1/32"], "subnets": ["192.0.2.9/29"]}},
+            "'192.0.2.9/29' is not a network",
+        ),
+        ({"r": {"mode": "routed", "addresses": ["192.0.2.1/32"], "subnets": ["::/0"]}}, "::/0 can't be domains' own"),
+        ({"r": {"mode": "routed", "addresses": ["192.0.2.1/32"], "proxy": "maybe"}}, "proxy: is 'maybe', must be true or false"),
+    ],
+)
+def test_each_mistake_is_one_line(networks, words):
+    lines = read_networks(networks)[1]
+    assert any(words in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({"mode": "nat", "addresses": ["10.77.0.129/25"]}, "xen_host_networks.b: 10.77.0.128/25 overlaps 10.77.0.0/24 of a"),
+        ({"mode": "isolated", "subnets": ["10.0.0.0/8"]}, "10.0.0.0/8 overlaps 10.77.0.0/24 of a"),
+        ({"mode": "bridged", "uplink": "a"}, "xen_host_networks.b: uplink: a is a network itself"),
+    ],
+)
+def test_two_networks_that_claim_the_same(second, words):
+    lines = read_networks({"a": {"mode": "nat", "addresses": ["10.77.0.1/24"]}, "b": second})[1]
+    assert any(words in line for line in lines), lines
+
+
+def test_a_device_is_under_one_bridge():
+    lines = read_networks({"a": {"uplink": "eth1"}, "b": {"uplink": "eth1"}})[1]
+    assert lines == ["xen_host_networks.b: uplink: eth1 is under a already; a device is in one bridge: use a vlan"]
+    assert read_networks({"a": {"uplink": "eth1"}, "b": {"uplink": "eth1", "vlan": 5}})[1] == []
+
+
+def test_where_the_bridges_are_made_by_somebody_else_their_kinds_are_enough():
+    assert read_networks({"xenbr1": {"mode": "nat"}}, managed=False)[1] == []
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=12) | st.sampled_from(
+        ["10.0.0.1/24", "fe80::1%eth0", "auto", "nat", "0.0.0.0/0", "::1/0", "1" * 30]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)  # fmt: skip
+KEYS = st.sampled_from(["mode", "uplink", "vlan", "addresses", "subnets", "gateway", "gateway6", "proxy", "mtu", "x"])
+
+
+@given(st.dictionaries(st.text(max_size=17), st.dictionaries(KEYS, ANY, max_size=5) | ANY, max_size=3) | ANY)
+def test_any_value_is_read_or_refused_in_lines(value):
+    networks, lines = read_networks(value)
+    assert all(line.startswith("xen_host_networks") for line in lines)
+    for network in networks.values():
+        assert network.mode in MODES and len(network.name) <= 15
+        assert all(prefix.prefixlen >= 0 for prefix in network.prefixes)

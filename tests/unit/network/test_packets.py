@@ -1,0 +1,73 @@
+"""What passes between the networks of a host: the product's rules on real packets, in network namespaces."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.networks.machine import ROOT
+from tests.networks.packets import PLACES
+
+OPEN = {"routed", "single"}
+NAT = {"inside", "beside", "second"}
+SHUT = {"shut", "shut2"}
+
+
+@pytest.fixture(scope="module")
+def host():
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    for tool in ("nft", "ip", "ping", "unshare"):
+        if not shutil.which(tool, path=path):
+            pytest.skip(f"{tool} is not installed")
+    probe = ["unshare", "--net", "ip", "link", "add", "x", "type", "bridge"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("this kernel makes no bridge in a network namespace")
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / ".collections")}
+    command = [sys.executable, "-m", "tests.networks.packets"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def wanted(source, target):
+    if source in SHUT or target in SHUT:
+        return {source, target} == SHUT
+    if target in NAT:
+        return {source, target} == {"inside", "beside"}
+    return True
+
+
+def test_each_network_reaches_and_is_reached_as_its_kind_says(host):
+    """For both families: nat goes out and is not entered, routed both, isolated neither; neighbours see each other."""
+    places = [*PLACES, "outside"]
+    expected = {f"{one} to {two}": [wanted(one, two)] * 2 for one in places for two in places if one != two}
+    assert {pair: passed for pair, passed in host["passes"].items() if passed != expected[pair]} == {}
+    assert len(host["passes"]) == len(expected) == 56
+
+
+def test_what_is_published_is_reached_with_the_clients_own_address(host):
+    published = host["published"]
+    assert published["outside"] == ["192.0.2.1", "2001:db8::1"]
+    assert published["routed"] == ["203.0.113.66", "2001:db8:7::10"]
+    assert published["single"] == ["192.0.2.77", "2001:db8::77"]
+    assert published["second"] == ["10.78.0.10", "fd78::10"]
+    # The answer to a neighbour must come back through Dom0.
+    assert published["beside"] == ["10.77.0.1", "fd77::1"]
+    assert published["shut"] == ["", ""]
+
+
+def test_only_what_is_published_is_reached(host):
+    assert host["directly"] == ["", ""]
+
+
+def test_a_source_of_another_network_leaves_none(host):
+    assert host["forged"] is False
+
+
+def test_neighbours_reach_each_other_where_docker_sends_what_crosses_a_bridge_through_the_same_hooks(host):
+    assert host["neighbours"] == [True] * 4
