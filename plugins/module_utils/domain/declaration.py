@@ -27,7 +27,7 @@ from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin
 from .xl_config import ExtraValue
 
 # Solo5's xen platform code keeps the command line in 8192 bytes and cuts longer ones silently.
-ARGUMENTS_MOST = 8191
+MAX_ARGUMENTS = 8191
 # xenstore and file names; "~" is ours (see spec.NEXT).
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 RESERVED_NAMES = ("Domain-0", "Xenstore", "auto")
@@ -375,6 +375,6 @@ def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
                 raise reader.fail("arguments", f"{word.partition('=')[0]} comes from an interface's address or gateway already")
     line = given if isinstance(given, str) else boot_line.join([*words, *given])
     size = len(line.encode("utf-8"))
-    if size > ARGUMENTS_MOST:
-        raise reader.fail("arguments", f"the line has {size} bytes, Solo5 keeps only {ARGUMENTS_MOST}")
+    if size > MAX_ARGUMENTS:
+        raise reader.fail("arguments", f"the line has {size} bytes, Solo5 keeps only {MAX_ARGUMENTS}")
     return line
