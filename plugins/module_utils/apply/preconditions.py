@@ -154,7 +154,7 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
     if whose:
         findings.problems.append(
             f"{where}: was a disk of {whose} and is gone: is its file system mounted, its volume group active? An empty"
-            " one is not put in its place; if the data is lost indeed, create the file yourself"
+            " one is not put in its place; if the data is lost, create the file yourself"
         )
         return
     if origin.source and not os.path.isfile(origin.source):

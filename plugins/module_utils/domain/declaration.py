@@ -251,7 +251,9 @@ def _devices(reader: Reader, host: str, name: str) -> tuple[tuple[Interface, ...
     paths = [plain_path(disk.path) for disk, _origin in disks if disk.path]
     written = {plain_path(disk.path) for disk, _origin in disks if disk.access == "w" and disk.path}
     for path in sorted(path for path in written if paths.count(path) > 1):
-        reader.problems += reader.fail("disks", f"path {path} is used twice; a disk that is written is there once").problems
+        reader.problems += reader.fail(
+            "disks", f"path {path} is used twice; a domain can list a disk that it writes only once"
+        ).problems
     return interfaces, tuple(disk for disk, _origin in disks), tuple(origin for _disk, origin in disks if origin)
 
 
@@ -369,7 +371,9 @@ def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
         # MirageOS exits with its usage line when an option comes twice.
         options = [word.partition("=")[0] for word in words]
         for option in sorted({option for option in options if options.count(option) > 1}):
-            raise reader.fail("interfaces", f"{option} would be there twice: give each interface with an address its own group")
+            raise reader.fail(
+                "interfaces", f"{option} would appear twice in the boot line: give each interface with an address its own group"
+            )
         for word in given:
             if word.partition("=")[0] in options:
                 raise reader.fail("arguments", f"{word.partition('=')[0]} comes from an interface's address or gateway already")

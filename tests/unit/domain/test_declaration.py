@@ -177,7 +177,7 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"arguments": ["--ipv4-gateway=10.0.0.2"]}, "--ipv4-gateway comes from an interface's address or gateway already"),
         (
             {"interfaces": [{"bridge": "b", "address": f"10.0.{net}.2/24"} for net in (1, 2)]},
-            "interfaces: --ipv4 would be there twice: give each interface with an address its own group",
+            "interfaces: --ipv4 would appear twice in the boot line: give each interface with an address its own group",
         ),
         # What xl reads otherwise than it is written.
         ({"name": "3"}, "name: has digits only, which xl takes for the id of a domain: add a letter"),
