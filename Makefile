@@ -82,7 +82,7 @@ $(VENV)/tests-ready: tests/requirements.txt $(VENV)/ready
 	  { grep -E '^(ERROR|error)' $(VENV).log | tail -n 3; echo "Python's packages could not be installed (log: $(VENV).log)"; exit 1; }
 	@rm -f $(VENV).log; touch $(VENV)/tests-ready
 
-lint: test-setup ## ansible-lint, yamllint, ruff, mypy
+lint: test-setup ## ansible-lint, yamllint, ruff, mypy; galaxy-importer, antsibull-docs, REUSE
 	@$(RUN) tests/run lint
 
 sanity: test-setup ## ansible-test's sanity tests
@@ -100,7 +100,28 @@ molecule: test-setup ## the scenarios of role developers
 bench: setup ## ratios of speed, on the lab that make site made
 	@$(RUN) python tests/bench/images.py && $(RUN) python tests/bench/shipping.py && $(RUN) python tests/bench/domains.py
 
-clean: ## remove what make setup made
-	rm -rf $(VENV) $(VENV).log .ansible
+bench-peers: setup ## the same job by this collection, community.libvirt and xl; on that lab
+	@$(RUN) python tests/bench/peers.py
 
-.PHONY: help setup test-setup test-all matrix mutants site real lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench clean
+docs: setup ## the documentation site, in build/docs
+	@tools/publish docs
+
+picture: setup ## the README's picture, from a run on a lab with Xen where no www runs
+	@$(RUN) python tools/picture.py docs/run.svg
+
+stranger: setup ## a role in another folder, tested with the tarball alone
+	@$(RUN) tests/stranger
+
+release: setup ## check, build and sign the tarball: docs/releases.md
+	@RELEASE_KEY="$(RELEASE_KEY)" tools/publish release
+
+changelog: setup ## turn the fragments into the changelog of galaxy.yml's version
+	@tools/publish changelog
+
+completion: ## names of these targets for bash: eval "$$(make -s completion)"
+	@cat tools/completion.bash
+
+clean: ## remove what make setup made
+	rm -rf $(VENV) $(VENV).log .ansible build
+
+.PHONY: help setup test-setup test-all matrix mutants site real lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench bench-peers docs picture stranger release changelog completion clean

@@ -42,6 +42,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
     locked,
     read_text,
 )
+from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import stated
 
 MODULE = "unikernels.xen.image_store"
 # What the action alone has a use for.
@@ -226,7 +227,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for file in missing:
                 if file.endswith(SUFFIX):
                     paths.append(self._connection._shell.join_path(folder, file))
-                    self._transfer_file(os.path.join(self.store, file), paths[-1])
+                    with stated(f"{self.vars.get('inventory_hostname')}: image {file[:12]}, {files[file]['size'] / 1e6:.1f} MB"):
+                        self._transfer_file(os.path.join(self.store, file), paths[-1])
             if paths:
                 self._fixup_perms2((folder, *paths))
             shipping = {"files": files, "texts": texts, "arrived": folder, "final": True}

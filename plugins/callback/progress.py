@@ -10,7 +10,9 @@ type: aggregate
 short_description: A line now and then while a long task runs
 version_added: 0.1.0
 description:
-  - Shows that a long task is still at work, and for how long.
+  - Prints a line on standard error that shows that a long task is still at work, for how long, and what it does just now on the
+    controller, such as the step of a build or the image that is shipped.
+  - Changes nothing of what other callbacks print, so it goes with any of them. Without a terminal it prints nothing.
 author:
   - unikernels.xen authors (@unikernels)
 options:
@@ -20,10 +22,19 @@ options:
     default: 15
     ini: [{section: callback_progress, key: every}]
     env: [{name: UNIKERNELS_PROGRESS_EVERY}]
+  always:
+    description: Print the lines also where standard error is no terminal, as in a CI system that ends a job without output.
+    type: bool
+    default: false
+    ini: [{section: callback_progress, key: always}]
+    env: [{name: UNIKERNELS_PROGRESS_ALWAYS}]
+    version_added: 0.2.0
   follow:
-    description: Files with a line on what a build on the controller does just now; the newest is shown with the task.
+    description:
+      - Files with a line on what a build on the controller does just now, and folders with such files, each named by the process
+        that wrote it. The newest line is shown with the task.
     type: pathlist
-    default: ["~/.cache/unikernels.xen/builds/progress", /opt/unikernels/toolchain/progress]
+    default: ["~/.cache/unikernels.xen/builds/progress", /opt/unikernels/toolchain/progress, "~/.cache/unikernels.xen/progress"]
     ini: [{section: callback_progress, key: follow}]
     env: [{name: UNIKERNELS_PROGRESS_FOLLOW}]
 """
@@ -35,6 +46,7 @@ import time
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
+from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import is_alive
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -51,7 +63,9 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
         self._ended = threading.Event()
 
     def v2_playbook_on_start(self, playbook: Any) -> None:
-        threading.Thread(target=self._tell, args=(self.get_option("every"), self.get_option("follow")), daemon=True).start()
+        if not (self.get_option("always") or os.isatty(2)):
+            return
+        threading.Thread(target=self._report, args=(self.get_option("every"), self.get_option("follow")), daemon=True).start()
 
     def v2_playbook_on_task_start(self, task: Any, is_conditional: bool) -> None:
         self._task, self._task_began = task.get_name().rsplit(" : ", 1)[-1], time.monotonic()
@@ -59,25 +73,38 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
     def v2_playbook_on_stats(self, stats: Any) -> None:
         self._ended.set()
 
-    def _tell(self, every: int, follow: list[str]) -> None:
-        told = 0
+    def _report(self, every: int, follow: list[str]) -> None:
+        reported = 0
         while not self._ended.wait(0.5):
             elapsed = int(time.monotonic() - self._task_began)
             if elapsed < every:
-                told = 0
-            elif elapsed // every != told:
-                told = elapsed // every
+                reported = 0
+            elif elapsed // every != reported:
+                reported = elapsed // every
                 total = int(time.monotonic() - self._began)
-                line = f"   ... {elapsed} s: {self._task}{_build_line(follow)} (in all {total // 60}:{total % 60:02d})\n"
+                line = f"   ... {elapsed} s: {self._task}{_stated(follow)} (in all {total // 60}:{total % 60:02d})\n"
                 # Straight to the terminal: Display's locks belong to the main thread and its forks.
-                os.write(2, line.encode())
+                with contextlib.suppress(OSError):
+                    os.write(2, line.encode())
 
 
-def _build_line(follow: list[str]) -> str:
-    """What a build states that it does, if it stated that recently."""
+def _stated(follow: list[str]) -> str:
+    """What a build or an action states that it does, if it stated that recently or still runs."""
     lines = []
     for path in follow:
-        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as file:
-            lines.append((os.fstat(file.fileno()).st_mtime, file.readline().strip()))
-    said, line = max(lines, default=(0.0, ""))
-    return f": {line}" if time.time() - said <= 10 else ""
+        for file, alive in _files(path):
+            with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as stream:
+                written = os.fstat(stream.fileno()).st_mtime
+                if alive or time.time() - written <= 10:
+                    lines.append((written, stream.readline(200).strip()))
+    return f": {max(lines)[1]}" if lines else ""
+
+
+def _files(path: str) -> list[tuple[str, bool]]:
+    """(file, whether its process runs): the path itself, or what is in the folder."""
+    if not os.path.isdir(path):
+        return [(path, False)]
+    try:
+        return [(os.path.join(path, name), True) for name in os.listdir(path) if is_alive(name)]
+    except OSError:
+        return []

@@ -19,10 +19,24 @@ options:
     required: true
     choices: [unikernels.xen.lab]
   hosts:
-    description: How many machines.
+    description: How many machines. O(machines) goes before it.
     type: int
     default: 1
     env: [{name: LAB_HOSTS}]
+  machines:
+    description:
+      - The machines one by one, a mapping of names to options. What is left out is as the role P(unikernels.xen.lab#role) has it.
+      - C(suite), C(memory), C(cpus) and C(disk_size) as in that role.
+      - C(packages) has more packages of Debian for the disk; C(recipe) is a script that makes it in place of the role's own;
+        C(base) is a finished disk (qcow2), such as a cloud image. Paths are relative to the inventory file.
+      - C(disks) has sizes of more disks, C(networks) names of more networks between the machines.
+      - C(user_data) and C(network_config) are read by cloud-init, C(user) is whom to log in as (by default root).
+      - C(forwards) has more ports, each C(port) on 127.0.0.1 and C(to_port), with C(protocol) and C(to_address) where they are
+        not tcp and the machine itself. The ports of the three services are not forwarded then.
+      - C(groups) has more groups of the machine.
+    type: dict
+    default: {}
+    version_added: 0.2.0
   folder:
     description: Where the machines are kept.
     type: str
@@ -80,6 +94,25 @@ options:
 EXAMPLES = r"""
 plugin: unikernels.xen.lab
 hosts: 2
+
+---
+# Two releases side by side, with a disk and a network of their own.
+plugin: unikernels.xen.lab
+machines:
+  old: {suite: bookworm, disks: [4G], networks: [storage]}
+  new: {suite: trixie, memory: 3072, networks: [storage], packages: [lvm2]}
+
+---
+# A cloud image of yours, set up by cloud-init.
+plugin: unikernels.xen.lab
+machines:
+  cloud:
+    base: debian-12-genericcloud-amd64.qcow2
+    user: debian
+    user_data: |
+      #cloud-config
+      packages: [python3-apt]
+    forwards: [{port: 8443, to_port: 443}]
 """
 
 import os
@@ -88,6 +121,7 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible_collections.unikernels.xen.plugins.module_utils.lab import machines as declared
 
 try:
     from ansible.template import trust_as_template
@@ -128,8 +162,27 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         inventory.set_variable("lab", "lab_suite", self.get_option("suite"))
         inventory.set_variable("lab", "lab_saved", self.get_option("saved"))
         inventory.set_variable("lab", "lab_qemu", self.get_option("qemu"))
-        for index in range(count):
-            self._add_machine(f"xen{index + 1}", index * PORT_STEP, folder, cache_folder)
+        for index, (name, options) in enumerate(self._machines(path, count).items()):
+            self._add_machine(name, index * PORT_STEP, folder, cache_folder)
+            for key, value in options.items():
+                if key == "groups":
+                    for group in value:
+                        inventory.add_host(name, group=inventory.add_group(group))
+                elif key == "user":
+                    inventory.set_variable(name, "ansible_user", _trusted(value))
+                    inventory.set_variable(name, "ansible_become", value != "root")
+                else:
+                    inventory.set_variable(name, f"lab_{key}", _trusted(value))
+
+    def _machines(self, path: str, count: int) -> dict[str, dict[str, Any]]:
+        """Name -> what is declared for it alone."""
+        if not self.get_option("machines"):
+            return {f"xen{index + 1}": {} for index in range(count)}
+        try:
+            machines = declared.read(self.get_option("machines"), os.path.dirname(os.path.abspath(path)))
+        except ValueError as error:
+            raise AnsibleParserError(f"{path}: {error}") from error
+        return {name: {"forwards": [], **options} for name, options in machines.items()}
 
     def _add_machine(self, name: str, shift: int, folder: str, cache_folder: str) -> None:
         ports = {kind: self.get_option(f"{kind}_port") + shift for kind in ("ssh", "http", "dns", "vpn")}
@@ -158,5 +211,13 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         for group in ("lab", "xen_hosts"):
             self.inventory.add_host(name, group=group)
         for key, value in variables.items():
-            # Untrusted text is exported as a mapping, which readers such as testinfra don't expect.
-            self.inventory.set_variable(name, key, trust_as_template(value) if isinstance(value, str) else value)
+            self.inventory.set_variable(name, key, _trusted(value))
+
+
+def _trusted(value: Any) -> Any:
+    """Untrusted text is exported as a mapping, which readers such as testinfra don't expect."""
+    if isinstance(value, list):
+        return [_trusted(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _trusted(item) for key, item in value.items()}
+    return trust_as_template(value) if isinstance(value, str) else value

@@ -69,6 +69,35 @@ options:
     type: list
     elements: dict
     default: []
+  disks:
+    description:
+      - Sizes of more disks, such as V(4G) or V(512M). They are empty, and are called C(/dev/vdb), C(/dev/vdc) and so on. A
+        machine that has some can't be saved.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
+  networks:
+    description:
+      - Names of networks between machines whose O(folder) has the same parent. Each is one more network card without addresses,
+        C(ens6), C(ens7) and so on in the order of the list. They never leave the controller.
+    type: list
+    elements: str
+    default: []
+    version_added: 0.2.0
+  user_data:
+    description:
+      - What cloud-init in the disk reads as user-data at the first boot. The machine's name and O(public_key) come with it.
+    type: str
+    version_added: 0.2.0
+  network_config:
+    description: What cloud-init reads as network-config.
+    type: str
+    version_added: 0.2.0
+  public_key:
+    description: The ssh key that cloud-init gives to the disk's default user.
+    type: str
+    version_added: 0.2.0
   boot_timeout:
     description: Seconds until sshd must answer.
     type: int
@@ -116,6 +145,7 @@ qemu_version:
 
 import dataclasses
 import subprocess
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.lab import machine as lab
@@ -136,12 +166,18 @@ def main() -> None:
             "ssh_port": {"type": "int", "default": 2201},
             "forwards": {"type": "list", "elements": "dict", "default": []},
             "boot_timeout": {"type": "int", "default": 300},
+            "disks": {"type": "list", "elements": "str", "default": []},
+            "networks": {"type": "list", "elements": "str", "default": []},
+            "user_data": {"type": "str"},
+            "network_config": {"type": "str"},
+            "public_key": {"type": "str", "no_log": False},
         },
         required_if=[("state", "started", ["disk"]), ("state", "saved", ["disk", "snapshot"])],
         supports_check_mode=True,
     )
-    fields = {field.name: module.params[field.name] for field in dataclasses.fields(Machine)}
-    machine = Machine(**{**fields, "forwards": tuple(fields["forwards"])})
+    fields: dict[str, Any] = {field.name: module.params[field.name] for field in dataclasses.fields(Machine)}
+    fields.update({name: tuple(value) for name, value in fields.items() if isinstance(value, list)})
+    machine = Machine(**fields)
     steps = {"started": lab.start, "absent": lab.remove, "saved": lab.save}
     try:
         module.exit_json(**steps[module.params["state"]](machine, module.check_mode))

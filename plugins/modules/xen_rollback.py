@@ -61,7 +61,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Back to what ran before the last deployment
+- name: Roll back to the generation before the last deployment
   unikernels.xen.xen_rollback:
     to: previous
 """

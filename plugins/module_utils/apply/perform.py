@@ -195,7 +195,7 @@ class Performer:
             if seen.state == "rebooting" or seen.domid not in (0, domid) or (seen.state == "gone" and restarting(name)):
                 lines = console.lines(name, mark)
                 raise ToolstackError(
-                    f"domain {name}: it was started again by itself {time.monotonic() - began:.1f} s after its start, before it"
+                    f"domain {name}: it restarted {time.monotonic() - began:.1f} s after its start, before it"
                     f" was healthy{console.tail(lines)}",
                     lines,
                 )

@@ -140,7 +140,7 @@ class Runner:
                 performer.perform(step)
             current = self._look().find(plan.name) if former.alive else None
         except Exception as second:
-            outcome["msg"] += f"; and it could not be taken back ({_line(second)}): look at 'xl list', run it again"
+            outcome["msg"] += f"; and it could not be undone ({_line(second)}): look at 'xl list', run it again"
             outcome["rolled_back"] = False
             return outcome
         if former.alive and (current is None or current.state != former.state):

@@ -26,7 +26,7 @@ from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin
 from .xl_config import ExtraValue
 
 # Solo5's xen platform code keeps the command line in 8192 bytes and cuts longer ones silently.
-ARGUMENTS_MOST = 8191
+MAX_ARGUMENTS = 8191
 # xenstore and file names; "~" is ours (see spec.NEXT).
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 RESERVED_NAMES = ("Domain-0", "Xenstore", "auto")
@@ -250,7 +250,9 @@ def _devices(reader: Reader, host: str, name: str) -> tuple[tuple[Interface, ...
     paths = [plain_path(disk.path) for disk, _origin in disks if disk.path]
     written = {plain_path(disk.path) for disk, _origin in disks if disk.access == "w" and disk.path}
     for path in sorted(path for path in written if paths.count(path) > 1):
-        reader.problems += reader.fail("disks", f"path {path} is used twice; a disk that is written is there once").problems
+        reader.problems += reader.fail(
+            "disks", f"path {path} is used twice; a domain can list a disk that it writes only once"
+        ).problems
     return interfaces, tuple(disk for disk, _origin in disks), tuple(origin for _disk, origin in disks if origin)
 
 
@@ -365,12 +367,14 @@ def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
         # MirageOS exits with its usage line when an option comes twice.
         options = [word.partition("=")[0] for word in words]
         for option in sorted({option for option in options if options.count(option) > 1}):
-            raise reader.fail("interfaces", f"{option} would be there twice: give each interface with an address its own group")
+            raise reader.fail(
+                "interfaces", f"{option} would appear twice in the boot line: give each interface with an address its own group"
+            )
         for word in given:
             if word.partition("=")[0] in options:
                 raise reader.fail("arguments", f"{word.partition('=')[0]} comes from an interface's address or gateway already")
     line = given if isinstance(given, str) else boot_line.join([*words, *given])
     size = len(line.encode("utf-8"))
-    if size > ARGUMENTS_MOST:
-        raise reader.fail("arguments", f"the line has {size} bytes, Solo5 keeps only {ARGUMENTS_MOST}")
+    if size > MAX_ARGUMENTS:
+        raise reader.fail("arguments", f"the line has {size} bytes, Solo5 keeps only {MAX_ARGUMENTS}")
     return line

@@ -99,7 +99,7 @@ def _http(reader: Reader) -> dict[str, Any]:
         if given and not tls:
             raise reader.fail(option, "is for https, and the URL is one of http")
     if ca and insecure:
-        raise reader.fail("insecure", "looks at no certificate, so it can't be used with ca; leave one of them out")
+        raise reader.fail("insecure", "accepts any certificate, so it can't be combined with ca; leave one of them out")
     return {
         "target": url, "address": address, "port": port, "tls": tls, "path": path, "expect": str(status), "host": host,
         "name": name.rstrip("."), "contains": contains, "ca": ca, "insecure": insecure,
@@ -200,8 +200,8 @@ def _openvpn(reader: Reader) -> dict[str, Any]:
     key = _path(reader, "key")
     if not key:
         raise reader.fail(
-            "key", "is required: the path on the host of the endpoint's tls-crypt key, for without it OpenVPN answers"
-            f" nothing that tells it from any other service. tcp: {target} sees whether something accepts",
+            "key", "is required: the path on the host of the endpoint's tls-crypt key, because OpenVPN answers nothing"
+            f" without it; tcp: {target} checks only that something accepts connections",
         )  # fmt: skip
     return {
         "target": target, "address": address, "port": port, "key": key,

@@ -158,7 +158,7 @@ def _renamed(line: str, uplink: str, bridge: str) -> str:
         return line
     if words[0] not in _COMMANDS or not _ADDRESSES.match(" ".join(words[1:])):
         raise InterfacesError(
-            f"'{' '.join(words)}' names {uplink}: is that the device or its addresses? Say it with $IFACE or in words of ip(8),"
+            f"'{' '.join(words)}' names {uplink}: is that the device or its addresses? Write $IFACE or words of ip(8),"
             " or make the bridge yourself"
         )
     return re.sub(pattern, bridge, line)

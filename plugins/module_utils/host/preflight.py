@@ -19,8 +19,8 @@ SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
 ENDED_XEN = {"12": "4.17"}
 MAX_LISTS_AGE = 14
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.
-LEAST_DISK_MIB = 1500
-# What Dom0 needs to go on: a definition, a log, an image that a run brings.
+MIN_DISK_MIB = 1500
+# What Dom0 needs to work: a definition, a log, an image that a run brings.
 MIN_FREE_MIB = 100
 # Xen's own heap and Dom0's page tables on a small machine, measured 94 MiB on 2560 MiB; rounded up.
 XEN_MIB = 160
@@ -50,8 +50,8 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
             f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"
             f" {XEN_MIB}: too little is left for domains"
         )
-    if not info["under_xen"] and info["free_disk"] < LEAST_DISK_MIB:
-        lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {LEAST_DISK_MIB}")
+    if not info["under_xen"] and info["free_disk"] < MIN_DISK_MIB:
+        lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {MIN_DISK_MIB}")
     if info["under_xen"] and info["free_disk"] < MIN_FREE_MIB:
         lines.append(
             f"has {info['free_disk']} MiB free on / of Dom0; images, definitions and logs need {MIN_FREE_MIB}: make room"

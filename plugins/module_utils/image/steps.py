@@ -89,7 +89,7 @@ class Steps:
             file.write(line)
 
     def reason(self) -> str:
-        """What the tool says went wrong: the compiler's file, line and error, or the last line that says error."""
+        """What the tool printed of what went wrong: the compiler's file, line and error, or the last line that says error."""
         with open(self.log, "rb") as log:
             lines = last_lines(log, 400)
         return f"{reason(lines)} (log: {self.log})"

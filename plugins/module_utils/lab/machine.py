@@ -147,12 +147,29 @@ def _make_overlay(machine: Machine) -> None:
     os.rename(draft, overlay)
 
 
+def _make_disks(machine: Machine) -> None:
+    """The further disks, empty, and the folder that cloud-init reads."""
+    words, environment = qemu.program(machine.qemu, "qemu-img")
+    for index, size in enumerate(machine.disks):
+        path = machine.disk_path(index)
+        if not os.path.exists(path):
+            _run([*words, "create", "-q", "-f", "qcow2", path + ".new", size], environment)
+            os.rename(path + ".new", path)
+    files = qemu.seed_files(machine)
+    if files:
+        os.makedirs(machine.path(qemu.SEED), mode=0o700, exist_ok=True)
+    for name, text in files.items():
+        with open(os.path.join(machine.path(qemu.SEED), name), "w", encoding="utf-8") as file:
+            file.write(text)
+
+
 def _boot(machine: Machine, accelerated: bool, wanted: str) -> None:
     os.makedirs(machine.folder, mode=0o700, exist_ok=True)
     free = shutil.disk_usage(machine.folder).free
     if free < NEEDED_BYTES:
         raise MachineError(f"{machine.folder}: {free >> 20} MiB of disk space left, the lab needs {NEEDED_BYTES >> 20} MiB")
     _make_overlay(machine)
+    _make_disks(machine)
     with open(machine.path("settings"), "w", encoding="ascii") as file:
         file.write(wanted)
     words, environment = qemu.program(machine.qemu, "qemu-system-x86_64")
@@ -189,7 +206,7 @@ def start(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
         with open(machine.path("settings"), encoding="ascii") as file:
             if file.read() != wanted:
                 raise MachineError(
-                    f"machine {machine.name} runs with other settings (memory, ports, QEMU); end it first: make lab-down"
+                    f"machine {machine.name} runs with other settings (such as memory or ports); end it first: make lab-down"
                 )
     else:
         _check(machine)

@@ -23,9 +23,14 @@ EMULATED = (
 )
 ACCELERATED = ("-accel", "kvm", "-cpu", "host")
 OVERLAY, CONSOLE, MONITOR, SERIAL, PID = "overlay.qcow2", "console.log", "monitor", "serial", "pid"
+# The folder that cloud-init reads as a disk (its data source NoCloud).
+SEED = "seed"
 
 # It becomes a word of a command to QEMU's monitor.
 SNAPSHOT = re.compile(r"[a-z][a-z0-9-]{0,30}")
+SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]")
+# Places on the PCI bus: cards from 6 on (Debian calls them ens6, ens7, ...), disks from 16 on, cloud-init's at the end.
+FIRST_CARD, FIRST_DISK, SEED_PLACE, MAX_MORE = 6, 16, 31, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +47,32 @@ class Machine:
     boot_timeout: int = 300
     snapshot: str | None = None
     qemu: str | None = None
+    disks: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    user_data: str | None = None
+    network_config: str | None = None
+    public_key: str | None = None
 
     def problem(self) -> str:
         if self.snapshot is not None and not SNAPSHOT.fullmatch(self.snapshot):
             return f"snapshot: is '{self.snapshot}', must be lower case letters, digits and hyphens, such as provisioned"
+        for name, items in (("disks", self.disks), ("networks", self.networks)):
+            if len(items) > MAX_MORE:
+                return f"{name}: has {len(items)} entries, at most {MAX_MORE} are possible"
+        for index, size in enumerate(self.disks):
+            if not SIZE.fullmatch(size):
+                return f"disks[{index}]: is '{size}', must be a size such as 4G or 512M"
+        for index, network in enumerate(self.networks):
+            if not SNAPSHOT.fullmatch(network) or network in self.networks[:index]:
+                return f"networks[{index}]: is '{network}', must be a name such as storage, each once"
+        if self.disks and self.snapshot is not None:
+            return "disks: a machine with more disks can't be saved, and can't start from a saved state"
+        if self.network_config and not self.user_data:
+            return "network_config: is for cloud-init, which needs user_data"
         return ""
+
+    def disk_path(self, index: int) -> str:
+        return self.path(f"disk{index + 1}.qcow2")
 
     def path(self, name: str) -> str:
         return os.path.join(self.folder, name)
@@ -76,7 +102,6 @@ def command_line(machine: Machine, accelerated: bool) -> list[str]:
     forwards += [
         f"hostfwd={row['protocol']}:127.0.0.1:{row['port']}-{row['to_address']}:{row['to_port']}" for row in machine.forwards
     ]
-    mac = "52:54:00:" + ":".join(hashlib.sha256(machine.name.encode()).hexdigest()[at : at + 2] for at in (0, 2, 4))
     path = {name: machine.path(name).replace(",", ",,") for name in (OVERLAY, CONSOLE, SERIAL, MONITOR)}
     return [
         "-name", machine.name, "-machine", "pc", *(ACCELERATED if accelerated else EMULATED),
@@ -90,16 +115,65 @@ def command_line(machine: Machine, accelerated: bool) -> list[str]:
         # The disk takes its host name from there.
         "-smbios", "type=3,asset=" + machine.name.replace(",", ",,"),
         # A fixed place on the bus: Debian calls the card ens3.
-        "-device", f"virtio-net-pci,netdev=net,bus=pci.0,addr=0x3,mac={mac}",
+        "-device", f"virtio-net-pci,netdev=net,bus=pci.0,addr=0x3,mac={_mac(machine.name)}",
         "-object", "rng-random,filename=/dev/urandom,id=random", "-device", "virtio-rng-pci,rng=random,bus=pci.0,addr=0x5",
+        *_more_disks(machine), *_more_networks(machine), *_seed(machine),
         *(["-loadvm", machine.snapshot] if machine.snapshot else []),
     ]  # fmt: skip
 
 
+def _mac(text: str) -> str:
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return "52:54:00:" + ":".join(digest[at : at + 2] for at in (0, 2, 4))
+
+
+def _more_disks(machine: Machine) -> list[str]:
+    words = []
+    for index in range(len(machine.disks)):
+        path = machine.disk_path(index).replace(",", ",,")
+        words += ["-drive", f"file={path},if=none,id=disk{index},cache=unsafe,discard=unmap,format=qcow2"]
+        words += ["-device", f"virtio-blk-pci,drive=disk{index},bus=pci.0,addr={FIRST_DISK + index:#x}"]
+    return words
+
+
+def _more_networks(machine: Machine) -> list[str]:
+    """A network connects the machines of a lab that name it: a multicast group of its own, which never leaves 127.0.0.1."""
+    words = []
+    lab = machine.folder.rsplit("/", 1)[0]
+    for index, network in enumerate(machine.networks):
+        digest = hashlib.sha256(f"{lab}\n{network}".encode()).digest()
+        group = f"239.192.{digest[0]}.{digest[1]}:{20000 + int.from_bytes(digest[2:4], 'big') % 10000}"
+        words += ["-netdev", f"socket,id=network{index},mcast={group},localaddr=127.0.0.1"]
+        mac = _mac(f"{machine.name}\n{network}")
+        words += ["-device", f"virtio-net-pci,netdev=network{index},bus=pci.0,addr={FIRST_CARD + index:#x},mac={mac}"]
+    return words
+
+
+def _seed(machine: Machine) -> list[str]:
+    if not machine.user_data:
+        return []
+    path = machine.path(SEED).replace(",", ",,")
+    return [
+        "-blockdev", f"driver=vvfat,node-name=seed,dir={path},label=CIDATA,read-only=on",
+        "-device", f"virtio-blk-pci,drive=seed,bus=pci.0,addr={SEED_PLACE:#x}",
+    ]  # fmt: skip
+
+
+def seed_files(machine: Machine) -> dict[str, str]:
+    """What cloud-init reads at the first boot: the user's own text, and the machine's name and ssh key beside it."""
+    if not machine.user_data:
+        return {}
+    about = {"instance-id": machine.name, "local-hostname": machine.name}
+    keys = {"public-keys": [machine.public_key]} if machine.public_key else {}
+    files = {"user-data": machine.user_data, "meta-data": json.dumps({**about, **keys}) + "\n"}
+    return {**files, "network-config": machine.network_config} if machine.network_config else files
+
+
 def digest_of(machine: Machine, accelerated: bool) -> str:
-    """What tells a machine with other settings: memory, ports, the CPU and the QEMU that emulates it; not how it was started."""
+    """What makes it another machine: memory, ports, disks, the CPU and the QEMU that emulates it; not how it was started."""
     machine = dataclasses.replace(machine, snapshot=None)
-    return hashlib.sha256(json.dumps([machine.qemu, *command_line(machine, accelerated)]).encode()).hexdigest()
+    words = [machine.qemu, *command_line(machine, accelerated), *seed_files(machine).values()]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
 def is_machine(process_arguments: bytes, folder: str) -> bool:

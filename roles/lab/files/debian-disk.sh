@@ -2,6 +2,7 @@
 # Make a bootable disk with plain Debian on it, as a provider hands a machine over: firmware, GRUB from
 # the disk, Debian's kernel, sshd with one key, Python; nothing of Xen. No loop device, no mount.
 # usage: debian-disk.sh SUITE PUBLIC_KEY SIZE OUTPUT SOURCE...     (SOURCE: a line of a sources.list)
+# LAB_PACKAGES in the environment: more packages, with commas between them.
 # SPDX-License-Identifier: GPL-3.0-or-later
 set -eu
 suite=$1 key=$2 size=$3 output=$4
@@ -18,6 +19,7 @@ trap 'exit 1' INT TERM
 
 packages=linux-image-amd64,grub-pc,systemd-sysv,udev,dbus,ifupdown,iproute2,iputils-ping,openssh-server,python3,python3-apt
 packages=$packages,ca-certificates,sudo,kmod,initramfs-tools,netbase,procps,e2fsprogs,zstd
+packages=$packages${LAB_PACKAGES:+,$LAB_PACKAGES}
 case $suite in
   bookworm) packages=$packages,isc-dhcp-client ;;
   *) packages=$packages,dhcpcd-base ;;

@@ -154,14 +154,14 @@ def test_a_boot_loop_is_a_failure(xen, converge):
     xen.on_unpause["www"] = loops
     failed = converge({"name": "www", "memory": 20, "settle": 2})
     assert failed["failed"] and failed["rolled_back"]
-    assert "it was started again by itself" in failed["msg"] and "before it was healthy" in failed["msg"]
+    assert "it restarted" in failed["msg"] and "before it was healthy" in failed["msg"]
     assert states(xen) == {"www": ("running", 16)}
 
 
 def test_one_that_asks_for_a_reboot_is_a_failure_too(xen, converge):
     xen.on_unpause["www"] = lambda record: record.update(state="shutdown", reason="reboot")
     failed = converge({"name": "www"})
-    assert "it was started again by itself" in failed["msg"]
+    assert "it restarted" in failed["msg"]
 
 
 def test_a_crash_after_the_check_is_seen_by_the_last_look(xen, converge):
@@ -266,7 +266,7 @@ def test_a_way_back_that_fails_says_so_and_the_next_run_makes_it_good(xen, conve
     xen.hooks["xl rename www~prev www"] = lambda: (1, "libxl: error: no")
     failed = converge({"name": "www", "memory": 20})
     assert failed["failed"] and not failed["rolled_back"]
-    assert "and it could not be taken back" in failed["msg"] and "look at 'xl list', run it again" in failed["msg"]
+    assert "and it could not be undone" in failed["msg"] and "look at 'xl list', run it again" in failed["msg"]
     xen.hooks.clear()
     assert converge({"name": "www"})["failed"] is False
     assert states(xen) == {"www": ("running", 16)}

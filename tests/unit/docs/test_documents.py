@@ -3,6 +3,7 @@
 import fnmatch
 import pathlib
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -120,3 +121,52 @@ def test_an_execution_environment_gets_what_a_controller_needs():
     lines = (ROOT / dependencies["python"]).read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == ["dnspython>=2.3"]
     assert (ROOT / dependencies["system"]).exists()
+
+
+def test_the_licence_is_the_same_where_galaxy_and_where_reuse_look_for_it():
+    assert (ROOT / "LICENSE").read_bytes() == (ROOT / "LICENSES/GPL-3.0-or-later.txt").read_bytes()
+
+
+def test_the_strangers_scenario_is_whole_and_short():
+    """tests/stranger runs these files as they stand in the page."""
+    text = (ROOT / "docs/molecule.md").read_text().split("## Ten lines")[1].split("\n## ")[0]
+    files = dict(re.findall(r"```yaml\n# molecule/default/(\S+)\n(.*?)```", text, re.DOTALL))
+    assert sorted(files) == ["converge.yml", "create.yml", "destroy.yml", "lab.yml", "molecule.yml", "verify.yml"]
+    assert all(yaml.safe_load(content) for content in files.values())
+    assert sum(len(content.splitlines()) for content in files.values()) <= 10
+
+
+def test_each_target_of_make_is_described_and_completed():
+    makefile = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)", makefile, re.MULTILINE).group(1).split())
+    described = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    assert phony - described == {"test-setup"}
+    script = "source tools/completion.bash; COMP_WORDS=(make bench); COMP_CWORD=1; _described_targets; echo ${COMPREPLY[@]}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["bench", "bench-peers"]
+
+
+def test_each_variable_that_a_playbook_takes_with_e_is_in_the_page_of_variables():
+    page = (ROOT / "docs/variables.md").read_text()
+    for path in (ROOT / "playbooks").glob("*.yml"):
+        for name in re.findall(r"{{ \[?(\w+) \| default\(", path.read_text()):
+            assert f"`{name}`" in page or name.startswith(("unikernel", "xen_host")), (path.name, name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_yaml_in_pages_can_be_read(page):
+    for block in re.findall(r"```ya?ml\n(.*?)```", page.read_text(), re.DOTALL):
+        list(yaml.safe_load_all(block))
+
+
+def test_playbooks_that_pages_name_are_there():
+    names = {path.stem for path in (ROOT / "playbooks").glob("*.yml")}
+    for page in PAGES:
+        for name in re.findall(r"ansible-playbook [^\n`]*?(?:unikernels\.xen\.|playbooks/)(\w+)", page.read_text()):
+            assert name in names | {"NAME"}, (page.name, name)
+
+
+def test_every_page_of_the_guides_is_on_the_site():
+    index = (ROOT / "docs/site/index.md").read_text()
+    missing = [path.stem for path in (ROOT / "docs").glob("*.md") if not re.search(rf"\bdocs/{path.stem}\b", index)]
+    assert missing == []

@@ -14,7 +14,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.checks impor
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_set, cpu_text
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import (
-    ARGUMENTS_MOST,
+    MAX_ARGUMENTS,
     declaration_of,
     declarations_of,
 )
@@ -103,12 +103,12 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"memory": True}, "memory: must be a whole number"),
         ({"state": "up"}, "state: is 'up', must be one of running"),
         ({"arguments": ["--hello=a\nb"]}, "must not contain a newline"),
-        ({"arguments": ["x" * 9000]}, f"Solo5 keeps only {ARGUMENTS_MOST}"),
+        ({"arguments": ["x" * 9000]}, f"Solo5 keeps only {MAX_ARGUMENTS}"),
         ({"arguments": {"a b": 1}}, "'a b' is not the name of an option"),
         ({"arguments": "--port=80"}, "as text is the whole boot line, so that an interface's address doesn't get into it"),
         ({"interfaces": [], "arguments": "a\nb"}, "must not contain a newline"),
         ({"arguments": 80}, "must be a list of words, a mapping of option to value, or the whole line as text"),
-        ({"interfaces": [], "arguments": ["\\" * 4096]}, f"the line has 8194 bytes, Solo5 keeps only {ARGUMENTS_MOST}"),
+        ({"interfaces": [], "arguments": ["\\" * 4096]}, f"the line has 8194 bytes, Solo5 keeps only {MAX_ARGUMENTS}"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "01:16:3e:00:00:01"}]}, "is not a unicast MAC address"),
         ({"interfaces": [{"bridge": "xenbr0", "mac": "nonsense"}]}, "must be six bytes"),
         ({"interfaces": [{"bridge": "x/y"}]}, "is not the name of a network device"),
@@ -177,7 +177,7 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"arguments": ["--ipv4-gateway=10.0.0.2"]}, "--ipv4-gateway comes from an interface's address or gateway already"),
         (
             {"interfaces": [{"bridge": "b", "address": f"10.0.{net}.2/24"} for net in (1, 2)]},
-            "interfaces: --ipv4 would be there twice: give each interface with an address its own group",
+            "interfaces: --ipv4 would appear twice in the boot line: give each interface with an address its own group",
         ),
         # What xl reads otherwise than it is written.
         ({"name": "3"}, "name: has digits only, which xl takes for the id of a domain: add a letter"),

@@ -39,9 +39,64 @@ def test_other_settings_have_another_digest():
     def digest(**changes):
         return qemu.digest_of(Machine("xen1", "/lab", **changes), False)
 
-    different = [digest(), digest(memory=1), digest(ssh_port=1), digest(qemu="/q")]
+    different = [digest(), digest(memory=1), digest(ssh_port=1), digest(qemu="/q"), digest(disks=("1G",))]
+    different += [digest(user_data="a"), digest(user_data="b")]
     assert len(set(different)) == len(different)
     assert digest(boot_timeout=1) == digest(snapshot="a") == digest(), "how it is started is no setting of the machine"
+
+
+def test_more_disks_and_networks_have_places_of_their_own_on_the_bus():
+    machine = Machine("xen1", "/lab/machines/xen1", disks=("4G", "512M"), networks=("storage", "backup"))
+    words = qemu.command_line(machine, False)
+    places = [part for word in words for part in word.split(",") if part.startswith("addr=")]
+    assert len(places) == len(set(places)) and {"addr=0x6", "addr=0x7", "addr=0x10", "addr=0x11"} <= set(places)
+    assert "file=/lab/machines/xen1/disk2.qcow2,if=none" in " ".join(words)
+    assert all("localaddr=127.0.0.1" in word for word in words if "mcast=" in word), "it never leaves the controller"
+
+
+def network_of(name, folder, network):
+    words = qemu.command_line(Machine(name, folder, networks=(network,)), False)
+    return next(word.split("mcast=")[1] for word in words if "mcast=" in word), [word for word in words if "mac=" in word][-1]
+
+
+def test_a_network_connects_the_machines_of_one_lab_that_name_it():
+    group, mac = network_of("xen1", "/lab/machines/xen1", "storage")
+    other_group, other_mac = network_of("xen2", "/lab/machines/xen2", "storage")
+    assert group == other_group and mac != other_mac
+    assert network_of("xen1", "/lab/machines/xen1", "backup")[0] != group
+    assert network_of("xen1", "/lab2/machines/xen1", "storage")[0] != group
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"disks": ("4",)}, "disks[0]: is '4', must be a size such as 4G or 512M"),
+        ({"disks": ("1G,file=/etc/shadow",)}, "disks[0]: is '1G,file=/etc/shadow', must be a size such as 4G or 512M"),
+        ({"disks": ("1G",) * 9}, "disks: has 9 entries, at most 8 are possible"),
+        ({"networks": ("a", "a")}, "networks[1]: is 'a', must be a name such as storage, each once"),
+        ({"networks": ("A B",)}, "networks[0]: is 'A B', must be a name such as storage, each once"),
+        (
+            {"disks": ("1G",), "snapshot": "x"},
+            "disks: a machine with more disks can't be saved, and can't start from a saved state",
+        ),
+        ({"network_config": "version: 2"}, "network_config: is for cloud-init, which needs user_data"),
+        ({"disks": ("1G",), "networks": ("a",), "user_data": "#cloud-config"}, ""),
+    ],
+)
+def test_a_machine_that_can_not_be_is_refused(options, line):
+    assert Machine("xen1", "/lab", **options).problem() == line
+
+
+def test_cloud_init_finds_the_name_and_the_key_beside_the_text(tmp_path):
+    machine = Machine("xen1", str(tmp_path), disks=("8M",), user_data="#cloud-config\n", public_key="ssh-ed25519 AAAA")
+    lab._make_disks(machine)
+    lab._make_disks(machine)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk1.qcow2", "seed"]
+    assert (tmp_path / "seed/user-data").read_text() == "#cloud-config\n"
+    assert '"public-keys": ["ssh-ed25519 AAAA"]' in (tmp_path / "seed/meta-data").read_text()
+    assert (tmp_path / "seed").stat().st_mode & 0o077 == 0
+    assert "label=CIDATA,read-only=on" in " ".join(qemu.command_line(machine, False))
+    assert qemu.seed_files(Machine("xen1", "/lab")) == {}
 
 
 def test_another_qemu_runs_with_its_own_libraries_and_firmware():
