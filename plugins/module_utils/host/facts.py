@@ -172,6 +172,11 @@ def package_lists_age() -> int:
 _NO_UPDATES = {"security_updates": None, "updates": None, "held_updates": None, "updates_problem": ""}
 
 
+def _memory() -> int:
+    """What this system has, in MiB."""
+    return int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
+
+
 def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
@@ -180,9 +185,8 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         xen = dict(re.findall(r"^(\w+)\s*: (.*)$", must("info"), re.MULTILINE))
     distribution, release = os_release()
     device = uplink()
-    memory = int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
+    memory = _memory()
     words = " ".join(re.findall(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)[:1]).split()
-    total = int(xen.get("total_memory", 0))
     linux_arguments = read("/proc/cmdline").strip()
     return {
         "name": platform.node(),
@@ -211,7 +215,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "written_arguments": written_arguments(read(MENU_PART)),
         "linux_arguments": linux_arguments,
         "secure_boot": secure_boot(),
-        "memory": total or memory,
+        "memory": int(xen.get("total_memory", 0)) or memory,
         "dom0_memory": memory if under_xen else 0,
         "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,
         "free_disk": shutil.disk_usage("/").free >> 20,
