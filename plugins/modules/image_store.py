@@ -175,8 +175,8 @@ signers:
   type: dict
 versions:
   description: >-
-    Name to the highest version that this host has had of it, RV(versions.*.version), and the digest of the image that has it,
-    RV(versions.*.sha256). After a rollback RV(versions.*.back_to) is the image that the name means, RV(versions.*.since) when
+    Name to the highest version that this host has had of it, C(version), and the digest of the image that has it,
+    C(sha256). After a rollback C(back_to) is the image that the name means, C(since) when
     that began.
   returned: success
   type: dict

@@ -79,11 +79,12 @@ class Fleet:
 
 @pytest.fixture(scope="module")
 def fleet(dom0, tmp_path_factory):
-    dom0("rm -f /etc/xen/unikernels/policy")
+    dom0("rm -f /etc/xen/unikernels/policy /etc/xen/unikernels/versions")
     yield Fleet(tmp_path_factory.mktemp("fleet"))
     dom0(
         # The policy too: other tests' images are not signed, and a host never opens it again by itself.
-        "xl destroy try 2>/dev/null; cd /etc/xen/unikernels && rm -f try* /etc/xen/auto/try* policy allowed_signers revoked_keys",
+        "xl destroy try 2>/dev/null; cd /etc/xen/unikernels && rm -f try* /etc/xen/auto/try* policy versions"
+        " allowed_signers revoked_keys",
         check=False,
     )
 
@@ -124,6 +125,23 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert dom0("stat -c %a /var/lib/unikernels/generations /var/lib/unikernels/generations/*").split()[:2] == ["700", "600"]
     refused = fleet.run("playbooks/rollback.yml", check=False, rollback=["nosuch"])
     assert "has no unikernel 'nosuch' (it has " in refused.words and dom0.domains() == once
+
+
+def test_an_older_image_takes_no_newer_ones_place(fleet, dom0):
+    """Signed once, on the host already, and brought again by a controller that does not have the key."""
+    fleet.run("playbooks/images.yml")
+    newest, older = json.loads(dom0(f"cat {STORE}/names/hello.json"))["history"][:2]
+    old = {"unikernel_images": {"hello": {"file": f"{fleet.variables['unikernel_images_controller']}/images/{older}.xen"}}}
+    for options in (["--check"], []):
+        done = fleet.run("playbooks/images.yml", *options, check=False, unikernel_images_signing_key="", **old)
+        assert done.returncode and f"image hello ({older[:12]}): is older (version 20" in done.words
+        assert json.loads(dom0(f"cat {STORE}/names/hello.json"))["history"][0] == newest
+    # Who has the key declares what is newest.
+    assert fleet.run("playbooks/images.yml", "--check", **old).changed
+    assert fleet.run("playbooks/images.yml", **old).changed and not fleet.run("playbooks/images.yml", **old).changed
+    assert json.loads(dom0("cat /etc/xen/unikernels/versions"))["hello"]["sha256"] == older
+    fleet.run("playbooks/images.yml")
+    assert json.loads(dom0("cat /etc/xen/unikernels/versions"))["hello"]["sha256"] == newest
 
 
 def test_another_machine_builds(fleet, dom0):

@@ -246,27 +246,13 @@ class Building:
             count = len(os.listdir(sources)) if os.path.isdir(sources) else 0
             return f"package {count} of {total}" if total else ""
 
-        try:
-            self.steps.run(
-                self.fetching(fetch), "opam monorepo pull", ["opam", "monorepo", "pull", "-l", name, "-r", fetch], done
-            )
-        except BuildError as error:
-            raise BuildError(self._with_help(str(error))) from error
+        command = ["opam", "monorepo", "pull", "-l", name, "-r", fetch]
+        self.steps.run(self.fetching(fetch), "opam monorepo pull", command, done)
         place = os.path.join(folder, "duniverse")
         sandbox.remove(place)
         if os.path.isdir(sources) and not os.path.islink(sources):
             os.rename(sources, place)
         sandbox.remove(fetch)
-
-    def _with_help(self, message: str) -> str:
-        with open(self.steps.log, encoding="utf-8", errors="replace") as file:
-            text = file.read().rpartition("== ")[2]
-        if not re.search(r"(?i)could ?n.t resolve|resolution|unreachable|timed out|connect|download failed|curl|wget", text):
-            return message
-        return (
-            f"{message}; where the internet is not reached, give mirage_builder_mirrors (copies of the packages' sources),"
-            " mirage_builder_overlays or mirage_builder_proxy and run playbooks/builder.yml"
-        )
 
     # -- cells --------------------------------------------------------------------------------------
 

@@ -63,11 +63,11 @@ def pinned(opam: str, folder: str, uri: str, commit: str) -> tuple[str, str]:
     """
     problem = ""
 
-    def elsewhere(found: re.Match[str]) -> str:
+    def elsewhere(pin: re.Match[str]) -> str:
         nonlocal problem
-        path = posixpath.normpath(found.group(1))
+        path = posixpath.normpath(pin.group(1))
         if not (folder + "/").startswith(path.rstrip("/") + "/"):
-            problem = f"config.ml pins {found.group(1)}, which is no part of its sources; pin an https:// address"
+            problem = f"config.ml pins {pin.group(1)}, which is no part of its sources; pin an https:// address"
         elif not commit:
             problem = (
                 "config.ml pins the folder above its own, which is no part of its sources; give the git repository as source,"

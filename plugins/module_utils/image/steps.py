@@ -24,6 +24,12 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u
 _LOOK_SECONDS = 0.5
 _REASON_MAX = 2000
 
+_UNREACHABLE = re.compile(r"(?i)could ?n.t resolve|resolution|unreachable|timed out|connect|download failed|curl|wget")
+_NO_INTERNET = (
+    "; where the internet is not reached, give mirage_builder_mirrors (copies of the packages' sources),"
+    " mirage_builder_overlays or mirage_builder_proxy and run playbooks/builder.yml"
+)
+
 
 class BuildError(Exception):
     """One line: which step of which build failed, and the tool's own reason."""
@@ -59,7 +65,7 @@ class Steps:
             raise BuildError(
                 f"{self.name}: {what} was ended: {passed} (log: {self.log})"
                 if passed
-                else f"{self.name}: {what} failed ({code}): {self.reason()}"
+                else f"{self.name}: {what} failed ({code}): {self.reason()}{self._help() if cell.network else ''}"
             )
 
     def _wait(self, cell: Cell, process: subprocess.Popen[bytes], what: str, done: Callable[[], str]) -> int:
@@ -87,6 +93,11 @@ class Steps:
         line = f"{self.name}: {what}: {done() or (last[-1][:100] if last else '')} (log: {self.log})\n"
         with contextlib.suppress(OSError), open(self.progress, "w", encoding="utf-8") as file:
             file.write(line)
+
+    def _help(self) -> str:
+        """Which variables help where the last step failed for want of the internet; "" where it failed for something else."""
+        with open(self.log, encoding="utf-8", errors="replace") as file:
+            return _NO_INTERNET if _UNREACHABLE.search(file.read().rpartition("== ")[2]) else ""
 
     def reason(self) -> str:
         """What the tool printed of what went wrong: the compiler's file, line and error, or the last line that says error."""

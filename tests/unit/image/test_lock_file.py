@@ -135,6 +135,18 @@ def test_what_the_internet_would_be_needed_for_is_named(bench):
     assert "\n" not in str(failure.value)
 
 
+def test_a_lock_file_that_cannot_be_made_without_the_internet_names_what_helps(bench):
+    bench.change("open Mirage", "(* double: overlay https://unreachable.invalid/o.git *)\nopen Mirage", "config.ml")
+    with pytest.raises(
+        BuildError, match=r"opam repository add opam-overlays failed .* mirage_builder_overlays or mirage"
+    ) as failure:
+        bench.build(update_lock=True)
+    assert "\n" not in str(failure.value)
+    # Where the builder has a copy of it, that is added.
+    bench.tools.settings.overlays["opam-overlays"] = "/srv/opam-overlays"
+    assert bench.build(update_lock=True).changed
+
+
 @pytest.mark.parametrize(
     ("lines", "words"),
     [

@@ -46,6 +46,15 @@ def test_the_archive_is_asked_before_anything_is_installed(wanted):
     assert not os.path.exists(wanted.folder)
 
 
+def test_sources_that_only_the_internet_has_name_what_helps(wanted):
+    nothing = pathlib.Path(wanted.archive, "double-has-no-sources")
+    nothing.touch()
+    with pytest.raises(BuildError, match=r"opam download failed \(40\): .* give mirage_builder_mirrors .* mirage_builder_proxy"):
+        make(wanted, False)
+    nothing.unlink()
+    assert make(wanted, False)
+
+
 def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
     """The compiler stays when a package behind it fails; it goes when another one is asked for."""
     compiler = pathlib.Path(wanted.folder, "opam/mirage/bin")
