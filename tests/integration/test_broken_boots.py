@@ -27,6 +27,7 @@ UNREACHED = f"it came up, but no run could reach and confirm it within {CONFIRM}
 def dom0():
     """Dom0 with a shorter time for a trial; at the end its boot is declared by nobody but the role."""
     host = Dom0()
+    wait_until(lambda: host("echo up", check=False) == "up\n", 300, "a shell in Dom0")
     text = host(f"cat {TRIAL}")
     host(f"sed -i -e 's/sleep [0-9]*; \\[/sleep {CONFIRM}; [/' -e 's/within [0-9]* s/within {CONFIRM} s/' {TRIAL}")
     yield host
