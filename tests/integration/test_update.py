@@ -17,6 +17,7 @@ SMALL = "bridge-utils"
 def dom0():
     """Dom0, whose only source of packages is ours."""
     host = Dom0()
+    wait_until(lambda: host("echo up", check=False) == "up\n", 300, "a shell in Dom0")
     host(f"mkdir -p /srv/sources {REPOSITORY}; mv /etc/apt/sources.list {SOURCES}/* /srv/sources/ 2>/dev/null; true")
     host(f"cat >{REPOSITORY}/rebuilt.py", data=pathlib.Path(__file__).with_name("rebuilt.py").read_text())
     yield host
