@@ -14,6 +14,7 @@ description:
     kept. A replacement must be healthy before the old domain ends, as with M(unikernels.xen.xen_domains).
   - A second run changes nothing. A rollback is recorded as a new generation that repeats its target.
   - Domains that only later generations declare are removed; their disks with data stay.
+  - A disk that is missing is an error, for the earlier domain had it; no empty one is put in its place.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:

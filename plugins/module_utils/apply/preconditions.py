@@ -108,8 +108,9 @@ def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:
             findings.missing.append(f"{where}: disks: {disk.path} does not exist on this host")
         return
     status = os.stat(disk.path)
-    if not kind_is_disk(status.st_mode):
-        findings.problems.append(f"{where}: disks: {disk.path} is neither a file nor a block device")
+    problem = disks.no_disk(disk.path) or ("" if kind_is_disk(status.st_mode) else "is neither a file nor a block device")
+    if problem:
+        findings.problems.append(f"{where}: disks: {disk.path} {problem}")
         return
     if disk.format == "qcow2" and not disk_size(disk.path, "qcow2"):
         findings.problems.append(f"{where}: disks: {disk.path} is no qcow2 image: declare format: raw, or convert it")

@@ -48,6 +48,12 @@ def place_problem(path: str) -> str | None:
     real = os.path.realpath(path)
     if real == "/dev" or real.startswith("/dev/"):
         return "is below /dev, where nothing is created or removed: is its volume group active?"
+    return no_disk(path)
+
+
+def no_disk(path: str) -> str | None:
+    """Why what is there, or would be, can be no domain's disk; /proc/kcore is a file, and is Dom0's memory."""
+    real = os.path.realpath(path)
     kernels = next((top for top in ("/proc", "/sys") if real == top or real.startswith(top + "/")), "")
     return f"is below {kernels}, which holds the kernel's own files and no disks" if kernels else None
 

@@ -11,6 +11,7 @@ domain is started. Here it is only asked for, so that a refusal is one line and 
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 from typing import Any
 
@@ -27,6 +28,9 @@ def with_shared(options: Any) -> Any:
     disks = options.get("disks") if isinstance(options, dict) else None
     if not isinstance(disks, list) or not disks:
         return options
+    for disk in disks:  # what is mounted at its first use has its own kind of file system only after that
+        if isinstance(disk, dict) and isinstance(disk.get("path"), str) and not text_problem(disk["path"]):
+            os.path.exists(disk["path"])
     mounts = mounted()
     return {**options, "disks": [_judged(disk, mounts) for disk in disks]}
 

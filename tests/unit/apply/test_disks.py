@@ -82,6 +82,16 @@ def test_no_disk_is_made_among_the_kernels_files(xen, converge, path):
             converge({"name": "a", "disks": [{"path": path, "size": 1}]}, check=check)
 
 
+@pytest.mark.parametrize("path", ["/proc/self/status", "/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"])
+def test_a_file_of_the_kernels_is_no_disk(xen, converge, path):
+    """/proc/kcore is Dom0's memory, and a regular file to whoever asks."""
+    link = xen.folder / "link"
+    link.symlink_to(path)
+    for name in (path, str(link)):
+        with pytest.raises(converge.Refused, match=r"is below /(proc|sys), which holds the kernel's own files and no disks"):
+            converge({"name": "a", "disks": [{"path": name}]})
+
+
 @pytest.fixture
 def table(tmp_path, monkeypatch):
     """What fstab, systemd and the kernel say of mounts, to be set by a test."""

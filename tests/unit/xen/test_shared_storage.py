@@ -21,6 +21,18 @@ def test_a_file_on_nfs_is_shared_unless_it_is_said_otherwise(monkeypatch):
         assert shared_storage.with_shared(strange) == strange
 
 
+def test_a_file_system_that_is_mounted_at_its_first_use(monkeypatch):
+    """autofs is all that the kernel says of it before; unlocked, two hosts would write one disk."""
+    used = []
+    monkeypatch.setattr(shared_storage.os.path, "exists", lambda path: used.append(path) or False)
+    monkeypatch.setattr(
+        shared_storage, "mounted", lambda: {"/": "ext4", "/srv/auto": "nfs4" if "/srv/auto/d.img" in used else "autofs"}
+    )
+    assert shared_storage.with_shared({"disks": [{"path": "/srv/auto/d.img"}]})["disks"][0]["shared"] is True
+    assert shared_storage.with_shared({"disks": [{"path": "/srv/\0"}, {"path": "/srv/\ud800"}, {"path": 1}, None]})
+    assert used == ["/srv/auto/d.img"]
+
+
 def test_the_machine_s_own_mounts_are_read():
     """As findmnt, which reads them through a library, has them; a mount that another one covers is not seen."""
     listed = subprocess.run(["findmnt", "-rnuo", "TARGET,FSTYPE"], capture_output=True, text=True, check=True).stdout
