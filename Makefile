@@ -106,7 +106,7 @@ bench-peers: setup ## the same job by this collection, community.libvirt and xl;
 docs: setup ## the documentation site, in build/docs
 	@tools/publish docs
 
-picture: setup ## the README's picture, from a run on a lab with Xen where no www runs
+picture: setup ## the README's picture, from a run on the lab that make site made
 	@$(RUN) python tools/picture.py docs/run.svg
 
 stranger: setup ## a role in another folder, tested with the tarball alone

@@ -1,6 +1,6 @@
 """Run commands on a lab with Xen, and draw what they print as a terminal: the picture of the README.
 
-    make picture        (a lab with the address of www free: LAB_SAVED=provisioned make lab)
+    make picture        (on the lab that make site made; its www is removed first, and make site brings it back)
 
 Nothing is written by hand: each line was printed by the run, folded at the width of the picture. "..." is for lines left out. The
 images are those of the lab tests, which boot at once, as unikernels do.
@@ -102,6 +102,7 @@ def main(target: str) -> None:
     preloaded.install(dom0.command)
     os.environ["ANSIBLE_INVENTORY"] = QUICK_INVENTORY
     os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / ".collections")
+    dom0("xl destroy www; rm -f /etc/xen/auto/www.cfg /etc/xen/unikernels/www.cfg", check=False)
     for name, image in (("first", service("first")), ("second", service("second")), ("broken", guest(ENDS))):
         subprocess.run([*dom0.command, f"cat >/root/{name}.xen"], input=image, check=True)
     with tempfile.TemporaryDirectory() as folder:
