@@ -32,7 +32,7 @@ _FLAGS = ("accept_changes", "take_over")
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("step", "until", "notify", *_TEXTS, *_FLAGS))
+    _VALID_ARGS = frozenset(("step", "until", "report_to", *_TEXTS, *_FLAGS))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -46,7 +46,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             argument_spec={
                 "step": {"type": "str", "choices": list(steps), "required": True},
                 "until": {"type": "int", "default": 0},
-                "notify": {"type": "raw", "default": ""},
+                "report_to": {"type": "raw", "default": ""},
                 **{text: {"type": "str", "default": ""} for text in _TEXTS},
                 **{flag: {"type": "bool", "default": False} for flag in _FLAGS},
             }
@@ -66,7 +66,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         folder = os.path.abspath(os.path.expanduser(options["journal"] or journal_folder.default_folder()))
         problems: list[str] = []
-        notify = targets_of("rollout_notify", options["notify"], problems) if options["notify"] else ()
+        notify = targets_of("rollout_notify", options["report_to"], problems) if options["report_to"] else ()
         wave = number(options["approve"]) if options["approve"] else 0
         if wave is None or (wave and not options["resume"]):
             problems.append("approve: must be the number of a wave, together with resume")
@@ -344,6 +344,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         ):
             journal_folder.append(known["folder"], known["id"], "return", reason=reason)
             state = journal_folder.load(known["folder"], known["id"])
+        new = (
+            [host for host in state.to_return if not state.before.get(host) and host not in state.backs]
+            if state.returning
+            else []
+        )
+        events = [("back", {"host": host, "state": journal.STUCK, "msg": course.NEW_HOST}) for host in new]
+        journal_folder.append_all(known["folder"], known["id"], events)
+        state = journal_folder.load(known["folder"], known["id"])
         # Those that could not be asked a moment ago are named at the end.
         back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs]
         waves = [[host for host in back if host in wave] for wave in reversed(state.waves)] if state.returning else []

@@ -60,7 +60,7 @@ options:
     description: Begin, resume or abort although another run or rollout seems to be under way.
     type: bool
     default: false
-  notify:
+  report_to:
     description: Webhooks and addresses of mail that get the result, in place of C(rollout.notify).
     type: raw
     default: ""
@@ -127,7 +127,7 @@ def main() -> None:
             "approve": {"type": "str", "default": ""},
             "accept_changes": {"type": "bool", "default": False},
             "take_over": {"type": "bool", "default": False},
-            "notify": {"type": "raw", "default": ""},
+            "report_to": {"type": "raw", "default": ""},
             "journal": {"type": "str", "default": ""},
             "until": {"type": "int", "default": 0},
         },
