@@ -388,7 +388,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"result": ending.result, "code": ending.code, "release": ending.ends, "lines": lines, "msg": []}
 
     def _result(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
-        ended = variables["unikernels_xen_ended"]
+        # Hosts that were lost before are in the play again, and know nothing.
+        known = rollout_steps.known_of(variables, [str(host) for host in variables["ansible_play_hosts_all"]])
+        ended = next(values["unikernels_xen_ended"] for values in known.values() if "unikernels_xen_ended" in values)
         lines = [str(line) for line in ended["lines"]]
         if ended["code"] == 0:
             return {"msg": lines}
