@@ -25,7 +25,7 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import who
 
-_TEXTS = ("resume", "abort", "approve", "journal")
+_TEXTS = ("resume", "abort", "approve", "to", "journal")
 _FLAGS = ("accept_changes", "take_over")
 
 
@@ -79,6 +79,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "by": who(),
             "notify": list(notify),
             "approve": wave or 0,
+            "to": options["to"],
             "hosts": hosts,
             "order": [],
             "temporary": "",
@@ -115,7 +116,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]
         if self._task.check_mode:
             known = self._copied(known, state)
-        return {**known, "mode": "resume", "id": state.id, "order": known["hosts"], "msg": lines}
+        return {**known, "mode": "resume", "id": state.id, "to": state.to, "order": known["hosts"], "msg": lines}
 
     def _plan_abort(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
@@ -156,7 +157,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return common
         folder, run = known["folder"], {"by": known["by"], **journal_folder.this_run()}
         _rollout, made = rollout_steps.declared(self._loader, variables, known["hosts"])
-        digests = rollout_steps.digests_of(variables.get(FLEET), known["id"], known["hosts"])
+        # What a generation declares the hosts themselves keep, so nothing of it can change.
+        declares = {} if known["to"] else variables.get(FLEET)
+        digests = rollout_steps.digests_of(declares, known["id"], known["hosts"])
         declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
         with journal_folder.locked(folder):
             others = rollout_steps.under_way_over(folder, known["hosts"], known["id"])
@@ -169,7 +172,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             revision = (variables.get(FLEET) or {}).get("run", {}).get("revision", "")
             begin = {"id": known["id"], "order": made.order, "waves": made.waves, "max_failed": made.max_failed,
                      "approve": made.approve, "rollout": declared, "digests": digests, "by": known["by"],
-                     "revision": revision}  # fmt: skip
+                     "revision": revision, "to": known["to"]}  # fmt: skip
             journal_folder.append_all(folder, known["id"], [("begin", begin), ("run", {"mode": "begin", **run})], new=True)
         path = journal_folder.path_of(folder, known["id"])
         lines = [

@@ -52,6 +52,10 @@ options:
     description: Number of the wave that a person agrees to, with O(resume).
     type: str
     default: ""
+  to:
+    description: Generation to bring back in place of the declaration, as O(unikernels.xen.xen_rollback#module:to).
+    type: str
+    default: ""
   accept_changes:
     description: Resume also if the inventory or the declaration changed meanwhile.
     type: bool
@@ -125,6 +129,7 @@ def main() -> None:
             "resume": {"type": "str", "default": ""},
             "abort": {"type": "str", "default": ""},
             "approve": {"type": "str", "default": ""},
+            "to": {"type": "str", "default": ""},
             "accept_changes": {"type": "bool", "default": False},
             "take_over": {"type": "bool", "default": False},
             "report_to": {"type": "raw", "default": ""},
