@@ -25,14 +25,14 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import who
 
-_TEXTS = ("resume", "abort", "approve", "journal")
+_TEXTS = ("resume", "abort", "approve", "to", "journal")
 _FLAGS = ("accept_changes", "take_over")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("step", "until", "notify", *_TEXTS, *_FLAGS))
+    _VALID_ARGS = frozenset(("step", "until", "report_to", *_TEXTS, *_FLAGS))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -46,7 +46,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             argument_spec={
                 "step": {"type": "str", "choices": list(steps), "required": True},
                 "until": {"type": "int", "default": 0},
-                "notify": {"type": "raw", "default": ""},
+                "report_to": {"type": "raw", "default": ""},
                 **{text: {"type": "str", "default": ""} for text in _TEXTS},
                 **{flag: {"type": "bool", "default": False} for flag in _FLAGS},
             }
@@ -66,7 +66,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         folder = os.path.abspath(os.path.expanduser(options["journal"] or journal_folder.default_folder()))
         problems: list[str] = []
-        notify = targets_of("rollout_notify", options["notify"], problems) if options["notify"] else ()
+        notify = targets_of("rollout_notify", options["report_to"], problems) if options["report_to"] else ()
         wave = number(options["approve"]) if options["approve"] else 0
         if wave is None or (wave and not options["resume"]):
             problems.append("approve: must be the number of a wave, together with resume")
@@ -79,6 +79,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "by": who(),
             "notify": list(notify),
             "approve": wave or 0,
+            "to": options["to"],
             "hosts": hosts,
             "order": [],
             "temporary": "",
@@ -115,7 +116,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]
         if self._task.check_mode:
             known = self._copied(known, state)
-        return {**known, "mode": "resume", "id": state.id, "order": known["hosts"], "msg": lines}
+        return {**known, "mode": "resume", "id": state.id, "to": state.to, "order": known["hosts"], "msg": lines}
 
     def _plan_abort(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
@@ -156,7 +157,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return common
         folder, run = known["folder"], {"by": known["by"], **journal_folder.this_run()}
         _rollout, made = rollout_steps.declared(self._loader, variables, known["hosts"])
-        digests = rollout_steps.digests_of(variables.get(FLEET), known["id"], known["hosts"])
+        # What a generation declares the hosts themselves keep, so nothing of it can change.
+        declares = {} if known["to"] else variables.get(FLEET)
+        digests = rollout_steps.digests_of(declares, known["id"], known["hosts"])
         declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
         with journal_folder.locked(folder):
             others = rollout_steps.under_way_over(folder, known["hosts"], known["id"])
@@ -169,7 +172,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             revision = (variables.get(FLEET) or {}).get("run", {}).get("revision", "")
             begin = {"id": known["id"], "order": made.order, "waves": made.waves, "max_failed": made.max_failed,
                      "approve": made.approve, "rollout": declared, "digests": digests, "by": known["by"],
-                     "revision": revision}  # fmt: skip
+                     "revision": revision, "to": known["to"]}  # fmt: skip
             journal_folder.append_all(folder, known["id"], [("begin", begin), ("run", {"mode": "begin", **run})], new=True)
         path = journal_folder.path_of(folder, known["id"])
         lines = [
@@ -344,6 +347,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         ):
             journal_folder.append(known["folder"], known["id"], "return", reason=reason)
             state = journal_folder.load(known["folder"], known["id"])
+        new = (
+            [host for host in state.to_return if not state.before.get(host) and host not in state.backs]
+            if state.returning
+            else []
+        )
+        events = [("back", {"host": host, "state": journal.STUCK, "msg": course.NEW_HOST}) for host in new]
+        journal_folder.append_all(known["folder"], known["id"], events)
+        state = journal_folder.load(known["folder"], known["id"])
         # Those that could not be asked a moment ago are named at the end.
         back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs]
         waves = [[host for host in back if host in wave] for wave in reversed(state.waves)] if state.returning else []
@@ -380,7 +391,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"result": ending.result, "code": ending.code, "release": ending.ends, "lines": lines, "msg": []}
 
     def _result(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
-        ended = variables["unikernels_xen_ended"]
+        # Hosts that were lost before are in the play again, and know nothing.
+        known = rollout_steps.known_of(variables, [str(host) for host in variables["ansible_play_hosts_all"]])
+        ended = next(values["unikernels_xen_ended"] for values in known.values() if "unikernels_xen_ended" in values)
         lines = [str(line) for line in ended["lines"]]
         if ended["code"] == 0:
             return {"msg": lines}

@@ -52,6 +52,10 @@ options:
     description: Number of the wave that a person agrees to, with O(resume).
     type: str
     default: ""
+  to:
+    description: Generation to bring back in place of the declaration, as O(unikernels.xen.xen_rollback#module:to).
+    type: str
+    default: ""
   accept_changes:
     description: Resume also if the inventory or the declaration changed meanwhile.
     type: bool
@@ -60,7 +64,7 @@ options:
     description: Begin, resume or abort although another run or rollout seems to be under way.
     type: bool
     default: false
-  notify:
+  report_to:
     description: Webhooks and addresses of mail that get the result, in place of C(rollout.notify).
     type: raw
     default: ""
@@ -125,9 +129,10 @@ def main() -> None:
             "resume": {"type": "str", "default": ""},
             "abort": {"type": "str", "default": ""},
             "approve": {"type": "str", "default": ""},
+            "to": {"type": "str", "default": ""},
             "accept_changes": {"type": "bool", "default": False},
             "take_over": {"type": "bool", "default": False},
-            "notify": {"type": "raw", "default": ""},
+            "report_to": {"type": "raw", "default": ""},
             "journal": {"type": "str", "default": ""},
             "until": {"type": "int", "default": 0},
         },

@@ -13,6 +13,8 @@ from . import journal
 from .journal import BACK, DONE, FAILED, LOST, State
 from .rollout import Rollout
 
+NEW_HOST = "it had no generation before this rollout"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -148,18 +150,17 @@ def _returned(state: State, lines: list[str]) -> Ending:
     if back:
         lines.append(f"rolled back: {', '.join(back)}")
     for host in stuck:
-        words = state.stuck.get(host, "")
-        lines.append(f"{host} was not rolled back{f' ({words})' if words else ''}; try: {way_back(state, host)}")
+        words, way = state.stuck.get(host, ""), way_back(state, host)
+        lines.append(f"{host} was not rolled back{f' ({words})' if words else ''}{f'; try: {way}' if way else ''}")
     if state.aborted:
         return Ending(journal.ABORTED, 2 if stuck else 0, lines, True)
     return Ending(journal.RETURNED, 2, lines, True)
 
 
 def way_back(state: State, host: str) -> str:
-    """The command that rolls one host back to what it had before this rollout."""
+    """The command that rolls one host back to what it had before this rollout; "" where it had nothing."""
     number = state.before.get(host, 0)
-    book = "ansible-playbook playbooks/rollback.yml"
-    return f"{book} -e to={number} --limit {host}" if number else f"{book} --limit {host} (it had no generation before)"
+    return f"ansible-playbook playbooks/rollback.yml -e to={number} --limit {host}" if number else ""
 
 
 def _listed(state: State, hosts: list[str]) -> str:

@@ -8,7 +8,8 @@ A line is written before what it announces, and after what it reports, so a roll
 cut in the middle counts as not written: what it reports is done again, which changes nothing where it was done.
 
 event    fields
-begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> of its declaration), by, revision
+begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> of its declaration), by, revision,
+         to (the generation that is brought back, or "")
 run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
 accept   digests, waves, rollout, max_failed: what changed meanwhile, with which the rollout is resumed
 approve  wave, by
@@ -54,6 +55,7 @@ class State:
     begun: str = ""  # when
     by: str = ""
     revision: str = ""
+    to: str = ""  # previous, a number or rollout=ID, where an earlier generation is brought back
     rollout: dict[str, Any] = field(default_factory=dict)
     waves: list[list[str]] = field(default_factory=list)
     max_failed: int = 0
@@ -150,6 +152,7 @@ def _begin(state: State, entry: Mapping[str, Any]) -> None:
     state.max_failed, state.approve = int(entry["max_failed"]), [int(wave) for wave in entry["approve"]]
     state.waves, state.rollout, state.digests = waves, rollout, digests
     state.begun, state.by, state.revision = str(entry["at"]), str(entry["by"]), str(entry.get("revision") or "")
+    state.to = str(entry.get("to") or "")
     state.id = entry["id"]
 
 

@@ -34,4 +34,6 @@ def claim(path: str, owner: str, purge: bool, take_over: bool, check: bool) -> N
     except (OSError, UnicodeDecodeError) as error:
         raise OwnerError(f"{path}: {getattr(error, 'strerror', None) or 'is not text'}") from None
     except OwnerError as error:
-        raise OwnerError(f"{path}: {error}; -e take_over=true replaces it" if "not whole" in str(error) else str(error)) from None
+        raise OwnerError(
+            f"{path}: {error}; -e take_ownership=true replaces it" if "not whole" in str(error) else str(error)
+        ) from None

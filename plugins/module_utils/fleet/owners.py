@@ -39,7 +39,7 @@ def claimed(owners: Sequence[str], owner: str, purge: bool, take_over: bool) -> 
     if others and purge:
         raise OwnerError(
             f"the host belongs to {', '.join(others)} too, and unikernel_purge would remove its domains: deploy from {owner}"
-            " without unikernel_purge, or make this inventory the only owner with -e take_over=true"
+            " without unikernel_purge, or make this inventory the only owner with -e take_ownership=true"
         )
     return list(owners) if owner in owners else [*owners, owner][-MAX_OWNERS:]
 

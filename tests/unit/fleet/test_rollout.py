@@ -8,9 +8,10 @@ import shutil
 import subprocess
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.wait import until
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-GOOD, BAD = "a" * 64, "b" * 64
+GOOD, BAD, NEW = "a" * 64, "b" * 64, "c" * 64
 # A module that takes anything, and returns what its file says.
 DOUBLE = """\
 #!/usr/bin/python3
@@ -77,13 +78,17 @@ def fleet(collection, tmp_path_factory):
     hosts = {name: {"site": "left" if index % 2 else "right"} for index, name in enumerate(names)}
     (folder / "hosts.yml").write_text(json.dumps({"xen_hosts": {"hosts": hosts, "vars": variables}}))
 
+    def environment(digest):
+        return {
+            **os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collection), "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1", "DIGEST": digest, "DOUBLE_OF_HOSTS": str(folder / "hosts"),
+        }  # fmt: skip
+
     def run(book, digest, refused="", *arguments):
         (folder / "hosts/refused").write_text(refused)
         done = subprocess.run(
             ["ansible-playbook", "-i", "hosts.yml", f"unikernels.xen.{book}", *arguments], cwd=folder, capture_output=True,
-            text=True, check=False, timeout=600, stdin=subprocess.DEVNULL,
-            env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(collection), "ANSIBLE_CONFIG": str(folder / "ansible.cfg"),
-                 "ANSIBLE_NOCOLOR": "1", "DIGEST": digest, "DOUBLE_OF_HOSTS": str(folder / "hosts")},
+            text=True, check=False, timeout=600, stdin=subprocess.DEVNULL, env=environment(digest),
         )  # fmt: skip
         assert "Traceback" not in done.stdout + done.stderr, done.stdout[-3000:] + done.stderr[-3000:]
         return done
@@ -95,6 +100,28 @@ def fleet(collection, tmp_path_factory):
             kernels[name] = json.loads(path.read_text())["www"]["kernel"].rsplit("/", 1)[1][0] if path.exists() else ""
         return kernels
 
+    def journal():
+        """The newest rollout: its name and its lines."""
+        path = max((folder / "journals").glob("*.jsonl"))
+        return path.stem, [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()]
+
+    def begun(before, wave):
+        new = set((folder / "journals").glob("*.jsonl")) - before
+        return bool(new) and any(line["event"] == "wave" and line["wave"] == wave for line in journal()[1])
+
+    def killed(digest, *arguments, wave):
+        """Begins a rollout and kills its controller when that wave has begun; its name."""
+        before = set((folder / "journals").glob("*.jsonl"))
+        with subprocess.Popen(
+            ["ansible-playbook", "-i", "hosts.yml", "unikernels.xen.rollout", *arguments], cwd=folder, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, env=environment(digest),
+        ) as process:  # fmt: skip
+            assert until(lambda: begun(before, wave), 300), f"wave {wave} of a rollout has not begun"
+            process.kill()
+        return journal()[0]
+
+    run.journal, run.killed = journal, killed
+    run.note = lambda name: json.loads((folder / "hosts" / name / "rollout.json").read_text())
     run.runs = runs
     run.generations = lambda name: sorted(os.listdir(folder / "hosts" / name / "generations"))
     return run
@@ -108,8 +135,10 @@ def test_waves_one_after_another_and_all_back_when_one_fails(fleet):
     # h1 is the second wave.
     second = fleet("rollout", BAD, "h1")
     assert second.returncode == 2, second.stdout[-4000:] + second.stderr[-2000:]
-    assert "failed: h1" in second.stdout and "2 hosts are unchanged" in second.stdout
+    assert "failed: h1 (domain www: not healthy)" in second.stdout and "2 hosts unchanged" in second.stdout
     assert "rolled back: h0, h1" in second.stdout
+    assert fleet.journal()[1][-1]["result"] == "rolled back"
+    assert fleet.note("h0")["under_way"] is None
     assert set(fleet.runs().values()) == {"a"}
     assert len(fleet.generations("h0")) == 3 and len(fleet.generations("h3")) == 1
 
@@ -125,3 +154,33 @@ def test_a_wrong_rollout_is_refused_before_any_host_is_touched(fleet):
 def test_a_host_from_which_all_is_gone_needs_no_image(fleet):
     gone = fleet("deploy", GOOD, "", "-e", '{"unikernels": [{"name": "www", "state": "absent"}]}', "--limit", "h3")
     assert gone.returncode == 0, gone.stdout[-4000:] + gone.stderr[-2000:]
+
+
+# Two hosts, a wave each, and nothing to wait for.
+PAIR = ("--limit", "h0,h1", "-e", '{"rollout": {"waves": [1, "100%"]}}')
+
+
+def test_a_killed_rollout_is_resumed_or_aborted_and_meanwhile_no_other_begins(fleet):
+    begun = fleet("deploy", GOOD)
+    assert begun.returncode == 0, begun.stdout[-4000:] + begun.stderr[-2000:]
+    name = fleet.killed(NEW, *PAIR, wave=1)
+    refused = fleet("rollout", BAD, "", *PAIR)
+    assert refused.returncode == 2 and f"rollout {name} by" in refused.stdout and "is under way" in refused.stdout
+    other = fleet("rollout", BAD, "", *PAIR, "-e", "rollout_journal=elsewhere")
+    assert other.returncode == 2 and f"h0: rollout {name} by" in other.stdout, "the host itself knows"
+    assert "b" not in fleet.runs().values()
+    changed = fleet("rollout", NEW, "", *PAIR, "-e", f"resume={name}", "--limit", "h0,h1,h2")
+    assert changed.returncode == 2 and "h2: new" in changed.stdout and f"-e abort={name}" in changed.stdout
+    resumed = fleet("rollout", NEW, "", *PAIR, "-e", f"resume={name}")
+    assert resumed.returncode == 0, resumed.stdout[-4000:] + resumed.stderr[-2000:]
+    assert "2 of 2 hosts done, 0 failed" in resumed.stdout
+    assert [fleet.runs()[host] for host in ("h0", "h1", "h2")] == ["c", "c", "a"]
+    turns = [line["host"] for line in fleet.journal()[1] if line["event"] == "turn"]
+    assert turns == ["h0", "h1"], "what was done was not done again"
+
+    name = fleet.killed(BAD, *PAIR, wave=1)
+    aborted = fleet("rollout", BAD, "", "-e", f"abort={name}", "-e", '{"unikernels": "broken"}')
+    assert aborted.returncode == 0, aborted.stdout[-4000:] + aborted.stderr[-2000:]
+    assert "rolled back: h0, h1" in aborted.stdout
+    assert [fleet.runs()[host] for host in ("h0", "h1", "h2")] == ["c", "c", "a"]
+    assert fleet("rollout", BAD, "", *PAIR, "-e", f"resume={name}").returncode == 2, "it stays aborted"

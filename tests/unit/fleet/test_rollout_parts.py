@@ -203,7 +203,7 @@ def test_who_purges_owns_the_host_alone(tmp_path):
     assert owners.claimed([], "a", True, False) == ["a"] and owners.claimed(["a"], "a", True, False) == ["a"]
     assert owners.claimed(["a"], "b", False, False) == ["a", "b"]
     for owner in ("a", "b"):
-        with pytest.raises(owners.OwnerError, match=r"-e take_over=true"):
+        with pytest.raises(owners.OwnerError, match=r"-e take_ownership=true"):
             owners.claimed(["a", "b"], owner, True, False)
     assert owners.claimed(["a", "b"], "b", True, True) == ["b"]
     path = str(tmp_path / "x/owners.json")
@@ -213,7 +213,7 @@ def test_who_purges_owns_the_host_alone(tmp_path):
     with pytest.raises(owners.OwnerError, match="the host belongs to a too"):
         claim(path, "b", True, False, False)
     (tmp_path / "x/owners.json").write_text("{")
-    with pytest.raises(owners.OwnerError, match=r"owners.json: is not whole; -e take_over=true"):
+    with pytest.raises(owners.OwnerError, match=r"owners.json: is not whole; -e take_ownership=true"):
         claim(path, "a", False, False, False)
     claim(path, "b", True, True, False)
     assert owners.read((tmp_path / "x/owners.json").read_text()) == ["b"]
