@@ -25,7 +25,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
 from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
-from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import revision_of, who
+from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -101,7 +101,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return {**result, "failed": True, "msg": lines if count == 1 else f"{count} mistakes in the declaration:\n{lines}"}
         # A host asked alone is one of many such tasks, and git takes longer than all else.
         sources = list(variables.get("ansible_inventory_sources") or []) if options["scope"] == "play" else []
-        run = {"by": who(), "revision": revision_of(str(sources[0])) if sources else ""}
+        run = {"by": who(), "revision": "", "owner": ""}
+        if sources:
+            run.update(revision=revision_of(str(sources[0])), owner=owner_of(str(sources[0])))
         # A declaration may hold secrets, so nothing of it is shown.
         return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet, resolved, reported), "run": run}
 

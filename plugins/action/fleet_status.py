@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout_status import MAX_ROLLOUTS, entry_of, lines_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import as_json, page, status_of, table
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
+from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder
 
 _PARTS = ("host", "domains", "generations", "health")
 
@@ -21,7 +24,7 @@ _PARTS = ("host", "domains", "generations", "health")
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("prefix", "html", "json"))
+    _VALID_ARGS = frozenset(("prefix", "html", "json", "journal"))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -31,6 +34,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "prefix": {"type": "str", "default": "status_"},
                 "html": {"type": "path", "default": ""},
                 "json": {"type": "path", "default": ""},
+                "journal": {"type": "str", "default": ""},
             }
         )
         manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
@@ -38,9 +42,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for name in variables["ansible_play_hosts_all"]:
             known: Mapping[str, Any] = manager.get_vars(host=inventory.get_host(name), include_hostvars=False)
             hosts.append(status_of(name, {part: known.get(options["prefix"] + part) for part in _PARTS}))
+        rollouts = self._rollouts(options["journal"])
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         try:
-            for option, text in (("html", page(hosts, at)), ("json", as_json(hosts, at))):
+            for option, text in (("html", page(hosts, at, rollouts)), ("json", as_json(hosts, at, rollouts))):
                 if options[option]:
                     path = os.path.abspath(options[option])
                     write_whole(path, text.encode("utf-8", "replace"), 0o600)
@@ -49,7 +54,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             **result,
             "changed": False,
-            "msg": table(hosts),
+            "msg": table(hosts) + lines_of(rollouts),
             "well": all(host.well for host in hosts),
             "_ansible_verbose_always": True,
         }
+
+    def _rollouts(self, journal: str) -> list[dict[str, Any]]:
+        """The last ones that this controller knows, the newest first."""
+        folder = os.path.abspath(os.path.expanduser(journal or journal_folder.default_folder()))
+        rollouts = []
+        for rollout in journal_folder.ids(folder)[:MAX_ROLLOUTS]:
+            try:
+                rollouts.append(entry_of(journal_folder.load(folder, rollout)))
+            except JournalError:
+                continue
+        return rollouts

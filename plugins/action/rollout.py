@@ -19,6 +19,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.notices import targets_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import number
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import bake
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
@@ -31,7 +32,7 @@ _FLAGS = ("accept_changes", "take_over")
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("step", "until", "notify", *_TEXTS, *_FLAGS))
+    _VALID_ARGS = frozenset(("step", "until", "report_to", *_TEXTS, *_FLAGS))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -45,7 +46,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             argument_spec={
                 "step": {"type": "str", "choices": list(steps), "required": True},
                 "until": {"type": "int", "default": 0},
-                "notify": {"type": "raw", "default": ""},
+                "report_to": {"type": "raw", "default": ""},
                 **{text: {"type": "str", "default": ""} for text in _TEXTS},
                 **{flag: {"type": "bool", "default": False} for flag in _FLAGS},
             }
@@ -65,7 +66,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         folder = os.path.abspath(os.path.expanduser(options["journal"] or journal_folder.default_folder()))
         problems: list[str] = []
-        notify = targets_of("rollout_notify", options["notify"], problems) if options["notify"] else ()
+        notify = targets_of("rollout_notify", options["report_to"], problems) if options["report_to"] else ()
         wave = number(options["approve"]) if options["approve"] else 0
         if wave is None or (wave and not options["resume"]):
             problems.append("approve: must be the number of a wave, together with resume")
@@ -74,9 +75,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if problems:
             raise RolloutError("\n".join(problems))
         known = {
-            "folder": folder, "by": who(), "notify": list(notify), "approve": wave or 0, "hosts": hosts, "order": [], "temporary": "",
-            "accept_changes": options["accept_changes"], "take_over": options["take_over"], "timeout": 0, "ended": [],
-        }  # fmt: skip
+            "folder": folder,
+            "by": who(),
+            "notify": list(notify),
+            "approve": wave or 0,
+            "hosts": hosts,
+            "order": [],
+            "temporary": "",
+            "timeout": 0,
+            **{flag: options[flag] for flag in _FLAGS},
+        }
         if options["abort"]:
             return self._plan_abort(known, options["abort"])
         rollout, made = rollout_steps.declared(self._loader, variables, hosts)
@@ -103,22 +111,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not state.under_way and state.result != journal.INCOMPLETE:
             raise RolloutError(f"rollout {state.id} has ended ({state.result}): begin a new one")
         self._nobody_else(state, known)
-        remaining = [host for wave in state.remaining for host in wave]
-        lines = [
-            f"resumes rollout {state.id} of {state.begun} by {state.by}: {len(remaining)} of {len(state.order)} hosts are not done"
-        ]
+        left = sum(map(len, state.remaining))
+        lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]
         if self._task.check_mode:
             known = self._copied(known, state)
         return {**known, "mode": "resume", "id": state.id, "order": known["hosts"], "msg": lines}
 
     def _plan_abort(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
-        if not state.under_way and not (state.result in (journal.RETURNED, journal.ABORTED) and state.to_return):
+        if not state.under_way and not (state.returning and state.to_return):
             if state.result == journal.ABORTED:
                 return {**known, "mode": "none", "id": state.id, "msg": [f"rollout {state.id} is aborted already"]}
-            raise RolloutError(
-                f"rollout {state.id} has ended ({state.result}); to roll back: ansible-playbook playbooks/rollback.yml -e to=previous"
-            )
+            way = "ansible-playbook playbooks/rollback.yml -e to=previous"
+            raise RolloutError(f"rollout {state.id} has ended ({state.result}); to roll back: {way}")
         self._nobody_else(state, known)
         if self._task.check_mode:
             known = self._copied(known, state)
@@ -127,8 +132,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             journal_folder.append(known["folder"], state.id, "run", mode="abort", by=known["by"], **journal_folder.this_run())
             journal_folder.append(known["folder"], state.id, "return", reason=f"{known['by']} aborted it")
         order = [host for host in known["hosts"] if host in state.order]
-        return {**known, "mode": "abort", "id": state.id, "order": order,
-                "msg": [f"aborts rollout {state.id} of {state.begun} by {state.by}: rolls back {len(state.to_return)} hosts"]}  # fmt: skip
+        back = course.counted(len(state.to_return), "host")
+        lines = [f"aborts rollout {state.id} of {state.begun} by {state.by}: {back} to roll back"]
+        return {**known, "mode": "abort", "id": state.id, "order": order, "msg": lines}
 
     def _copied(self, known: dict[str, Any], state: State) -> dict[str, Any]:
         """Check mode decides on a copy of the journal."""
@@ -151,6 +157,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         folder, run = known["folder"], {"by": known["by"], **journal_folder.this_run()}
         _rollout, made = rollout_steps.declared(self._loader, variables, known["hosts"])
         digests = rollout_steps.digests_of(variables.get(FLEET), known["id"], known["hosts"])
+        declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
         with journal_folder.locked(folder):
             others = rollout_steps.under_way_over(folder, known["hosts"], known["id"])
             if others and not known["take_over"]:
@@ -158,23 +165,26 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for other in others:
                 journal_folder.append(folder, other.id, "end", result=journal.ABORTED, lines=[f"taken over by {known['id']}"])
             if known["mode"] == "resume":
-                return {**common, **self._begin_again(known, made.waves, digests, run)}
-            declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
+                return {**common, **self._begin_again(known, made, declared, digests, run)}
             revision = (variables.get(FLEET) or {}).get("run", {}).get("revision", "")
             begin = {"id": known["id"], "order": made.order, "waves": made.waves, "max_failed": made.max_failed,
                      "approve": made.approve, "rollout": declared, "digests": digests, "by": known["by"],
                      "revision": revision}  # fmt: skip
             journal_folder.append_all(folder, known["id"], [("begin", begin), ("run", {"mode": "begin", **run})], new=True)
         path = journal_folder.path_of(folder, known["id"])
-        lines = [f"rollout {known['id']}: {len(made.order)} hosts in {len(made.waves)} waves", f"journal: {path}"]
+        lines = [
+            f"rollout {known['id']}: {course.counted(len(made.order), 'host')} in {course.counted(len(made.waves), 'wave')}",
+            f"journal: {path}",
+        ]
         return {**common, "order": made.order, "msg": lines}
 
     def _begin_again(
-        self, known: dict[str, Any], waves: list[list[str]], digests: dict[str, str], run: dict[str, Any]
+        self, known: dict[str, Any], made: Plan, declared: dict[str, Any], digests: dict[str, str], run: dict[str, Any]
     ) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], known["id"])
         self._nobody_else(state, known)
-        changed = [] if state.returning else journal.changes(state, waves, digests)
+        changed = [] if state.returning else journal.changes(state, made.waves, digests)
+        changed += ["the variable rollout"] if not state.returning and declared != state.rollout else []
         if changed and not known["accept_changes"]:
             raise RolloutError(
                 "\n".join(
@@ -188,7 +198,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             )
         events: list[tuple[str, dict[str, Any]]] = [("run", {"mode": "resume", **run})]
         if changed:
-            events.append(("accept", {"digests": digests, "waves": journal.with_changes(state, waves)}))
+            waves = journal.with_changes(state, made.waves)
+            accepted = {"digests": digests, "waves": waves, "rollout": declared, "max_failed": made.max_failed}
+            events.append(("accept", {**accepted, "by": known["by"]}))
         if known["approve"]:
             events.append(("approve", {"wave": known["approve"] - 1, "by": known["by"]}))
         journal_folder.append_all(known["folder"], known["id"], events)
@@ -197,7 +209,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"order": [] if state.returning else order, "msg": changed}
 
     def _ended(self, known: dict[str, Any]) -> list[str]:
-        return [state.id for state in journal_folder.states(known["folder"]) if not state.under_way and state.id != known["id"]]
+        return [rollout for rollout in journal_folder.ended(known["folder"]) if rollout != known["id"]]
 
     def _ready(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         """Which hosts have answered, and who is in the waves from here on."""
@@ -225,7 +237,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             [f"no wave starts: {stop}"] if stop else []
         )
         return {"order": [host for wave in waves for host in wave], "sizes": [len(wave) for wave in waves],
-                "msg": lines or [f"{len(before)} hosts are ready"]}  # fmt: skip
+                "msg": lines or [f"{course.counted(len(before), 'host')} ready"]}  # fmt: skip
 
     def _answers(self, variables: dict[str, Any], known: dict[str, Any]) -> tuple[dict[str, int], dict[str, str], dict[str, str]]:
         """Host to the generation that it had before, to why it can't be asked, to why it refuses."""
@@ -284,7 +296,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         """Waits, and asks meanwhile what is asked from the controller."""
         _known, state = self._state(variables)
         wave = self._wave_of(variables, state)
-        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"])
+        seen = rollout_steps.known_of(variables, self._batch(variables))
+        ill = {host for host, values in seen.items() if rollout_steps.failure_of(values.get("unikernels_xen_watched"))}
+        ill.update(course.failures(state, wave))
+        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"], ill)
 
     def _watched(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         known, state = self._state(variables)
@@ -298,7 +313,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 reply = values.get("unikernels_xen_watched")
                 words = rollout_steps.failure_of(reply) or str((asked.get("ill") or {}).get(host) or "")
                 finished = isinstance(reply, dict) and reply.get("finished")
-                if not words and not self._task.check_mode and not whole and not finished:
+                if not words and not finished and not self._task.check_mode:
+                    if asked.get("over"):
+                        continue  # nobody waited for it
                     words = "its watch has not ended in time"
                 gone = rollout_steps.unreachable(reply)
                 if words:
@@ -327,15 +344,24 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         ):
             journal_folder.append(known["folder"], known["id"], "return", reason=reason)
             state = journal_folder.load(known["folder"], known["id"])
-        back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs] if state.returning else []
-        waves = [[host for host in back if host in wave] for wave in reversed(state.waves)]
-        waves = [wave for wave in waves if wave]
-        lines = [f"rolls back {len(back)} hosts: {state.returning}"] if back else []
-        return {"back": [host for wave in waves for host in wave], "sizes": [len(wave) for wave in waves],
-                "before": {host: state.before.get(host, 0) for host in back}, "msg": lines or ["no host is rolled back"]}  # fmt: skip
+        new = (
+            [host for host in state.to_return if not state.before.get(host) and host not in state.backs]
+            if state.returning
+            else []
+        )
+        events = [("back", {"host": host, "state": journal.STUCK, "msg": course.NEW_HOST}) for host in new]
+        journal_folder.append_all(known["folder"], known["id"], events)
+        state = journal_folder.load(known["folder"], known["id"])
+        # Those that could not be asked a moment ago are named at the end.
+        back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs]
+        waves = [[host for host in back if host in wave] for wave in reversed(state.waves)] if state.returning else []
+        waves, back = [wave for wave in waves if wave], [host for wave in waves for host in wave]
+        lines = [f"rolls back {course.counted(len(back), 'host')}: {state.returning}"] if back else []
+        before = {host: state.before.get(host, 0) for host in back}
+        return {"back": back, "sizes": list(map(len, waves)), "before": before, "msg": lines}
 
     def _returned(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
-        known, state = self._state(variables)
+        known, _state = self._state(variables)
         events = []
         for host, values in rollout_steps.known_of(variables, self._batch(variables)).items():
             outcome, health = values.get("unikernels_xen_returned"), values.get("unikernels_xen_returned_health")

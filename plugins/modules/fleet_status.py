@@ -44,6 +44,10 @@ options:
     description: File on the controller for the JSON. Readable by its owner alone.
     type: path
     default: ""
+  journal:
+    description: Folder of the rollouts' journals; V(~/.local/state/unikernels.xen/rollouts) if empty.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -55,7 +59,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: The table.
+  description: The table, and below it the rollout under way with its waves and the last one that has ended.
   returned: always
   type: list
   elements: str
@@ -75,6 +79,7 @@ def main() -> None:
             "prefix": {"type": "str", "default": "status_"},
             "html": {"type": "path", "default": ""},
             "json": {"type": "path", "default": ""},
+            "journal": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     ).fail_json(msg="fleet_status runs on the controller; this file only documents it")

@@ -10,8 +10,8 @@ module: rollout
 short_description: Plan a rollout in waves, keep its journal, and decide between waves whether it continues
 version_added: 0.2.0
 description:
-  - Reads the variable C(rollout) of the play's hosts; see docs/fleet.md for its keys. C(playbooks/rollout.yml) has the plays around
-    it, and is what to run. Changes no host.
+  - Reads the variable C(rollout) of the play's hosts; see docs/fleet.md for its keys. C(playbooks/rollout.yml) has the plays
+    around it, and is what to run. Changes no host.
   - Each step reads the rollout's journal on the controller, decides, and records the decision before it is carried out.
 author:
   - unikernels.xen authors (@unikernels)
@@ -32,10 +32,10 @@ attributes:
 options:
   step:
     description:
-      - V(plan) checks the variable and assigns hosts to waves, V(begin) begins the journal, V(ready) counts who was reserved.
-      - V(wave) evaluates the waves before that of the play's batch, V(deployed) records who failed, V(bake) waits and asks what is
-        asked from the controller, V(watched) records who is done.
-      - V(verdict) decides on a rollback, V(returned) records who was rolled back, V(end) records how the run ended and reports it.
+      - V(plan) checks the variable and assigns hosts to waves, V(begin) begins the journal, V(ready) counts who is reserved.
+      - V(wave) evaluates the waves before that of the play's batch, V(deployed) records who failed, V(bake) waits and asks what
+        is asked from the controller, V(watched) records who is done.
+      - V(verdict) decides on a rollback, V(returned) records who was rolled back, V(end) records and reports the end of the run.
       - V(result) fails unless every host is done; it makes the task unreachable, for exit code 4, if the rollout can be resumed.
     type: str
     choices: [plan, begin, ready, wave, deployed, bake, watched, verdict, returned, end, result]
@@ -60,7 +60,7 @@ options:
     description: Begin, resume or abort although another run or rollout seems to be under way.
     type: bool
     default: false
-  notify:
+  report_to:
     description: Webhooks and addresses of mail that get the result, in place of C(rollout.notify).
     type: raw
     default: ""
@@ -127,7 +127,7 @@ def main() -> None:
             "approve": {"type": "str", "default": ""},
             "accept_changes": {"type": "bool", "default": False},
             "take_over": {"type": "bool", "default": False},
-            "notify": {"type": "raw", "default": ""},
+            "report_to": {"type": "raw", "default": ""},
             "journal": {"type": "str", "default": ""},
             "until": {"type": "int", "default": 0},
         },

@@ -10,8 +10,8 @@ module: service_watch
 short_description: Check the health of services again and again for a while
 version_added: 0.2.0
 description:
-  - Runs the health checks of M(unikernels.xen.service_health) every O(every) seconds for O(seconds) seconds, and ends at once when
-    one of them fails O(failures) times in a row. Changes nothing. Meant to run in the background, with C(async).
+  - Runs the health checks of M(unikernels.xen.service_health) every O(every) seconds for O(seconds) seconds, and ends at once
+    when one of them fails O(failures) times in a row. Changes nothing. Meant to run in the background, with C(async).
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes.info]

@@ -38,6 +38,23 @@ options:
     description: How many domains are worked on at once. Most of the time is spent waiting for guests to boot.
     type: int
     default: 4
+  owner:
+    description:
+      - Which inventory these domains are from. The host keeps the names of all that deploy to it, and refuses O(purge) while
+        there is more than one, for it would remove what the others declare. Not checked if empty.
+    type: str
+    default: ""
+    version_added: 0.2.0
+  owner_file:
+    description: Where the host keeps them.
+    type: path
+    default: /var/lib/unikernels/owners.json
+    version_added: 0.2.0
+  take_over:
+    description: Make O(owner) the only one.
+    type: bool
+    default: false
+    version_added: 0.2.0
   stop_at_failure:
     description: Start with no other domain after a failure; the rest are listed as C(skipped).
     type: bool
@@ -114,6 +131,8 @@ domains:
 
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import LOCK, argument_spec
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owner_file import FILE, claim
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owners import OwnerError
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
@@ -125,6 +144,9 @@ def main() -> None:
             "purge": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 4},
             "stop_at_failure": {"type": "bool", "default": False},
+            "owner": {"type": "str", "default": ""},
+            "owner_file": {"type": "path", "default": FILE},
+            "take_over": {"type": "bool", "default": False},
             **argument_spec([LOCK]),
         },
         supports_check_mode=True,
@@ -135,6 +157,8 @@ def main() -> None:
     domains, secrets = typed(params["domains"])
     module.no_log_values.update(secrets)
     try:
+        if params["owner"]:
+            claim(params["owner_file"], params["owner"], params["purge"], params["take_over"], module.check_mode)
         results = converge(
             domains,
             module.check_mode,
@@ -145,7 +169,7 @@ def main() -> None:
             params["stop_at_failure"],
             module._verbosity > 0,
         )
-    except Refused as refusal:
+    except (Refused, OwnerError) as refusal:
         module.fail_json(msg=str(refusal))
     diffs = {side: {one["name"]: one["diff"][side] for one in results if one["changed"]} for side in ("before", "after")}
     failed = [one["msg"] for one in results if one["failed"]]

@@ -16,7 +16,7 @@ author:
 extends_documentation_fragment: [unikernels.xen.attributes.info]
 options:
   to:
-    description: C(previous) or the number of a generation to roll back to; adds RV(target).
+    description: As O(unikernels.xen.xen_rollback#module:to); adds RV(target).
     type: str
   names:
     description: Domains to roll back; all by default.
@@ -47,6 +47,12 @@ generations:
   returned: always
   type: list
   elements: dict
+rollouts:
+  description: >-
+    The rollout C(under_way) or null, and the C(past) ones, each with C(id), C(by), C(at), C(result), and the generations
+    C(before) and C(after) it.
+  returned: always
+  type: dict
 target:
   description: The generation of O(to).
   returned: with O(to)
@@ -67,10 +73,11 @@ problems:
   elements: str
 """
 
+import dataclasses
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, listing
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, listing, rollouts_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import (
     GenerationError,
     differences,
@@ -78,6 +85,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations i
     target_of,
     to_apply,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.host_note import NoteError
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.note_file import read_note
 
 
 def main() -> None:
@@ -91,9 +100,13 @@ def main() -> None:
     )
     try:
         kept, problems = listing(module.params["folder"])
-        result: dict[str, Any] = {"generations": [summary_of(one) for one in kept], "problems": problems}
+        result: dict[str, Any] = {"generations": [summary_of(one) for one in kept], "problems": problems, "rollouts": {}}
+        try:
+            result["rollouts"] = dataclasses.asdict(read_note(module.params["folder"]))
+        except NoteError as error:
+            problems.append(str(error))
         if module.params["to"] is not None:
-            target = target_of(kept, module.params["to"])
+            target = target_of(kept, module.params["to"], rollouts_of(module.params["folder"]))
             result["target"] = summary_of(target)
             names = module.params["names"] or target.names
             to_apply(kept, target, module.params["names"])

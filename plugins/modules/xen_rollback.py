@@ -28,6 +28,7 @@ options:
     description:
       - V(previous) is the generation that was applied before the newest declaration, regardless of rollbacks since.
       - Or the number of a generation, see M(unikernels.xen.xen_generation_info).
+      - Or V(rollout=ID), what the host had when that rollout was done.
     type: str
     default: previous
   names:

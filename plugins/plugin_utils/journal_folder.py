@@ -20,6 +20,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal impor
 SUFFIX = ".jsonl"
 # Of the newest journals this many are looked at for one that is under way.
 MAX_JOURNALS = 200
+# The line at the end has a few words for each host that failed.
+MAX_TAIL = 256 << 10
 _LOCK = ".lock"
 
 
@@ -65,15 +67,30 @@ def ids(folder: str) -> list[str]:
     return sorted(filter(journal.ID.fullmatch, found), reverse=True)
 
 
-def states(folder: str, limit: int = MAX_JOURNALS) -> list[State]:
-    """The newest rollouts; one without a whole first line never began."""
+def ended(folder: str) -> list[str]:
+    """The newest rollouts that are over."""
+    return [rollout for rollout in ids(folder)[:MAX_JOURNALS] if journal.has_ended(_last_line(folder, rollout))]
+
+
+def under_way(folder: str) -> list[State]:
+    """Rollouts that have begun and are not over; one without a whole first line never began."""
     found = []
-    for rollout in ids(folder)[:limit]:
+    for rollout in ids(folder)[:MAX_JOURNALS]:
         try:
-            found.append(load(folder, rollout))
+            state = State() if journal.has_ended(_last_line(folder, rollout)) else load(folder, rollout)
         except JournalError:
             continue
+        found += [state] if state.id and state.under_way else []
     return found
+
+
+def _last_line(folder: str, rollout: str) -> str:
+    try:
+        with open(path_of(folder, rollout), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_TAIL))
+            return file.read().rstrip(b"\n").rpartition(b"\n")[2].decode("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def append(folder: str, rollout: str, event: str, new: bool = False, **fields: Any) -> None:

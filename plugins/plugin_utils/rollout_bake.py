@@ -22,31 +22,31 @@ from ansible_collections.unikernels.xen.plugins.module_utils.health.waiting impo
 from ansible_collections.unikernels.xen.plugins.plugin_utils import outside
 
 
-def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any], until: int) -> dict[str, Any]:
-    """Until ``until`` seconds after the watch began. What was bad before in this wave is bad still."""
+def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any], until: int, failed: set[str]) -> dict[str, Any]:
+    """Until ``until`` seconds after the watch began, or too much is bad. ``failed``: hosts that are so already."""
     deployed = variables["unikernels_xen_deployed"]
     earlier = variables.get("unikernels_xen_bake") or {}
-    if earlier.get("wave") == wave and earlier.get("over"):
-        return {**{key: earlier[key] for key in ("wave", "over", "bad", "ill")}, "msg": []}
+    earlier = earlier if earlier.get("wave") == wave else {}
+    bad, ill = str(earlier.get("bad") or ""), dict(earlier.get("ill") or {})
     began, end = float(deployed["began"]), float(deployed["began"]) + until
-    queries = Watch(rollout.failures)
-    health, extra = Watch(rollout.failures), rollout.failures
-    checks = _checks(rollout, deployed["watched"], variables)
+    queries, health, extra = Watch(rollout.failures), Watch(rollout.failures), rollout.failures
+    checks = _checks(rollout, [host for host in deployed["watched"] if host not in ill], variables)
     _line(state, wave, began, rollout)
-    while True:
+    while not bad and len(failed | set(ill)) <= state.max_failed:
         asked = time.time()
         queries.take({query.query: outside.ask(query) for query in rollout.queries})
         health.take(_answers(checks))
         bad = "; ".join(queries.bad.values())
-        ill = {name.partition("\n")[0]: words for name, words in health.bad.items()}
+        ill.update({name.partition("\n")[0]: words for name, words in health.bad.items()})
         over = time.time() >= end
         # What failed for the first time at the end gets its remaining tries.
-        if bad or ill or (over and not (extra and (queries.doubtful or health.doubtful))):
+        if over and not (extra and (queries.doubtful or health.doubtful)):
             break
         extra -= 1 if over else 0
         pause = asked + rollout.every - time.time()
         time.sleep(max(0.0, pause if over else min(pause, end - time.time())))
-    return {"wave": wave, "over": bool(bad), "bad": bad, "ill": ill, "msg": [bad] if bad else []}
+    over = bool(bad) or len(failed | set(ill)) > state.max_failed
+    return {"wave": wave, "over": over, "bad": bad, "ill": ill, "msg": [bad] if bad else []}
 
 
 def _line(state: State, wave: int, began: float, rollout: Rollout) -> None:

@@ -103,7 +103,7 @@ def rollout_in(state: State) -> Rollout:
 def under_way_over(folder: str, hosts: Iterable[str], but: str = "") -> list[State]:
     """Other rollouts under way that have a host in common with these."""
     wanted = set(hosts)
-    return [state for state in journal_folder.states(folder) if state.under_way and state.id != but and wanted & set(state.order)]
+    return [state for state in journal_folder.under_way(folder) if state.id != but and wanted & set(state.order)]
 
 
 def refusal_of(states: list[State]) -> str:

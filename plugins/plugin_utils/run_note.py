@@ -11,6 +11,8 @@ import os
 import platform
 import subprocess
 
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owners import owner_name
+
 
 def who() -> str:
     try:
@@ -26,6 +28,17 @@ def revision_of(path: str) -> str:
         return ""
     commit = _git(folder, "rev-parse", "--short=12", "HEAD")
     return commit + ("+" if commit and _git(folder, "status", "--porcelain", "--", ".") else "")
+
+
+def owner_of(path: str) -> str:
+    """The name of an inventory, for hosts to keep: the same for each clone of its repository."""
+    place = os.path.abspath(path)
+    folder = place if os.path.isdir(place) else os.path.dirname(place)
+    if not os.path.isdir(folder):
+        return owner_name("", "", platform.node(), place)
+    inside = _git(folder, "rev-parse", "--show-prefix")
+    inside = os.path.join(inside, "" if folder == place else os.path.basename(place)).rstrip("/")
+    return owner_name(_git(folder, "config", "--get", "remote.origin.url"), inside, platform.node(), place)
 
 
 def _git(folder: str, *arguments: str) -> str:

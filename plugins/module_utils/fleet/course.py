@@ -13,6 +13,8 @@ from . import journal
 from .journal import BACK, DONE, FAILED, LOST, State
 from .rollout import Rollout
 
+NEW_HOST = "it had no generation before this rollout"
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -36,7 +38,7 @@ def stop_reason(state: State, before_wave: int | None = None) -> str:
     if whole:
         return "; ".join(whole)
     if len(failed) > state.max_failed:
-        return f"{len(failed)} hosts failed, at most {state.max_failed} may"
+        return f"{counted(len(failed), 'host')} failed, at most {state.max_failed} may"
     return ""
 
 
@@ -84,8 +86,13 @@ def seconds_left(state: State, wave: int, now: datetime.datetime, bake: int) -> 
     ahead = sum(1 for hosts in state.remaining[wave:] if hosts)
     if not over:
         return ahead * bake
-    spent = (now - moment_of(min(over))).total_seconds() / len(over)
+    until = moment_of(state.run_waves[wave]) if wave in state.run_waves else now
+    spent = (until - moment_of(min(over))).total_seconds() / len(over)
     return int(ahead * max(spent, bake))
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def moment_of(at: str) -> datetime.datetime:
@@ -122,7 +129,7 @@ def ending(state: State, rollout: Rollout, now: datetime.datetime) -> Ending:
     if reason and not state.begun_waves:
         return Ending(journal.REFUSED, 2, [*lines, f"no host was changed: {reason}"], True)
     if reason:
-        lines.append(f"no other wave starts: {reason}; {len(rest)} hosts are unchanged")
+        lines.append(f"no other wave starts: {reason}; {counted(len(rest), 'host')} unchanged")
         return Ending(journal.STOPPED, 2, [*lines, ways], False)
     if rest:
         wave = next(index for index, hosts in enumerate(state.remaining) if any(host in rest for host in hosts))
@@ -139,22 +146,21 @@ def _returned(state: State, lines: list[str]) -> Ending:
     back = [host for host in state.order if state.backs.get(host) == BACK]
     stuck = state.to_return
     untouched = len(state.order) - len(state.touched)
-    lines = [*lines, f"rollback: {state.returning}; {untouched} hosts are unchanged"]
+    lines = [*lines, f"rollback: {state.returning}; {counted(untouched, 'host')} unchanged"]
     if back:
         lines.append(f"rolled back: {', '.join(back)}")
     for host in stuck:
-        words = state.words.get(host) if host in state.backs else ""
-        lines.append(f"{host} was not rolled back{f' ({words})' if words else ''}; try: {way_back(state, host)}")
+        words, way = state.stuck.get(host, ""), way_back(state, host)
+        lines.append(f"{host} was not rolled back{f' ({words})' if words else ''}{f'; try: {way}' if way else ''}")
     if state.aborted:
         return Ending(journal.ABORTED, 2 if stuck else 0, lines, True)
     return Ending(journal.RETURNED, 2, lines, True)
 
 
 def way_back(state: State, host: str) -> str:
-    """The command that rolls one host back to what it had before this rollout."""
+    """The command that rolls one host back to what it had before this rollout; "" where it had nothing."""
     number = state.before.get(host, 0)
-    book = "ansible-playbook playbooks/rollback.yml"
-    return f"{book} -e to={number} --limit {host}" if number else f"{book} --limit {host} (it had no generation before)"
+    return f"ansible-playbook playbooks/rollback.yml -e to={number} --limit {host}" if number else ""
 
 
 def _listed(state: State, hosts: list[str]) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 from ..image.store import write_whole
 from . import generations
 from .generations import Generation, GenerationError
+from .host_note import NoteError
+from .note_file import read_note
 
 FOLDER = "/var/lib/unikernels/generations"
 _FILE = re.compile(r"([0-9]{6,9})\.json")
@@ -68,6 +70,14 @@ def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tup
         return written.number, True
 
 
+def rollouts_of(folder: str) -> dict[str, int]:
+    """Rollout -> the generation that it left; a note that can't be read says nothing."""
+    try:
+        return read_note(folder).generations
+    except NoteError:
+        return {}
+
+
 def back(
     folder: str,
     to: Any,
@@ -80,7 +90,7 @@ def back(
     kept, problems = listing(folder)
     if not kept:
         raise GenerationError("; ".join(problems) or "to: the host has no generation: nothing was deployed yet")
-    target = generations.target_of(kept, to)
+    target = generations.target_of(kept, to, rollouts_of(folder))
     domains = generations.to_apply(kept, target, names)
     results = apply(domains)
     result = generations.FAILED if any(one.get("failed") for one in results) else generations.APPLIED

@@ -15,6 +15,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,8 +138,11 @@ def _lean(disk: Any) -> Any:
     return {**{key: value for key, value in disk.items() if key != "content"}, "dropped": True} if holds else disk
 
 
-def target_of(kept: list[Generation], to: Any) -> Generation:
-    """The generation that ``to`` names: C(previous) or a number. GenerationError with what can be named instead."""
+def target_of(kept: list[Generation], to: Any, rollouts: Mapping[str, int] | None = None) -> Generation:
+    """The generation that ``to`` names: C(previous), a number, or C(rollout=ID). GenerationError with what can be named instead.
+
+    ``rollouts``: rollout -> the generation that the host had at its end, which may be an older one that it did not change.
+    """
     ordered = sorted(kept, key=lambda one: one.number)
     known = ", ".join(f"{one.number}" for one in ordered if one.result == APPLIED) or "none"
     if str(to) == "previous":
@@ -149,12 +153,25 @@ def target_of(kept: list[Generation], to: Any) -> Generation:
         if not others:
             raise GenerationError("to: the host has no generation before the newest declaration")
         return others[-1]
+    if str(to).startswith("rollout="):
+        return _of_rollout(ordered, str(to)[len("rollout=") :], rollouts or {})
     if not re.fullmatch(r"[1-9][0-9]{0,8}", str(to)):
-        raise GenerationError(f"to: is {str(to)!r}, must be previous or the number of a generation ({known})")
+        raise GenerationError(f"to: is {str(to)!r}, must be previous, the number of a generation ({known}), or rollout=ID")
     chosen = next((one for one in ordered if one.number == int(to)), None)
     if chosen is None:
         raise GenerationError(f"to: the host has no generation {to}; it has {known}")
     return chosen
+
+
+def _of_rollout(ordered: list[Generation], rollout: str, rollouts: Mapping[str, int]) -> Generation:
+    declared = [one for one in ordered if one.rollout == rollout and not one.repeats and one.result == APPLIED]
+    declared = declared or [one for one in ordered if one.number == rollouts.get(rollout)]
+    if not declared:
+        names = sorted({one.rollout for one in ordered if one.rollout and not one.repeats} | set(rollouts))
+        raise GenerationError(
+            f"to: the host has no generation of rollout {plain_words(rollout)}; it has {', '.join(names) or 'none'}"
+        )
+    return declared[-1]
 
 
 def to_apply(kept: list[Generation], target: Generation, names: list[str]) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEEP = 20
+# Results of a rollout that was not taken back.
+DONE = ("done", "incomplete")
 
 
 class NoteError(ValueError):
@@ -34,9 +36,10 @@ class Note:
     under_way: Entry | None = None
     past: list[Entry] = field(default_factory=list)
 
-    def generation_of(self, rollout: str) -> int:
-        """The generation that the host had when that rollout was done; 0 where it took no part."""
-        return next((entry.after for entry in reversed(self.past) if entry.id == rollout), 0)
+    @property
+    def generations(self) -> dict[str, int]:
+        """Rollout -> the generation that the host had when it was done."""
+        return {entry.id: entry.after for entry in self.past if entry.result in DONE and entry.after}
 
 
 def text_of(note: Note) -> str:
@@ -75,8 +78,9 @@ def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) ->
         return note
     if current and current.id not in ended and not take_over:
         raise NoteError(
-            f"rollout {current.id} by {current.by or 'somebody'} is under way since {current.at}: -e resume={current.id} resumes it,"
-            f" -e abort={current.id} takes it back; where its journal is lost, -e take_over=true ends it here"
+            f"rollout {current.id} by {current.by or 'somebody'} is under way since {current.at}:"
+            f" -e resume={current.id} resumes it, -e abort={current.id} takes it back;"
+            " where its journal is lost, -e take_over=true ends it here"
         )
     # A rollout that is resumed after its end was recorded goes back to where it began.
     earlier = next((entry for entry in note.past if entry.id == new.id), None)

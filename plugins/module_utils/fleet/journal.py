@@ -10,7 +10,7 @@ cut in the middle counts as not written: what it reports is done again, which ch
 event    fields
 begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> of its declaration), by, revision
 run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
-accept   digests, waves: the declaration or the inventory changed, and the rollout is resumed with the new one
+accept   digests, waves, rollout, max_failed: what changed meanwhile, with which the rollout is resumed
 approve  wave, by
 ready    before (host -> generation to roll back to), lost (host -> reason): nothing is changed yet
 wave     wave: its hosts change from here on
@@ -70,6 +70,7 @@ class State:
     judged: dict[int, str] = field(default_factory=dict)  # wave -> why it failed as a whole, or ""
     approved: list[int] = field(default_factory=list)
     backs: dict[str, str] = field(default_factory=dict)
+    stuck: dict[str, str] = field(default_factory=dict)  # host -> why it was not rolled back
     aborted: bool = False
     returning: str = ""  # why all touched hosts are rolled back
     result: str = ""
@@ -131,6 +132,15 @@ def read(text: str) -> State:
     return state
 
 
+def has_ended(last_line: str) -> bool:
+    """Whether the last line of a journal says that it is over, so that the others need not be read."""
+    try:
+        entry = json.loads(last_line)
+        return bool(entry["event"] == "end" and entry["result"] in RESULTS and entry["result"] not in _UNDER_WAY)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
 def _begin(state: State, entry: Mapping[str, Any]) -> None:
     if state.id:
         raise ValueError
@@ -160,7 +170,7 @@ def _accept(state: State, entry: Mapping[str, Any]) -> None:
     changed = {host for host, digest in digests.items() if state.digests.get(host) != digest}
     state.turns = {host: turn for host, turn in state.turns.items() if host not in changed}
     # A host that the inventory no longer has keeps its place: what was done to it can be taken back.
-    state.waves = waves
+    state.waves, state.rollout, state.max_failed = waves, dict(entry["rollout"]), int(entry["max_failed"])
     state.digests = {**state.digests, **digests}
 
 
@@ -197,7 +207,7 @@ def _return(state: State, entry: Mapping[str, Any]) -> None:
 def _back(state: State, entry: Mapping[str, Any]) -> None:
     if entry["state"] not in (BACK, STUCK):
         raise ValueError
-    state.backs[str(entry["host"])], state.words[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
+    state.backs[str(entry["host"])], state.stuck[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
 
 
 def _end(state: State, entry: Mapping[str, Any]) -> None:
@@ -234,12 +244,12 @@ def changes(state: State, waves: list[list[str]], digests: Mapping[str, str]) ->
 
 
 def with_changes(state: State, waves: list[list[str]]) -> list[list[str]]:
-    """The waves of a rollout that is resumed with another inventory: new hosts come last, those that are gone and unchanged go."""
+    """The waves of a rollout that is resumed with another inventory: new hosts come last; those that are gone go if unchanged."""
     hosts = {host for wave in waves for host in wave}
     known, touched = set(state.order), set(state.touched)
     kept = [[host for host in wave if host in hosts or host in touched] for wave in state.waves]
     new = [host for wave in waves for host in wave if host not in known]
-    return kept[:-1] + [[*kept[-1], *new]] if kept else [new]
+    return [*kept[:-1], [*kept[-1], *new]] if kept else [new]
 
 
 def _names(hosts: Iterable[str]) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from .rollout_status import page_part
 
 # More hosts than this are summed up in a terminal.
 MAX_TABLE = 60
@@ -68,6 +70,7 @@ def status_of(name: str, results: Mapping[str, Any]) -> HostStatus:
         host.notes.append("does not run under Xen")
     if facts.get("pending_reboot"):
         host.notes.append("waits for a reboot")
+    host.notes += _under_way(generations)
     newest = _newest(host, generations)
     answers = _answers(health)
     declared = {str(one.get("name")): one for one in _mappings(newest.get("domains"))}
@@ -90,6 +93,11 @@ def _newest(host: HostStatus, generations: Mapping[str, Any]) -> dict[str, Any]:
         host.notes.append(f"generation {host.generation} failed")
     host.notes += [_line(f"generation {problem}") for problem in _items(generations.get("problems"))]
     return newest
+
+
+def _under_way(generations: Mapping[str, Any]) -> list[str]:
+    entry = _mapping(_mapping(generations.get("rollouts")).get("under_way"))
+    return [_line(f"rollout {entry.get('id')} is under way since {entry.get('at')}")] if entry else []
 
 
 def _answers(health: Mapping[str, Any]) -> dict[str, str]:
@@ -169,9 +177,9 @@ def summary(hosts: list[HostStatus]) -> str:
     )
 
 
-def as_json(hosts: list[HostStatus], at: str) -> str:
+def as_json(hosts: list[HostStatus], at: str, rollouts: Sequence[dict[str, Any]] = ()) -> str:
     entries = [{**asdict(host), "well": host.well} for host in hosts]
-    return json.dumps({"at": at, "summary": summary(hosts), "hosts": entries}, indent=1) + "\n"
+    return json.dumps({"at": at, "summary": summary(hosts), "hosts": entries, "rollouts": list(rollouts)}, indent=1) + "\n"
 
 
 _STYLE = """
@@ -209,7 +217,7 @@ _CLASSES = {"as declared": "well", "look at it": "look", "not reached": "lost"}
 _URGENCY = {"not reached": "1", "look at it": "2", "as declared": "3"}
 
 
-def page(hosts: list[HostStatus], at: str) -> str:
+def page(hosts: list[HostStatus], at: str, rollouts: Sequence[dict[str, Any]] = ()) -> str:
     """One HTML page that asks nobody for anything: no server, no address outside."""
     options = "".join(f"<option>{html.escape(word)}</option>" for word in _MARKS)
     return (
@@ -222,7 +230,8 @@ def page(hosts: list[HostStatus], at: str) -> str:
         '<select id="order" aria-label="Order"><option value="urgency">what to look at first</option><option value="name">name'
         '</option><option value="xen">Xen</option><option value="generation">generation</option><option value="free">free memory'
         '</option></select><span id="count" role="status"></span></div>'
-        f'<div id="hosts">{"".join(map(_host_part, hosts))}</div><script>{_SCRIPT}</script></body></html>\n'
+        f'<div id="hosts">{"".join(map(_host_part, hosts))}</div>{page_part(list(rollouts))}'
+        f"<script>{_SCRIPT}</script></body></html>\n"
     )
 
 

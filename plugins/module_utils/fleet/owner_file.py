@@ -1,0 +1,37 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. The host's file of its owners."""
+
+from __future__ import annotations
+
+import os
+
+from ..image.store import write_whole
+from . import owners
+from .owners import OwnerError
+
+FILE = "/var/lib/unikernels/owners.json"
+
+
+def claim(path: str, owner: str, purge: bool, take_over: bool, check: bool) -> None:
+    """Note that ``owner`` deploys to this host. OwnerError with one line where it must not."""
+    try:
+        try:
+            with open(path, encoding="utf-8") as file:
+                before = owners.read(file.read())
+        except FileNotFoundError:
+            before = []
+        except OwnerError:
+            if not take_over:
+                raise
+            before = []
+        after = owners.claimed(before, owner, purge, take_over)
+        if after != before and not check:
+            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+            write_whole(path, owners.text_of(after).encode("utf-8"), 0o600)
+    except (OSError, UnicodeDecodeError) as error:
+        raise OwnerError(f"{path}: {getattr(error, 'strerror', None) or 'is not text'}") from None
+    except OwnerError as error:
+        raise OwnerError(f"{path}: {error}; -e take_over=true replaces it" if "not whole" in str(error) else str(error)) from None
