@@ -168,6 +168,8 @@ class Fleet:
             f'{prepare}"$@"',
             "sh",
             "setpriv",
+            "--pdeathsig",
+            "KILL",
             "--bounding-set",
             "-sys_boot",
             sshd,
@@ -214,7 +216,7 @@ class Fleet:
             "xen_host_reboot": False,
             "xen_host_boot_try_once": False,
             "xen_host_updates": "none",
-            **more,
+            **{name: value for name, value in more.items() if value is not None},
         }
         path = self.folder / "inventory.yml"
         path.write_text(yaml.safe_dump({"xen_hosts": {"hosts": entries, "vars": variables}}))
