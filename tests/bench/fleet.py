@@ -35,19 +35,21 @@ def inventory(folder: pathlib.Path, hosts: int) -> pathlib.Path:
     return path
 
 
-def measure(root: pathlib.Path, path: pathlib.Path) -> tuple[float, int]:
-    """Seconds and MiB (of the largest process) of one run."""
+def measure(root: pathlib.Path, path: pathlib.Path) -> tuple[float, float, int]:
+    """Seconds, CPU seconds and MiB (of the largest process) of one run."""
     before = time.monotonic()
     script = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL);"
-        " print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10); sys.exit(done.returncode)"
+        " used = resource.getrusage(resource.RUSAGE_CHILDREN);"
+        " print(used.ru_utime + used.ru_stime, used.ru_maxrss >> 10); sys.exit(done.returncode)"
     )
     command = ["ansible-playbook", "-i", str(path), "playbooks/validate.yml"]
     done = subprocess.run(
         [sys.executable, "-c", script, *command], cwd=root, check=True, stdout=subprocess.PIPE, text=True,
         env={**os.environ, "ANSIBLE_CONFIG": str(root / "ansible.cfg")},
     )  # fmt: skip
-    return time.monotonic() - before, int(done.stdout)
+    used, mib = done.stdout.split()
+    return time.monotonic() - before, float(used), int(mib)
 
 
 def main() -> None:
@@ -62,16 +64,16 @@ def main() -> None:
             archive = subprocess.run(["git", "archive", options.against], cwd=ROOT, check=True, capture_output=True).stdout
             (folder / "old").mkdir()
             subprocess.run(["tar", "-x", "-C", str(folder / "old")], input=archive, check=True)
-        print("| hosts | now | a host | memory | before | ratio |\n|---|---|---|---|---|---|")
+        print("| hosts | now | CPU | a host, CPU | memory | before | CPU | ratio of CPU |\n|---|---|---|---|---|---|---|---|")
         for hosts in options.hosts:
             path = inventory(folder, hosts)
-            seconds, mib = measure(ROOT, path)
-            row = f"| {hosts} | {seconds:.1f} s | {seconds / hosts * 1000:.0f} ms | {mib} MiB"
+            seconds, used, mib = measure(ROOT, path)
+            row = f"| {hosts} | {seconds:.1f} s | {used:.1f} s | {used / hosts * 1000:.0f} ms | {mib} MiB"
             if options.against and hosts <= options.old_most:
-                old, _mib = measure(folder / "old", path)
-                row += f" | {old:.1f} s | {old / seconds:.1f} x |"
+                old, old_used, _mib = measure(folder / "old", path)
+                row += f" | {old:.1f} s | {old_used:.1f} s | {old_used / used:.1f} x |"
             else:
-                row += " | - | - |"
+                row += " | - | - | - |"
             print(row, flush=True)
 
 

@@ -31,4 +31,5 @@ def fleet(started):
     if started.served() != {"one": started.names}:
         started.rollout(image="one", rollout={"waves": ["100%"]})
         assert started.served() == {"one": started.names}
+        started.inventory("one")  # without a rollout
     return started

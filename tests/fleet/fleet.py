@@ -168,6 +168,8 @@ class Fleet:
             f'{prepare}"$@"',
             "sh",
             "setpriv",
+            "--pdeathsig",
+            "KILL",
             "--bounding-set",
             "-sys_boot",
             sshd,
@@ -214,7 +216,7 @@ class Fleet:
             "xen_host_reboot": False,
             "xen_host_boot_try_once": False,
             "xen_host_updates": "none",
-            **more,
+            **{name: value for name, value in more.items() if value is not None},
         }
         path = self.folder / "inventory.yml"
         path.write_text(yaml.safe_dump({"xen_hosts": {"hosts": entries, "vars": variables}}))
@@ -257,10 +259,20 @@ class Fleet:
         self.declare(image, rollout, hosts)
         return self.playbook("playbooks/rollout.yml", *arguments, check=check)
 
+    def journals(self):
+        """The lines of each rollout's journal, the newest last."""
+        for path in sorted((self.folder / "journal").glob("*.jsonl")):
+            yield [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+    def event(self, name):
+        """Whether the newest rollout is under way and came so far."""
+        newest = (list(self.journals()) or [[]])[-1]
+        events = [line["event"] for line in newest]
+        return name in events and "end" not in events
+
     def unfinished(self):
         """The rollout that is under way by its journal, "" for none."""
-        for path in sorted((self.folder / "journal").glob("*.jsonl")):
-            lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        for lines in self.journals():
             ends = [line for line in lines if line["event"] == "end" and line["result"] not in ("stopped", "waiting")]
             if lines and not ends:
                 return lines[0]["id"]

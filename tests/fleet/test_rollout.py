@@ -9,9 +9,19 @@ import time
 
 import pytest
 
+from .fleet import wait_until
+
 WAVES = {"waves": [1, "30%", "100%"]}
 KILLS = int(os.environ.get("FLEET_KILLS", "2"))
 SEED = int(os.environ.get("FLEET_SEED", "0")) or random.randrange(1 << 30)
+
+
+def begun(fleet):
+    """A rollout of what is declared, at work."""
+    return subprocess.Popen(
+        fleet.command("playbooks/rollout.yml"), cwd=fleet.root, env=fleet.environment(), start_new_session=True, text=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
 
 
 def state(fleet, names):
@@ -83,10 +93,13 @@ def test_hosts_that_are_dead_slow_or_full_are_their_own_problem(fleet):
     dead, slow, full = order_of(plan.stdout)[2][:3]
     fleet.dead(dead)
     fleet.slow(slow, 1)
-    fleet.fill(full)
-    done = fleet.rollout(image="two", rollout={**WAVES, "max_failed": 2, "on_failure": "stop"}, check=False)
-    assert done.returncode != 0, "two hosts of the rollout are not done"
-    result = done.stdout.rpartition("PLAY RECAP")[0].rpartition("TASK")[2]
+    fleet.declare(image="two", rollout={**WAVES, "max_failed": 2, "on_failure": "stop"})
+    with begun(fleet) as process:
+        wait_until(lambda: fleet.event("wave"), 300, "the first wave begins")
+        fleet.fill(full)
+        output, _nothing = process.communicate(timeout=600)
+    assert process.returncode not in (0, None), "two hosts of the rollout are not done"
+    result = output.rpartition("PLAY RECAP")[0].rpartition("TASK")[2]
     assert dead in result and full in result and slow not in result, result
     fleet.dead(dead, False)
     served = fleet.served()
@@ -106,25 +119,23 @@ def test_more_than_may_fail_before_the_first_wave_change_nothing(fleet):
     done = fleet.rollout(image="two", rollout=WAVES, check=False)
     assert done.returncode != 0 and fleet.names[-1] in done.stdout
     fleet.dead(fleet.names[-1], False)
+    fleet.fill(fleet.names[0])
+    done = fleet.rollout(image="two", rollout=WAVES, check=False)
+    assert done.returncode != 0 and "make room" in done.stdout
+    fleet.fill(fleet.names[0], False)
     assert fleet.served() == {"one": fleet.names}
     domains = [line for line in state(fleet, fleet.names[:1])[fleet.names[0]].splitlines() if line.startswith("www")]
     assert domains == [line for line in before[fleet.names[0]].splitlines() if line.startswith("www")]
 
 
 def killed(fleet, seconds, **declared):
-    """Begin a rollout, and kill the controller after so many seconds; whether it was still at work."""
+    """Begin a rollout, and kill the controller with all that it has begun here after so many seconds."""
     fleet.declare(**declared)
-    process = subprocess.Popen(
-        fleet.command("playbooks/rollout.yml"), cwd=fleet.root, env=fleet.environment(), start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        process.wait(seconds)
-        return False
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
+    with begun(fleet) as process:
+        try:
+            process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

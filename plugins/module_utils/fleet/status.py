@@ -186,13 +186,17 @@ _STYLE = """
 :root{color-scheme:light dark;font:16px/1.45 system-ui,sans-serif}body{margin:0 auto;padding:1rem;max-width:75rem}
 h1{font-size:1.4rem;margin:.2rem 0}.bar{display:flex;flex-wrap:wrap;gap:.6rem;margin:1rem 0;align-items:center}
 input,select,button{font:inherit;padding:.35rem .5rem}input{flex:1 1 14rem}
-details{border:1px solid #8886;border-left:.5rem solid #2a7d46;border-radius:.3rem;margin:.3rem 0;padding:.3rem .7rem}
+details{border:1px solid #8886;border-left:.5rem solid #2a7d46;border-radius:0 .3rem .3rem 0;margin:.3rem 0;padding:.3rem .7rem}
 details.look{border-left:.5rem dashed #b35900}details.lost{border-left:.5rem double #b00020}
-summary{cursor:pointer;display:flex;flex-wrap:wrap;gap:.2rem 1.2rem;align-items:baseline}summary b{min-width:14rem}
+summary{cursor:pointer;display:grid;grid-template-columns:minmax(12rem,2fr) 9rem minmax(6rem,1fr) 8rem 9rem 7rem;gap:.2rem .8rem;
+align-items:baseline}summary>*{overflow-wrap:anywhere}
+summary b::before{content:"\\25b8";display:inline-block;width:1.1rem}details[open]>summary b::before{content:"\\25be"}
+details p{margin:.4rem 0}
 table{border-collapse:collapse;width:100%;margin:.5rem 0;font-size:.92rem}td,th{text-align:left;padding:.25rem .5rem;
 border-bottom:1px solid #8884;vertical-align:top;overflow-wrap:anywhere}.mark{font-weight:700}.standin{font-weight:700;
 border:2px dotted;padding:0 .3rem}ul{margin:.3rem 0}@media(max-width:40rem){thead{display:none}tr{display:block;border:1px
-solid #8884;margin:.4rem 0}td{display:flex;gap:.6rem;border:0}td::before{content:attr(data-name);min-width:6rem;opacity:.75}
+solid #8884;margin:.4rem 0}summary{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}summary span:empty{display:none}
+td{display:flex;gap:.6rem;border:0}td::before{content:attr(data-name);min-width:6rem;opacity:.75}
 summary b{min-width:100%}}
 """.replace("\n", "")
 _SCRIPT = """
@@ -243,15 +247,16 @@ def _host_part(host: HostStatus) -> str:
     attributes = "".join(f' data-{key}="{html.escape(value)}"' for key, value in data.items())
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in host.notes)
     facts = [f"Xen {host.xen}" if host.xen else "", f"{host.free_memory} MiB free" if host.reached else ""]
-    facts += [f"generation {host.generation}" if host.generation else "", f"{len(host.domains)} domains" if host.reached else ""]
-    facts += [f"rollout {host.rollout}" if host.rollout else ""]
+    domains = f"{len(host.domains)} domain{'s' * (len(host.domains) != 1)}"
+    facts += [f"generation {host.generation}" if host.generation else "", domains if host.reached else ""]
+    applied = f"{host.applied}, rollout {host.rollout}" if host.rollout else host.applied
     return (
         f'<details class="{_CLASSES[host.word]}"{attributes}{"" if host.well else " open"}>'
         f"<summary><b>{html.escape(host.name)}</b>"
         f'<span class="mark">{_MARKS[host.word]} {html.escape(host.word)}</span>'
-        + "".join(f"<span>{html.escape(fact)}</span>" for fact in facts if fact)
+        + "".join(f"<span>{html.escape(fact)}</span>" for fact in facts)
         + f"</summary>{f'<ul>{notes}</ul>' if notes else ''}"
-        + (f"<p>Applied {html.escape(host.applied)}</p>" if host.applied else "")
+        + (f"<p>Applied {html.escape(applied)}</p>" if host.applied else "")
         + (_domains_part(host.domains) if host.domains else "")
         + "</details>"
     )
