@@ -121,7 +121,7 @@ def test_a_renewal_keeps_the_key_and_the_old_certificate_stays_good_beside_the_n
     assert material(keys).clients["alice"][1] == both[0] and both[1] not in material(keys).clients["alice"]
 
 
-def test_a_renewed_ca_is_the_same_ca_and_holders_of_the_old_certificate_go_on(keys):
+def test_a_renewed_ca_is_the_same_ca_and_the_old_certificate_stays_good(keys):
     run(keys)
     old = found(keys)
     old_ca, days = files(keys.folder)["pki/ca.crt"].decode(), 1830
