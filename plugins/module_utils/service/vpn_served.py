@@ -84,6 +84,7 @@ def keep(path: str, endpoints: Sequence[Mapping[str, Any]], write: bool, disks: 
                 continue
             changed = True
             if write:
+                os.makedirs(path, mode=0o700, exist_ok=True)
                 os.makedirs(folder, mode=0o700, exist_ok=True)
                 write_whole(whole, text.encode(), 0o600)
     return changed

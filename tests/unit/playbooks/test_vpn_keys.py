@@ -46,9 +46,6 @@ def run(tmp_path):
 
 
 def test_a_second_controller_makes_no_second_ca(run, tmp_path):
-    first = run("a", "--check", "-vv")
-    assert first.returncode == 0 and "would ca" in first.stdout, first.stdout
-    assert not (tmp_path / "served").exists() and not (tmp_path / "a/.local").exists()
     first = run("a")
     folder = tmp_path / "a/.local/state/unikernels.xen/xen1/vpn"
     assert first.returncode == 0, first.stdout
@@ -62,9 +59,6 @@ def test_a_second_controller_makes_no_second_ca(run, tmp_path):
         assert not (tmp_path / "b/.local").exists()
     meant = run("b", "-e", "vpn_new_ca=true")
     assert meant.returncode == 0, meant.stdout
-    # Now it is the first one that is refused, whose clients are out already.
-    refused = run("a")
-    assert refused.returncode != 0 and "on this controller has CA " in refused.stdout
 
 
 def test_a_folder_that_does_not_fit_together_is_refused_before_a_host_is_asked(run, tmp_path):
