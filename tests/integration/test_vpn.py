@@ -20,14 +20,28 @@ class Client:
         self.profile = folder / f"{device}.ovpn"
         shutil.copy(profile, self.profile)
         sudo = [] if os.geteuid() == 0 else ["sudo"]
-        command = [*sudo, "openvpn", "--config", str(self.profile), "--dev", device, "--dev-type", "tun", "--connect-retry", "1", "2"]
+        command = [
+            *sudo,
+            "openvpn",
+            "--config",
+            str(self.profile),
+            "--dev",
+            device,
+            "--dev-type",
+            "tun",
+            "--connect-retry",
+            "1",
+            "2",
+        ]
         self.process = subprocess.Popen(command, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
 
     def count(self, words):
         return self.log.read_text().count(words)
 
     def connected(self, times=1):
-        wait_until(lambda: self.count(UP) >= times, 120, f"{self.device} connected {times} times:\n{self.log.read_text()[-2000:]}")
+        wait_until(
+            lambda: self.count(UP) >= times, 120, f"{self.device} connected {times} times:\n{self.log.read_text()[-2000:]}"
+        )
         wait_until(
             lambda: run("ping", "-I", self.device, "-c", "1", "-W", "1", "10.8.0.1", check=False).returncode == 0,
             60,

@@ -4,8 +4,8 @@ import os
 import stat
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn_served
-from ansible_collections.unikernels.xen.plugins.module_utils.service.vpn_served import ServedError, days_left, keep
+from ansible_collections.unikernels.xen.plugins.module_utils.host import vpn_served
+from ansible_collections.unikernels.xen.plugins.module_utils.host.vpn_served import ServedError, days_left, keep
 
 CA, OTHER = "ab" * 32, "cd" * 32
 
