@@ -1,4 +1,4 @@
-"""What an operator of the VPN does with it later on: a client leaves, certificates are renewed, a second controller comes along."""
+"""What an operator of the VPN does with it later on: a client leaves, keys are renewed, a second controller comes along."""
 
 import json
 import os
@@ -20,19 +20,8 @@ class Client:
         self.profile = folder / f"{device}.ovpn"
         shutil.copy(profile, self.profile)
         sudo = [] if os.geteuid() == 0 else ["sudo"]
-        command = [
-            *sudo,
-            "openvpn",
-            "--config",
-            str(self.profile),
-            "--dev",
-            device,
-            "--dev-type",
-            "tun",
-            "--connect-retry",
-            "1",
-            "2",
-        ]
+        command = [*sudo, "openvpn", "--config", str(self.profile), "--dev", device, "--dev-type", "tun"]
+        command += ["--connect-retry", "1", "2"]
         self.process = subprocess.Popen(command, stdout=self.log.open("w"), stderr=subprocess.STDOUT)
 
     def count(self, words):
