@@ -119,7 +119,7 @@ days:
 
 import time
 
-from ansible_collections.unikernels.xen.plugins.module_utils.service.vpn_served import FOLDER, ServedError, days_left, keep
+from ansible_collections.unikernels.xen.plugins.module_utils.host.vpn_served import FOLDER, ServedError, days_left, keep
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 

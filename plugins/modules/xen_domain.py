@@ -301,7 +301,8 @@ options:
         default; C(answer), one of the records, where names are compared without case and final dot, and addresses by what
         they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both). Aliases (CNAME) in the answer are
         followed. The host needs C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
-      - C(openvpn), ADDRESS:PORT, must answer a client's first packet. With it C(key), required, the path on the host of the
+      - C(openvpn), ADDRESS:PORT, must answer a client's first packet, and then show a certificate that has not ended, of the CA
+        whose certificate stands beside the key, if there is one. With it C(key), required, the path on the host of the
         endpoint's tls-crypt key, without which OpenVPN gives no answer that identifies it (then declare C(tcp)); and
         C(transport), V(tcp) or V(udp), V(tcp) by default. The host needs C(python3-cryptography), which the role installs.
       - C(console), a regular expression (Python's) that must match a line that the domain prints after its start. Of each line

@@ -57,7 +57,7 @@ def test_what_clients_reach():
     assert 'push "redirect-gateway def1"\n' in everything and 'push "block-ipv6"\n' in everything
 
 
-def test_the_endpoint_forwards_to_what_is_declared_and_an_image_of_ones_own_is_not_told():
+def test_the_endpoint_forwards_to_what_is_declared_and_an_image_of_ones_own_gets_no_argument():
     routes = {"routes": ["192.0.2.0/24", "198.51.100.7"]}
     for images in ({}, STANDIN):
         assert declared(**routes, **images).unikernel["arguments"] == {"forward": ["192.0.2.0/24", "198.51.100.7/32"]}

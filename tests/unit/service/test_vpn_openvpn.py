@@ -200,7 +200,7 @@ def test_clients_that_are_kept_apart_reach_the_endpoint_alone(world):
 def test_a_network_behind_the_endpoint_by_routing_and_by_nat(world):
     with world.endpoint(routes=(BEHIND,)), world.client("a", "alice") as alice:
         wait(alice, UP)
-        assert not world.reaches("a", FAR), "nobody told it the way back"
+        assert not world.reaches("a", FAR), "it has no way back"
         world.ip("n", "route", "add", "10.8.0.0/24", "via", "192.0.2.1")
         assert world.reaches("a", FAR)
         world.ip("n", "route", "del", "10.8.0.0/24")

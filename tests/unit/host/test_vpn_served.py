@@ -4,8 +4,8 @@ import os
 import stat
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn_served
-from ansible_collections.unikernels.xen.plugins.module_utils.service.vpn_served import ServedError, days_left, keep
+from ansible_collections.unikernels.xen.plugins.module_utils.host import vpn_served
+from ansible_collections.unikernels.xen.plugins.module_utils.host.vpn_served import ServedError, days_left, keep
 
 CA, OTHER = "ab" * 32, "cd" * 32
 
@@ -27,6 +27,7 @@ def kept(path, *endpoints, write=True, disks="/nonexistent"):
 def test_what_is_kept_is_for_root_alone_and_once(path):
     assert kept(path, endpoint(), write=False) and not os.path.exists(path)
     assert kept(path, endpoint()) and not kept(path, endpoint())
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     for root, folders, files in os.walk(path):
         assert all(stat.S_IMODE(os.stat(os.path.join(root, name)).st_mode) == 0o700 for name in folders)
         assert all(stat.S_IMODE(os.stat(os.path.join(root, name)).st_mode) == 0o600 for name in files)

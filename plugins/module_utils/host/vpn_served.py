@@ -16,8 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..image.store import write_whole
-from .vpn import FOLDER as FOLDER
-from .vpn import HEALTH_KEY
+from ..service.vpn import FOLDER as FOLDER
+from ..service.vpn import HEALTH_KEY
 
 _CA, _ENDS = "ca", "ends.json"
 # What is kept for an endpoint of before this was kept: the disks of a domain, named after it and their content's digest.
@@ -84,6 +84,7 @@ def keep(path: str, endpoints: Sequence[Mapping[str, Any]], write: bool, disks: 
                 continue
             changed = True
             if write:
+                os.makedirs(path, mode=0o700, exist_ok=True)
                 os.makedirs(folder, mode=0o700, exist_ok=True)
                 write_whole(whole, text.encode(), 0o600)
     return changed
