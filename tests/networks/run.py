@@ -225,6 +225,13 @@ class Scenario:
         assert any("domains run on it (3)" in line for line in refused), refused
         refused = machine.offer({"xenbr0": NETWORKS["xenbr0"]}).get("refused", [])
         assert any("inside is gone, but domains run on it" in line for line in refused), refused
+        if self.manager == "netplan/NetworkManager":
+            refused = machine.offer(NETWORKS, GUESTS).get("refused", [])
+            assert any("takes the interfaces of running domains (3) off their bridges" in line for line in refused), refused
+            sh("ip", "-n", "host", "link", "delete", "vif3.0")
+            assert machine.offer(NETWORKS, GUESTS).get("waits") and machine.confirm() is True
+            self.step("refuses what would cut guests that run off")
+            return
         changed = machine.offer(NETWORKS, GUESTS)
         assert changed.get("waits") and machine.confirm() is True, changed
         links = {link["ifname"]: link for link in json.loads(sh("ip", "-n", "host", "-j", "link").stdout)}

@@ -140,6 +140,12 @@ def make_plan(networks: Mapping[str, Network], guests: Guests | None, reading: R
         raise NetworkError(*lines)
     files = _managers_files(written, reading)
     devices = _devices(bridges, files, reading)
+    running = sorted({name for bridge in reading.state.networks for name in reading.guests.get(bridge, ())})
+    if devices and running and reading.manager == NETPLAN and netplan.renderer(reading.originals) == "NetworkManager":
+        raise NetworkError(
+            "xen_host_networks: netplan with the renderer NetworkManager takes the interfaces of running domains"
+            f" ({', '.join(running)}) off their bridges at each change: stop these first, or use the renderer networkd"
+        )
     state = _next_state(bridges, adopted, guests, written, reading)
     files += _common_files(networks, bridges, guests, state, reading)
     changed = tuple(one for one in files if one.before != one.after)
@@ -309,9 +315,10 @@ def _managers_scripts(
     if reading.manager == NETPLAN:
         return {
             "down": [],
-            "up": ["netplan generate", *_removed(gone), "netplan apply"],
+            # Twice: first its port becomes free, then what NetworkManager has made again in between goes.
+            "up": ["netplan generate", *_removed(gone), "netplan apply", *_removed(gone)],
             "down-new": _removed([*new, *vlans]),
-            "up-old": ["netplan generate", "netplan apply"],
+            "up-old": ["netplan generate", "netplan apply", *_removed([*new, *vlans])],
             "boot": ["netplan generate"],
         }
     if reading.manager == NETWORKD:
