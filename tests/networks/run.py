@@ -78,14 +78,10 @@ def netplan_networkmanager(machine):
     netplan(machine, "NetworkManager")
     # For an MTU netplan writes a .link file, for which it restarts networkd, whoever has the device.
     machine.unmask("systemd-networkd.service", start=False)
-    text = "[keyfile]\nunmanaged-devices=interface-name:vif*\n[main]\nplugins=keyfile\n"
-    machine.write("/etc/NetworkManager/conf.d/10-all.conf", text)
     machine.unmask("NetworkManager.service")
 
 
 def networkmanager(machine):
-    text = "[keyfile]\nunmanaged-devices=interface-name:vif*\n[main]\nplugins=keyfile\n"
-    machine.write("/etc/NetworkManager/conf.d/10-all.conf", text)
     machine.write(
         "/etc/NetworkManager/system-connections/uplink.nmconnection",
         "[connection]\nid=uplink\nuuid=3b0b2e2e-31b2-4c9c-8d3c-0a6f1d3b7a10\ntype=ethernet\nautoconnect=true\n\n[ethernet]\nmtu=1400\n\n"
@@ -104,7 +100,7 @@ MANAGERS = {
     "NetworkManager": networkmanager,
 }
 FOLDERS = (
-    "etc/network", "etc/systemd/network", "etc/netplan", "etc/NetworkManager/system-connections", "etc/sysctl.d", "etc/xen",
+    "etc/network", "etc/systemd/network", "etc/netplan", "etc/NetworkManager", "etc/sysctl.d", "etc/xen",
 )  # fmt: skip
 
 

@@ -11,6 +11,9 @@ from typing import Any
 
 from .kinds import AUTO, BRIDGED
 
+# What the host offers, written by xen_networks.
+STATE = "/var/lib/unikernels/networks.json"
+
 
 def offered_networks(networks: Mapping[str, Any] | None, host: Mapping[str, Any], bridge: str, uplink: str) -> dict[str, Any]:
     """What is declared, or the one bridge; {} where that is left to xen_bridge, or is there.

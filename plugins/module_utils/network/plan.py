@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from . import ifupdown, netplan, networkd, networkmanager, rules
 from .guests import Guests, guests_of
 from .kinds import BRIDGED, ROUTED, Network
+from .offered import STATE
 from .reading import (
     IFUPDOWN,
     NETPLAN,
@@ -33,7 +34,6 @@ from .reading import (
 )
 from .switch import FileChange, Switch
 
-STATE = "/var/lib/unikernels/networks.json"
 NFT = "/etc/xen/unikernels-networks.nft"
 NEIGHBOURS = "/etc/xen/unikernels-networks.neighbours"
 SYSCTL = "/etc/sysctl.d/62-unikernels-networks.conf"
@@ -133,7 +133,7 @@ def make_plan(networks: Mapping[str, Network], guests: Guests | None, reading: R
     bridges, adopted, lines = settle(networks, reading, configured(reading))
     lines += refusals(networks, bridges, guests, reading)
     try:
-        written = _writer(reading.manager)(bridges, reading) if networks else {}
+        written = {**_writer(reading.manager)(bridges, reading), **_unmanaged(reading)} if networks else {}
     except NetworkError as error:
         lines, written = lines + error.lines, {}
     if lines:
@@ -161,6 +161,16 @@ def _writer(manager: str):  # type: ignore[no-untyped-def]
         NETPLAN: netplan.write,
         NETWORKMANAGER: networkmanager.write,
     }[manager]
+
+
+def _unmanaged(reading: Reading) -> dict[str, str]:
+    """What keeps the host's manager from configuring domains' vifs."""
+    by_networkmanager = reading.manager == NETWORKMANAGER
+    if reading.manager == NETPLAN:
+        by_networkmanager = netplan.renderer(reading.originals) == "NetworkManager"
+    if by_networkmanager:
+        return networkmanager.VIFS
+    return networkd.VIFS if reading.manager in (NETWORKD, NETPLAN) else {}
 
 
 def _mode(path: str) -> int:
@@ -316,7 +326,7 @@ def _managers_scripts(
         return {
             "down": [],
             # Twice: first its port becomes free, then what NetworkManager has made again in between goes.
-            "up": ["netplan generate", *_removed(gone), "netplan apply", *_removed(gone)],
+            "up": [*_conf(reading), "netplan generate", *_removed(gone), "netplan apply", *_removed(gone)],
             "down-new": _removed([*new, *vlans]),
             "up-old": ["netplan generate", "netplan apply", *_removed([*new, *vlans])],
             "boot": ["netplan generate"],
@@ -337,6 +347,10 @@ def _managers_scripts(
     return _networkmanager_scripts(reading, new, gone, live, moved, returned, here)
 
 
+def _conf(reading: Reading) -> list[str]:
+    return ["nmcli general reload conf"] if _unmanaged(reading) is networkmanager.VIFS else []
+
+
 def _networkmanager_scripts(
     reading: Reading,
     new: list[str],
@@ -355,7 +369,8 @@ def _networkmanager_scripts(
     return {
         "down": [],
         # The bridge may wait for its port's carrier: that is no failure.
-        "up": [*_removed(gone), "nmcli connection reload", *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
+        "up": [*_conf(reading), *_removed(gone), "nmcli connection reload",
+               *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
                *(f"nmcli --wait {WITHIN} device connect {port}" for port in returned)],
         "down-new": [],
         "up-old": ["nmcli connection reload", *_removed([*new, *(here[name].port for name in new if here[name].vlan)]),

@@ -220,7 +220,11 @@ def ways(networks: Mapping[str, Network], bridges: list[Bridge], reading: Readin
 
 def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Guests, reading: Reading) -> list[str]:
     """One line for each thing of the host, or of what runs on it, that the networks do not go with."""
-    return [*_under_guests(bridges, networks, reading), *_overlaps(networks, bridges, reading), *_listening(guests, reading)]
+    return [
+        *_under_guests(bridges, networks, reading),
+        *_overlaps(networks, bridges, reading),
+        *_published(guests, networks, reading),
+    ]
 
 
 def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], reading: Reading) -> list[str]:
@@ -264,6 +268,19 @@ def _overlaps(networks: Mapping[str, Network], bridges: list[Bridge], reading: R
                             " take another"
                         )
     return lines
+
+
+def _published(guests: Guests, networks: Mapping[str, Network], reading: Reading) -> list[str]:
+    own = {ipaddress.ip_interface(address).ip for link in reading.links.values() for address in link.addresses}
+    own |= {one.ip for network in networks.values() for one in network.own}
+    there = ", ".join(sorted(str(address) for address in own if not address.is_loopback and not address.is_link_local))
+    strange = sorted({(one.name, one.address) for one in guests.published if one.address})
+    lines = [
+        f"domain {name}: publish: address {address} is not the host's (it has {there})"
+        for name, address in strange
+        if ipaddress.ip_address(address) not in own
+    ]
+    return lines + _listening(guests, reading)
 
 
 def _listening(guests: Guests, reading: Reading) -> list[str]:

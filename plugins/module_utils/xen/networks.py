@@ -20,7 +20,8 @@ from ..image.store import write_whole
 from ..network import ifupdown, netplan, networkd, networkmanager
 from ..network.guests import guests_of
 from ..network.kinds import read_networks
-from ..network.plan import COMMON, STATE, Plan, make_plan, state_of
+from ..network.offered import STATE
+from ..network.plan import COMMON, Plan, make_plan, state_of
 from ..network.reading import IFUPDOWN, NETPLAN, NETWORKD, NETWORKMANAGER, Link, NetworkError, Reading, State
 from . import bridge_switch
 from .network import ip_json, uplink
@@ -37,6 +38,7 @@ _PATTERNS = (
     *(f"{folder}/*.network.d/*.conf" for folder in networkd.FOLDERS),
     f"{networkd.FOLDER}/*.netdev",
     f"{networkmanager.FOLDER}/*",
+    *networkmanager.VIFS,
 )
 # State of a socket that listens, in /proc/net/tcp; a UDP socket without a peer has 07.
 _LISTENS = {"tcp": "0A", "udp": "07"}
@@ -148,8 +150,10 @@ def _listening() -> frozenset[tuple[str, int]]:
 
 
 def _advertised() -> tuple[str, ...]:
+    """Devices whose default route Linux itself takes from router advertisements. (networkd and NetworkManager read these.)"""
     routes = ip_json("-6", "route", "show", "default")
-    return tuple(sorted({str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") == "ra"}))
+    devices = {str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") == "ra"}
+    return tuple(sorted(name for name in devices if (_text(f"/proc/sys/net/ipv6/conf/{name}/accept_ra") or "0").strip() != "0"))
 
 
 def observe() -> Reading:
@@ -228,8 +232,6 @@ def _in_force(text: str) -> bool:
 
 def flushed(plan: Plan) -> bool:
     """Whether the rules that should be in force are not: an administrator's 'nft flush ruleset' takes them away."""
-    if plan.rules and not shutil.which("nft"):
-        raise NetworkError("nft is not there: install Debian's package nftables")
     return bool(plan.rules) and not _in_force(plan.rules)
 
 
@@ -254,7 +256,9 @@ def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
             f"network {', '.join(plan.devices)}: is not on the host as it is declared: run the role xen_host"
             " (playbooks/provision.yml)"
         )
-    changed = flushed(plan) or bool(plan.files)
+    if not check and plan.rules and not shutil.which("nft"):
+        raise NetworkError("nft is not there: install Debian's package nftables")
+    changed = bool(plan.files) or flushed(plan)
     if changed and not check:
         carry_out(plan, options["confirm_within"])
     return {
