@@ -136,6 +136,7 @@ def make_plan(networks: Mapping[str, Network], guests: Guests | None, reading: R
         written = {**_writer(reading.manager)(bridges, reading), **_unmanaged(reading)} if networks else {}
     except NetworkError as error:
         lines, written = lines + error.lines, {}
+    lines += _edited(written, reading)
     if lines:
         raise NetworkError(*lines)
     files = _managers_files(written, reading)
@@ -178,19 +179,29 @@ def _mode(path: str) -> int:
     return 0o600 if secret else 0o644
 
 
+def _edited(written: Mapping[str, str], reading: Reading) -> list[str]:
+    """One line for each of the administrator's files that was edited after we had moved addresses out of it, where the way on or
+    back would lose them. (ifupdown's text is taken as it is then, and stays.)"""
+    lines = []
+    for path, original in reading.state.originals.items():
+        if original is None or reading.files.get(path) in (None, original, reading.state.written.get(path)):
+            continue
+        if reading.manager == NETPLAN or path not in written:
+            lines.append(
+                f"{path}: was edited since the uplink's addresses moved out of it: put its text from before the networks back,"
+                f" with the edit ({STATE} has it in originals)"
+            )
+    return lines
+
+
 def _managers_files(written: Mapping[str, str], reading: Reading) -> list[FileChange]:
-    paths = sorted({*written, *(path for path in reading.state.written if path not in COMMON)})
+    paths = sorted({*written, *reading.state.written})
     changes = []
     for path in paths:
-        before, ours = reading.files.get(path), reading.state.written.get(path)
-        after = written.get(path, reading.original(path))
-        if ours is not None and before not in (ours, after) and path in reading.state.originals and before is not None:
-            # Somebody has edited what we wrote. Where nothing of it is to change, it stays so.
-            if written.get(path) == ours:
-                after = before
-            elif path not in written and reading.state.originals[path] is None:
-                after = None
-        changes.append(FileChange(path, before, after, _mode(path)))
+        # A file of our own goes, whatever it has become.
+        ours = path in reading.state.originals and reading.state.originals[path] is None
+        after = written.get(path, None if ours else reading.original(path))
+        changes.append(FileChange(path, reading.files.get(path), after, _mode(path)))
     return changes
 
 
@@ -198,7 +209,7 @@ def _next_state(
     bridges: list[Bridge], adopted: list[Network], guests: Guests, written: Mapping[str, str], reading: Reading
 ) -> State:
     networks = {one.name: one for one in [*(bridge.network for bridge in bridges), *adopted]}
-    originals = {path: reading.original(path) for path in written}
+    originals = {path: reading.state.originals.get(path, reading.original(path)) for path in written}
     moved = tuple(one.name for one in bridges if one.moves)
     return State(
         networks,

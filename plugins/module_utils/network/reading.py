@@ -70,9 +70,11 @@ class Reading:
     state: State = field(default_factory=State)
 
     def original(self, path: str) -> str | None:
-        """The file as it was before us; what somebody changed since is the original from now on."""
-        current = self.files.get(path)
-        return self.state.originals[path] if path in self.state.originals and current == self.state.written.get(path) else current
+        """The file as it was before us, None for one that was not there. What somebody changed since in a file that we changed
+        too is the original from now on."""
+        current, before = self.files.get(path), self.state.originals.get(path, "")
+        ours = before is None or (path in self.state.originals and current == self.state.written.get(path))
+        return before if ours else current
 
     @property
     def originals(self) -> dict[str, str]:

@@ -281,13 +281,40 @@ def test_a_bridge_that_was_there_is_left_as_it_is():
     assert gone.devices == ("inside",)
 
 
-def test_a_file_that_somebody_has_edited_since_is_not_lost():
+def edited(then, path, text="# mine\n"):
+    return Reading(**{**then.__dict__, "files": {**then.files, path: then.files[path] + text}})
+
+
+def test_an_edit_of_the_uplinks_file_is_not_lost():
     host = reading(IFUPDOWN)
-    then = after(host, plan(DECLARED, host))
     path = "/etc/network/interfaces.d/50-uplink"
-    edited = Reading(**{**then.__dict__, "files": {**then.files, path: then.files[path] + "# mine\n"}})
-    again = plan(DECLARED, edited)
-    assert [one for one in again.files if one.path == path and "# mine" not in (one.after or "")] == []
+    then = edited(after(host, plan(DECLARED, host)), path)
+    assert [one for one in plan(DECLARED, then).files if one.path == path] == []
+    # What was there before is not what the user has now.
+    with pytest.raises(NetworkError, match="50-uplink: was edited since the uplink's addresses moved out of it"):
+        plan({}, then)
+
+
+def test_addresses_are_not_looked_for_where_they_moved_from():
+    host = reading(NETPLAN)
+    path = "/etc/netplan/50-cloud-init.yaml"
+    then = after(host, plan(DECLARED, host))
+    with pytest.raises(NetworkError, match=r"50-cloud-init\.yaml: was edited since the uplink's addresses moved out of it"):
+        plan(DECLARED, edited(then, path))
+    # cloud-init, or somebody, has put the file back: the addresses move once more.
+    back = Reading(**{**then.__dict__, "files": {**then.files, path: host.files[path]}})
+    again = plan(DECLARED, back)
+    assert {one.path: one.after for one in again.files}[path] == then.files[path]
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_a_change_by_hand_of_our_own_files_is_undone(manager):
+    host = reading(manager)
+    then = after(host, plan(DECLARED, host))
+    for path in [path for path, original in then.state.originals.items() if original is None]:
+        again = plan(DECLARED, edited(then, path))
+        assert [(one.path, one.after) for one in again.files] == [(path, then.files[path])]
+        assert path not in after(edited(then, path), plan({}, edited(then, path), None)).files
 
 
 def test_the_state_comes_back_as_it_was_written():
