@@ -76,7 +76,9 @@ for entry in files/*.path; do
   file=$(cat "$entry") number=${entry%.path}
   if [ -e "$number.$1" ]; then
     mkdir -p "$(dirname "$file")"
-    cp "$number.$1" "$file.unikernels-new" && chmod "$(cat "$number.mode")" "$file.unikernels-new" && sync &&
+    # What was there keeps its mode: it may hold a password.
+    mode=$(stat -c %a "$file" 2>/dev/null) || mode=$(cat "$number.mode")
+    cp "$number.$1" "$file.unikernels-new" && chmod "$mode" "$file.unikernels-new" && sync &&
       mv "$file.unikernels-new" "$file"
   else
     rm -f "$file"

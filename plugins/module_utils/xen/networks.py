@@ -43,6 +43,8 @@ _PATTERNS = (
 # State of a socket that listens, in /proc/net/tcp; a UDP socket without a peer has 07.
 _LISTENS = {"tcp": "0A", "udp": "07"}
 SECONDS = 120
+# As the managers' files call what nobody should read.
+_SECRET = re.compile(r"password|passphrase|psk|wep-key|secret|private|^\s*keys?:|^\[802-1x\]", re.IGNORECASE | re.MULTILINE)
 
 
 def _text(path: str) -> str | None:
@@ -180,14 +182,12 @@ def observe() -> Reading:
 
 
 def diffs(plan: Plan) -> list[dict[str, str]]:
-    """What --diff shows. Files of NetworkManager may hold passwords of 802.1X: their names alone."""
+    """What --diff shows; of a file with a password (802.1X, wireless networks, tunnels) its name alone."""
     shown: list[dict[str, str]] = []
     for change in plan.files:
         if change.path == STATE:
             continue
-        hidden = change.path.startswith(networkmanager.FOLDER) and re.search(
-            r"^\[802-1x\]|password|psk", (change.before or "") + (change.after or ""), re.MULTILINE
-        )
+        hidden = _SECRET.search((change.before or "") + (change.after or ""))
         before, after = ("(not shown)\n", "(not shown)\n") if hidden else (change.before or "", change.after or "")
         shown.append(
             {

@@ -195,6 +195,13 @@ def test_networkmanager_keeps_the_connection_and_hides_its_password():
     assert "secret" not in json.dumps(diffs(result))
 
 
+def test_passwords_of_any_manager_are_not_shown():
+    text = "auto eth0\niface eth0 inet dhcp\n    wpa-psk hidden-words\n"
+    result = plan(DECLARED, reading(IFUPDOWN, files={"/etc/network/interfaces": text}))
+    shown = json.dumps(diffs(result))
+    assert "hidden-words" not in shown and "(not shown)" in shown and "bridge_ports none" in shown
+
+
 @pytest.mark.parametrize("manager", MANAGERS)
 def test_bridges_have_macs_that_no_domain_changes(manager):
     text = "".join(one.after or "" for one in plan(DECLARED, reading(manager)).files if one.path != STATE)

@@ -164,6 +164,13 @@ def test_what_a_killed_run_has_left_is_undone_by_the_next(tmp_path, monkeypatch)
     assert list(host.units.iterdir()) == [] and not (host.folder / "pending").exists()
 
 
+def test_a_file_keeps_its_mode(tmp_path):
+    host = Host(tmp_path)
+    host.file.chmod(0o600)
+    assert host.start().wait(WITHIN) == 0
+    assert (host.state(), host.file.stat().st_mode & 0o777) == (BACK, 0o600)
+
+
 def test_files_come_and_go_with_their_modes(tmp_path):
     host = Host(tmp_path)
     added, removed = tmp_path / "there/added", tmp_path / "removed"
