@@ -78,8 +78,9 @@ for entry in files/*.path; do
     mkdir -p "$(dirname "$file")"
     # What was there keeps its mode: it may hold a password.
     mode=$(stat -c %a "$file" 2>/dev/null) || mode=$(cat "$number.mode")
-    cp "$number.$1" "$file.unikernels-new" && chmod "$mode" "$file.unikernels-new" && sync &&
-      mv "$file.unikernels-new" "$file"
+    # Of a name that no manager reads, should this end here.
+    new=$(dirname "$file")/.unikernels-new.$(basename "$file")
+    cp "$number.$1" "$new" && chmod "$mode" "$new" && sync && mv "$new" "$file"
   else
     rm -f "$file"
   fi
