@@ -23,7 +23,7 @@ attributes:
     description: Can run in check mode.
     support: full
   diff_mode:
-    description: Shows the files that are written. Of connections of NetworkManager with passwords, the names alone.
+    description: Shows the files that are written; of those with a password the name alone.
     support: full
 options:
   networks:

@@ -17,7 +17,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PROVIDER4, PROVIDER6 = "192.0.2.1/24", "2001:db8::1/64"
 UPLINK_MAC = "52:54:00:aa:00:01"
-WITHIN = 60
+WITHIN = 120
 WAITING = ("systemd-networkd-wait-online", "NetworkManager-wait-online")
 
 

@@ -78,14 +78,10 @@ def netplan_networkmanager(machine):
     netplan(machine, "NetworkManager")
     # For an MTU netplan writes a .link file, for which it restarts networkd, whoever has the device.
     machine.unmask("systemd-networkd.service", start=False)
-    text = "[keyfile]\nunmanaged-devices=interface-name:vif*\n[main]\nplugins=keyfile\n"
-    machine.write("/etc/NetworkManager/conf.d/10-all.conf", text)
     machine.unmask("NetworkManager.service")
 
 
 def networkmanager(machine):
-    text = "[keyfile]\nunmanaged-devices=interface-name:vif*\n[main]\nplugins=keyfile\n"
-    machine.write("/etc/NetworkManager/conf.d/10-all.conf", text)
     machine.write(
         "/etc/NetworkManager/system-connections/uplink.nmconnection",
         "[connection]\nid=uplink\nuuid=3b0b2e2e-31b2-4c9c-8d3c-0a6f1d3b7a10\ntype=ethernet\nautoconnect=true\n\n[ethernet]\nmtu=1400\n\n"
@@ -104,7 +100,7 @@ MANAGERS = {
     "NetworkManager": networkmanager,
 }
 FOLDERS = (
-    "etc/network", "etc/systemd/network", "etc/netplan", "etc/NetworkManager/system-connections", "etc/sysctl.d", "etc/xen",
+    "etc/network", "etc/systemd/network", "etc/netplan", "etc/NetworkManager", "etc/sysctl.d", "etc/xen",
 )  # fmt: skip
 
 
@@ -225,6 +221,13 @@ class Scenario:
         assert any("domains run on it (3)" in line for line in refused), refused
         refused = machine.offer({"xenbr0": NETWORKS["xenbr0"]}).get("refused", [])
         assert any("inside is gone, but domains run on it" in line for line in refused), refused
+        if self.manager == "netplan/NetworkManager":
+            refused = machine.offer(NETWORKS, GUESTS).get("refused", [])
+            assert any("takes the interfaces of running domains (3) off their bridges" in line for line in refused), refused
+            sh("ip", "-n", "host", "link", "delete", "vif3.0")
+            assert machine.offer(NETWORKS, GUESTS).get("waits") and machine.confirm() is True
+            self.step("refuses what would cut guests that run off")
+            return
         changed = machine.offer(NETWORKS, GUESTS)
         assert changed.get("waits") and machine.confirm() is True, changed
         links = {link["ifname"]: link for link in json.loads(sh("ip", "-n", "host", "-j", "link").stdout)}

@@ -41,6 +41,8 @@ def documents(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     for path in sorted((path for path in files if path.endswith(".yaml")), key=lambda path: path.rpartition("/")[2]):
         if not path.startswith((f"{FOLDER}/", "/run/netplan/", "/lib/netplan/")):
             continue
+        if yaml is None:
+            raise NetworkError(f"{path}: can't be read without Debian's package python3-yaml: install it")
         try:
             document = yaml.safe_load(files[path])
         except yaml.YAMLError as error:
@@ -72,6 +74,12 @@ def _is(name: str, options: Mapping[str, Any], device: str, mac: str) -> bool:
     return match.get("macaddress") is None or str(match["macaddress"]).lower() == mac.lower()
 
 
+def renderer(files: Mapping[str, str]) -> str:
+    """Of the last file that names one."""
+    named = [str(network["renderer"]) for network in documents(files).values() if network.get("renderer")]
+    return named[-1] if named else "networkd"
+
+
 def configured(reading: Reading) -> frozenset[str]:
     entries = [entry for network in documents(reading.originals).values() for entry in _devices(network)]
     return frozenset(
@@ -94,11 +102,10 @@ def write(bridges: list[Bridge], reading: Reading) -> dict[str, str]:
         own["bridges"][bridge.name] = _bridge(bridge, port, options)
     for path in changed:
         changed[path] = _text({"network": networks[path]})
-    # It counts for its own file alone.
-    renderers = [str(network["renderer"]) for network in networks.values() if network.get("renderer")]
+    # A renderer counts for its own file alone.
     document = {
         "version": 2,
-        **({"renderer": renderers[-1]} if renderers else {}),
+        "renderer": renderer(reading.originals),
         **{kind: entries for kind, entries in own.items() if entries},
     }
     if bridges:

@@ -22,6 +22,8 @@ FOLDER = "/etc/systemd/network"
 FOLDERS = (FOLDER, "/run/systemd/network", "/usr/lib/systemd/network", "/lib/systemd/network")
 PREFIX = "00-unikernels-"
 HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
+# An administrator's file for all devices must not configure those of domains.
+VIFS = {f"{FOLDER}/{PREFIX}vif.network": f"{HEAD}[Match]\nName=vif*\n\n[Link]\nUnmanaged=yes\n"}
 # Keys of [Network] that speak of the device, not of its addresses.
 _OF_DEVICE = (
     "Bond", "Bridge", "VRF", "VLAN", "IPVLAN", "MACVLAN", "MACVTAP", "IPVTAP", "VXLAN", "Tunnel", "MACsec", "PrimarySlave",

@@ -18,6 +18,11 @@ from .reading import Bridge, NetworkError, Reading
 FOLDER = "/etc/NetworkManager/system-connections"
 PREFIX = "unikernels-"
 HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
+# It would ask for an address on each device of a domain.
+VIFS = {
+    "/etc/NetworkManager/conf.d/unikernels-vifs.conf": HEAD
+    + "[device-unikernels-vifs]\nmatch-device=interface-name:vif*\nmanaged=0\n"
+}
 PRIORITY = 900  # of at most 999
 _ADDRESS_SECTIONS = ("ipv4", "ipv6", "proxy")
 # Sections of the uplink's connection that a bridge's port keeps.

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from . import ifupdown, netplan, networkd, networkmanager, rules
 from .guests import Guests, guests_of
 from .kinds import BRIDGED, ROUTED, Network
+from .offered import STATE
 from .reading import (
     IFUPDOWN,
     NETPLAN,
@@ -33,7 +34,6 @@ from .reading import (
 )
 from .switch import FileChange, Switch
 
-STATE = "/var/lib/unikernels/networks.json"
 NFT = "/etc/xen/unikernels-networks.nft"
 NEIGHBOURS = "/etc/xen/unikernels-networks.neighbours"
 SYSCTL = "/etc/sysctl.d/62-unikernels-networks.conf"
@@ -133,13 +133,20 @@ def make_plan(networks: Mapping[str, Network], guests: Guests | None, reading: R
     bridges, adopted, lines = settle(networks, reading, configured(reading))
     lines += refusals(networks, bridges, guests, reading)
     try:
-        written = _writer(reading.manager)(bridges, reading) if networks else {}
+        written = {**_writer(reading.manager)(bridges, reading), **_unmanaged(reading)} if networks else {}
     except NetworkError as error:
         lines, written = lines + error.lines, {}
+    lines += _edited(written, reading)
     if lines:
         raise NetworkError(*lines)
     files = _managers_files(written, reading)
     devices = _devices(bridges, files, reading)
+    running = sorted({name for bridge in reading.state.networks for name in reading.guests.get(bridge, ())})
+    if devices and running and reading.manager == NETPLAN and netplan.renderer(reading.originals) == "NetworkManager":
+        raise NetworkError(
+            "xen_host_networks: netplan with the renderer NetworkManager takes the interfaces of running domains"
+            f" ({', '.join(running)}) off their bridges at each change: stop these first, or use the renderer networkd"
+        )
     state = _next_state(bridges, adopted, guests, written, reading)
     files += _common_files(networks, bridges, guests, state, reading)
     changed = tuple(one for one in files if one.before != one.after)
@@ -157,24 +164,44 @@ def _writer(manager: str):  # type: ignore[no-untyped-def]
     }[manager]
 
 
+def _unmanaged(reading: Reading) -> dict[str, str]:
+    """What keeps the host's manager from configuring domains' vifs."""
+    by_networkmanager = reading.manager == NETWORKMANAGER
+    if reading.manager == NETPLAN:
+        by_networkmanager = netplan.renderer(reading.originals) == "NetworkManager"
+    if by_networkmanager:
+        return networkmanager.VIFS
+    return networkd.VIFS if reading.manager in (NETWORKD, NETPLAN) else {}
+
+
 def _mode(path: str) -> int:
     secret = path.startswith((netplan.FOLDER, networkmanager.FOLDER)) or path == STATE
     return 0o600 if secret else 0o644
 
 
+def _edited(written: Mapping[str, str], reading: Reading) -> list[str]:
+    """One line for each of the administrator's files that was edited after we had moved addresses out of it, where the way on or
+    back would lose them. (ifupdown's text is taken as it is then, and stays.)"""
+    lines = []
+    for path, original in reading.state.originals.items():
+        if original is None or reading.files.get(path) in (None, original, reading.state.written.get(path)):
+            continue
+        if reading.manager == NETPLAN or path not in written:
+            lines.append(
+                f"{path}: was edited since the uplink's addresses moved out of it: put its text from before the networks back,"
+                f" with the edit ({STATE} has it in originals)"
+            )
+    return lines
+
+
 def _managers_files(written: Mapping[str, str], reading: Reading) -> list[FileChange]:
-    paths = sorted({*written, *(path for path in reading.state.written if path not in COMMON)})
+    paths = sorted({*written, *reading.state.written})
     changes = []
     for path in paths:
-        before, ours = reading.files.get(path), reading.state.written.get(path)
-        after = written.get(path, reading.original(path))
-        if ours is not None and before not in (ours, after) and path in reading.state.originals and before is not None:
-            # Somebody has edited what we wrote. Where nothing of it is to change, it stays so.
-            if written.get(path) == ours:
-                after = before
-            elif path not in written and reading.state.originals[path] is None:
-                after = None
-        changes.append(FileChange(path, before, after, _mode(path)))
+        # A file of our own goes, whatever it has become.
+        ours = path in reading.state.originals and reading.state.originals[path] is None
+        after = written.get(path, None if ours else reading.original(path))
+        changes.append(FileChange(path, reading.files.get(path), after, _mode(path)))
     return changes
 
 
@@ -182,7 +209,7 @@ def _next_state(
     bridges: list[Bridge], adopted: list[Network], guests: Guests, written: Mapping[str, str], reading: Reading
 ) -> State:
     networks = {one.name: one for one in [*(bridge.network for bridge in bridges), *adopted]}
-    originals = {path: reading.original(path) for path in written}
+    originals = {path: reading.state.originals.get(path, reading.original(path)) for path in written}
     moved = tuple(one.name for one in bridges if one.moves)
     return State(
         networks,
@@ -309,9 +336,10 @@ def _managers_scripts(
     if reading.manager == NETPLAN:
         return {
             "down": [],
-            "up": ["netplan generate", *_removed(gone), "netplan apply"],
+            # Twice: first its port becomes free, then what NetworkManager has made again in between goes.
+            "up": [*_conf(reading), "netplan generate", *_removed(gone), "netplan apply", *_removed(gone)],
             "down-new": _removed([*new, *vlans]),
-            "up-old": ["netplan generate", "netplan apply"],
+            "up-old": ["netplan generate", "netplan apply", *_removed([*new, *vlans])],
             "boot": ["netplan generate"],
         }
     if reading.manager == NETWORKD:
@@ -328,6 +356,10 @@ def _managers_scripts(
             "up-old": ["networkctl reload", *(f"networkctl reconfigure {port}" for port in [*moved, *returned]), *again],
         }
     return _networkmanager_scripts(reading, new, gone, live, moved, returned, here)
+
+
+def _conf(reading: Reading) -> list[str]:
+    return ["nmcli general reload conf"] if _unmanaged(reading) is networkmanager.VIFS else []
 
 
 def _networkmanager_scripts(
@@ -348,7 +380,8 @@ def _networkmanager_scripts(
     return {
         "down": [],
         # The bridge may wait for its port's carrier: that is no failure.
-        "up": [*_removed(gone), "nmcli connection reload", *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
+        "up": [*_conf(reading), *_removed(gone), "nmcli connection reload",
+               *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
                *(f"nmcli --wait {WITHIN} device connect {port}" for port in returned)],
         "down-new": [],
         "up-old": ["nmcli connection reload", *_removed([*new, *(here[name].port for name in new if here[name].vlan)]),

@@ -70,9 +70,11 @@ class Reading:
     state: State = field(default_factory=State)
 
     def original(self, path: str) -> str | None:
-        """The file as it was before us; what somebody changed since is the original from now on."""
-        current = self.files.get(path)
-        return self.state.originals[path] if path in self.state.originals and current == self.state.written.get(path) else current
+        """The file as it was before us, None for one that was not there. What somebody changed since in a file that we changed
+        too is the original from now on."""
+        current, before = self.files.get(path), self.state.originals.get(path, "")
+        ours = before is None or (path in self.state.originals and current == self.state.written.get(path))
+        return before if ours else current
 
     @property
     def originals(self) -> dict[str, str]:
@@ -220,7 +222,11 @@ def ways(networks: Mapping[str, Network], bridges: list[Bridge], reading: Readin
 
 def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Guests, reading: Reading) -> list[str]:
     """One line for each thing of the host, or of what runs on it, that the networks do not go with."""
-    return [*_under_guests(bridges, networks, reading), *_overlaps(networks, bridges, reading), *_listening(guests, reading)]
+    return [
+        *_under_guests(bridges, networks, reading),
+        *_overlaps(networks, bridges, reading),
+        *_published(guests, networks, reading),
+    ]
 
 
 def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], reading: Reading) -> list[str]:
@@ -264,6 +270,19 @@ def _overlaps(networks: Mapping[str, Network], bridges: list[Bridge], reading: R
                             " take another"
                         )
     return lines
+
+
+def _published(guests: Guests, networks: Mapping[str, Network], reading: Reading) -> list[str]:
+    own = {ipaddress.ip_interface(address).ip for link in reading.links.values() for address in link.addresses}
+    own |= {one.ip for network in networks.values() for one in network.own}
+    there = ", ".join(sorted(str(address) for address in own if not address.is_loopback and not address.is_link_local))
+    strange = sorted({(one.name, one.address) for one in guests.published if one.address})
+    lines = [
+        f"domain {name}: publish: address {address} is not the host's (it has {there})"
+        for name, address in strange
+        if ipaddress.ip_address(address) not in own
+    ]
+    return lines + _listening(guests, reading)
 
 
 def _listening(guests: Guests, reading: Reading) -> list[str]:

@@ -76,8 +76,11 @@ for entry in files/*.path; do
   file=$(cat "$entry") number=${entry%.path}
   if [ -e "$number.$1" ]; then
     mkdir -p "$(dirname "$file")"
-    cp "$number.$1" "$file.unikernels-new" && chmod "$(cat "$number.mode")" "$file.unikernels-new" && sync &&
-      mv "$file.unikernels-new" "$file"
+    # What was there keeps its mode: it may hold a password.
+    mode=$(stat -c %a "$file" 2>/dev/null) || mode=$(cat "$number.mode")
+    # Of a name that no manager reads, should this end here.
+    new=$(dirname "$file")/.unikernels-new.$(basename "$file")
+    cp "$number.$1" "$new" && chmod "$mode" "$new" && sync && mv "$new" "$file"
   else
     rm -f "$file"
   fi

@@ -11,7 +11,7 @@ import os
 import subprocess
 from typing import Any
 
-from ..network.plan import STATE
+from ..network.offered import STATE
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:

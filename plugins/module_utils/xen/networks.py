@@ -20,7 +20,8 @@ from ..image.store import write_whole
 from ..network import ifupdown, netplan, networkd, networkmanager
 from ..network.guests import guests_of
 from ..network.kinds import read_networks
-from ..network.plan import COMMON, STATE, Plan, make_plan, state_of
+from ..network.offered import STATE
+from ..network.plan import COMMON, Plan, make_plan, state_of
 from ..network.reading import IFUPDOWN, NETPLAN, NETWORKD, NETWORKMANAGER, Link, NetworkError, Reading, State
 from . import bridge_switch
 from .network import ip_json, uplink
@@ -37,10 +38,13 @@ _PATTERNS = (
     *(f"{folder}/*.network.d/*.conf" for folder in networkd.FOLDERS),
     f"{networkd.FOLDER}/*.netdev",
     f"{networkmanager.FOLDER}/*",
+    *networkmanager.VIFS,
 )
 # State of a socket that listens, in /proc/net/tcp; a UDP socket without a peer has 07.
 _LISTENS = {"tcp": "0A", "udp": "07"}
 SECONDS = 120
+# As the managers' files call what nobody should read.
+_SECRET = re.compile(r"password|passphrase|psk|wep-key|secret|private|^\s*keys?:|^\[802-1x\]", re.IGNORECASE | re.MULTILINE)
 
 
 def _text(path: str) -> str | None:
@@ -148,8 +152,10 @@ def _listening() -> frozenset[tuple[str, int]]:
 
 
 def _advertised() -> tuple[str, ...]:
+    """Devices whose default route Linux itself takes from router advertisements. (networkd and NetworkManager read these.)"""
     routes = ip_json("-6", "route", "show", "default")
-    return tuple(sorted({str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") == "ra"}))
+    devices = {str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") == "ra"}
+    return tuple(sorted(name for name in devices if (_text(f"/proc/sys/net/ipv6/conf/{name}/accept_ra") or "0").strip() != "0"))
 
 
 def observe() -> Reading:
@@ -176,14 +182,12 @@ def observe() -> Reading:
 
 
 def diffs(plan: Plan) -> list[dict[str, str]]:
-    """What --diff shows. Files of NetworkManager may hold passwords of 802.1X: their names alone."""
+    """What --diff shows; of a file with a password (802.1X, wireless networks, tunnels) its name alone."""
     shown: list[dict[str, str]] = []
     for change in plan.files:
         if change.path == STATE:
             continue
-        hidden = change.path.startswith(networkmanager.FOLDER) and re.search(
-            r"^\[802-1x\]|password|psk", (change.before or "") + (change.after or ""), re.MULTILINE
-        )
+        hidden = _SECRET.search((change.before or "") + (change.after or ""))
         before, after = ("(not shown)\n", "(not shown)\n") if hidden else (change.before or "", change.after or "")
         shown.append(
             {
@@ -228,8 +232,6 @@ def _in_force(text: str) -> bool:
 
 def flushed(plan: Plan) -> bool:
     """Whether the rules that should be in force are not: an administrator's 'nft flush ruleset' takes them away."""
-    if plan.rules and not shutil.which("nft"):
-        raise NetworkError("nft is not there: install Debian's package nftables")
     return bool(plan.rules) and not _in_force(plan.rules)
 
 
@@ -254,7 +256,9 @@ def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
             f"network {', '.join(plan.devices)}: is not on the host as it is declared: run the role xen_host"
             " (playbooks/provision.yml)"
         )
-    changed = flushed(plan) or bool(plan.files)
+    if not check and plan.rules and not shutil.which("nft"):
+        raise NetworkError("nft is not there: install Debian's package nftables")
+    changed = bool(plan.files) or flushed(plan)
     if changed and not check:
         carry_out(plan, options["confirm_within"])
     return {

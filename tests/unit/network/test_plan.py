@@ -8,10 +8,10 @@ from ansible_collections.unikernels.xen.plugins.module_utils.network.guests impo
 from ansible_collections.unikernels.xen.plugins.module_utils.network.ini import parse, render, values
 from ansible_collections.unikernels.xen.plugins.module_utils.network.kinds import read_networks
 from ansible_collections.unikernels.xen.plugins.module_utils.network.networkd import file_of
+from ansible_collections.unikernels.xen.plugins.module_utils.network.offered import STATE
 from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import (
     CLOUD,
     COMMON,
-    STATE,
     make_plan,
     state_of,
     state_text,
@@ -158,6 +158,8 @@ def test_networkd_leaves_the_administrators_files():
     result = plan(DECLARED, reading(NETWORKD))
     texts = {one.path.rpartition("/")[2]: one.after for one in result.files if "/systemd/network/" in one.path}
     assert all(one.before is None for one in result.files)
+    # Devices of domains are nobody's but Xen's, whatever other files match.
+    assert values(parse(texts["00-unikernels-vif.network"]), "Link", "Unmanaged") == ["yes"]
     port, bridge = parse(texts["00-unikernels-port-eth0.network"]), parse(texts["00-unikernels-xenbr0.network"])
     assert values(port, "Network", "Bridge") == ["xenbr0"] and values(port, "Network", "LLDP") == ["no"]
     assert values(port, "Link", "MTUBytes") == ["1400"] and values(port, "Network", "DHCP") == []
@@ -193,6 +195,13 @@ def test_networkmanager_keeps_the_connection_and_hides_its_password():
     assert "secret" not in json.dumps(diffs(result))
 
 
+def test_passwords_of_any_manager_are_not_shown():
+    text = "auto eth0\niface eth0 inet dhcp\n    wpa-psk hidden-words\n"
+    result = plan(DECLARED, reading(IFUPDOWN, files={"/etc/network/interfaces": text}))
+    shown = json.dumps(diffs(result))
+    assert "hidden-words" not in shown and "(not shown)" in shown and "bridge_ports none" in shown
+
+
 @pytest.mark.parametrize("manager", MANAGERS)
 def test_bridges_have_macs_that_no_domain_changes(manager):
     text = "".join(one.after or "" for one in plan(DECLARED, reading(manager)).files if one.path != STATE)
@@ -226,12 +235,16 @@ def test_jumbo_frames_reach_the_port_and_the_bridge(manager):
         ({"inside": DECLARED["inside"]}, {"listening": frozenset({("tcp", 443)})}, "publish: tcp port 443 is taken by a program"),
         ({"a": {"uplink": "auto", "vlan": 100}}, {"default": "enp0s31f6np0", "links": {"enp0s31f6np0": LINKS["eth0"]}},
          "a: vlan: enp0s31f6np0.100 has 16 letters"),
+        ({"inside": {"mode": "nat", "addresses": ["10.77.0.1/24"]}, "b": {"mode": "isolated"}}, {"guests_": "203.0.113.9"},
+         "domain www: publish: address 203.0.113.9 is not the host's (it has 10.5.0.1, 10.77.0.1, 192.0.2.10"),
         ({"inside": DECLARED["inside"]}, {"manager": ""}, "is configured by none of ifupdown"),
     ],
 )  # fmt: skip
 def test_what_the_host_can_not_offer_is_refused_in_one_line_each(declared, changes, words):
     with pytest.raises(NetworkError) as error:
-        plan(declared, reading(IFUPDOWN, **changes))
+        address = changes.pop("guests_", "")
+        guests = Guests([Published("www", "tcp", 443, 443, "10.77.0.9", "inside", address)])
+        plan(declared, reading(IFUPDOWN, **changes), guests)
     assert sum(words in line for line in error.value.lines) == 1, error.value.lines
 
 
@@ -275,13 +288,40 @@ def test_a_bridge_that_was_there_is_left_as_it_is():
     assert gone.devices == ("inside",)
 
 
-def test_a_file_that_somebody_has_edited_since_is_not_lost():
+def edited(then, path, text="# mine\n"):
+    return Reading(**{**then.__dict__, "files": {**then.files, path: then.files[path] + text}})
+
+
+def test_an_edit_of_the_uplinks_file_is_not_lost():
     host = reading(IFUPDOWN)
-    then = after(host, plan(DECLARED, host))
     path = "/etc/network/interfaces.d/50-uplink"
-    edited = Reading(**{**then.__dict__, "files": {**then.files, path: then.files[path] + "# mine\n"}})
-    again = plan(DECLARED, edited)
-    assert [one for one in again.files if one.path == path and "# mine" not in (one.after or "")] == []
+    then = edited(after(host, plan(DECLARED, host)), path)
+    assert [one for one in plan(DECLARED, then).files if one.path == path] == []
+    # What was there before is not what the user has now.
+    with pytest.raises(NetworkError, match="50-uplink: was edited since the uplink's addresses moved out of it"):
+        plan({}, then)
+
+
+def test_addresses_are_not_looked_for_where_they_moved_from():
+    host = reading(NETPLAN)
+    path = "/etc/netplan/50-cloud-init.yaml"
+    then = after(host, plan(DECLARED, host))
+    with pytest.raises(NetworkError, match=r"50-cloud-init\.yaml: was edited since the uplink's addresses moved out of it"):
+        plan(DECLARED, edited(then, path))
+    # cloud-init, or somebody, has put the file back: the addresses move once more.
+    back = Reading(**{**then.__dict__, "files": {**then.files, path: host.files[path]}})
+    again = plan(DECLARED, back)
+    assert {one.path: one.after for one in again.files}[path] == then.files[path]
+
+
+@pytest.mark.parametrize("manager", MANAGERS)
+def test_a_change_by_hand_of_our_own_files_is_undone(manager):
+    host = reading(manager)
+    then = after(host, plan(DECLARED, host))
+    for path in [path for path, original in then.state.originals.items() if original is None]:
+        again = plan(DECLARED, edited(then, path))
+        assert [(one.path, one.after) for one in again.files] == [(path, then.files[path])]
+        assert path not in after(edited(then, path), plan({}, edited(then, path), None)).files
 
 
 def test_the_state_comes_back_as_it_was_written():
@@ -305,7 +345,8 @@ def test_the_first_file_that_matches_configures_a_device():
     assert file_of("eth1", MAC, files) == "/etc/systemd/network/10-a.network"
 
 
-LINE = st.from_regex(r"[A-Za-z]{1,6}=[ -~]{0,10}", fullmatch=True) | st.from_regex(r"#[ -~]{0,10}", fullmatch=True) | st.just("")
+# A backslash at its end continues a line.
+LINE = st.from_regex(r"([A-Za-z]{1,6}=|#)[ -\[\]-~]{0,10}", fullmatch=True) | st.just("")
 
 
 @given(st.lists(st.tuples(st.from_regex(r"[A-Za-z0-9-]{1,8}", fullmatch=True), st.lists(LINE, max_size=4)), max_size=4))

@@ -136,3 +136,56 @@ def test_the_uplinks_file_is_found_where_the_first_reads_it(edge):
 def test_a_host_without_ifupdown(edge):
     with pytest.raises(bridge_switch.SwitchError, match="is the host's network configured by ifupdown"):
         bridge_switch.needed("br7", "ens3")
+
+
+def test_a_change_that_waits_is_not_overwritten(edge, monkeypatch):
+    monkeypatch.setattr(bridge_switch.subprocess, "run", lambda *_words, **_options: subprocess.CompletedProcess([], 0, "", ""))
+    (edge / "network/confirmed").touch()
+    with pytest.raises(bridge_switch.SwitchError, match="another change of the network waits for its confirmation"):
+        bridge_switch.start(Switch(()), 60, "network inside")
+    assert (edge / "network/confirmed").exists()
+
+
+def test_what_a_killed_run_has_left_is_undone_by_the_next(tmp_path, monkeypatch):
+    host = Host(tmp_path)
+    Host.tool(host.tools / "systemctl", '[ "$1" != is-active ]')
+    Host.tool(host.tools / "sleep", "exec /bin/sleep 0.05")
+    running = host.start(seconds=1000000)
+    host.wait(UP)
+    running.kill()
+    running.wait()
+    assert host.file.read_text() == "new\n" and (host.folder / "pending").exists()
+    monkeypatch.setenv("PATH", f"{host.tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(bridge_switch, "FOLDER", str(host.folder))
+    monkeypatch.setattr(bridge_switch, "UNITS", str(host.units))
+    with pytest.raises(bridge_switch.SwitchError, match="an earlier change was interrupted, and the old network was put back"):
+        bridge_switch.start(Switch(()), 60, "network inside")
+    assert host.file.read_text() == "old\n" and host.state() == BACK
+    assert list(host.units.iterdir()) == [] and not (host.folder / "pending").exists()
+
+
+def test_a_file_keeps_its_mode(tmp_path):
+    host = Host(tmp_path)
+    host.file.chmod(0o600)
+    assert host.start().wait(WITHIN) == 0
+    assert (host.state(), host.file.stat().st_mode & 0o777) == (BACK, 0o600)
+
+
+def test_files_come_and_go_with_their_modes(tmp_path):
+    host = Host(tmp_path)
+    added, removed = tmp_path / "there/added", tmp_path / "removed"
+    removed.write_text("mine\n")
+    for leftover in (host.folder / "files").iterdir():
+        leftover.unlink()
+    changes = (FileChange(str(added), None, "secret\n", 0o600), FileChange(str(removed), "mine\n", None, 0o640))
+    for name, (text, mode) in Switch(changes).folder().items():
+        (host.folder / name).write_text(text)
+        (host.folder / name).chmod(mode)
+    Host.tool(host.tools / "sleep", "exec /bin/sleep 0.05")
+    running = host.start(seconds=1000000)
+    host.wait(UP)
+    assert (added.read_text(), added.stat().st_mode & 0o777, removed.exists()) == ("secret\n", 0o600, False)
+    running.terminate()
+    running.wait()
+    subprocess.run(["sh", str(host.folder / "back")], check=True)
+    assert (added.exists(), removed.read_text(), removed.stat().st_mode & 0o777) == (False, "mine\n", 0o640)

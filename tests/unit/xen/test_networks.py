@@ -1,0 +1,164 @@
+"""How a host's network is read, and what is done with a plan: on files and answers of ip(8) of our own."""
+
+import json
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import Plan
+from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import (
+    IFUPDOWN,
+    NETPLAN,
+    NETWORKD,
+    NETWORKMANAGER,
+    NetworkError,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.network.switch import FileChange
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import network, networks
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
+
+ROWS = [
+    {"ifname": "lo", "addr_info": [{"local": "127.0.0.1", "prefixlen": 8, "scope": "host"}]},
+    {"ifname": "eth0", "address": "52:54:00:00:00:01", "master": "xenbr0"},
+    {"ifname": "xenbr0", "address": "52:54:00:00:00:01", "linkinfo": {"info_kind": "bridge"},
+     "addr_info": [{"local": "192.0.2.10", "prefixlen": 24, "scope": "global"},
+                   {"local": "fe80::1", "prefixlen": 64, "scope": "link"}]},
+    {"ifname": "vif7.0", "master": "inside"},
+    {"ifname": "vif8.1", "master": "inside"},
+    {"ifname": "vif9.0"},
+]  # fmt: skip
+
+
+class Names:
+    """xenstore, as far as it is asked."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_what):
+        return False
+
+    def read(self, paths):
+        return [{"/local/domain/7/name": "www"}.get(path) for path in paths]
+
+
+def test_links_and_guests(monkeypatch):
+    links = networks._links(ROWS)
+    assert set(links) == {"lo", "eth0", "xenbr0"} and links["xenbr0"].kind == "bridge" and links["eth0"].master == "xenbr0"
+    assert links["xenbr0"].addresses == ("192.0.2.10/24", "fe80::1/64") and links["lo"].addresses == ()
+    monkeypatch.setattr(networks, "Xenstore", Names)
+    assert networks._guests(ROWS) == {"inside": ("8", "www")}
+
+
+def test_guests_without_xenstore_have_numbers(monkeypatch):
+    def none():
+        raise ToolstackError("no xenstore")
+
+    monkeypatch.setattr(networks, "Xenstore", none)
+    assert networks._guests(ROWS) == {"inside": ("7", "8")}
+
+
+@pytest.mark.parametrize(
+    ("files", "tools", "active", "wanted"),
+    [
+        ({"/etc/netplan/a.yaml": ""}, {"netplan"}, {"systemd-networkd.service"}, NETPLAN),
+        ({"/etc/netplan/a.yaml": ""}, set(), {"systemd-networkd.service"}, NETWORKD),
+        ({"/etc/network/interfaces": "iface eth0 inet dhcp\n"}, {"ifup"}, {"systemd-networkd.service"}, IFUPDOWN),
+        ({"/etc/network/interfaces": "iface xenbr0 inet dhcp\n"}, {"ifup"}, set(), IFUPDOWN),
+        ({"/etc/network/interfaces": "iface lo inet loopback\n"}, {"ifup"}, {"NetworkManager.service"}, NETWORKMANAGER),
+        ({"/etc/network/interfaces": "iface lo inet loopback\n"}, {"ifup"}, set(), IFUPDOWN),
+        ({}, set(), set(), ""),
+    ],
+)
+def test_which_program_configures_the_uplink(monkeypatch, files, tools, active, wanted):
+    monkeypatch.setattr(networks.shutil, "which", lambda name: name if name in tools else None)
+    monkeypatch.setattr(networks, "_active", lambda unit: unit in active)
+    monkeypatch.setattr(networks, "_connection", lambda: ("xenbr0", ""))
+    assert networks._manager("xenbr0", files, networks._links(ROWS)) == wanted
+
+
+def test_ports_that_programs_of_dom0_listen_on(monkeypatch):
+    head = "  sl  local_address rem_address   st\n"
+    texts = {
+        "/proc/net/tcp": head
+        + "   0: 00000000:0016 00000000:0000 0A\n   1: 0100007F:0CEA 00000000:0000 0A\n   2: 0A000001:0050 01:1 01\n",
+        "/proc/net/udp6": head + "   0: 00000000000000000000000000000000:0202 0:0 07\n broken\n",
+    }
+    monkeypatch.setattr(networks, "_text", texts.get)
+    assert networks._listening() == {("tcp", 22), ("udp", 514)}
+
+
+@pytest.fixture
+def calls(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(networks, "flushed", lambda plan: False)
+    monkeypatch.setattr(networks.bridge_switch, "start", lambda switch, seconds, what: made.append((seconds, what)))
+    return made
+
+
+def test_devices_are_changed_by_the_program_that_takes_them_back(calls):
+    networks.carry_out(Plan((), devices=("inside", "shut")), 60)
+    assert calls == [(60, "network inside, shut")]
+
+
+def test_rules_alone_are_written_and_loaded_at_once(calls, tmp_path):
+    gone = tmp_path / "gone"
+    gone.write_text("x")
+    files = (FileChange(str(tmp_path / "new/rules"), None, "text\n"), FileChange(str(gone), "x", None))
+    networks.carry_out(Plan(files, apply=(f"touch {tmp_path}/loaded",)), 60)
+    assert (tmp_path / "new/rules").read_text() == "text\n" and not gone.exists() and (tmp_path / "loaded").exists()
+    assert calls == []
+    with pytest.raises(NetworkError, match="rules of the networks: no such rule"):
+        networks.carry_out(Plan((), apply=("echo no such rule >&2; exit 1",)), 60)
+
+
+@pytest.fixture
+def host(monkeypatch, calls):
+    """A host of ifupdown without networks of ours."""
+    reading = networks.Reading(
+        "h", IFUPDOWN, networks._links(ROWS), "xenbr0", {"/etc/network/interfaces": "iface xenbr0 inet dhcp\n"}
+    )
+    monkeypatch.setattr(networks, "observe", lambda: reading)
+    return calls
+
+
+OPTIONS = {
+    "networks": {"inside": {"mode": "nat", "addresses": ["10.77.0.1/24"]}},
+    "guests": None,
+    "rules_only": False,
+    "confirm_within": 60,
+}
+
+
+def test_an_offer_is_carried_out_but_not_in_check_mode(host):
+    assert networks.offer(OPTIONS, check=True)["changed"] and host == []
+    result = networks.offer(OPTIONS, check=False)
+    assert (
+        result["waits"] and result["devices"] == ["inside"] and result["manager"] == IFUPDOWN and host == [(60, "network inside")]
+    )
+    assert any(diff["after_header"] == "/etc/network/interfaces.d/unikernels-networks" for diff in result["diff"])
+
+
+def test_a_run_that_must_not_touch_devices_says_what_has_to_run_before(host):
+    with pytest.raises(NetworkError, match="network inside: is not on the host as it is declared: run the role xen_host"):
+        networks.offer({**OPTIONS, "rules_only": True}, check=False)
+    assert host == []
+
+
+def test_mistakes_come_before_the_host_is_read(monkeypatch):
+    monkeypatch.setattr(networks, "observe", lambda: pytest.fail("the host was read"))
+    with pytest.raises(NetworkError, match="mode: is 'x'"):
+        networks.offer({**OPTIONS, "networks": {"inside": {"mode": "x"}}}, check=False)
+
+
+def test_what_was_offered(tmp_path, monkeypatch):
+    monkeypatch.setattr(network, "STATE", str(tmp_path / "networks.json"))
+    assert network.offered() == {}
+    (tmp_path / "networks.json").write_text(json.dumps({"networks": {"routed": {"subnets": ["203.0.113.7/32"]}}}))
+    assert network.offered() == {"routed": ["203.0.113.7/32"]}
+    (tmp_path / "networks.json").write_text("[]")
+    assert network.offered() == {}
+
+
+def test_a_state_that_can_not_be_read_is_an_error(monkeypatch):
+    monkeypatch.setattr(networks, "_text", lambda path: "{}")
+    with pytest.raises(NetworkError, match=r"networks\.json: is not as we wrote it"):
+        networks.observe()
