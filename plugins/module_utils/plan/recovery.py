@@ -127,7 +127,10 @@ def way_back(name: str, host: Host, former: Former) -> list[Step]:
         steps += [Destroy(name)] if current else []
         # Until the rename it is NAME~prev, and is put back again by whoever comes next.
         steps += [JoinBridge(name + PREVIOUS), Rename(name + PREVIOUS, name), ReopenConsoles()]
-        steps += [Unpause(name)] if former.state == "running" else []
+        if former.state == "running":
+            steps.append(Unpause(name))
+        elif former.state == "paused" and previous.state == "running":
+            steps.append(Pause(name))
     elif current and current.alive and former.domain and current.domid == former.domid:
         steps += _as_it_was(name, current, former.state, former.domain)
     elif former.alive and former.text is not None:

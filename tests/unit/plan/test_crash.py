@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.apply import runner as runners
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Intent
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from ansible_collections.unikernels.xen.plugins.module_utils.plan.lifecycle import plan
 from ansible_collections.unikernels.xen.plugins.module_utils.plan.steps import Destroy, Shutdown
@@ -13,7 +14,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import Tools
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .model import DATA, DECLARATIONS, FOREIGN, HOSTS, MIB, NAME, Died, Xen, catalogue, declare
+from .model import DATA, DECLARATIONS, FOREIGN, HOSTS, MIB, NAME, Died, Xen, catalogue, declare, host, running
 
 ERRORS = (ToolstackError("xl failed"), OSError(28, "No space left on device"), ValueError("unforeseen"), Died())
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
@@ -326,3 +327,11 @@ def test_what_fails_when_the_new_domain_is_defined_takes_nothing_back():
     assert outcome["failed"] and not outcome["rolled_back"]
     assert model.domains[NAME].domain.memory == 96 and model.serves()
     assert plan(change, model.host()).titles == ["destroy www~prev"]
+
+
+def test_a_domain_set_aside_that_runs_is_paused_again_where_it_was_paused():
+    declaration = declare(64, state="paused")
+    text = xl_config(declaration.domain)
+    model = Xen.of(host(FOREIGN, running(64, NAME + PREVIOUS, "running", 6), intents={NAME: Intent(text, "paused")}))
+    assert run(model, declaration)["failed"] is False
+    assert model.host().find(NAME).state == "paused"
