@@ -19,7 +19,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.notices import targets_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import number
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, filled
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import bake
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
@@ -227,7 +227,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 ("back", {"host": host, "state": journal.STUCK, "msg": away[host]}) for host in state.to_return if host in away
             ]
         else:
-            events.append(("ready", {"before": before, "lost": lost}))
+            done = [host for host, turn in state.turns.items() if turn == journal.DONE]
+            events.append(("ready", {"before": before, "lost": lost, "waves": filled(state.waves, lost, done)}))
         lines = [f"{host}: {words}" for host, words in refused.items()]
         if refused and not state.returning:
             events.append(("judged", {"wave": journal.NO_WAVE, "msg": "; ".join(lines[:5])}))

@@ -13,7 +13,8 @@ begin    id, order, waves, max_failed, approve, rollout (the variable), digests 
 run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
 accept   digests, waves, rollout, max_failed: what changed meanwhile, with which the rollout is resumed
 approve  wave, by
-ready    before (host -> generation to roll back to), lost (host -> reason): nothing is changed yet
+ready    before (host -> generation to roll back to), lost (host -> reason), waves (without those that lost all their hosts):
+         nothing is changed yet
 wave     wave: its hosts change from here on
 turn     host, state (done, failed, lost), msg
 judged   wave, msg (why the whole wave failed, or "")
@@ -183,6 +184,7 @@ def _approve(state: State, entry: Mapping[str, Any]) -> None:
 
 def _ready(state: State, entry: Mapping[str, Any]) -> None:
     state.ready = True
+    state.waves = _waves(entry.get("waves", state.waves))
     # The first time counts: that is what the host had before this rollout.
     state.before = {**{str(host): int(number) for host, number in dict(entry["before"]).items()}, **state.before}
     for host, reason in _texts(entry["lost"]).items():
