@@ -204,7 +204,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     [
                         f"rollout {state.id} can't be resumed as it began; since then changed:",
                         *changed,
-                        f"-e resume={state.id} -e accept_changes=true resumes it with what is declared now, hosts with another"
+                        f"-e resume={state.id} -e accept_changes=true resumes it with the current declaration, hosts with another"
                         f" declaration once more; -e abort={state.id} takes back what is done",
                     ]
                 )

@@ -78,7 +78,7 @@ def raw_rollout(loader: Any, variables: Mapping[str, Any], host: str) -> dict[st
 
 
 def digests_of(fleet: Any, rollout: str, hosts: Iterable[str]) -> dict[str, str]:
-    """A digest of what is declared for each host, salted: a declaration may hold a secret that can be guessed."""
+    """A digest of each host's declaration, salted: a declaration may hold a secret that can be guessed."""
     texts = fleet.get("hosts", {}) if isinstance(fleet, Mapping) else {}
     key = rollout.encode("utf-8")
     return {
