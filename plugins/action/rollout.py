@@ -18,8 +18,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet import course
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.notices import targets_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import number
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError, rollout_of
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, filled
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import bake
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
@@ -80,6 +80,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             "notify": list(notify),
             "approve": wave or 0,
             "to": options["to"],
+            "_ansible_no_log": True,  # -v would show the URLs of webhooks
             "hosts": hosts,
             "order": [],
             "temporary": "",
@@ -87,9 +88,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             **{flag: options[flag] for flag in _FLAGS},
         }
         if options["abort"]:
+            known["notify"] = list(notify) or self._declared_notify(variables, hosts[0])
             return self._plan_abort(known, options["abort"])
         rollout, made = rollout_steps.declared(self._loader, variables, hosts)
-        known["timeout"] = rollout.deadline
+        known.update(timeout=rollout.deadline, notify=list(notify or rollout.notify))
         if options["resume"]:
             return self._plan_resume(known, options["resume"])
         others = rollout_steps.under_way_over(folder, hosts)
@@ -104,6 +106,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         shown = [f"wave {index + 1}: {', '.join(wave[:8])}{' ...' if len(wave) > 8 else ''} ({len(wave)})"
                  for index, wave in enumerate(made.waves)]  # fmt: skip
         return {**known, "mode": "begin", "id": journal_folder.new_id(), "order": made.order, "msg": shown}
+
+    def _declared_notify(self, variables: dict[str, Any], host: str) -> list[str]:
+        """Who hears of an abort, which works with a variable that is broken too."""
+        try:
+            value = rollout_steps.rendered(self._loader, variables, [host], ["rollout"])[host].get("rollout")
+        except RolloutError:
+            return []
+        return list(rollout_of(value)[0].notify)
 
     def _plan_resume(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
@@ -194,7 +204,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                     [
                         f"rollout {state.id} can't be resumed as it began; since then changed:",
                         *changed,
-                        f"-e resume={state.id} -e accept_changes=true resumes it with what is declared now, hosts with another"
+                        f"-e resume={state.id} -e accept_changes=true resumes it with the current declaration, hosts with another"
                         f" declaration once more; -e abort={state.id} takes back what is done",
                     ]
                 )
@@ -227,7 +237,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 ("back", {"host": host, "state": journal.STUCK, "msg": away[host]}) for host in state.to_return if host in away
             ]
         else:
-            events.append(("ready", {"before": before, "lost": lost}))
+            done = [host for host, turn in state.turns.items() if turn == journal.DONE]
+            events.append(("ready", {"before": before, "lost": lost, "waves": filled(state.waves, lost, done)}))
         lines = [f"{host}: {words}" for host, words in refused.items()]
         if refused and not state.returning:
             events.append(("judged", {"wave": journal.NO_WAVE, "msg": "; ".join(lines[:5])}))
@@ -385,7 +396,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lines = list(ending.lines)
         if not self._task.check_mode:
             summary = rollout_steps.summary_of(state, ending.result, ending.lines)
-            lines += filter(None, (outside.notify(target, summary) for target in known["notify"] or rollout.notify))
+            lines += filter(None, (outside.notify(target, summary) for target in known["notify"]))
         if known["temporary"]:
             shutil.rmtree(known["temporary"], ignore_errors=True)
         return {"result": ending.result, "code": ending.code, "release": ending.ends, "lines": lines, "msg": []}

@@ -72,12 +72,13 @@ def declared(loader: Any, variables: Mapping[str, Any], hosts: list[str]) -> tup
 
 
 def raw_rollout(loader: Any, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
+    """As the journal has it: without `notify`, for a webhook's URL is a secret."""
     value = rendered(loader, variables, [host], ["rollout"])[host].get("rollout", {"waves": ["100%"]})
-    return dict(value)
+    return {key: entry for key, entry in dict(value).items() if key != "notify"}
 
 
 def digests_of(fleet: Any, rollout: str, hosts: Iterable[str]) -> dict[str, str]:
-    """A digest of what is declared for each host, salted: a declaration may hold a secret that can be guessed."""
+    """A digest of each host's declaration, salted: a declaration may hold a secret that can be guessed."""
     texts = fleet.get("hosts", {}) if isinstance(fleet, Mapping) else {}
     key = rollout.encode("utf-8")
     return {

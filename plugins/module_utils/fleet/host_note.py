@@ -82,8 +82,8 @@ def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) ->
             f" -e resume={current.id} resumes it, -e abort={current.id} takes it back;"
             " where its journal is lost, -e take_over=true ends it here"
         )
-    # A rollout that is resumed after its end was recorded goes back to where it began.
-    earlier = next((entry for entry in note.past if entry.id == new.id), None)
+    # A rollout that is aborted again returns to where it began; what was left as it is may have changed since.
+    earlier = next((entry for entry in note.past if entry.id == new.id and entry.result not in DONE), None)
     return dataclasses.replace(note, under_way=dataclasses.replace(new, before=earlier.before) if earlier else new)
 
 

@@ -13,7 +13,8 @@ begin    id, order, waves, max_failed, approve, rollout (the variable), digests 
 run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
 accept   digests, waves, rollout, max_failed: what changed meanwhile, with which the rollout is resumed
 approve  wave, by
-ready    before (host -> generation to roll back to), lost (host -> reason): nothing is changed yet
+ready    before (host -> generation to roll back to), lost (host -> reason), waves (without those that lost all their hosts):
+         nothing is changed yet
 wave     wave: its hosts change from here on
 turn     host, state (done, failed, lost), msg
 judged   wave, msg (why the whole wave failed, or "")
@@ -73,6 +74,7 @@ class State:
     approved: list[int] = field(default_factory=list)
     backs: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)  # host -> why it was not rolled back
+    settled: set[str] = field(default_factory=set)  # done in a run that ended: others may have changed them since
     aborted: bool = False
     returning: str = ""  # why all touched hosts are rolled back
     result: str = ""
@@ -91,7 +93,7 @@ class State:
     def touched(self) -> list[str]:
         """Hosts that may have been changed, in the order of their waves."""
         return [host for index, wave in enumerate(self.waves) if index in self.begun_waves for host in wave
-                if self.turns.get(host) != LOST or host in self.before]  # fmt: skip
+                if host not in self.settled and (self.turns.get(host) != LOST or host in self.before)]  # fmt: skip
 
     @property
     def remaining(self) -> list[list[str]]:
@@ -158,6 +160,9 @@ def _begin(state: State, entry: Mapping[str, Any]) -> None:
 
 def _run(state: State, entry: Mapping[str, Any]) -> None:
     state.run = {key: entry[key] for key in ("mode", "by", "node", "pid", "started", "at")}
+    if state.result == INCOMPLETE:
+        state.settled = {host for host, turn in state.turns.items() if turn == DONE}
+        state.before, state.begun_waves = {}, {}
     state.result, state.lines, state.run_waves = "", [], {}
     state.backs = {host: back for host, back in state.backs.items() if back == BACK}
     if entry["mode"] == "abort":
@@ -183,6 +188,7 @@ def _approve(state: State, entry: Mapping[str, Any]) -> None:
 
 def _ready(state: State, entry: Mapping[str, Any]) -> None:
     state.ready = True
+    state.waves = _waves(entry.get("waves", state.waves))
     # The first time counts: that is what the host had before this rollout.
     state.before = {**{str(host): int(number) for host, number in dict(entry["before"]).items()}, **state.before}
     for host, reason in _texts(entry["lost"]).items():

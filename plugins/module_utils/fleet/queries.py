@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Queries to a Prometheus that a rollout depends on: what is declared, what is asked, what the answer means. Pure."""
+"""Queries to a Prometheus that a rollout depends on: their declaration, their address, and what an answer means. Pure."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,21 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
             reached, agreed = upto, False
     allowed = rollout.max_failed if rollout.max_failed >= 0 else -rollout.max_failed * len(hosts) // 100
     return Plan(waves, allowed, approve), problems
+
+
+def filled(waves: list[list[str]], lost: Container[str], done: Container[str]) -> list[list[str]]:
+    """The waves where none but the last is without a host that can be reached: else the next one would have no canary."""
+    result = [list(wave) for wave in waves]
+    for index, wave in enumerate(result[:-1]):
+        if wave and all(host in lost for host in wave):
+            later = next(
+                (more for more in result[index + 1 :] if any(host not in lost and host not in done for host in more)), None
+            )
+            if later is not None:
+                first = next(host for host in later if host not in lost and host not in done)
+                later.remove(first)
+                wave.append(first)
+    return result
 
 
 def _order(rollout: Rollout, hosts: Mapping[str, Any]) -> list[str]:

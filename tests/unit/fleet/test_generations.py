@@ -52,6 +52,16 @@ def host(tmp_path):
     return Host()
 
 
+def test_a_rollout_names_the_generation_that_it_left(host):
+    applied = [Generation(1, [domain(image="a")], rollout="A"), Generation(2, [domain(image="b")], rollout="B")]
+    kept = [*applied, Generation(3, [domain(image="a")], rollout="C", repeats=1)]
+    assert generations.target_of(kept, "rollout=B").number == 2
+    assert generations.target_of(kept, "rollout=D", {"D": 1}).number == 1, "a rollout that changed nothing on this host"
+    for rollout in ("C", "", "E"):
+        with pytest.raises(GenerationError, match=rf"no generation of rollout {rollout}; it has A, B"):
+            generations.target_of(kept, f"rollout={rollout}", {})
+
+
 def test_going_back_twice_is_as_going_back_once(host):
     host.deploy(domain(image="a"))
     host.deploy(domain(image="b", memory=64, arguments={"port": 81}))

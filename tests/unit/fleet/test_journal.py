@@ -71,6 +71,16 @@ def test_hosts_that_are_lost_before_their_wave_count():
     assert (ending.result, ending.code, ending.ends) == (journal.INCOMPLETE, 4, True)
 
 
+def test_what_was_done_before_an_end_is_not_rolled_back_later():
+    """Another rollout may have changed it since."""
+    done = [*begin(max_failed=1), *wave(0, a="done"), *wave(1, b="done", c="failed"), *wave(2, d="done")]
+    ended = line_of("end", AT, result=journal.INCOMPLETE, lines=[])
+    again = [line_of("ready", AT, before=dict.fromkeys("abcd", 9), lost={}), *wave(1, c="failed")]
+    state = state_of(done, ended, RESUMED, again)
+    assert state.to_return == ["c"] and state.before["c"] == 9 and state.remaining == [[], ["c"], []]
+    assert state_of(done, RESUMED, again).to_return == ["d", "c", "b", "a"], "in one that had not ended"
+
+
 def test_each_way_to_end():
     done = [*wave(0, a="done"), *wave(1, b="done", c="done"), *wave(2, d="done")]
     rollout = rollout_of({})[0]

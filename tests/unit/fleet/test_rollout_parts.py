@@ -173,7 +173,9 @@ def test_a_host_takes_part_in_one_rollout():
     done = host_note.released(first, "A", "done", 7)
     assert done.under_way is None and done.generations == {"A": 7}
     assert host_note.released(first, "B", "done", 7) == first
-    assert host_note.reserved(done, Entry("A", before=7), [], False).under_way.before == 3, "resumed after its end"
+    assert host_note.reserved(done, Entry("A", before=7), [], False).under_way.before == 7, "others may have changed it since"
+    stuck = host_note.released(first, "A", "aborted", 7)
+    assert host_note.reserved(stuck, Entry("A", before=7), [], False).under_way.before == 3, "aborted once more"
     assert host_note.released(first, "A", "rolled back", 7).generations == {}
     many = Note()
     for number in range(40):

@@ -2,7 +2,7 @@
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import KEYS, rollout_of
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import plan
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import filled, plan
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +83,14 @@ def test_what_only_the_fleet_shows():
     rollout, _problems = rollout_of({"spread": "site"})
     (line,) = plan(rollout, {"a": 1, "b": None})[1]
     assert line == "rollout: spread: b has no variable site"
+
+
+def test_there_is_a_canary_also_when_the_first_one_is_lost():
+    waves = [["a"], ["b", "c"], ["d"]]
+    assert filled(waves, {"a"}, []) == [["a", "b"], ["c"], ["d"]]
+    assert filled(waves, {"a", "b", "c"}, []) == [["a", "d"], ["b", "c"], []]
+    assert filled(waves, {"b"}, ["a"]) == waves and filled(waves, set("abcd"), []) == waves
+    assert filled(waves, {"b", "c"}, ["a", "d"]) == waves, "what is done is not done again"
 
 
 VALUES = st.recursive(
