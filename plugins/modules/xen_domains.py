@@ -129,7 +129,8 @@ domains:
       type: bool
 """
 
-from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge, parallel_of, together
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.results import together
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import LOCK, argument_spec
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owner_file import FILE, claim
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owners import OwnerError
@@ -163,7 +164,7 @@ def main() -> None:
             module.warn,
             params["purge"],
             params["lock_timeout"],
-            parallel_of(params["parallel"]),
+            params["parallel"],
             params["stop_at_failure"],
             module._verbosity > 0,
         )

@@ -81,13 +81,8 @@ domains:
 
 from typing import Any
 
-from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import (
-    Refused,
-    Result,
-    converge,
-    parallel_of,
-    together,
-)
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
+from ansible_collections.unikernels.xen.plugins.module_utils.apply.results import Result, together
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
@@ -112,8 +107,8 @@ def main() -> None:
     def apply(domains: list[dict[str, Any]]) -> list[Result]:
         declared, secrets = typed(domains)
         module.no_log_values.update(secrets)
-        parallel = parallel_of(params["parallel"])
-        return converge(declared, module.check_mode, module.warn, False, params["lock_timeout"], parallel, returns=True)
+        waits, parallel = params["lock_timeout"], params["parallel"]
+        return converge(declared, module.check_mode, module.warn, False, waits, parallel, returns=True)
 
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:

@@ -91,19 +91,6 @@ def test_killed_while_it_recreates(declare, dom0):
         assert_whole(dom0, wanted)
 
 
-def test_killed_while_a_warm_one_takes_its_place(declare, dom0, images):
-    """Behind its creation, and behind the first and the second new name."""
-    warm = {"kernel": images["service"], "update": "warm", "ready": "ready", "ready_within": 120}
-    declare(16, **warm)
-    for call, wanted in ((1, 20), (2, 16), (3, 20)):
-        killed_at(dom0, call)
-        assert declare(wanted, **warm) is None, "it was to be killed"
-        dom0("rm -f /usr/local/sbin/xl")
-        assert declare(wanted, **warm)["failed"] is False
-        assert_whole(dom0, wanted)
-        assert declare(wanted, **warm)["steps"] == []
-
-
 def test_a_lost_connection_does_not_stop_the_work(play, images, cleared, dom0, tmp_path):
     """The controller and its ssh die; the module in Dom0 ends its work, and a run that comes meanwhile waits for it."""
     options = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 8, "shutdown_timeout": 0}
@@ -138,37 +125,6 @@ def test_a_full_disk_loses_nothing(declare, dom0):
     finally:
         dom0("umount /etc/xen/unikernels; rm -rf /root/definitions")
     assert declare(20)["failed"] is False
-    assert_whole(dom0, 20)
-
-
-# Before a domain is created its definitions' file system is filled: the intent is written, the definition can't be.
-FILLER = """#!/bin/sh
-[ "$1" != create ] || cat /dev/zero >/etc/xen/unikernels/filler 2>/dev/null
-exec /usr/sbin/xl "$@"
-"""
-
-
-@pytest.mark.parametrize("update", ["standby", "recreate"])
-def test_a_disk_that_is_full_in_the_middle_brings_the_old_one_back(declare, dom0, update):
-    """The new domain is healthy, and can't be defined: after a reboot it would be another one."""
-    declare(16)
-    before = dom0("cat /etc/xen/unikernels/try.cfg")
-    dom0(
-        "cp -a /etc/xen/unikernels /root/definitions && mount -t tmpfs -o size=64k,mode=755 full /etc/xen/unikernels"
-        " && cp -a /root/definitions/. /etc/xen/unikernels/"
-    )
-    dom0("cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl", data=FILLER)
-    try:
-        failed = declare(20, update=update)
-        assert failed["failed"] and failed["rolled_back"], failed
-        assert "define try" in failed["msg"] and "No space left on device" in failed["msg"]
-        assert failed["state"] == "running"
-        assert dom0("cat /etc/xen/unikernels/try.cfg") == before
-        assert dom0("ls -A /etc/xen/unikernels | grep '^[.]try' || true") == "", "an intent, or half a definition"
-        assert_whole(dom0, 16)
-    finally:
-        dom0("rm -f /usr/local/sbin/xl; umount /etc/xen/unikernels; rm -rf /root/definitions")
-    assert declare(20, update=update)["failed"] is False
     assert_whole(dom0, 20)
 
 
@@ -218,39 +174,6 @@ def test_a_bridge_that_vanishes_between_check_and_run_is_a_failure_and_the_old_o
         assert "memory = 16\n" in dom0("cat /etc/xen/unikernels/try.cfg")
     finally:
         dom0("rm -f /usr/local/sbin/xl; ip link del trybr0 2>/dev/null; true")
-
-
-def test_a_bridge_that_vanishes_while_it_is_recreated_is_a_failure_that_says_what_runs(declare, dom0):
-    """The old domain has ended, and can't be built without its bridge either; with it the next run puts all right."""
-    dom0("ip link add trybr0 type bridge && ip link set trybr0 up")
-    try:
-        vif = {"interfaces": [{"bridge": "trybr0"}], "update": "recreate"}
-        declare(16, **vif)
-        dom0(
-            "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl",
-            data='#!/bin/sh\n[ "$1" != create ] || ip link del trybr0 2>/dev/null\nexec /usr/sbin/xl "$@"\n',
-        )
-        failed = declare(20, **vif)
-        assert failed["failed"] and not failed["rolled_back"], failed
-        assert "Xen could not build it" in failed["msg"] and "could not be taken back" in failed["msg"]
-        assert failed["state"] == "stopped" and "try" not in dom0.domains()
-        dom0("rm -f /usr/local/sbin/xl; ip link add trybr0 type bridge && ip link set trybr0 up")
-        assert declare(20, **vif)["failed"] is False
-        assert_whole(dom0, 20)
-    finally:
-        dom0("rm -f /usr/local/sbin/xl; xl destroy try; ip link del trybr0; true")
-
-
-def test_one_that_ends_when_it_was_healthy_is_seen_by_the_last_look(declare, dom0):
-    """Its check passes, and it ends before the run does."""
-    declare(16)
-    dom0("cat >/root/healthy; chmod 755 /root/healthy", data="#!/bin/sh\n/usr/sbin/xl destroy try\n")
-    failed = declare(20, health={"command": ["/root/healthy"]})
-    dom0("rm /root/healthy")
-    assert failed["failed"] and failed["rolled_back"], failed
-    assert "it was healthy, but is gone at the end of the run" in failed["msg"]
-    assert "the old domain was started again and is running" in failed["msg"]
-    assert_whole(dom0, 16)
 
 
 def test_a_boot_loop_takes_nobodys_place(declare, dom0, images):

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any
 
 from ..domain.checks import clashes, cpu_refusal, outside_networks, removed_disks, shared_disks, strangers
 from ..domain.compare import view, with_image
@@ -31,6 +31,7 @@ from ..xen.shared_storage import with_shared
 from ..xen.xl import ToolstackError
 from . import preconditions
 from .perform import Performer
+from .results import Diff, Result
 from .runner import Outcome, Runner
 
 # How long a domain may take to end that was ending when a run began: Xen gives a large one's memory back page by page.
@@ -40,33 +41,6 @@ MAX_PARALLEL = 64
 
 class Refused(Exception):
     """One line; nothing on the host was changed."""
-
-
-class Diff(TypedDict):
-    before: dict[str, Any]
-    after: dict[str, Any]
-
-
-class Result(TypedDict, total=False):
-    """What happened to one domain. ``state`` is what was seen last; in check mode what was declared.
-
-    ``steps``: titles of the phases that were completed, in check mode of those that would be; ``primitives``: in check mode
-    what these consist of.
-    """
-
-    name: str
-    state: str
-    changed: bool
-    failed: bool
-    steps: list[str]
-    primitives: list[str]
-    differs: list[str]
-    diff: Diff
-    downtime_ms: int
-    skipped: bool
-    msg: str
-    console: list[str]
-    rolled_back: bool
 
 
 def converge(
@@ -85,6 +59,8 @@ def converge(
     At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed. With
     ``verbose`` a prediction has the primitives of its steps too. ``returns``: they are what ran before, disks and all.
     """
+    if not 1 <= parallel <= MAX_PARALLEL:
+        raise Refused(f"parallel: is {parallel}, must be 1..{MAX_PARALLEL}")
     declarations = _declared(options)
     if os.geteuid() != 0:
         raise Refused("only root can manage domains on this host: set become: true")
@@ -103,39 +79,6 @@ def converge(
         raise Refused(str(error)) from error
     except OSError as error:  # before anything began: the runner keeps its own
         raise Refused(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
-
-
-class Results(TypedDict, total=False):
-    """What a module returns for several domains; with ``failed`` the arguments of fail_json."""
-
-    changed: bool
-    domains: list[dict[str, Any]]
-    diff: dict[str, dict[str, Any]]
-    failed: bool
-    msg: str
-
-
-def together(results: list[Result]) -> Results:
-    changed = [each for each in results if each["changed"]]
-    whole: Results = {
-        "changed": bool(changed),
-        "domains": [{key: value for key, value in each.items() if key != "diff"} for each in results],
-        "diff": {
-            "before": {each["name"]: each["diff"]["before"] for each in changed},
-            "after": {each["name"]: each["diff"]["after"] for each in changed},
-        },
-    }
-    failures = [each["msg"] for each in results if each["failed"]]
-    if failures:
-        whole["failed"], whole["msg"] = True, " // ".join(failures)
-    return whole
-
-
-def parallel_of(value: int) -> int:
-    """How many domains are worked on at once."""
-    if not 1 <= value <= MAX_PARALLEL:
-        raise Refused(f"parallel: is {value}, must be 1..{MAX_PARALLEL}")
-    return value
 
 
 def _declared(options: list[dict[str, Any]]) -> list[Declaration]:
