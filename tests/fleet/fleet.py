@@ -328,7 +328,8 @@ class Fleet:
         path = self.folder / "hosts" / name / "slow"
         path.write_text(str(seconds)) if seconds else path.unlink(missing_ok=True)
 
-    def fill(self, name, full=True):
+    def fill(self, name, full=True, left=0):
+        """Take all of its disk but so many bytes, or give it back."""
         path = self.path(name, "/var/tmp/full")
         if not full:
             path.unlink(missing_ok=True)
@@ -338,4 +339,4 @@ class Fleet:
                 while True:
                     file.write(bytes(1 << 16))
             except OSError:
-                pass
+                file.truncate(max(0, file.tell() - left))

@@ -119,7 +119,7 @@ def test_more_than_may_fail_before_the_first_wave_change_nothing(fleet):
     done = fleet.rollout(image="two", rollout=WAVES, check=False)
     assert done.returncode != 0 and fleet.names[-1] in done.stdout
     fleet.dead(fleet.names[-1], False)
-    fleet.fill(fleet.names[0])
+    fleet.fill(fleet.names[0], left=20 << 20)
     done = fleet.rollout(image="two", rollout=WAVES, check=False)
     assert done.returncode != 0 and "make room" in done.stdout
     fleet.fill(fleet.names[0], False)
