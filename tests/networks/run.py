@@ -251,6 +251,8 @@ class Scenario:
 
     def removed(self, before):
         machine = self.machine
+        for vif in ("vif1.0", "vif2.0"):
+            sh("ip", "-n", "host", "link", "delete", vif)
         result = machine.offer({})
         assert result.get("waits"), result
         self.up("eth0")
