@@ -92,20 +92,13 @@ options:
 """
 
 EXAMPLES = r"""
-plugin: unikernels.xen.lab
-hosts: 2
-
----
-# Two releases side by side, with a disk and a network of their own.
+# Two machines of the collection's own lab: plugin and "hosts: 2" are all that it takes. Or machines of your own, one by one:
 plugin: unikernels.xen.lab
 machines:
+  # two releases side by side, with a disk and a network of their own
   old: {suite: bookworm, disks: [4G], networks: [storage]}
   new: {suite: trixie, memory: 3072, networks: [storage], packages: [lvm2]}
-
----
-# A cloud image of yours, set up by cloud-init.
-plugin: unikernels.xen.lab
-machines:
+  # a cloud image of yours, set up by cloud-init
   cloud:
     base: debian-12-genericcloud-amd64.qcow2
     user: debian

@@ -87,7 +87,7 @@ def listed(tmp_path, text):
     file = tmp_path / "my-lab.yml"
     file.write_text("plugin: unikernels.xen.lab\n" + text)
     command = ["ansible-inventory", "-i", str(file), "--list"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_the_inventory_has_the_machines_with_their_variables(tmp_path):
