@@ -9,6 +9,7 @@ import subprocess
 import pytest
 import yaml
 from ansible_collections.unikernels.xen.plugins.module_utils.host import metrics
+from ansible_collections.unikernels.xen.plugins.module_utils.network import antispoof
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -297,3 +298,21 @@ def test_every_alert_is_tried():
     rules = yaml.safe_load((FILES / "prometheus-rules.yml").read_text())
     names = {rule["alert"] for group in rules["groups"] for rule in group["rules"]}
     assert names == {*ALERTS, *LONG, "XenDomainDown"}
+
+
+@pytest.mark.skipif(
+    not shutil.which("nft") or subprocess.run(["unshare", "-n", "true"], capture_output=True, check=False).returncode != 0,
+    reason="needs nft and network namespaces",
+)
+def test_drops_of_the_real_filter(tmp_path):
+    """The table as the role loads it, with one vif, in nft's own JSON."""
+    rules = (ROOT / "roles/xen_host/files/antispoof.nft").read_text()
+    rules += antispoof.added(antispoof.vif("vif3.0", "00:16:3e:00:00:01", "192.0.2.10"))
+    (tmp_path / "rules.nft").write_text(rules)
+    script = f"nft -f {tmp_path}/rules.nft && nft -j list table bridge unikernels"
+    done = subprocess.run(["unshare", "-n", "sh", "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode and "not supported" in done.stderr:
+        pytest.skip("this kernel has no packet filter of bridges")
+    drops = metrics.dropped(json.loads(done.stdout))
+    assert drops["vif_vif3.0"] == 0 and {"guest", "common", "common_arp", "common_icmp6"} <= set(drops)
+    assert {dict(one.labels)["chain"] for one in metrics.filter_samples(drops)} == set(drops) - {"vif_vif3.0"}
