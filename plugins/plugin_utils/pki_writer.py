@@ -132,10 +132,15 @@ class Writer:
         self._write(pkis.CA_CERTIFICATE, pkis.pem(self._pki.ca))
         return f"created a CA, {pkis.ca_id(self._pki.ca)[:16]}"
 
+    def _ca(self) -> x509.Certificate:
+        """There is one before anything is signed or renewed: see the order of the steps."""
+        if self._pki.ca is None:
+            raise AssertionError("no CA has been created")
+        return self._pki.ca
+
     def _renew_ca(self) -> str:
         """The same key, name, extensions and number: what it has signed stays good, for who has the old one and the new one."""
-        old = self._pki.ca
-        assert old is not None
+        old = self._ca()
         builder = self._ca_builder(old.subject).public_key(old.public_key()).serial_number(old.serial_number)
         for extension in old.extensions:
             builder = builder.add_extension(extension.value, extension.critical)
@@ -145,8 +150,7 @@ class Writer:
         return f"renewed the CA's certificate until {pkis.ends(self._pki.ca):%Y-%m-%d}"
 
     def _certificate(self, name: str, public: ec.EllipticCurvePublicKey) -> x509.Certificate:
-        ca = self._pki.ca
-        assert ca is not None
+        ca = self._ca()
         use = ExtendedKeyUsageOID.SERVER_AUTH if name == pkis.SERVER else ExtendedKeyUsageOID.CLIENT_AUTH
         builder = (
             x509.CertificateBuilder()
