@@ -164,7 +164,10 @@ def describe(store: str, digest: str) -> dict[str, Any]:
 def hold(path: str, seconds: float, late: Exception) -> Iterator[int]:
     """The lock of the file at ``path``, as its descriptor; ``late`` is raised where another one holds it for that long."""
     until = time.monotonic() + seconds
-    with open(path, "a", encoding="ascii") as file:
+    # Who can open a file can hold its lock, and keep every run waiting.
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "a", encoding="ascii") as file:
+        if os.fstat(file.fileno()).st_mode & 0o077:
+            os.fchmod(file.fileno(), 0o600)
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -15,6 +15,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
     describe,
     fsck,
     history,
+    hold,
     known_names,
     listing,
     locked,
@@ -240,3 +241,11 @@ def test_a_prune_takes_what_nothing_uses(tmp_path):
     remove(gone)
     assert unused(store, {digests[0]}, 1, later) == []
     assert any("its content has the sha256" in line for line in fsck(store))
+
+
+def test_nobody_else_can_hold_the_lock(tmp_path):
+    path = tmp_path / "lock"
+    path.write_text("")
+    path.chmod(0o644)
+    with hold(str(path), 1, StoreError("late")):
+        assert path.stat().st_mode & 0o777 == 0o600
