@@ -16,7 +16,7 @@ SETTINGS = (
         f"unikernel_images_{name}"
         for name in (
             "controller", "suite", "sources", "signature", "allowed_signers", "revoked_keys", "signing_key", "builder",
-            "builder_store", "builder_work", "toolchain", "build_timeout",
+            "builder_store", "builder_work", "toolchain", "build_timeout", "valid_days", "sign_again",
         )
     ),
     "mirage_builder_folder",

@@ -12,6 +12,7 @@ of it, and no certificate of a client is needed. (OpenVPN's doc/tls-crypt-v2.txt
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import hmac
 import os
@@ -36,6 +37,7 @@ _MAX_PACKET = 4096
 _MAX_PACKETS = 64
 # Of TLS in one packet, as OpenVPN's own clients send it.
 _MAX_PAYLOAD = 1000
+_CLOSES = "it closes in the middle of the TLS handshake"
 _MISSING = "the Python library cryptography is missing where this runs (Debian's python3-cryptography, by the role xen_host)"
 
 
@@ -167,7 +169,8 @@ def _ended(certificate: bytes | None) -> str | None:
     from cryptography import x509
 
     found = x509.load_der_x509_certificate(certificate)
-    after = getattr(found, "not_valid_after_utc", None) or found.not_valid_after
+    # Without a zone before cryptography 42, and UTC all the same.
+    after = getattr(found, "not_valid_after_utc", None) or found.not_valid_after.replace(tzinfo=datetime.timezone.utc)
     return f"its certificate ended on {after:%Y-%m-%d}" if after.timestamp() < time.time() else None
 
 
@@ -189,7 +192,7 @@ def certificate_problem(conversation: Conversation, receive: Callable[[], bytes]
             return None if asks and authorities else f"no TLS behind its tls-crypt key: {error.reason or error}"
         packet = receive()
         if not packet:
-            return "it closes in the middle of the TLS handshake"
+            return _CLOSES
         incoming.write(conversation.take(packet))
     return "it sends more packets than a TLS handshake has"
 
@@ -221,7 +224,10 @@ def check(health: Health, deadline: float) -> str | None:
         if problem:
             return problem
         conversation = Conversation(static, session, answer, wire.send)
-        return certificate_problem(conversation, wire.receive, authorities_in(health.key))
+        try:
+            return certificate_problem(conversation, wire.receive, authorities_in(health.key))
+        except ConnectionError:  # reset rather than ended
+            return _CLOSES
 
 
 class _OverTcp:
