@@ -128,9 +128,9 @@ class Variables:
         return image or {"build": source, "standin": standin}.get(str(images), {})
 
     def health(self, default: dict[str, Any]) -> Any:
-        """``default`` with what is declared over it; a check of another kind takes its place."""
+        """``default`` with more options; a check that is declared takes its place whole: the default's options are for another."""
         value = self.get("health", {})
-        if not isinstance(value, dict) or any(kind in value for kind in HEALTH_KINDS if kind not in default):
+        if not isinstance(value, dict) or any(kind in value for kind in HEALTH_KINDS):
             return value
         return {**default, **value}
 

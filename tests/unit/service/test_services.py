@@ -27,6 +27,9 @@ def test_the_web_server():
 def test_another_check_takes_the_place_of_the_usual_one():
     assert declared(web, content="/x", health={"tcp": "10.0.0.10:80"}).unikernel["health"] == {"tcp": "10.0.0.10:80"}
     assert declared(dns, zones=ZONES, health={"tcp": "10.0.0.10:53"}).unikernel["health"] == {"tcp": "10.0.0.10:53"}
+    other = {"dns": "www.lab.example@10.0.0.10", "answer": "10.0.0.1"}
+    assert declared(dns, zones=ZONES, health=other).unikernel["health"] == other
+    assert declared(dns, zones=ZONES, health={"within": 90}).unikernel["health"]["type"] == "SOA"
 
 
 def test_an_ipv6_address_stands_in_brackets():
