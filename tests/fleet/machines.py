@@ -30,7 +30,7 @@ DISK = "160m"
 CALLS = "/run/calls"
 FOLDERS = """
     usr etc root tmp proc sys dev local boot/grub run/xenstored var/lib var/log/xen var/tmp
-    etc/default/grub.d etc/grub.d etc/systemd/system etc/sysctl.d etc/ssh/sshd_config.d etc/apt/apt.conf.d etc/xen/scripts
+    etc/default/grub.d etc/grub.d etc/systemd/system etc/sysctl.d etc/modprobe.d etc/ssh/sshd_config.d etc/apt/apt.conf.d etc/xen/scripts
     etc/xen/unikernels etc/xen/auto var/lib/unikernels/images var/lib/unikernels/disks
 """
 ETC = """
