@@ -19,14 +19,14 @@ from tests.guests import guest
 from .conftest import ROOT, playbook
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
-ONLY_LOOK = {"service_health", "xen_console"}  # at the site's own domains, which they leave as they are
+ONLY_LOOK = {"service_health", "service_watch", "xen_console"}  # at the site's own domains, which they leave as they are
 ON_THE_CONTROLLER = {
     "image_store", "mirage_image", "mirage_image_info", "mirage_toolchain", "qemu_machine", "source_archive", "standin_image"
 }  # fmt: skip
 
 
-# What would boot the host, or keep something for it to go back to, is only predicted.
-IN_CHECK_MODE = {"xen_boot", "xen_generation"}
+# What would boot the host, reserve it, change its networks, or keep something for it to go back to, is only predicted.
+IN_CHECK_MODE = {"xen_boot", "xen_generation", "xen_networks", "xen_rollout"}
 # They need a generation before the present one; test_images goes back to one.
 ELSEWHERE = {"xen_generation_info", "xen_rollback"}
 
@@ -61,6 +61,7 @@ def test_the_examples_run(module, dom0, tmp_path):
         "cache": _lab_cache() + "/standins",
         "image_file": "/root/image.xen",
         "domains": [],
+        "fleet": {"pkis": []},
         "standin_files": str(ROOT / "roles/unikernel_images/files/standin"),
     }
     if local:
