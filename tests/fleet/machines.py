@@ -30,8 +30,8 @@ DISK = "160m"
 CALLS = "/run/calls"
 FOLDERS = """
     usr etc root tmp proc sys dev local boot/grub run/xenstored var/lib var/log/xen var/tmp
-    etc/default/grub.d etc/grub.d etc/systemd/system etc/sysctl.d etc/modprobe.d etc/ssh/sshd_config.d etc/apt/apt.conf.d etc/xen/scripts
-    etc/xen/unikernels etc/xen/auto var/lib/unikernels/images var/lib/unikernels/disks
+    etc/default/grub.d etc/grub.d etc/systemd/system etc/sysctl.d etc/modprobe.d etc/ssh/sshd_config.d etc/apt/apt.conf.d
+    etc/xen/scripts etc/xen/unikernels etc/xen/auto var/lib/unikernels/images var/lib/unikernels/disks
 """
 ETC = """
     alternatives debian_version group host.conf hosts ld.so.cache ld.so.conf ld.so.conf.d localtime netconfig nsswitch.conf

@@ -128,7 +128,7 @@ class Variables:
         return image or {"build": source, "standin": standin}.get(str(images), {})
 
     def health(self, default: dict[str, Any]) -> Any:
-        """``default`` with more options; a check that is declared takes its place whole: the default's options are for another."""
+        """``default`` with more options; a check that is declared replaces it: its options are for another."""
         value = self.get("health", {})
         if not isinstance(value, dict) or any(kind in value for kind in HEALTH_KINDS):
             return value
