@@ -36,8 +36,13 @@ def playbook(*arguments, check=True, **named):
 
 
 def counted(done):
-    done.counts = {}
+    """With ``counts`` of each host, and ``changes``: the tasks that changed something, which a failed test shows."""
+    done.counts, done.changes, task = {}, [], ""
     for line in done.stdout.splitlines():
+        if line.startswith("TASK ["):
+            task = line[6:].rstrip("*] ")
+        elif line.startswith("changed: "):
+            done.changes.append(task)
         name, colon, rest = line.partition(" : ")
         if colon and "unreachable=" in rest:
             done.counts[name.strip()] = {key: int(value) for key, value in (word.split("=") for word in rest.split())}

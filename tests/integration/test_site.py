@@ -130,7 +130,7 @@ def test_private_keys_are_private_on_the_host(dom0):
 def test_a_second_run_changes_nothing(site, dom0):
     before = dom0.domains()
     second = playbook("site.yml")
-    assert changed(second) == 0
+    assert changed(second) == 0, second.changes
     assert dom0.domains() == before
 
 
