@@ -227,8 +227,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for file in missing:
                 if file.endswith(SUFFIX):
                     paths.append(self._connection._shell.join_path(folder, file))
-                    with stated(f"{self.vars.get('inventory_hostname')}: image {file[:12]}, {files[file]['size'] / 1e6:.1f} MB"):
-                        self._transfer_file(os.path.join(self.store, file), paths[-1])
+                    source = os.path.join(self.store, file)
+                    with stated(f"{self.vars.get('inventory_hostname')}: image {file[:12]}", source):
+                        self._transfer_file(source, paths[-1])
             if paths:
                 self._fixup_perms2((folder, *paths))
             shipping = {"files": files, "texts": texts, "arrived": folder, "final": True}

@@ -21,6 +21,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import 
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError, rollout_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, filled
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
+from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import stated
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import bake
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import who
@@ -313,7 +314,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         seen = rollout_steps.known_of(variables, self._batch(variables))
         ill = {host for host, values in seen.items() if rollout_steps.failure_of(values.get("unikernels_xen_watched"))}
         ill.update(course.failures(state, wave))
-        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"], ill)
+        rollout = rollout_steps.rollout_in(state)
+        end = float(variables["unikernels_xen_deployed"]["began"]) + rollout.bake
+        with stated(f"watching wave {wave + 1} of {len(state.waves)}", until=end):
+            return bake(state, rollout, wave, variables, options["until"], ill)
 
     def _watched(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         known, state = self._state(variables)
