@@ -4,6 +4,7 @@ import fnmatch
 import pathlib
 import re
 import subprocess
+import urllib.parse
 
 import pytest
 import yaml
@@ -75,6 +76,23 @@ def test_links_between_pages_lead_somewhere(page):
             titles = re.findall(r"^#+ (.*)", there.read_text(), re.MULTILINE)
             slugs = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
             assert anchor in slugs, target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_other_sites_have_the_form_of_links(page):
+    """`tools/publish links` asks the sites; here is no internet. Links into this repository lead to a file that it has."""
+    text = re.sub(r"```.*?```|`[^`]*`|^    .*$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    repository = read("galaxy.yml")["repository"]
+    for target in re.findall(r"\]\((https?:[^)]*)\)|<(https?:[^>]*)>|^\[[^\]]+\]: (https?:\S*)", text, re.MULTILINE):
+        url = "".join(target)
+        parts = urllib.parse.urlsplit(url)
+        assert parts.scheme == "https" and re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), url
+        assert re.fullmatch(r"[!-~]+", url) and not url.endswith((".", ",", ";", ":")), url
+        if url.startswith(f"{repository}/"):
+            path = re.fullmatch(r"(?:tree|blob)/main/(.*)|issues|releases.*", url.removeprefix(f"{repository}/"))
+            assert path and (ROOT / (path[1] or "")).exists(), url
+    bare = re.findall(r"(?<![(<\w/.])https?://[^\s)>\]]+", re.sub(r"\]\([^)]*\)|<[^>]*>|^\[[^\]]+\]: .*$", "", text, flags=re.MULTILINE))
+    assert bare == [], "a bare address is no link in Markdown: [words](address)"
 
 
 def test_modules_of_an_action_group_share_an_option():
