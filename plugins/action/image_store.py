@@ -136,7 +136,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for name, digest in built.items():
             _signer, problem, _version = signature_of(self.store, digest, given, [name])
             if problem:
-                more = "" if self.key else "; unikernel_images_signing_key signs it"
+                more = "" if self.key else "; set unikernel_images_signing_key to sign it"
                 raise SignatureError(problem.replace("the policy", "unikernel_images_allowed_signers") + more)
         return changed
 

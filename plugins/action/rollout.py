@@ -119,9 +119,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _plan_resume(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
         if state.aborted:
-            raise RolloutError(f"rollout {state.id} was aborted and stays so: begin a new one, or -e abort={state.id} again")
+            raise RolloutError(
+                f"rollout {state.id} was aborted and can't be resumed: start a new one, or -e abort={state.id} again"
+            )
         if not state.under_way and state.result != journal.INCOMPLETE:
-            raise RolloutError(f"rollout {state.id} has ended ({state.result}): begin a new one")
+            raise RolloutError(f"rollout {state.id} has ended ({state.result}): start a new one")
         self._nobody_else(state, known)
         left = sum(map(len, state.remaining))
         lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]
@@ -157,7 +159,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _nobody_else(self, state: State, known: dict[str, Any]) -> None:
         other = journal_folder.other_run(state)
         if other and not known["take_over"]:
-            raise RolloutError(f"rollout {state.id} is run by {other}; if that run is dead, add -e take_over=true")
+            raise RolloutError(f"rollout {state.id} is run by {other}; if that run has died, add -e take_over=true")
 
     def _begin(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         known = self._known(variables)
@@ -203,10 +205,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise RolloutError(
                 "\n".join(
                     [
-                        f"rollout {state.id} can't be resumed as it began; since then changed:",
+                        f"rollout {state.id} can't be resumed unchanged; these have changed since it started:",
                         *changed,
                         f"-e resume={state.id} -e accept_changes=true resumes it with the current declaration, hosts with another"
-                        f" declaration once more; -e abort={state.id} takes back what is done",
+                        f" declaration once more; -e abort={state.id} rolls back the changed hosts",
                     ]
                 )
             )
@@ -334,7 +336,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 if not words and not finished and not self._task.check_mode:
                     if asked.get("over"):
                         continue  # nobody waited for it
-                    words = "its watch has not ended in time"
+                    words = "its health checks did not end in time"
                 gone = rollout_steps.unreachable(reply)
                 if words:
                     events.append(rollout_steps.turn_event(host, journal.LOST if gone else journal.FAILED, words))

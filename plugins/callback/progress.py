@@ -12,8 +12,10 @@ version_added: 0.1.0
 description:
   - Prints a line on standard error that shows how long a task has been running, and what it does at the moment - the step of a
     build, how much of an image has been sent to a host, how many seconds of a health check or of a wave's bake are left.
-  - It reads only what the controller knows, and asks no host. Hosts run their health checks by themselves; their limit is shown.
-  - It changes nothing in what other callbacks print, so it can be combined with any of them. Without a terminal it prints nothing.
+  - It reads only what the controller knows, and asks no host. Where a host runs health checks while it deploys, their limit is
+    shown.
+  - It changes nothing in what other callbacks print, so it can be combined with any of them. Without a terminal it prints
+    nothing.
 author:
   - unikernels.xen authors (@unikernels)
 options:
@@ -83,8 +85,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             elif elapsed // every != reported:
                 reported = elapsed // every
                 total = int(time.monotonic() - self._began)
-                stated = newest(follow, time.time())
-                line = f"   ... {elapsed} s: {self._task}{': ' if stated else ''}{stated} (in all {total // 60}:{total % 60:02d})\n"
+                at = ": ".join(filter(None, (self._task, newest(follow, time.time()))))
+                line = f"   ... {elapsed} s: {at} (in all {total // 60}:{total % 60:02d})\n"
                 # Straight to the terminal: Display's locks belong to the main thread and its forks.
                 with contextlib.suppress(OSError):
                     os.write(2, line.encode())

@@ -28,7 +28,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Look at the machine
+- name: Inspect the machine
   unikernels.xen.xen_host_info:
   register: host
 """

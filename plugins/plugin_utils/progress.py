@@ -15,7 +15,9 @@ from typing import Any
 FOLDER = "~/.cache/unikernels.xen/progress"
 # More than that is not what an action or a build has written.
 _MAX_BYTES = 4096
-_NO_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)], " ")
+# What a terminal would act on.
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_NO_CONTROLS = dict.fromkeys(_CONTROLS, " ")
 
 
 @contextlib.contextmanager

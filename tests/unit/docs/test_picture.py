@@ -1,4 +1,4 @@
-"""The README's picture is what a run prints today: when plays, the summary or the script's style change, `make picture` is due."""
+"""The README's picture is what a run prints today: after a change of plays, summary or style `make picture` is due."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -54,7 +54,7 @@ def printed(lines):
         "unikernel_images_stored": {name: {"sha256": digests[name], "standin": True} for name in names},
     }  # fmt: skip
     template = (ROOT / "playbooks/templates/summary.j2").read_text()
-    summary = jinja2.Environment(trim_blocks=True).from_string(template).render(values).splitlines()
+    summary = jinja2.Environment(trim_blocks=True, autoescape=True).from_string(template).render(values).splitlines()
     counts = next(line for line in lines if line.startswith("xen1 ")) + "rescued=0    ignored=0"
     heads = [f"PLAY [{name}] {'*' * 20}" for name in plays(ROOT / "playbooks/site.yml")]
     return "\n".join(["$ ansible-playbook site.yml", *heads, *(f"    - '{line}'" for line in summary), counts])

@@ -109,7 +109,7 @@ SECRET = "ghp_0123456789abcdef"  # noqa: S105
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://example.net/x.git", "http:// can be read and changed by anybody on the way"),
+        ("http://example.net/x.git", "http:// can be read and altered by anyone on the network path"),
         (f"http://{SECRET}@example.net/x.git", "http:// can be read and changed"),
         ("git://example.net/x.git", "git:// can be read and changed"),
         ("GIT://example.net/x.git", "git:// can be read and changed"),
