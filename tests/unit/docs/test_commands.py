@@ -36,9 +36,9 @@ CHECKED = {*CLIS, "make", "python", "tests/run", "tools/publish"}
 OTHERS = {
     "age", "ansible-navigator", "ansible-runner", "ansible-builder", "antsibull-changelog", "apt-get", "cat", "cd", "cosign",
     "cp", "curl", "dig", "echo", "eval", "export", "git", "image=$(grep", "iptables", "mkdir", "molecule", "nft", "openvpn",
-    "pip", "python3", "readelf", "sed", "sha256sum", "ssh-keygen", "sysctl", "tar", "xl", "grub-editenv", "systemctl", "ssh", "scp",
+    "pip", "python3", "readelf", "sed", "sha256sum", "ssh-keygen", "sysctl", "tar", "xl", "grub-editenv", "systemctl", "ssh",
     "/etc/xen/scripts/unikernels-antispoof", "opam", "dune", "mirage", "printf", "unbound-checkconf", "openssl", "qemu-img", ".",
-    "chmod",
+    "chmod", "scp",
 }  # fmt: skip
 PROGRAMS = "|".join(map(re.escape, sorted(CHECKED, key=len, reverse=True)))
 
