@@ -132,6 +132,8 @@ def test_a_tarball_has_what_users_need_and_nothing_of_developers():
         "molecule/default/molecule.yml",
     ]
     assert [path for path in developers if built(path) or not (ROOT / path).exists()] == []
+    # ansible-test and Galaxy read the lists of exceptions; all other tests are the repository's.
+    assert [path.name for path in (ROOT / "tests").iterdir() if path.name != "sanity" and built(f"tests/{path.name}")] == []
 
 
 def test_an_execution_environment_gets_what_a_controller_needs():
