@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: xen_domains
-short_description: The fleet's domains, asked from the hosts themselves
+short_description: Lists the fleet's domains, read from the hosts
 version_added: 0.1.0
 description:
   - One host entry for every domain of every Xen host that the inventory knows so far, with its address and facts.
