@@ -106,6 +106,9 @@ bench-peers: setup ## the same job by this collection, community.libvirt and xl;
 docs: setup ## the documentation site, in build/docs
 	@tools/publish docs
 
+screenshots: test-setup docs ## that site in Debian's chromium: first page, a module, a role; .cache/screenshots
+	@$(RUN) BROWSER_SHOTS=.cache/screenshots python -m pytest -q tests/browser/test_documentation.py
+
 picture: setup ## the README's picture, from two runs on the lab
 	@mkdir -p build; : >build/site.log; for run in 1 2; do echo '$$ ansible-playbook site.yml' >>build/site.log; \
 	  $(RUN) ansible-playbook site.yml $(ARGS) >>build/site.log || exit 1; done; \
@@ -126,4 +129,4 @@ completion: ## names of these targets for bash: eval "$$(make -s completion)"
 clean: ## remove what make setup made
 	rm -rf $(VENV) $(VENV).log .ansible build
 
-.PHONY: help setup test-setup test-all matrix mutants site real lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench bench-peers docs picture stranger release changelog completion clean
+.PHONY: help setup test-setup test-all matrix mutants site real lab lab-save lab-down lab-ssh lab-console test lint sanity unit integration molecule bench bench-peers docs screenshots picture stranger release changelog completion clean

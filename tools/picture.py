@@ -55,8 +55,9 @@ def drawn(lines: list[str]) -> str:
         for number, line in enumerate(lines)
         if line
     )
+    size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     return f"""<!-- Made by tools/picture.py from runs on the lab. SPDX-License-Identifier: GPL-3.0-or-later -->
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="Two runs of site.yml on the lab">
+<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="Two runs of site.yml on the lab">
 <style>text {{ font: 14px ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; white-space: pre; }}</style>
 <rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>
 {rows}

@@ -136,7 +136,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for name, digest in built.items():
             _signer, problem, _version = signature_of(self.store, digest, given, [name])
             if problem:
-                more = "" if self.key else "; unikernel_images_signing_key signs it"
+                more = "" if self.key else "; set unikernel_images_signing_key to sign it"
                 raise SignatureError(problem.replace("the policy", "unikernel_images_allowed_signers") + more)
         return changed
 
@@ -227,8 +227,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for file in missing:
                 if file.endswith(SUFFIX):
                     paths.append(self._connection._shell.join_path(folder, file))
-                    with stated(f"{self.vars.get('inventory_hostname')}: image {file[:12]}, {files[file]['size'] / 1e6:.1f} MB"):
-                        self._transfer_file(os.path.join(self.store, file), paths[-1])
+                    source = os.path.join(self.store, file)
+                    with stated(f"{self.vars.get('inventory_hostname')}: image {file[:12]}", source):
+                        self._transfer_file(source, paths[-1])
             if paths:
                 self._fixup_perms2((folder, *paths))
             shipping = {"files": files, "texts": texts, "arrived": folder, "final": True}

@@ -21,6 +21,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import 
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError, rollout_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, filled
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
+from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import stated
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_bake import bake
 from ansible_collections.unikernels.xen.plugins.plugin_utils.rollout_steps import FLEET, PLAN
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import who
@@ -118,9 +119,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _plan_resume(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
         if state.aborted:
-            raise RolloutError(f"rollout {state.id} was aborted and stays so: begin a new one, or -e abort={state.id} again")
+            raise RolloutError(
+                f"rollout {state.id} was aborted and can't be resumed: start a new one, or -e abort={state.id} again"
+            )
         if not state.under_way and state.result != journal.INCOMPLETE:
-            raise RolloutError(f"rollout {state.id} has ended ({state.result}): begin a new one")
+            raise RolloutError(f"rollout {state.id} has ended ({state.result}): start a new one")
         self._nobody_else(state, known)
         left = sum(map(len, state.remaining))
         lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]
@@ -156,7 +159,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _nobody_else(self, state: State, known: dict[str, Any]) -> None:
         other = journal_folder.other_run(state)
         if other and not known["take_over"]:
-            raise RolloutError(f"rollout {state.id} is run by {other}; if that run is dead, add -e take_over=true")
+            raise RolloutError(f"rollout {state.id} is run by {other}; if that run has died, add -e take_over=true")
 
     def _begin(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         known = self._known(variables)
@@ -202,10 +205,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise RolloutError(
                 "\n".join(
                     [
-                        f"rollout {state.id} can't be resumed as it began; since then changed:",
+                        f"rollout {state.id} can't be resumed unchanged; these have changed since it started:",
                         *changed,
                         f"-e resume={state.id} -e accept_changes=true resumes it with the current declaration, hosts with another"
-                        f" declaration once more; -e abort={state.id} takes back what is done",
+                        f" declaration once more; -e abort={state.id} rolls back the changed hosts",
                     ]
                 )
             )
@@ -313,7 +316,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         seen = rollout_steps.known_of(variables, self._batch(variables))
         ill = {host for host, values in seen.items() if rollout_steps.failure_of(values.get("unikernels_xen_watched"))}
         ill.update(course.failures(state, wave))
-        return bake(state, rollout_steps.rollout_in(state), wave, variables, options["until"], ill)
+        rollout = rollout_steps.rollout_in(state)
+        end = float(variables["unikernels_xen_deployed"]["began"]) + rollout.bake
+        with stated(f"watching wave {wave + 1} of {len(state.waves)}", until=end):
+            return bake(state, rollout, wave, variables, options["until"], ill)
 
     def _watched(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
         known, state = self._state(variables)
@@ -330,7 +336,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 if not words and not finished and not self._task.check_mode:
                     if asked.get("over"):
                         continue  # nobody waited for it
-                    words = "its watch has not ended in time"
+                    words = "its health checks did not end in time"
                 gone = rollout_steps.unreachable(reply)
                 if words:
                     events.append(rollout_steps.turn_event(host, journal.LOST if gone else journal.FAILED, words))

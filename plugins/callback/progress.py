@@ -7,12 +7,15 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: progress
 type: aggregate
-short_description: A line now and then while a long task runs
+short_description: A line every few seconds while a long task runs
 version_added: 0.1.0
 description:
-  - Prints a line on standard error that shows that a long task is still at work, for how long, and what it does just now on the
-    controller, such as the step of a build or the image that is shipped.
-  - Changes nothing of what other callbacks print, so it goes with any of them. Without a terminal it prints nothing.
+  - Prints a line on standard error that shows how long a task has been running, and what it does at the moment - the step of a
+    build, how much of an image has been sent to a host, how many seconds of a health check or of a wave's bake are left.
+  - It reads only what the controller knows, and asks no host. Where a host runs health checks while it deploys, their limit is
+    shown.
+  - It changes nothing in what other callbacks print, so it can be combined with any of them. Without a terminal it prints
+    nothing.
 author:
   - unikernels.xen authors (@unikernels)
 options:
@@ -31,8 +34,8 @@ options:
     version_added: 0.2.0
   follow:
     description:
-      - Files with a line on what a build on the controller does just now, and folders with such files, each named by the process
-        that wrote it. The newest line is shown with the task.
+      - Files in which a build on the controller states what it does, and folders with such files, each named by the process that
+        wrote it. The newest one is shown with the task, and how many others there are.
     type: pathlist
     default: ["~/.cache/unikernels.xen/builds/progress", /opt/unikernels/toolchain/progress, "~/.cache/unikernels.xen/progress"]
     ini: [{section: callback_progress, key: follow}]
@@ -46,7 +49,7 @@ import time
 from typing import Any
 
 from ansible.plugins.callback import CallbackBase
-from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import is_alive
+from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import newest
 
 
 class CallbackModule(CallbackBase):  # type: ignore[misc]
@@ -82,29 +85,8 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
             elif elapsed // every != reported:
                 reported = elapsed // every
                 total = int(time.monotonic() - self._began)
-                line = f"   ... {elapsed} s: {self._task}{_stated(follow)} (in all {total // 60}:{total % 60:02d})\n"
+                at = ": ".join(filter(None, (self._task, newest(follow, time.time()))))
+                line = f"   ... {elapsed} s: {at} (in all {total // 60}:{total % 60:02d})\n"
                 # Straight to the terminal: Display's locks belong to the main thread and its forks.
                 with contextlib.suppress(OSError):
                     os.write(2, line.encode())
-
-
-def _stated(follow: list[str]) -> str:
-    """What a build or an action states that it does, if it stated that recently or still runs."""
-    lines = []
-    for path in follow:
-        for file, alive in _files(path):
-            with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as stream:
-                written = os.fstat(stream.fileno()).st_mtime
-                if alive or time.time() - written <= 10:
-                    lines.append((written, stream.readline(200).strip()))
-    return f": {max(lines)[1]}" if lines else ""
-
-
-def _files(path: str) -> list[tuple[str, bool]]:
-    """(file, whether its process runs): the path itself, or what is in the folder."""
-    if not os.path.isdir(path):
-        return [(path, False)]
-    try:
-        return [(os.path.join(path, name), True) for name in os.listdir(path) if is_alive(name)]
-    except OSError:
-        return []

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: lab
-short_description: The machines of the virtual lab
+short_description: Lists the machines of the virtual lab
 version_added: 0.1.0
 description:
   - One host entry (xen1, xen2, ...) in the groups C(lab) and C(xen_hosts) for every machine of the lab, running or not.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: xen_domains
-short_description: The fleet's domains, asked from the hosts themselves
+short_description: Lists the fleet's domains, read from the hosts
 version_added: 0.1.0
 description:
   - One host entry for every domain of every Xen host that the inventory knows so far, with its address and facts.
@@ -46,7 +46,7 @@ options:
     type: str
     default: "{domain}.{host}"
   owned_only:
-    description: Leave out domains that this collection did not make.
+    description: Leave out domains that this collection did not create.
     type: bool
     default: true
 notes:
@@ -234,7 +234,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         group = self.inventory.groups.get(self.get_option("group"))
         if group is None:
             self.display.warning(
-                f"there is no group {self.get_option('group')} yet: name the hosts' own inventory before this one"
+                f"there is no group {self.get_option('group')} yet: put the hosts' own inventory before this one"
                 " (-i hosts.yml -i domains.xen_domains.yml)"
             )
             return {}
@@ -244,7 +244,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             try:
                 domains[host] = answer_of(_text_of(result))
             except ValueError as error:
-                self.display.warning(f"{host} was not asked for its domains: {_printable(str(error))}")
+                self.display.warning(f"{host} could not be asked for its domains: {_printable(str(error))}")
         return domains
 
     def _run(self, hosts: list[str]) -> dict[str, dict[str, Any]]:
@@ -277,7 +277,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         if name in known or name in self.inventory.hosts or name in self.inventory.groups:
             where = "is a host of the inventory" if name in known else "is taken by another host's domain"
             where = "is a group of the inventory" if name in self.inventory.groups else where
-            self.display.warning(f"{host}: its domain {variables['xen_domain']} is left out, for {name} {where}")
+            self.display.warning(f"{host}: its domain {variables['xen_domain']} is skipped, because {name} {where}")
             return
         self.inventory.add_host(name, group="xen_domains")
         # Untrusted text is exported as a mapping, which some readers don't expect; what can't be a template is given as ours.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 name: debian_sources
-short_description: Where this machine installs Debian from, as lines of a sources.list
+short_description: Returns this machine's Debian mirror as lines of a sources.list
 version_added: 0.1.0
 description:
   - Reads apt's own configuration, so that a virtual machine or a stand-in is made from the mirror that the controller uses,

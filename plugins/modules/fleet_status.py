@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: fleet_status
-short_description: The state of all hosts of a play, as a table, as JSON and as one HTML page
+short_description: Show the state of all hosts of a play as a table, JSON and an HTML page
 version_added: 0.2.0
 description:
   - Sums up what earlier tasks of the play registered for each host. C(playbooks/status.yml) has these tasks.

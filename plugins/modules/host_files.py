@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: host_files
-short_description: Several files and folders of a host in one round trip
+short_description: Write several files and folders of a host in one round trip
 version_added: 0.1.0
 description:
   - Writes files atomically and creates folders in one task, because each round trip takes time.

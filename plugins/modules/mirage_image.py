@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirage_image
-short_description: Turn OCaml source, or a finished file, into an image in a store
+short_description: Build an image from OCaml source, or take a finished file, into a store
 version_added: 0.1.0
 description:
   - From O(source), the folder of a MirageOS unikernel or a git repository, it builds an image for Xen with the toolchain that

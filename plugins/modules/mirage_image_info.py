@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirage_image_info
-short_description: What a store of images holds
+short_description: List the images of a store
 version_added: 0.1.0
 description:
   - Lists the images of a store with their descriptions, the packages that were built into them, and which wanted images are

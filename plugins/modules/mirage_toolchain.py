@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mirage_toolchain
-short_description: MirageOS's toolchain at pinned versions, in a folder of its own
+short_description: Install MirageOS's toolchain at pinned versions, in a folder of its own
 version_added: 0.1.0
 description:
   - An opam root with one switch of OCaml, solo5, ocaml-solo5, mirage and opam-monorepo, apart from any user's C(~/.opam). A

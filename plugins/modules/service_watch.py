@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: service_watch
-short_description: Check the health of services again and again for a while
+short_description: Check the health of services repeatedly for a number of seconds
 version_added: 0.2.0
 description:
   - Runs the health checks of M(unikernels.xen.service_health) every O(every) seconds for O(seconds) seconds, and ends at once

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vpn_ca
-short_description: Keep on a host which CA its VPN endpoints serve, and refuse another one
+short_description: Record on a host which CA its VPN endpoints serve, and refuse another one
 version_added: 0.2.0
 description:
   - "Keeps three files of mode C(0600) in a folder of each endpoint: which CA it serves, what its health check needs (the

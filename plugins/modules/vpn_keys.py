@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vpn_keys
-short_description: Keys, certificates and profiles of VPN endpoints, created and renewed on the controller
+short_description: Create and renew keys, certificates and profiles of VPN endpoints on the controller
 version_added: 0.2.0
 description:
   - Creates what is missing in the folder of an endpoint, renews certificates before they end, and writes a profile for each

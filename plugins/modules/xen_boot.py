@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_boot
-short_description: Try a new boot of a host once, and keep it when it works
+short_description: Try a new boot of a host once, and keep it if it works
 version_added: 0.2.0
 description:
   - A boot that is new (Xen for the first time, other arguments, another kernel or Xen) may not come up. With this module GRUB

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_domain_info
-short_description: What runs on a Xen host, and how it is configured
+short_description: List the domains of a Xen host and their configuration
 version_added: 0.1.0
 description:
   - Reads the domains of a host from Xen itself, in one round trip, whatever their number. Read-only.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_generation
-short_description: Record what was applied to a host, to roll back to
+short_description: Record the declaration that was applied to a host, to roll back to it
 version_added: 0.2.0
 description:
   - Records the declaration that M(unikernels.xen.xen_domains) applied as a numbered generation, with its images' digests, who

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_generation_info
-short_description: What was applied to a host, and how generations differ
+short_description: List the declarations that were applied to a host, and how they differ
 version_added: 0.2.0
 description:
   - Lists the generations that a host keeps, without arguments and disks' content. Changes nothing.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_host_audit
-short_description: Which controls of a hardened Xen host hold on a machine
+short_description: Check which hardening controls hold on a Xen host
 version_added: 0.2.0
 description:
   - Checks the current state of each control that the role P(unikernels.xen.xen_host#role) sets, whoever set it.

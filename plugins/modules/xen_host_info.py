@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_host_info
-short_description: What a machine is, as a Xen host or as one to be
+short_description: Gather facts about a Xen host, or about a machine that will become one
 version_added: 0.1.0
 description:
   - Read-only, in one round trip, on a plain Debian machine as well as on a Dom0.
@@ -28,7 +28,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Look at the machine
+- name: Inspect the machine
   unikernels.xen.xen_host_info:
   register: host
 """

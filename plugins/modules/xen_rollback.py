@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_rollback
-short_description: Roll back to a declaration that was applied to a host before
+short_description: Roll a host back to a declaration that was applied before
 version_added: 0.2.0
 description:
   - Makes the domains as an earlier generation declares, with arguments, memory, disks and networks, from what the host has

@@ -111,8 +111,8 @@ def refusal_of(states: list[State]) -> str:
     lines = []
     for state in states:
         lines.append(
-            f"rollout {state.id} by {state.by} is under way over the same hosts since {state.begun}:"
-            f" -e resume={state.id} resumes it, -e abort={state.id} takes it back"
+            f"rollout {state.id} by {state.by} has been under way on the same hosts since {state.begun}:"
+            f" -e resume={state.id} resumes it, -e abort={state.id} rolls it back"
         )
     return "\n".join(lines)
 

@@ -145,7 +145,7 @@ def test_in_batches_a_failure_leaves_the_hosts_after_it_alone(tmp_path):
     assert provision(hosts_at_once=1)[1] == {"first"}
     told, reached = provision(hosts_at_once=2)
     assert reached == {"first", "second"}
-    assert "Look at the machine" not in told, "the second one stops where the first one failed"
+    assert "Inspect the machine" not in told, "the second one stops where the first one failed"
     told, reached = provision(hosts_at_once="one")
     assert not reached
     assert "hosts_at_once: is 'one', must be a number of hosts (1), a share of them (25%), or a list of these" in told

@@ -115,9 +115,7 @@ def _settled(declarations: list[Declaration], purge: bool, warn: Callable[[str],
         time.sleep(_BETWEEN)
         host = _look(declarations)
     for one in ending():
-        warn(
-            f"domain {one.domain.name}: has been ending for {DYING_SECONDS} s (id {one.domid}), and Xen keeps its name meanwhile"
-        )
+        warn(f"domain {one.domain.name}: has been ending for {DYING_SECONDS} s (id {one.domid}); Xen keeps its name until then")
     return host
 
 

@@ -113,14 +113,14 @@ def _check_disk(where: str, disk: Disk, plan: Plan, findings: Findings) -> None:
         findings.problems.append(f"{where}: disks: {disk.path} {problem}")
         return
     if disk.format == "qcow2" and not disk_size(disk.path, "qcow2"):
-        findings.problems.append(f"{where}: disks: {disk.path} is no qcow2 image: declare format: raw, or convert it")
+        findings.problems.append(f"{where}: disks: {disk.path} is not a qcow2 image: declare format: raw, or convert it")
         return
     _check_names(f"{where}: disks: {disk.path}", disk.path, disk.format, findings)
     if stat.S_ISREG(status.st_mode) and disk.format == "raw" and status.st_size % BLOCK:
         seen = status.st_size // BLOCK * BLOCK
         findings.warnings.append(
-            f"{where}: disks: {disk.path} has {status.st_size} bytes, which is no multiple of {BLOCK}: a MirageOS unikernel sees"
-            f" the first {seen} only (truncate -s %{BLOCK} {disk.path})"
+            f"{where}: disks: {disk.path} has {status.st_size} bytes, which is not a multiple of {BLOCK}: a MirageOS unikernel"
+            f" sees only the first {seen} (truncate -s %{BLOCK} {disk.path})"
         )
     if disk.shared:
         user = holder(disk, plan.name)
@@ -148,7 +148,7 @@ def _check_origins(plan: Plan, host: Host, findings: Findings, returns: bool) ->
         elif origin.content is None and origin.size and there > origin.size:
             findings.problems.append(
                 f"{where}: has {there} bytes, declared are {origin.size}; shrinking would lose data:"
-                " declare its size, or make a new disk"
+                " declare its size, or create a new disk"
             )
         elif not os.path.isfile(origin.path) and origin.size > there:
             findings.problems.append(f"{where}: is a device of {there} bytes and can't be grown to {origin.size}")
@@ -163,7 +163,7 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
         return
     kind = file_system(origin.path, mounted())
     if kind in IN_MEMORY and origin.content is None:
-        findings.warnings.append(f"{where}: is created on {kind}, in Dom0's memory: the next boot of the host takes it away")
+        findings.warnings.append(f"{where}: is created on {kind}, in Dom0's memory, so it is lost when the host reboots")
     if origin.source and not os.path.isfile(origin.source):
         findings.missing.append(f"{where}: its source {origin.source} is not a file on this host")
     elif origin.source:
@@ -181,8 +181,8 @@ def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:
     whose = _whose(plan, origin.path, host) or ("this domain" if returns else "")
     if whose:
         return (
-            f"was a disk of {whose} and is gone: is its file system mounted, its volume group active? An empty one is not put"
-            " in its place; if the data is lost indeed, create the file yourself"
+            f"was a disk of {whose} and is gone: is its file system mounted, its volume group active? It is not replaced with"
+            " an empty one; if the data is lost, create the file yourself"
         )
     missing = missing_mount(origin.path, mounted())
     return f"nothing is mounted at {missing}, which this host's fstab or a unit of systemd names: mount it" if missing else None
@@ -192,9 +192,7 @@ def _in_the_way(path: str) -> str | None:
     """What is there and is no disk: a new one would never come in its place."""
     if not os.path.lexists(path):
         return None
-    kind = (
-        "a link to something that is not there" if not os.path.exists(path) else "a folder" if os.path.isdir(path) else "a pipe"
-    )
+    kind = "a link whose target does not exist" if not os.path.exists(path) else "a folder" if os.path.isdir(path) else "a pipe"
     return f"is {kind}; a disk is a file or a block device"
 
 

@@ -98,7 +98,7 @@ class Runner:
         except Exception as error:
             for plan, outcome in zip(plans, outcomes):
                 if outcome["steps"] and not outcome["failed"]:
-                    unseen = f"all steps were carried out, but the host can't be looked at: {_line(error)}"
+                    unseen = f"all steps were carried out, but the host can't be observed: {_line(error)}"
                     outcome.update(_failure(plan.name, None, ToolstackError(f"domain {plan.name}: {unseen}")))
             return outcomes, None
 
@@ -140,7 +140,7 @@ class Runner:
                 performer.perform(step)
             current = self._look().find(plan.name) if former.alive else None
         except Exception as second:
-            outcome["msg"] += f"; and it could not be undone ({_line(second)}): look at 'xl list', run it again"
+            outcome["msg"] += f"; and it could not be undone ({_line(second)}): check 'xl list', then run it again"
             outcome["rolled_back"] = False
             return outcome
         if former.alive and (current is None or current.state != former.state):

@@ -51,7 +51,7 @@ def _cpus(reader: Reader) -> str:
     except ValueError:
         raise reader.fail("cpus", f"{shown(text)} is not a set of CPUs, as in 0-3,^1,8, or all") from None
     if chosen is not None and not chosen:
-        raise reader.fail("cpus", f"is {shown(text)}, which leaves no CPU")
+        raise reader.fail("cpus", f"is {shown(text)}, which excludes every CPU")
     return cpu_text(chosen or set())
 
 
@@ -223,7 +223,7 @@ def _name(value: Any) -> str:
         raise SpecError(f"domain {shown(value)}: name: {not_text(value)}")
     # libxl_domain_qualifier_to_domid in xen/tools/libs/light/libxl_utils.c.
     if re.fullmatch("[0-9]+", value):
-        raise SpecError(f"domain {shown(value)}: name: has digits only, which xl takes for the id of a domain: add a letter")
+        raise SpecError(f"domain {shown(value)}: name: has only digits, which xl would read as a domain's id: add a letter")
     if not NAME.fullmatch(value) or value in RESERVED_NAMES:
         raise SpecError(f"domain {shown(value)}: {rule}")
     return str(value)
@@ -372,7 +372,7 @@ def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
             )
         for word in given:
             if word.partition("=")[0] in options:
-                raise reader.fail("arguments", f"{word.partition('=')[0]} comes from an interface's address or gateway already")
+                raise reader.fail("arguments", f"{word.partition('=')[0]} is already set by an interface's address or gateway")
     line = given if isinstance(given, str) else boot_line.join([*words, *given])
     size = len(line.encode("utf-8"))
     if size > MAX_ARGUMENTS:

@@ -116,7 +116,7 @@ def _gateway(reader: Reader, option: str, address: str, on_link: bool) -> str:
     if gateway not in network and not asked:
         raise reader.fail(
             option,
-            f"{value} is not in the interface's network {network}; if it is on the link all the same, set gateway_on_link: true",
+            f"{value} is not in the interface's network {network}; if it is on the link anyway, set gateway_on_link: true",
         )
     if gateway == ipaddress.ip_interface(address).ip:
         raise reader.fail(option, f"{value} is the interface's own address")
@@ -132,7 +132,7 @@ def _mac(reader: Reader, derived: str) -> str:
         # YAML 1.1 reads digits with colons between them as a number of base 60.
         digits = [number // 60**power % 60 for power in range(4, -1, -1)]
         text = ":".join(f"{digit:02}" for digit in (number // 60**5, *digits))
-        raise reader.fail("mac", f'is {number}, a number that YAML made of it; write it in quotes: "{text}"')
+        raise reader.fail("mac", f'is {number}, which YAML read as a number; write it in quotes: "{text}"')
     mac = reader.text("mac", derived).lower()
     if not MAC.fullmatch(mac):
         raise reader.fail("mac", f"is {shown(mac)}, must be six bytes, as in 00:16:3e:01:02:03")

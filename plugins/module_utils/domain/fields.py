@@ -114,10 +114,10 @@ LIVE = frozenset(field.name for field in DOMAIN if field.live)
 OUR_KEYS = {key: field.name for field in DOMAIN for key in field.xl}
 # Keys of xl.cfg that would make something else of the domain than what its options say, or run programs of Dom0.
 REFUSED_KEYS = {
-    "bootloader": "runs a program in Dom0 that picks another kernel than the option kernel",
-    "bootloader_args": "belongs to bootloader, which picks another kernel than the option kernel",
-    "firmware": "boots something else than the option kernel",
-    "firmware_override": "boots something else than the option kernel",
+    "bootloader": "runs a program in Dom0 that selects a kernel other than the option kernel",
+    "bootloader_args": "belongs to bootloader, which selects a kernel other than the option kernel",
+    "firmware": "boots something other than the option kernel",
+    "firmware_override": "boots something other than the option kernel",
     "pvshim": "starts another kernel and another type of domain than the options state",
     "pvshim_path": "starts another kernel than the option kernel",
     "pvshim_cmdline": "belongs to pvshim, which starts another kernel than the option kernel",

@@ -289,7 +289,7 @@ def _of_one_service(reader: Reader, option: str, host: str, address: ipaddress.I
     if address.is_unspecified:
         why = "is zero, and would ask Dom0 itself"
     elif address.is_multicast or address == _BROADCAST:
-        why = "is the address of many, and a service has one of its own"
+        why = "is a multicast or broadcast address; a service needs one of its own"
     elif address.version == 6 and address.is_link_local:
         why = "is link-local, which needs a zone: use another address of the domain"
     if why:

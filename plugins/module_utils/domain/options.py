@@ -50,11 +50,11 @@ def shown(value: Any) -> str:
 def not_text(value: Any) -> str:
     """What is wrong with a value that should be text, and what to write."""
     if isinstance(value, bool):
-        return f"is {value}: YAML reads an unquoted yes, no, on or off so; write it in quotes"
+        return f"is {value}: YAML reads an unquoted yes, no, on or off as true or false; write it in quotes"
     if isinstance(value, (int, float)):
-        return f"is {shown(value)}, a number that YAML made of it; write it in quotes"
+        return f"is {shown(value)}, which YAML read as a number; write it in quotes"
     if isinstance(value, datetime.date):  # with a time too
-        return f"is {value}, a date that YAML made of it; write it in quotes"
+        return f"is {value}, which YAML read as a date; write it in quotes"
     return f"must be text, not {type(value).__name__}"
 
 

@@ -54,7 +54,7 @@ def hold_reason(state: State, rollout: Rollout, wave: int, now: datetime.datetim
         when = f"{opens.astimezone(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC" if opens else "never"
         return f"wave {wave + 1} waits for the window ({rollout.window.text()}), which opens at {when}: {resume}"
     if wave in state.approve and wave not in state.approved and wave not in state.begun_waves:
-        return f"wave {wave + 1} waits for a person who agrees: {resume} -e approve={wave + 1}"
+        return f"wave {wave + 1} waits for an approval: {resume} -e approve={wave + 1}"
     return ""
 
 
@@ -124,7 +124,7 @@ def ending(state: State, rollout: Rollout, now: datetime.datetime) -> Ending:
     rest = [host for wave in state.remaining for host in wave if host not in failed]
     ways = (
         f"ansible-playbook playbooks/rollout.yml -e resume={state.id} resumes it,"
-        f" ansible-playbook playbooks/rollout.yml -e abort={state.id} takes it back"
+        f" ansible-playbook playbooks/rollout.yml -e abort={state.id} rolls it back"
     )
     if reason and not state.begun_waves:
         return Ending(journal.REFUSED, 2, [*lines, f"no host was changed: {reason}"], True)
@@ -136,9 +136,8 @@ def ending(state: State, rollout: Rollout, now: datetime.datetime) -> Ending:
         hold = hold_reason(state, rollout, wave, now) or ways
         return Ending(journal.WAITING, 4, [*lines, hold], False)
     if failed:
-        return Ending(
-            journal.INCOMPLETE, 4, [*lines, f"try these again: ansible-playbook playbooks/rollout.yml -e resume={state.id}"], True
-        )
+        again = f"retry these hosts: ansible-playbook playbooks/rollout.yml -e resume={state.id}"
+        return Ending(journal.INCOMPLETE, 4, [*lines, again], True)
     return Ending(journal.COMPLETE, 0, lines, True)
 
 

@@ -67,13 +67,13 @@ def read(text: str) -> Generation:
             raise GenerationError("is of another format")
         generation = Generation(**values)
     except (ValueError, TypeError, RecursionError) as error:
-        raise GenerationError(str(error) if isinstance(error, GenerationError) else "is not a whole generation") from None
+        raise GenerationError(str(error) if isinstance(error, GenerationError) else "is not a complete generation") from None
     kinds = [(generation.number, int), (generation.domains, list), (generation.images, dict), (generation.repeats, int)]
     kinds += [(getattr(generation, name), str) for name in ("time", "by", "revision", "rollout", "result")]
     whole = all(isinstance(value, kind) and not isinstance(value, bool) for value, kind in kinds) and generation.number > 0
     whole = whole and all(isinstance(image, str) for image in generation.images.values())
     if not whole or not all(map(_is_domain, generation.domains)):
-        raise GenerationError("is not a whole generation")
+        raise GenerationError("is not a complete generation")
     return generation
 
 

@@ -78,9 +78,9 @@ def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) ->
         return note
     if current and current.id not in ended and not take_over:
         raise NoteError(
-            f"rollout {current.id} by {current.by or 'somebody'} is under way since {current.at}:"
-            f" -e resume={current.id} resumes it, -e abort={current.id} takes it back;"
-            " where its journal is lost, -e take_over=true ends it here"
+            f"rollout {current.id} by {current.by or 'somebody'} has been under way since {current.at}:"
+            f" -e resume={current.id} resumes it, -e abort={current.id} rolls it back;"
+            " if its journal is lost, -e take_over=true ends it on this host"
         )
     # A rollout that is aborted again returns to where it began; what was left as it is may have changed since.
     earlier = next((entry for entry in note.past if entry.id == new.id and entry.result not in DONE), None)

@@ -57,7 +57,7 @@ def problems_of(name: str, image: Any) -> list[str]:
         return [f"{where}: must have exactly one of {', '.join(SOURCES)}"]
     digest = image.get("sha256")
     if origins == ["url"] and not digest:
-        return [f"{where}: a url needs the sha256 of what it should bring"]
+        return [f"{where}: a url needs the sha256 of its file"]
     return _types(where, image) or _values(where, image, origins[0])
 
 

@@ -97,7 +97,7 @@ def _newest(host: HostStatus, generations: Mapping[str, Any]) -> dict[str, Any]:
 
 def _under_way(generations: Mapping[str, Any]) -> list[str]:
     entry = _mapping(_mapping(generations.get("rollouts")).get("under_way"))
-    return [_line(f"rollout {entry.get('id')} is under way since {entry.get('at')}")] if entry else []
+    return [_line(f"rollout {entry.get('id')} has been under way since {entry.get('at')}")] if entry else []
 
 
 def _answers(health: Mapping[str, Any]) -> dict[str, str]:

@@ -50,7 +50,7 @@ def check(health: Health, deadline: float) -> str | None:
         try:
             code = process.wait(_KILL_SECONDS)
         except subprocess.TimeoutExpired:
-            return "did not end, not even killed: it waits for a device or a file server"
+            return "could not be killed: it waits for a device or a file server"
         output.read(0)
     finally:
         # Not read to its end: a child in a session of its own may hold the other one for ever.

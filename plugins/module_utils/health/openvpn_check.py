@@ -37,7 +37,7 @@ _MAX_PACKET = 4096
 _MAX_PACKETS = 64
 # Of TLS in one packet, as OpenVPN's own clients send it.
 _MAX_PAYLOAD = 1000
-_CLOSES = "it closes in the middle of the TLS handshake"
+_CLOSES = "it closed the connection during the TLS handshake"
 _MISSING = "the Python library cryptography is missing where this runs (Debian's python3-cryptography, by the role xen_host)"
 
 
@@ -91,11 +91,11 @@ def problem_of(packet: bytes, static: bytes, session: bytes) -> str | None:
     """None when ``packet`` answers our reset."""
     plain = Key(static, server=True).unwrap(packet)
     if plain is None:
-        return "something else than OpenVPN answers, or one with another tls-crypt key"
+        return "what answers is not OpenVPN, or has another tls-crypt key"
     acknowledged = plain[0] if plain else 0
     theirs = plain[1 + 4 * acknowledged : 1 + 4 * acknowledged + _SESSION]
     if packet[0] >> 3 != _SERVER_RESET or not acknowledged or theirs != session:
-        return "an answer to another packet than ours"
+        return "an answer to another packet"
     return None
 
 
@@ -171,7 +171,7 @@ def _ended(certificate: bytes | None) -> str | None:
     found = x509.load_der_x509_certificate(certificate)
     # Without a zone before cryptography 42, and UTC all the same.
     after = getattr(found, "not_valid_after_utc", None) or found.not_valid_after.replace(tzinfo=datetime.timezone.utc)
-    return f"its certificate ended on {after:%Y-%m-%d}" if after.timestamp() < time.time() else None
+    return f"its certificate expired on {after:%Y-%m-%d}" if after.timestamp() < time.time() else None
 
 
 def certificate_problem(conversation: Conversation, receive: Callable[[], bytes], authorities: str) -> str | None:
@@ -185,7 +185,7 @@ def certificate_problem(conversation: Conversation, receive: Callable[[], bytes]
         except ssl.SSLWantReadError:
             conversation.say(outgoing.read())
         except ssl.SSLCertVerificationError as error:
-            return f"its certificate is not good: {error.verify_message}"
+            return f"its certificate is not valid: {error.verify_message}"
         except ssl.SSLError as error:
             # Up to TLS 1.2 it asks for ours before the handshake is complete; then its own was found good already.
             asks = "alert" in str(error.reason or "").lower() and tls.version() in (None, "TLSv1.2")
@@ -219,7 +219,7 @@ def check(health: Health, deadline: float) -> str | None:
         wire.send(reset)
         answer = wire.receive()
         if not answer:
-            return "it closes without an answer: no OpenVPN, or one with another tls-crypt key"
+            return "it closed the connection without an answer: it is not OpenVPN, or has another tls-crypt key"
         problem = problem_of(answer, static, session)
         if problem:
             return problem

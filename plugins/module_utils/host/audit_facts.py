@@ -169,10 +169,10 @@ def waiting_updates() -> dict[str, bool]:
             command, capture_output=True, text=True, errors="replace", timeout=300, check=False, env={**os.environ, "LC_ALL": "C"}
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise UpdatesError(f"which updates wait is not known: '{' '.join(command)}': {error}") from None
+        raise UpdatesError(f"pending updates are not known: '{' '.join(command)}': {error}") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["it printed no error"]
-        raise UpdatesError(f"which updates wait is not known: '{' '.join(command)}' failed ({done.returncode}): {lines[0]}")
+        raise UpdatesError(f"pending updates are not known: '{' '.join(command)}' failed ({done.returncode}): {lines[0]}")
     return updates_of(done.stdout)
 
 

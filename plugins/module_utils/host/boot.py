@@ -110,7 +110,9 @@ def keep(xen_line: str, linux_line: str, release: str) -> None:
     entry = running_entry(menus, xen_line, linux_line, release)
     if entry is None:
         kind = "Xen and " if xen_line else ""
-        raise BootError(f"GRUB's menu has no entry with {kind}Linux {release}, which runs: what boots this host is not that menu")
+        raise BootError(
+            f"GRUB's menu has no entry with {kind}Linux {release}, which runs: this host was not booted from that menu"
+        )
     folder = FOLDER + _boot_id()[:8]
     os.makedirs(f"/boot/{folder}", mode=0o700, exist_ok=True)
     for path in entry.files:
@@ -132,7 +134,7 @@ def prepare(xen_line: str, linux_line: str, release: str) -> None:
         )
     entry = xen_entry(read(MENU))
     if entry is None:
-        raise BootError(f"{MENU} has no entry with Xen: is GRUB what boots this machine? See 'update-grub'")
+        raise BootError(f"{MENU} has no entry with Xen: does GRUB boot this machine? See 'update-grub'")
     if os.path.basename(OWN_MENU) not in read(MENU):
         raise BootError(f"{MENU} does not read {OWN_MENU}: run update-grub")
     if booted(linux_line) != GOOD or not state()["kept"]:
@@ -168,7 +170,7 @@ def _second_name(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except FileNotFoundError:
-        raise BootError(f"{source}, which GRUB's menu names, is not there: run update-grub") from None
+        raise BootError(f"{source}, which GRUB's menu names, does not exist: run update-grub") from None
     except OSError:
         # A file system without links (vfat).
         shutil.copyfile(source, target)

@@ -4,7 +4,7 @@
 
 """What makes a Xen host harder to break into: the settings, and whether a host has them. Pure: what was read in, lines out.
 
-docs/hardening.md has each control, what it stops and how to look at it by hand.
+docs/hardening.md has each control, what it stops and how to check it by hand.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def ssh_refusals(ssh: dict[str, Any], hardened: bool, by_password: bool) -> list
         why = f"the user {ssh['user']} has no key in ~/.ssh/authorized_keys there"
     else:
         return []
-    return [f"xen_host_harden_sshd: sshd would take keys only, but {why}: add a key, or set it to false"]
+    return [f"xen_host_harden_sshd: sshd would accept only keys, but {why}: add a key, or set it to false"]
 
 
 def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:

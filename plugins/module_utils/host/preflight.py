@@ -39,11 +39,11 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     if info["machine"] != "x86_64":
         lines.append(f"is a {info['machine']} machine; Xen's PVH guests are supported on x86-64 only")
     elif not info["hardware_virtualization"]:
-        lines.append("has no VT-x or AMD-V: enable virtualization in the firmware's setup, or take another machine")
+        lines.append("has no VT-x or AMD-V: enable virtualization in the firmware's setup, or use another machine")
     elif info["under_xen"] and not info["pvh_capable"]:
         lines.append("runs Xen, but without hardware virtualization (virt_caps has no hvm): enable VT-x or AMD-V in the firmware")
     if info["secure_boot"]:
-        lines.append("has Secure Boot on, and Debian's Xen is not signed: switch Secure Boot off in the firmware's setup")
+        lines.append("has Secure Boot enabled, and Debian's Xen is not signed: disable Secure Boot in the firmware's setup")
     # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
     if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + XEN_MIB:
         lines.append(
@@ -77,9 +77,9 @@ def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over
     strangers = ", ".join(info["foreign_domains"])
     # Once taken over it is a host of this collection's: what else runs there is then known to its administrator.
     if strangers and not take_over and (reboots or not info["written_arguments"]):
-        what = "a reboot would end them" if reboots else "its defaults would become those of this role"
+        what = "a reboot would stop them" if reboots else "its defaults would become those of this role"
         lines.append(
-            f"runs domains that this collection did not make ({strangers}): {what}; set xen_host_take_over: true to do it"
+            f"runs domains that this collection did not create ({strangers}): {what}; set xen_host_take_over: true to do it"
         )
     if reboots and try_once and info["boot"]["cannot_try"]:
         lines.append(
@@ -117,7 +117,7 @@ def warnings(info: dict[str, Any]) -> list[str]:
             f" {installed['kernel']}: a reboot is pending (playbooks/update.yml)"
         )
     if info["package_lists_age"] > MAX_LISTS_AGE:
-        lines.append(f"has package lists that are {info['package_lists_age']} days old: whether fixes wait is not known")
+        lines.append(f"has package lists that are {info['package_lists_age']} days old: so pending updates are not known")
     if info["boot"]["returned"]:
         lines.append(f"returned from a boot that failed: {info['boot']['returned']}")
     return lines

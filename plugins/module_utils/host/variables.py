@@ -116,7 +116,7 @@ def cpus_refusal(value: Any, cpus: int = MAX_CPUS + 1) -> str:
     if chosen is None:
         return ""
     if not chosen:
-        return f"{name}: is {text!r}, which leaves no CPU to domains; write it {example}"
+        return f"{name}: is {text!r}, which leaves no CPU for domains; write it {example}"
     if max(chosen) >= cpus:
         return f"{name}: is {text!r}, but the host's CPUs are 0..{cpus - 1}"
     return ""

@@ -95,7 +95,7 @@ def _from_source(params: dict[str, Any], check: bool) -> tuple[bool, dict[str, A
             raise BuildError(f"source {shown(params['source'])}: a git repository needs version: the revision to build")
         if params["require_commit"] and not COMMIT.fullmatch(params["version"]):
             raise BuildError(
-                f"version: {params['version']!r}: whoever can push can move it; where images must be signed"
+                f"version: {params['version']!r}: anyone who can push can move it; where images must be signed"
                 " (unikernel_images_signature: required) give the full commit, 40 hexadecimal digits"
             )
         _needs_lock(params, "the folder of a git repository is a cache")

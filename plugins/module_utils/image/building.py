@@ -176,7 +176,7 @@ class Building:
         except OSError as error:
             raise BuildError(
                 f"{self.request.name}: config.ml names the unikernel {name.removesuffix('-xen')}, and there is no lock file"
-                f" {self.lock_path} for it; update_lock: true makes one"
+                f" {self.lock_path} for it; update_lock: true creates one"
             ) from error
 
     def _installed(self) -> dict[str, str]:

@@ -59,11 +59,11 @@ def address_of(url: str) -> Address:
     """BuildError for what is not fetched from, without the words of the address that may be secret."""
     scheme = re.split("://|::", url)[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", url) else ""
     if scheme in ("http", "git"):
-        raise BuildError(f"source: {scheme}:// can be read and changed by anybody on the way; give an https:// or ssh:// address")
-    if not _ADDRESS.fullmatch(url):
         raise BuildError(
-            f"source: an address that begins with {scheme!r} is not fetched from; give an https:// or ssh:// address"
+            f"source: {scheme}:// can be read and altered by anyone on the network path; use an https:// or ssh:// address"
         )
+    if not _ADDRESS.fullmatch(url):
+        raise BuildError(f"source: an address that begins with {scheme!r} is not supported; use an https:// or ssh:// address")
     if not scheme:
         return Address(url)
     try:
@@ -92,7 +92,7 @@ def _is_ours(path: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         owner = os.stat(path).st_uid
         if owner not in (0, os.geteuid()):
-            raise BuildError(f"source file://{path}: belongs to another user of this machine; give a copy of it that is yours")
+            raise BuildError(f"source file://{path}: belongs to another user of this machine; use a copy that you own")
 
 
 # For git's own question of who asks: the words stand in its environment.

@@ -117,7 +117,7 @@ def _get(url: str, path: str, there: int, size: int | None, most: int, until: fl
     written = there if status == 206 else 0
     packed = (reply.headers.get("Content-Encoding") or "identity").strip().lower()
     if packed not in ("identity", "gzip") or (packed == "gzip" and status == 206):
-        raise StoreError(f"the server sends the file as {printable(packed)[:40]!r}, asked for was gzip or the file as it is")
+        raise StoreError(f"the server sends the file as {printable(packed)[:40]!r}, expected gzip or the file as it is")
     announced = "" if packed == "gzip" else reply.headers.get("Content-Length") or ""
     if re.fullmatch("[0-9]{1,18}", announced) and written + int(announced) > most:
         raise StoreError(f"the server announces {written + int(announced)} bytes, expected are {size or f'at most {most}'}")
@@ -152,7 +152,7 @@ def unpacked(blocks: Iterator[bytes]) -> Iterator[bytes]:
 def _check_range(header: str, there: int, size: int | None) -> None:
     match = _CONTENT_RANGE.fullmatch(header)
     if not match or int(match.group(1)) != there or (size is not None and match.group(3) not in ("*", str(size))):
-        raise StoreError(f"the server answers the range {printable(header)!r}, asked for were bytes {there}-")
+        raise StoreError(f"the server answers the range {printable(header)!r}, requested were bytes {there}-")
 
 
 class _Reply:

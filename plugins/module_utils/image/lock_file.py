@@ -44,7 +44,7 @@ def read(text: str) -> Lock:
 def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
     """Why nothing can be built from it, in words; None when it can. ``root``: the package that its file name names."""
     if lock.roots and root not in lock.roots:
-        return f"it was made for {', '.join(lock.roots)}, not for {root}; update_lock: true makes one"
+        return f"it was made for {', '.join(lock.roots)}, not for {root}; update_lock: true creates one"
     missing = sorted(set(lock.provided) - set(toolchain))
     if missing:
         return f"it needs {', '.join(missing)} in the toolchain; add them to mirage_builder_packages"
@@ -86,7 +86,7 @@ def other_commit(lock: Lock, uri: str, commit: str) -> str:
     others = [address[len(own) :] for address, _digests in lock.sources if address.startswith(own) and address != own + commit]
     if not uri or not commit or not others:
         return ""
-    return f"it pins {uri} at {others[0][:12]}, and version is {commit[:12]}; update_lock: true makes one for it"
+    return f"it pins {uri} at {others[0][:12]}, and version is {commit[:12]}; update_lock: true creates one for it"
 
 
 def repositories(opam: str) -> list[tuple[str, str]]:

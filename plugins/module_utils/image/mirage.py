@@ -127,7 +127,7 @@ def refusals(request: Request, tools: Toolchain) -> None:
     if request.update_lock:
         return
     if request.lock and not os.path.isfile(request.lock):
-        raise BuildError(f"lock: {request.lock} is not a file; update_lock: true makes it")
+        raise BuildError(f"lock: {request.lock} is not a file; update_lock: true creates it")
     locks = (
         [request.lock] if request.lock else [os.path.join(folder, path) for path in source_files(folder) if LOCK.fullmatch(path)]
     )
@@ -140,7 +140,7 @@ def refusals(request: Request, tools: Toolchain) -> None:
     if not locks:
         raise BuildError(
             f"source {folder}: there is no lock file mirage/NAME-xen.opam.locked, so what would be built in is unknown;"
-            " update_lock: true makes one to commit, and lock: FILE names one that you keep"
+            " update_lock: true creates one to commit, and lock: FILE names one that you keep"
         )
 
 

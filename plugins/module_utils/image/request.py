@@ -80,7 +80,7 @@ def configure_refusal(option: str) -> str | None:
     if not _OPTION.fullmatch(option) or "\n" in option:
         return f"configure: {option!r}: expected an option as in --name=value"
     if re.match(r"(-t|--target)(?![a-z-])", option):
-        return f"configure: {option!r}: the target is always xen, for nothing else boots under Xen"
+        return f"configure: {option!r}: the target is always xen, because nothing else boots under Xen"
     if re.match(r"(-f|--file|-o|--output)(?![a-z-])", option):
-        return f"configure: {option!r}: is not for you to set; name the image with 'name'"
+        return f"configure: {option!r}: can't be set; name the image with 'name'"
     return None

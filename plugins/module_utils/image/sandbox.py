@@ -191,7 +191,7 @@ def refusal() -> str | None:
     cell = Cell("/usr", {})
     works, why = _answers(arguments(cell, ["true"], this_machine()))
     hint = "" if this_machine().uid == 0 else " (sysctl user.max_user_namespaces and kernel.unprivileged_userns_clone allow it)"
-    return None if works else f"bubblewrap cannot make a sandbox here: {why}{hint}"
+    return None if works else f"bubblewrap can't create a sandbox here: {why}{hint}"
 
 
 def require(enabled: bool) -> None:
@@ -200,7 +200,7 @@ def require(enabled: bool) -> None:
     if why:
         raise SandboxError(
             f"sandbox: builds run foreign code and {why}; fix that, or set mirage_builder_sandbox: false"
-            " (the module's sandbox: false) to let it run as you, with all that you can read"
+            " (the module's sandbox: false) to run it with your rights, and access to all your files"
         )
 
 

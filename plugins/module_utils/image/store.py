@@ -143,7 +143,7 @@ def read_manifest(data: bytes) -> tuple[dict[str, Any], str]:
             manifest[key] = value
         else:
             wrong.add(printable(key))
-    return manifest, f"has no sound {', '.join(sorted(wrong))[:200]}" if wrong else ""
+    return manifest, f"has no valid {', '.join(sorted(wrong))[:200]}" if wrong else ""
 
 
 def describe(store: str, digest: str) -> dict[str, Any]:
@@ -320,7 +320,7 @@ def fsck(store: str) -> list[str]:
     lines = []
     images = {image["sha256"]: image for image in listing(store)}
     if os.path.isdir(store) and os.stat(store).st_mode & 0o022:
-        lines.append(f"{store}: others than its owner may write there: chmod go-w {store}")
+        lines.append(f"{store}: users other than its owner can write there: chmod go-w {store}")
     for digest, image in images.items():
         actual = digest_of(image_path(store, digest))
         if actual != digest:
@@ -386,7 +386,7 @@ def take(store: str, file: str, path: str, sha256: str) -> None:
             shutil.copyfile(path, incoming)
         actual = digest_of(incoming)
         if actual != sha256:
-            raise StoreError(f"{file}: what arrived has the sha256 {actual}; it was removed: run again")
+            raise StoreError(f"{file}: the received file has the sha256 {actual}; it was removed: run again")
         if file.endswith(SUFFIX):
             inspect_file(incoming)
         with open(incoming, "rb+") as arrived:

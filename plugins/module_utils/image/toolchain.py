@@ -89,7 +89,7 @@ def refusal(wanted: Wanted) -> str | None:
     return None
 
 
-_NO_USER = "an address with a user or password would stand in statements and be seen by builds; give a local copy of it"
+_NO_USER = "an address with a user or password would be visible in statements and to builds; use a local copy"
 
 
 def _has_user(address: str) -> bool:
@@ -125,7 +125,7 @@ def make(wanted: Wanted, check: bool) -> bool:
         sandbox.require(wanted.sandbox)
         os.makedirs(wanted.folder, mode=0o755, exist_ok=True)
         path = os.path.join(wanted.folder, ".lock")
-        late = BuildError(f"another run still makes this toolchain after {wanted.timeout} s (it holds {path})")
+        late = BuildError(f"another run is still building this toolchain after {wanted.timeout} s (it holds {path})")
         with hold(path, wanted.timeout, late):
             if present(wanted.folder) != wanted.versions():
                 _make(wanted)

@@ -270,7 +270,7 @@ def end_process(folder: str, patience: float | None = None) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         if not pid or _gone_after(folder, pid, signal_number, patience):
             return
-    raise MachineError(f"process {pid} of the machine in {folder} survived SIGKILL for {patience:.0f} s: look at it by hand")
+    raise MachineError(f"process {pid} of the machine in {folder} survived SIGKILL for {patience:.0f} s: check it by hand")
 
 
 def _gone_after(folder: str, pid: int, signal_number: int, patience: float) -> bool:

@@ -35,7 +35,7 @@ def read(machines: Any, folder: str) -> dict[str, dict[str, Any]]:
 
 def _name_of(name: Any) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
-        raise ValueError(f"machines: '{name}' is no name of a machine: lower case letters, digits and hyphens, such as xen1")
+        raise ValueError(f"machines: '{name}' is not the name of a machine: lower case letters, digits and hyphens, such as xen1")
     return name
 
 
@@ -61,7 +61,7 @@ def _machine(where: str, options: Any, folder: str) -> dict[str, Any]:
             variables[key] = os.path.join(folder, os.path.expanduser(text)) if key in PATHS else text
     for index, group in enumerate(variables.get("groups", [])):
         if not GROUP.fullmatch(group):
-            raise ValueError(f"{where}.groups[{index}]: '{group}' is no name of a group: letters, digits and underscores")
+            raise ValueError(f"{where}.groups[{index}]: '{group}' is not the name of a group: letters, digits and underscores")
     return variables
 
 

@@ -56,7 +56,7 @@ def claim(word: str) -> Network:
         raise ClaimError(f"{word!r} is not an address or a network") from None
     address, network = interface.ip, interface.network
     if not network.prefixlen:
-        raise ClaimError(f"{word!r} is everything; a domain that sends from everywhere is antispoofing: false")
+        raise ClaimError(f"{word!r} covers every address; for a domain that may send from any address set antispoofing: false")
     found = network if address == network.network_address else ipaddress.ip_network(address)
     for other in _NOT_OWN:
         if found.version == other.version and found.overlaps(other):

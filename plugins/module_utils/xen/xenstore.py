@@ -72,8 +72,8 @@ class Xenstore:
                     answers.append(None if answered == _ERROR else body)
         except (OSError, struct.error) as error:
             raise ToolstackError(
-                f"xenstored does not answer ({error}, limit {self.timeout:.0f} s); domains run on, but nothing can be changed"
-                " until it does: see 'systemctl status xenstored' and /var/log/xen"
+                f"xenstored does not answer ({error}, limit {self.timeout:.0f} s); domains keep running, but nothing can be"
+                " changed until it does: see 'systemctl status xenstored' and /var/log/xen"
             ) from None
         return answers
 

@@ -266,7 +266,7 @@ def test_a_way_back_that_fails_says_so_and_the_next_run_makes_it_good(xen, conve
     xen.hooks["xl rename www~prev www"] = lambda: (1, "libxl: error: no")
     failed = converge({"name": "www", "memory": 20})
     assert failed["failed"] and not failed["rolled_back"]
-    assert "and it could not be undone" in failed["msg"] and "look at 'xl list', run it again" in failed["msg"]
+    assert "and it could not be undone" in failed["msg"] and "check 'xl list', then run it again" in failed["msg"]
     xen.hooks.clear()
     assert converge({"name": "www"})["failed"] is False
     assert states(xen) == {"www": ("running", 16)}
@@ -420,7 +420,7 @@ def test_a_disk_of_odd_size_is_warned_of(xen, converge):
     path = xen.folder / "data.img"
     path.write_bytes(b"x" * 5000)
     converge({"name": "www", "disks": [{"path": str(path)}]})
-    assert "has 5000 bytes, which is no multiple of 4096: a MirageOS unikernel sees the first 4096 only" in converge.warnings[0]
+    assert "has 5000 bytes, which is not a multiple of 4096: a MirageOS unikernel sees only the first" in converge.warnings[0]
 
 
 def test_a_disk_below_dev_is_never_made_nor_removed(xen, converge, tmp_path):
@@ -446,6 +446,6 @@ def test_results_are_plain_json(xen, converge):
 def test_a_domain_of_ours_that_got_a_name_of_no_domain_is_named_by_purge(xen, converge):
     converge({"name": "www"})
     xen.domains["7"] = xen.domains.pop("www")
-    with pytest.raises(converge.Refused, match="purge: domain '7': name: has digits only"):
+    with pytest.raises(converge.Refused, match="purge: domain '7': name: has only digits"):
         converge({"name": "other"}, purge=True)
     assert "7" in xen.domains

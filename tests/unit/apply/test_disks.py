@@ -152,7 +152,7 @@ def test_a_disk_in_memory_is_made_and_warned_of(xen, converge, table):
     path = f"{xen.folder}/d.img"
     converge({"name": "a", "disks": [{"path": path, "size": 1, "access": "w"}]})
     assert converge.warnings == [
-        f"domain a: disks: {path}: is created on tmpfs, in Dom0's memory: the next boot of the host takes it away"
+        f"domain a: disks: {path}: is created on tmpfs, in Dom0's memory, so it is lost when the host reboots"
     ]
 
 
@@ -251,7 +251,7 @@ def test_the_tail_of_a_disk_that_a_unikernel_does_not_see_is_warned_of(xen, conv
     path.write_bytes(b"x" * 5000)
     converge({"name": "a", "disks": [{"path": str(path)}]})
     assert converge.warnings == [
-        f"domain a: disks: {path} has 5000 bytes, which is no multiple of 4096: a MirageOS unikernel sees the first 4096 only"
+        f"domain a: disks: {path} has 5000 bytes, which is not a multiple of 4096: a MirageOS unikernel sees only the first 4096"
         f" (truncate -s %4096 {path})"
     ]
 

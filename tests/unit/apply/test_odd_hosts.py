@@ -92,7 +92,7 @@ def test_a_last_look_that_fails_loses_no_results(xen, converge, monkeypatch, err
     good, bad = converge({"name": "good"}, {"name": "bad"})
     assert good["failed"] and good["changed"] and good["steps"] == ["create good", "autostart good"]
     assert good["state"] == "unknown"
-    assert "domain good: all steps were carried out, but the host can't be looked at: " in good["msg"]
+    assert "domain good: all steps were carried out, but the host can't be observed: " in good["msg"]
     assert "'xl unpause bad' failed" in bad["msg"] and bad["state"] == "unknown"
 
 
@@ -139,7 +139,7 @@ def test_a_raw_file_declared_as_qcow2_is_refused_before_anything_begins(xen, con
     path.write_bytes(b"\0" * 4096)
     monkeypatch.setattr("ansible_collections.unikernels.xen.plugins.module_utils.apply.preconditions.QEMU", "/bin/true")
     for size in ({}, {"size": 1}):
-        with pytest.raises(converge.Refused, match=f"domain a: disks: {path} is no qcow2 image: declare format: raw"):
+        with pytest.raises(converge.Refused, match=f"domain a: disks: {path} is not a qcow2 image: declare format: raw"):
             converge({"name": "a", "disks": [{"path": str(path), "format": "qcow2", "access": "w", **size}]})
 
 
@@ -250,7 +250,7 @@ def test_one_that_does_not_end_is_named_and_the_others_are_looked_after(xen, con
     xen.domains["www"]["state"] = "dying"
     xen.xl_destroy = lambda _word: (0, "", "")
     www, db = converge({"name": "www"}, {"name": "db"}, parallel=2)
-    assert any("domain www: has been ending for 0.05 s (id 1), and Xen keeps its name" in line for line in converge.warnings)
+    assert any("domain www: has been ending for 0.05 s (id 1); Xen keeps its name" in line for line in converge.warnings)
     assert www["failed"] and "already exists" in www["msg"] and www["state"] == "dying"
     assert db["failed"] is False and db["state"] == "running"
 

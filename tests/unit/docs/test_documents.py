@@ -4,6 +4,7 @@ import fnmatch
 import pathlib
 import re
 import subprocess
+import urllib.parse
 
 import pytest
 import yaml
@@ -77,6 +78,24 @@ def test_links_between_pages_lead_somewhere(page):
             assert anchor in slugs, target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_other_sites_have_the_form_of_links(page):
+    """`tools/publish links` asks the sites; here is no internet. Links into this repository lead to a file that it has."""
+    text = re.sub(r"```.*?```|`[^`]*`|^    .*$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    repository = read("galaxy.yml")["repository"]
+    for target in re.findall(r"\]\((https?:[^)]*)\)|<(https?:[^>]*)>|^\[[^\]]+\]: (https?:\S*)", text, re.MULTILINE):
+        url = "".join(target)
+        parts = urllib.parse.urlsplit(url)
+        assert parts.scheme == "https" and re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", parts.netloc), url
+        assert re.fullmatch(r"[!-~]+", url) and not url.endswith((".", ",", ";", ":")), url
+        if url.startswith(f"{repository}/"):
+            path = re.fullmatch(r"(?:tree|blob)/main/(.*)|issues|releases.*", url.removeprefix(f"{repository}/"))
+            assert path and (ROOT / (path[1] or "")).exists(), url
+    rest = re.sub(r"\]\([^)]*\)|<[^>]*>|^\[[^\]]+\]: .*$", "", text, flags=re.MULTILINE)
+    bare = re.findall(r"(?<![(<\w/.])https?://[^\s)>\]]+", rest)
+    assert bare == [], "a bare address is no link in Markdown: [words](address)"
+
+
 def test_modules_of_an_action_group_share_an_option():
     shared = {"xen": "lock_timeout", "generations": "folder", "images": "store"}
     groups = read("meta/runtime.yml")["action_groups"]
@@ -113,6 +132,8 @@ def test_a_tarball_has_what_users_need_and_nothing_of_developers():
         "molecule/default/molecule.yml",
     ]
     assert [path for path in developers if built(path) or not (ROOT / path).exists()] == []
+    # ansible-test and Galaxy read the lists of exceptions; all other tests are the repository's.
+    assert [path.name for path in (ROOT / "tests").iterdir() if path.name != "sanity" and built(f"tests/{path.name}")] == []
 
 
 def test_an_execution_environment_gets_what_a_controller_needs():

@@ -181,7 +181,7 @@ def test_a_file_that_was_cut_is_named_and_hides_nothing_else(host):
         text = file.read()
     with open(path, "w", encoding="utf-8") as file:
         file.write(text[: len(text) // 2])
-    assert listing(host.folder)[1] == ["000002.json: is not a whole generation"]
+    assert listing(host.folder)[1] == ["000002.json: is not a complete generation"]
     assert host.deploy(domain(image="d")) == (4, True)
     with open(os.path.join(host.folder, "000004.json"), "w", encoding="utf-8") as file:
         file.write("")
@@ -236,5 +236,5 @@ def test_what_is_written_is_read():
 )
 def test_a_generation_that_somebody_edited_is_refused(changes):
     values = {**json.loads(generations.text_of(Generation(1, [{"name": "www"}]))), **changes}
-    with pytest.raises(GenerationError, match="is not a whole generation"):
+    with pytest.raises(GenerationError, match="is not a complete generation"):
         generations.read(json.dumps(values))

@@ -109,9 +109,7 @@ def test_waves_wait_for_a_person_and_for_the_window():
     state = state_of(begin(approve=[1]), wave(0, a="done"))
     assert course.before_wave(state, rollout, 0, NOW).hold == ""
     held = course.before_wave(state, rollout, 1, NOW)
-    assert (
-        held.hold == f"wave 2 waits for a person who agrees: ansible-playbook playbooks/rollout.yml -e resume={ID} -e approve=2"
-    )
+    assert held.hold == f"wave 2 waits for an approval: ansible-playbook playbooks/rollout.yml -e resume={ID} -e approve=2"
     assert course.before_wave(state, rollout, 2, NOW).hold == "wave 2 has not started"
     assert course.ending(state, rollout, NOW).result == journal.WAITING and course.ending(state, rollout, NOW).code == 4
     agreed = state_of(begin(approve=[1]), wave(0, a="done"), line_of("approve", AT, wave=1, by="bob"))

@@ -54,7 +54,7 @@ def collection(tmp_path_factory):
     shutil.copy(ROOT / "tests/doubles/engine.py", target / f"plugins/module_utils/{engine.replace('.', '/')}.py")
     for name, answer in DOUBLED.items():
         (target / f"plugins/modules/{name}.py").write_text(DOUBLE.format(answer=answer))
-    (target / "roles/xen_host/tasks/preflight.yml").write_text("---\n- name: Look at the machine\n  ansible.builtin.ping:\n")
+    (target / "roles/xen_host/tasks/preflight.yml").write_text("---\n- name: Inspect the machine\n  ansible.builtin.ping:\n")
     return folder
 
 
@@ -165,7 +165,7 @@ def test_a_killed_rollout_is_resumed_or_aborted_and_meanwhile_no_other_begins(fl
     assert begun.returncode == 0, begun.stdout[-4000:] + begun.stderr[-2000:]
     name = fleet.killed(NEW, *PAIR, wave=1)
     refused = fleet("rollout", BAD, "", *PAIR)
-    assert refused.returncode == 2 and f"rollout {name} by" in refused.stdout and "is under way" in refused.stdout
+    assert refused.returncode == 2 and f"rollout {name} by" in refused.stdout and "has been under way" in refused.stdout
     other = fleet("rollout", BAD, "", *PAIR, "-e", "rollout_journal=elsewhere")
     assert other.returncode == 2 and f"h0: rollout {name} by" in other.stdout, "the host itself knows"
     assert "b" not in fleet.runs().values()

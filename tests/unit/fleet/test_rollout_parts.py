@@ -166,7 +166,7 @@ def test_notices_hide_what_may_be_secret_and_letters_have_one_subject():
 def test_a_host_takes_part_in_one_rollout():
     first = host_note.reserved(Note(), Entry("A", "alice@c1", "now", before=3), [], False)
     assert host_note.reserved(first, Entry("A", before=5), [], False).under_way.before == 3, "what it had at first counts"
-    with pytest.raises(NoteError, match=r"rollout A by alice@c1 is under way since now: -e resume=A resumes it"):
+    with pytest.raises(NoteError, match=r"rollout A by alice@c1 has been under way since now: -e resume=A resumes it"):
         host_note.reserved(first, Entry("B"), ["C"], False)
     for ended, take_over in ((["A"], False), ([], True)):
         assert host_note.reserved(first, Entry("B"), ended, take_over).under_way.id == "B"

@@ -48,7 +48,7 @@ def endpoint(**changes):
 
 def test_an_endpoint_without_tls_behind_its_key(ask, key):
     with servers.tcp(endpoint()) as port:
-        assert "closes in the middle of the TLS handshake" in ask(openvpn=f"127.0.0.1:{port}", key=key)
+        assert "closed the connection during the TLS handshake" in ask(openvpn=f"127.0.0.1:{port}", key=key)
     with servers.udp(lambda packet: [reply(packet)]) as port:
         assert "no complete answer in time" in ask(openvpn=f"127.0.0.1:{port}", key=key, transport="udp")
 
@@ -78,13 +78,13 @@ def sends(data):
 @pytest.mark.parametrize(
     ("handler", "problem"),
     [
-        (lambda peer: peer.packet(), "closes without an answer"),
+        (lambda peer: peer.packet(), "closed the connection without an answer"),
         (endpoint(static=bytes(256)), "another tls-crypt key"),
         (endpoint(opcode=7), "an answer to another packet"),
         (endpoint(session=b"12345678"), "an answer to another packet"),
         (endpoint(acknowledged=0), "an answer to another packet"),
-        (sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "something else than OpenVPN"),
-        (sends(b"\x00\x0e\x40" + b"\0" * 13), "something else than OpenVPN"),
+        (sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "what answers is not OpenVPN"),
+        (sends(b"\x00\x0e\x40" + b"\0" * 13), "what answers is not OpenVPN"),
         (lambda peer: (peer.packet(), peer.drip(b"\xff")), "time"),
         (lambda peer: peer.hang(), "time"),
         (lambda peer: peer.reset(), "reset"),

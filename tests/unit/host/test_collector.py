@@ -96,7 +96,7 @@ def test_without_health_checks_none_is_made(dom0, monkeypatch):
 
 def test_a_part_that_can_not_be_read_takes_no_other_away(dom0, monkeypatch, capsys):
     def fails():
-        raise audit_facts.UpdatesError("which updates wait is not known:\nE: dpkg was interrupted")
+        raise audit_facts.UpdatesError("pending updates are not known:\nE: dpkg was interrupted")
 
     monkeypatch.setattr(collector, "waiting_updates", fails)
     samples = dom0()
@@ -104,9 +104,7 @@ def test_a_part_that_can_not_be_read_takes_no_other_away(dom0, monkeypatch, caps
     assert value(samples, "xen_collector_success", part="domains") == 1
     assert [one for one in samples if one.name == "xen_host_updates_pending"] == []
     # One line, and of the priority that the unit lets through.
-    assert capsys.readouterr().err == (
-        "<4>unikernels-metrics: updates: which updates wait is not known: E: dpkg was interrupted\n"
-    )
+    assert capsys.readouterr().err == ("<4>unikernels-metrics: updates: pending updates are not known: E: dpkg was interrupted\n")
 
 
 def test_apt_is_asked_again_only_when_packages_or_lists_have_changed(dom0, monkeypatch):

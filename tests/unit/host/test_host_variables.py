@@ -76,8 +76,8 @@ def test_cpus_that_xl_reads_as_they_are_meant(value):
     [
         *[(bad, "must be a set of CPUs, as in 2-15 or 0-3,^1, or empty for all") for bad in
           ("3-1", "0,,1", "-", ",", "0-", "-1", "!", "0, 1", "1;2", "0-9999", "²", "0\n", -1, 1.5, True, [0, 1], {})],
-        ("^0", "leaves no CPU to domains"),
-        ("0-3,^0-3", "leaves no CPU to domains"),
+        ("^0", "leaves no CPU for domains"),
+        ("0-3,^0-3", "leaves no CPU for domains"),
     ],
 )  # fmt: skip
 def test_cpus_that_would_stop_every_domain(value, words):

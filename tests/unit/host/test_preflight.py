@@ -46,7 +46,7 @@ def test_a_good_machine():
         ({"machine": "aarch64"}, "is a aarch64 machine"),
         ({"hardware_virtualization": False}, "has no VT-x or AMD-V: enable virtualization"),
         ({"under_xen": True, "pvh_capable": False}, "without hardware virtualization"),
-        ({"secure_boot": True}, "Secure Boot off"),
+        ({"secure_boot": True}, "Secure Boot enabled"),
         ({"memory": 1024}, "too little is left for domains"),
         ({"memory": 1024, "under_xen": True, "pvh_capable": True}, "too little is left for domains"),
         ({"free_disk": 200}, "has 200 MiB free"),
@@ -83,7 +83,7 @@ def test_two_machines_of_one_name():
 def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
     info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}}
     (line,) = boot_refusals(info, True, True, False)
-    assert line.startswith("runs domains that this collection did not make (billing, mail): a reboot would end them")
+    assert line.startswith("runs domains that this collection did not create (billing, mail): a reboot would stop them")
     (line,) = boot_refusals(info, False, True, False)
     assert "defaults" in line and "xen_host_take_over: true" in line
     assert boot_refusals(info, True, True, True) == []

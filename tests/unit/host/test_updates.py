@@ -34,10 +34,10 @@ def test_a_held_package_is_refused_before_anything_changes_or_left_by_request():
 
 
 def test_a_broken_package_is_named():
-    info = {**INFO, "updates_problem": "which updates wait is not known: E: Unmet dependencies"}
+    info = {**INFO, "updates_problem": "pending updates are not known: E: Unmet dependencies"}
     (line,) = updates.refusals(info, "security", "leave")
     assert "E: Unmet dependencies" in line and "dpkg --audit" in line
-    assert updates.leftovers(info, "all") == ["which updates wait is not known: E: Unmet dependencies"]
+    assert updates.leftovers(info, "all") == ["pending updates are not known: E: Unmet dependencies"]
 
 
 def test_what_was_left():

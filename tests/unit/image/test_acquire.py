@@ -67,7 +67,7 @@ def test_an_address_that_cannot_be_read_is_not_shown():
     [
         ({"source": f"https://{WORD}@example.net/x.git"}, "source https://example.net/x.git: a git repository needs version"),
         ({"source": "https://example.net/x.git", "version": "main", "update_lock": True}, "give lock: the file"),
-        ({"source": "https://example.net/x.git", "version": "main", "require_commit": True}, "version: 'main': whoever can push"),
+        ({"source": "https://example.net/x.git", "version": "main", "require_commit": True}, "'main': anyone who can push"),
         ({"source": "/nonexistent", "version": "main"}, "are for a git repository"),
     ],
 )

@@ -66,7 +66,7 @@ def test_an_altered_image_is_shipped_again(tmp_path, controller):
 def test_damaged_arrivals_leave_nothing(tmp_path, controller):
     host = tmp_path / "host"
     for image in (IMAGE[:-1], IMAGE + b"x", b""):
-        with pytest.raises(StoreError, match=rf"^{DIGEST}.xen: what arrived has the sha256 .*; it was removed: run again$"):
+        with pytest.raises(StoreError, match=rf"^{DIGEST}.xen: the received file has the sha256 .*; it was removed: run again$"):
             whole(host, controller, image=image, texts={})
         assert files(host) == files(tmp_path / "arrived") == []
     other = hashlib.sha256(b"no image").hexdigest()

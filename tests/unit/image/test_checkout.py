@@ -109,10 +109,10 @@ SECRET = "ghp_0123456789abcdef"  # noqa: S105
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("http://example.net/x.git", "http:// can be read and changed by anybody on the way"),
-        (f"http://{SECRET}@example.net/x.git", "http:// can be read and changed"),
-        ("git://example.net/x.git", "git:// can be read and changed"),
-        ("GIT://example.net/x.git", "git:// can be read and changed"),
+        ("http://example.net/x.git", "http:// can be read and altered by anyone on the network path"),
+        (f"http://{SECRET}@example.net/x.git", "http:// can be read and altered"),
+        ("git://example.net/x.git", "git:// can be read and altered"),
+        ("GIT://example.net/x.git", "git:// can be read and altered"),
         ("ext::sh -c reboot", "begins with 'ext' is not fetched from"),
         ("ftp://example.net/x", "begins with 'ftp' is not fetched from"),
         ("https://-oProxyCommand=reboot/x", "begins with 'https' is not fetched from"),

@@ -113,7 +113,7 @@ LATE = "did not end within its time"
         (says("200 OK", "Content-Length: 7", body=DATA), "the server's file has 7 bytes, expected are"),
         (whole(b"x" * len(DATA)), "the server's file has the sha256"),
         (says("206 Partial Content", "Content-Range: bytes 5-9/10", body=b"abcde"), "answers the range 'bytes 5-9/10'"),
-        (says("206 Partial Content", body=DATA), "answers the range '', asked for were bytes 0-"),
+        (says("206 Partial Content", body=DATA), "answers the range '', requested were bytes 0-"),
         (says("416 Range Not Satisfiable"), "answers 416"),
         (says("503 Gone \x1b[31m fishing"), "answers 503 Gone ?[31m fishing"),
         (says("999 What"), "answers 999 What"),
@@ -130,7 +130,7 @@ LATE = "did not end within its time"
         (packed(SMALL + b"more"), "the server sends more than a gzip file"),
         (packed(gzip.compress(DATA[:-1])), f"the server's file has {len(DATA) - 1} bytes, expected are {len(DATA)}"),
         (packed(gzip.compress(b"x" * len(DATA))), "the server's file has the sha256"),
-        (packed(SMALL, "zstd"), "the server sends the file as 'zstd', asked for was gzip or the file as it is"),
+        (packed(SMALL, "zstd"), "the server sends the file as 'zstd', expected gzip or the file as it is"),
         (packed(SMALL, "gzip, gzip\x07"), "the server sends the file as 'gzip, gzip?'"),
         (
             says("206 Partial Content", "Content-Encoding: gzip", f"Content-Range: bytes 0-9/{len(DATA)}", body=SMALL),

@@ -166,7 +166,7 @@ def test_fsck_names_what_does_not_belong(tmp_path, controller):
     assert fsck("/nosuch") == [] and listing("/nosuch") == []
     for mode, lines in ((0o775, 1), (0o757, 1), (0o755, 0), (0o700, 0)):
         store.chmod(mode)
-        assert fsck(str(store)) == [f"{store}: others than its owner may write there: chmod go-w {store}"] * lines
+        assert fsck(str(store)) == [f"{store}: users other than its owner can write there: chmod go-w {store}"] * lines
     assert fsck(str(store)) == []
     (store / f"{'0' * 64}.json").write_text("{}")
     (store / ".incoming-x").write_text("x")

@@ -35,14 +35,14 @@ def test_what_is_declared_becomes_variables():
     [
         ([], "machines: must be a mapping of names, such as {xen1: {suite: bookworm}}"),
         ({str(n): {} for n in range(10)}, "machines: has 10 machines, at most 9 are possible"),
-        ({"Xen_1": {}}, "machines: 'Xen_1' is no name of a machine: lower case letters, digits and hyphens, such as xen1"),
+        ({"Xen_1": {}}, "machines: 'Xen_1' is not the name of a machine: lower case letters, digits and hyphens, such as xen1"),
         ({"a": []}, "machines.a: must be a mapping of options, such as {suite: bookworm}"),
         ({"a": {"memory": "2G"}}, "machines.a.memory: is '2G', must be a number of at least 512"),
         ({"a": {"cpus": True}}, "machines.a.cpus: is True, must be a number of at least 1"),
         ({"a": {"disks": "4G"}}, "machines.a.disks: is '4G', must be a list"),
         ({"a": {"disks": [4]}}, "machines.a.disks[0]: is 4, must be text that is not empty"),
         ({"a": {"suite": ""}}, "machines.a.suite: is '', must be text that is not empty"),
-        ({"a": {"groups": ["a b"]}}, "machines.a.groups[0]: 'a b' is no name of a group: letters, digits and underscores"),
+        ({"a": {"groups": ["a b"]}}, "machines.a.groups[0]: 'a b' is not the name of a group: letters, digits and underscores"),
         ({"a": {"forwards": [{"port": 1, "to_port": 70000}]}}, "machines.a.forwards[0].to_port: is 70000, must be 1..65535"),
         (
             {"a": {"forwards": [{"port": 1, "to_port": 2, "protocol": "x"}]}},

@@ -315,7 +315,7 @@ def test_a_health_check_sees_a_certificate_that_ended_and_one_of_another_ca(worl
     bring_up_to_date(other, world.now, True)
     with world.endpoint():
         assert asked(good) == "None" and asked("") == "None"
-        assert "its certificate is not good: " in asked((tmp_path / "other/pki/ca.crt").read_text())
+        assert "its certificate is not valid: " in asked((tmp_path / "other/pki/ca.crt").read_text())
     # An endpoint whose keys nobody has renewed.
     folder = world.keys.folder
     shutil.copytree(folder, tmp_path / "kept")
@@ -325,8 +325,8 @@ def test_a_health_check_sees_a_certificate_that_ended_and_one_of_another_ca(worl
         bring_up_to_date(old, world.now - datetime.timedelta(days=1500), True)
         good = pathlib.Path(folder, "pki/ca.crt").read_text()
         with world.endpoint():
-            assert "its certificate is not good: certificate has expired" in asked(good)
-            assert "its certificate ended on " in asked("")
+            assert "its certificate is not valid: certificate has expired" in asked(good)
+            assert "its certificate expired on " in asked("")
     finally:
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept", folder)
