@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.filter.health import quick_checks
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import journal
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, line_of, read, warnings
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError, between_hosts, rollout_of
@@ -120,7 +121,7 @@ def test_what_is_right_in_another_spelling_is_taken():
 def test_a_value_of_spread_is_text_or_a_number():
     rollout = rollout_of({"spread": "site"})[0]
     _plan, problems = plan(rollout, {"a": ["x"], "b": {"y": 1}, "c": "z"})
-    assert problems == ["rollout: spread: site of a, b is ['x'], must be text or a number"]
+    assert problems == ["rollout: spread: site of a, b is a list or a mapping, must be text or a number"]
     waves = rollout_of({"spread": "site", "waves": [2, "100%"]})[0]
     made, problems = plan(waves, {"a": 1, "b": "1", "c": 2, "d": "2"})
     assert problems == [] and set(made.waves[0]) == {"a", "c"}, "1 and '1' are one site"
@@ -261,6 +262,14 @@ def test_a_journal_that_can_not_be_read_is_named(tmp_path):
     with pytest.raises(JournalError, match=r"rollout_journal: .*file: Not a directory"):
         journal_folder.ids(str(tmp_path / "file"))
     assert journal_folder.ids(str(tmp_path / "nosuch")) == []
+
+
+@pytest.mark.parametrize(
+    "generations",
+    [None, 7, "x", {"a": 1}, [1], [[]], [{"domains": 3}], [{"domains": [1, {"health": {"tcp": "a:1"}}, {"name": 3, "health": 1}]}]],
+)
+def test_any_answer_of_a_host_is_checks_or_none(generations):
+    assert quick_checks(generations) == []
 
 
 def test_waves_that_wait_for_a_person_follow_the_variable_when_changes_are_accepted():
