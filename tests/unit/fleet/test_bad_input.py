@@ -266,7 +266,7 @@ def test_a_journal_that_can_not_be_read_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     "generations",
-    [None, 7, "x", {"a": 1}, [1], [[]], [{"domains": 3}], [{"domains": [1, {"health": {"tcp": "a:1"}}, {"name": 3, "health": 1}]}]],
+    [None, 7, "x", {"a": 1}, [1], [[]], [{"domains": 3}], [{"domains": [1, {"health": 1}, {"name": 3, "health": 1}]}]],
 )
 def test_any_answer_of_a_host_is_checks_or_none(generations):
     assert quick_checks(generations) == []
