@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import shown
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.batches import batches_problem
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile import (
     SERVICES,
@@ -23,12 +25,22 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
     compile_fleet,
     report,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import UNRESOLVED, holds_unresolved, number
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import rollout_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
+# How a whole play reaches its hosts: a part of it that is not defined must not pass for none at all.
+_OF_THE_PLAY = ("rollout", "rollout_copy_at_once", "hosts_at_once")
+# What the services run, by the variable `images`.
+_SOURCES = {
+    "build": "our unikernels, built from source",
+    "prebuilt": "the images that are declared for them",
+    "standin": "stand-ins, not unikernels (-e images=build builds those)",
+}
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
@@ -78,7 +90,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             hosts, reported = self._variables_of_play(variables)
         resolved, fleet = self._compile(hosts, asked, reported)
         if options["scope"] == "play":
-            wrong = batches_problem(self._templar.template(variables.get("hosts_at_once", "100%")))
+            fleet.problems += self._rollout_problems(resolved, [host for host in resolved if host in (reported or ())])
+            at_once = resolved[here].values.get("hosts_at_once", "100%")
+            wrong = "" if holds_unresolved(at_once) else batches_problem(at_once)
             fleet.problems += [Problem(here, wrong)] if wrong else []
         if fleet.problems:
             count = len({problem.line for problem in fleet.problems})
@@ -89,8 +103,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         run = {"by": who(), "revision": "", "owner": ""}
         if sources:
             run.update(revision=revision_of(str(sources[0])), owner=owner_of(str(sources[0])))
+        found = self._result(fleet, resolved, reported)
+        if sources and found["services"] and not options["refresh"]:
+            Display().display(f"The services are {_SOURCES.get(str(resolved[here].values.get('images', 'build')), '')}.")
         # A declaration may hold secrets, so nothing of it is shown.
-        return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet, resolved, reported), "run": run}
+        return {**result, "changed": False, "_ansible_no_log": True, **found, "run": run}
 
     def _variables_of_play(self, variables: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
         """Of every host that the play names, also of those that a limit leaves out: their addresses and MACs count."""
@@ -111,21 +128,35 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> tuple[dict[str, Resolved], Fleet]:
         problems: list[Problem] = []
         renderer = Renderer(self._loader)
+        names = [*asked.names(), *SETTINGS, *(_OF_THE_PLAY if reported is not None else ())]
         resolved = {
-            host: self._resolved(host, variables, asked, problems if reported is None or host in reported else [], renderer)
+            host: self._resolved(host, variables, names, problems if reported is None or host in reported else [], renderer)
             for host, variables in hosts.items()
         }
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
         return resolved, fleet
 
+    def _rollout_problems(self, resolved: dict[str, Resolved], reported: list[str]) -> list[Problem]:
+        """Of each host by itself: whether hosts differ counts only where a rollout of these hosts begins."""
+        problems: list[Problem] = []
+        for host in reported:
+            values = resolved[host].values
+            rollout, copies = values.get("rollout", UNRESOLVED), values.get("rollout_copy_at_once", 0)
+            lines = [] if holds_unresolved(rollout) else rollout_of(rollout)[1]
+            read = number(copies)
+            if not holds_unresolved(copies) and (read is None or read < 0):
+                lines.append(f"rollout_copy_at_once: is {shown(copies)}, must be a number of hosts; 0: all")
+            problems += [Problem(host, line) for line in lines]
+        return problems
+
     def _resolved(
-        self, host: str, variables: dict[str, Any], asked: Asked, problems: list[Problem], renderer: Renderer
+        self, host: str, variables: dict[str, Any], names: list[str], problems: list[Problem], renderer: Renderer
     ) -> Resolved:
         lines: list[str] = []
-        values = Resolver(renderer, variables, lines.append).values([*asked.names(), *SETTINGS])
+        values = Resolver(renderer, variables, lines.append).values(names)
         resolved = Resolved(values)
-        if "vpn" in asked.services and ("vpn_interfaces" in values or "vpn_endpoints" in values):
+        if "vpn_pki" in names and ("vpn_interfaces" in values or "vpn_endpoints" in values):
             resolved = with_keys(host, values, lines)
         problems += [Problem(host, line) for line in lines]
         return resolved

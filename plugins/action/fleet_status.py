@@ -42,7 +42,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for name in variables["ansible_play_hosts_all"]:
             known: Mapping[str, Any] = manager.get_vars(host=inventory.get_host(name), include_hostvars=False)
             hosts.append(status_of(name, {part: known.get(options["prefix"] + part) for part in _PARTS}))
-        rollouts = self._rollouts(options["journal"])
+        rollouts, unread = self._rollouts(options["journal"])
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         try:
             for option, text in (("html", page(hosts, at, rollouts)), ("json", as_json(hosts, at, rollouts))):
@@ -54,18 +54,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             **result,
             "changed": False,
-            "msg": table(hosts) + lines_of(rollouts),
+            "msg": table(hosts) + lines_of(rollouts) + unread,
             "well": all(host.well for host in hosts),
             "_ansible_verbose_always": True,
         }
 
-    def _rollouts(self, journal: str) -> list[dict[str, Any]]:
-        """The last ones that this controller knows, the newest first."""
+    def _rollouts(self, journal: str) -> tuple[list[dict[str, Any]], list[str]]:
+        """The last ones that this controller knows, the newest first; a line for each journal that can't be read."""
         folder = os.path.abspath(os.path.expanduser(journal or journal_folder.default_folder()))
-        rollouts = []
-        for rollout in journal_folder.ids(folder)[:MAX_ROLLOUTS]:
-            try:
-                rollouts.append(entry_of(journal_folder.load(folder, rollout)))
-            except JournalError:
-                continue
-        return rollouts
+        rollouts, unread = [], []
+        try:
+            for rollout in journal_folder.ids(folder)[:MAX_ROLLOUTS]:
+                try:
+                    rollouts.append(entry_of(journal_folder.load(folder, rollout)))
+                except JournalError as error:
+                    unread.append(f"journal {error}")
+        except JournalError as error:
+            unread.append(str(error))
+        return rollouts, unread

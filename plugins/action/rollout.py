@@ -16,8 +16,6 @@ from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import course, journal
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.notices import targets_of
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import number
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError, rollout_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, filled
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, outside, rollout_steps
@@ -28,12 +26,14 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import who
 
 _TEXTS = ("resume", "abort", "approve", "to", "journal")
 _FLAGS = ("accept_changes", "take_over")
+# Of site.yml, where the variable decides whether there is a rollout at all.
+_NOT_PLANNED = {"mode": "none", "order": [], "msg": []}
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
     TRANSFERS_FILES = False
     _supports_check_mode = True
-    _VALID_ARGS = frozenset(("step", "until", "report_to", *_TEXTS, *_FLAGS))
+    _VALID_ARGS = frozenset(("step", "until", "report_to", "asked", *_TEXTS, *_FLAGS))
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
@@ -48,6 +48,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "step": {"type": "str", "choices": list(steps), "required": True},
                 "until": {"type": "int", "default": 0},
                 "report_to": {"type": "raw", "default": ""},
+                "asked": {"type": "bool", "default": True},
                 **{text: {"type": "str", "default": ""} for text in _TEXTS},
                 **{flag: {"type": "bool", "default": False} for flag in _FLAGS},
             }
@@ -66,20 +67,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _plan(self, variables: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
         folder = os.path.abspath(os.path.expanduser(options["journal"] or journal_folder.default_folder()))
-        problems: list[str] = []
-        notify = targets_of("rollout_notify", options["report_to"], problems) if options["report_to"] else ()
-        wave = number(options["approve"]) if options["approve"] else 0
-        if wave is None or (wave and not options["resume"]):
-            problems.append("approve: must be the number of a wave, together with resume")
-        if options["resume"] and options["abort"]:
-            problems.append("resume and abort: only one of them can be given")
-        if problems:
-            raise RolloutError("\n".join(problems))
+        notify, wave = rollout_steps.given(options)
+        if not options["asked"]:
+            if options["abort"] or options["to"]:
+                raise RolloutError("abort, to: site.yml does not take them: ansible-playbook playbooks/rollout.yml")
+            if not rollout_steps.is_declared(self._loader, variables, hosts):
+                if options["resume"]:
+                    raise RolloutError("resume: the variable rollout is not set; playbooks/rollout.yml resumes without it too")
+                return _NOT_PLANNED
         known = {
             "folder": folder,
             "by": who(),
             "notify": list(notify),
-            "approve": wave or 0,
+            "approve": wave,
             "to": options["to"],
             "_ansible_no_log": True,  # -v would show the URLs of webhooks
             "hosts": hosts,
@@ -95,7 +95,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         known.update(timeout=rollout.deadline, notify=list(notify or rollout.notify))
         if options["resume"]:
             return self._plan_resume(known, options["resume"])
-        others = rollout_steps.under_way_over(folder, hosts)
+        unread: list[str] = []
+        others = rollout_steps.under_way_over(folder, hosts, unread)
         if others and not options["take_over"]:
             raise RolloutError(rollout_steps.refusal_of(others))
         closed = rollout.window and not rollout.window.open_at(rollout_steps.moment())
@@ -106,6 +107,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             known["folder"] = known["temporary"] = tempfile.mkdtemp(prefix="unikernels-rollout-")
         shown = [f"wave {index + 1}: {', '.join(wave[:8])}{' ...' if len(wave) > 8 else ''} ({len(wave)})"
                  for index, wave in enumerate(made.waves)]  # fmt: skip
+        shown += [f"warning: {line}: only its hosts know whether that rollout is under way" for line in unread]
         return {**known, "mode": "begin", "id": journal_folder.new_id(), "order": made.order, "msg": shown}
 
     def _declared_notify(self, variables: dict[str, Any], host: str) -> list[str]:
@@ -118,15 +120,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _plan_resume(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
-        if state.aborted:
-            raise RolloutError(
-                f"rollout {state.id} was aborted and can't be resumed: start a new one, or -e abort={state.id} again"
-            )
-        if not state.under_way and state.result != journal.INCOMPLETE:
-            raise RolloutError(f"rollout {state.id} has ended ({state.result}): start a new one")
+        rollout_steps.resumable(state, known, known["approve"])
         self._nobody_else(state, known)
         left = sum(map(len, state.remaining))
         lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]
+        lines += journal.warnings(state)
         if self._task.check_mode:
             known = self._copied(known, state)
         return {**known, "mode": "resume", "id": state.id, "to": state.to, "order": known["hosts"], "msg": lines}
@@ -139,15 +137,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             way = "ansible-playbook playbooks/rollback.yml -e to=previous"
             raise RolloutError(f"rollout {state.id} has ended ({state.result}); to roll back: {way}")
         self._nobody_else(state, known)
+        order = [host for host in known["hosts"] if host in state.order]
+        if not order:
+            raise RolloutError(
+                f"abort: none of the hosts of this run takes part in rollout {state.id}: it has {journal.names(state.order)}"
+            )
         if self._task.check_mode:
             known = self._copied(known, state)
         with journal_folder.locked(known["folder"]):
             self._nobody_else(journal_folder.load(known["folder"], state.id), known)
             journal_folder.append(known["folder"], state.id, "run", mode="abort", by=known["by"], **journal_folder.this_run())
             journal_folder.append(known["folder"], state.id, "return", reason=f"{known['by']} aborted it")
-        order = [host for host in known["hosts"] if host in state.order]
         back = course.counted(len(state.to_return), "host")
-        lines = [f"aborts rollout {state.id} of {state.begun} by {state.by}: {back} to roll back"]
+        lines = [f"aborts rollout {state.id} of {state.begun} by {state.by}: {back} to roll back", *journal.warnings(state)]
         return {**known, "mode": "abort", "id": state.id, "order": order, "msg": lines}
 
     def _copied(self, known: dict[str, Any], state: State) -> dict[str, Any]:
@@ -175,7 +177,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         digests = rollout_steps.digests_of(declares, known["id"], known["hosts"])
         declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
         with journal_folder.locked(folder):
-            others = rollout_steps.under_way_over(folder, known["hosts"], known["id"])
+            others = rollout_steps.under_way_over(folder, known["hosts"], [], known["id"])
             if others and not known["take_over"]:
                 raise RolloutError(rollout_steps.refusal_of(others))
             for other in others:
@@ -215,7 +217,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         events: list[tuple[str, dict[str, Any]]] = [("run", {"mode": "resume", **run})]
         if changed:
             waves = journal.with_changes(state, made.waves)
-            accepted = {"digests": digests, "waves": waves, "rollout": declared, "max_failed": made.max_failed}
+            approve = [wave for wave in made.approve if wave < len(waves)]
+            accepted = {
+                "digests": digests,
+                "waves": waves,
+                "rollout": declared,
+                "max_failed": made.max_failed,
+                "approve": approve,
+            }
             events.append(("accept", {**accepted, "by": known["by"]}))
         if known["approve"]:
             events.append(("approve", {"wave": known["approve"] - 1, "by": known["by"]}))
@@ -262,8 +271,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for host, values in rollout_steps.known_of(variables, known["order"]).items():
             reserved = values.get("unikernels_xen_reserved")
             reserved = reserved if isinstance(reserved, dict) else {}
-            words = str(values.get("unikernels_xen_unready") or "") or rollout_steps.failure_of(reserved)
-            if isinstance(reserved.get("before"), int):
+            unready = values.get("unikernels_xen_unready")
+            words = rollout_steps.words(unready) if unready else rollout_steps.failure_of(reserved)
+            if isinstance(reserved.get("before"), int) and reserved["before"] >= 0:
                 before[host] = int(reserved["before"])
             if reserved.get("failed") and not reserved.get("unreachable"):
                 refused[host] = words
@@ -296,7 +306,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                                                        rollout_steps.words(words or "can't be reached any more")))  # fmt: skip
             else:
                 good.append(host)
-        spent = (rollout_steps.moment() - course.moment_of(state.begun_waves[wave])).total_seconds()
+        spent = (rollout_steps.moment() - journal.moment_of(state.begun_waves[wave])).total_seconds()
         if rollout.deadline and spent > rollout.deadline:
             events.append(("judged", {"wave": wave, "msg": f"was not healthy within {rollout.deadline} s"}))
             good = []

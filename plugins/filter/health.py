@@ -14,10 +14,17 @@ def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: one[key] for key in ("name", "state", "health") if one.get(key) is not None} for one in unikernels]
 
 
-def quick_checks(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What service_health takes to ask at once whether the domains of the newest generation are healthy."""
+def quick_checks(generations: Any) -> list[dict[str, Any]]:
+    """What service_health takes to ask at once whether the domains of the newest generation are healthy.
+
+    It is a host's answer: what is no declaration in it is passed over.
+    """
     checks = []
-    for one in generations[-1]["domains"] if generations else []:
+    newest = generations[-1] if isinstance(generations, list) and generations else None
+    domains = newest.get("domains") if isinstance(newest, dict) else None
+    for one in domains if isinstance(domains, list) else []:
+        if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+            continue
         health = one.get("health")
         if health and one.get("state", "running") == "running":
             checks.append({"name": one["name"], "health": {**health, "within": 5} if isinstance(health, dict) else health})

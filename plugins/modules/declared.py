@@ -15,6 +15,8 @@ description:
     and nothing is changed.
   - Fails with every mistake of every host, a line each, that names host and variable. A variable that can't be rendered, however
     deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
+  - Reads the play's C(rollout), C(rollout_copy_at_once) and C(hosts_at_once) too, so that one that can't be rendered never passes
+    for one that is not set.
   - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
     have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
     the network C(nat) or C(isolated). Also the hosts that a limit leaves out count."

@@ -64,6 +64,10 @@ options:
     description: Begin, resume or abort although another run or rollout seems to be under way.
     type: bool
     default: false
+  asked:
+    description: Whether there is a rollout where the variable C(rollout) is not set, with O(step=plan); it has one wave then.
+    type: bool
+    default: true
   report_to:
     description: Webhooks and addresses of mail that get the result, in place of C(rollout.notify).
     type: raw

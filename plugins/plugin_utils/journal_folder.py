@@ -25,6 +25,10 @@ MAX_TAIL = 256 << 10
 _LOCK = ".lock"
 
 
+class UnreadableError(JournalError):
+    """One line: the file or folder that can't be read."""
+
+
 def default_folder() -> str:
     return os.path.join(os.path.expanduser("~"), ".local/state/unikernels.xen/rollouts")
 
@@ -50,19 +54,27 @@ def load(folder: str, rollout: str) -> State:
     path = path_of(folder, rollout)
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
-            return journal.read(file.read())
+            state = journal.read(file.read())
     except FileNotFoundError:
         known = ", ".join(ids(folder)[:5]) or "none"
         raise JournalError(f"there is no rollout {rollout} in {folder} (the last ones: {known})") from None
     except OSError as error:
-        raise JournalError(f"{path}: {error.strerror}") from None
+        raise UnreadableError(f"{path}: {error.strerror}") from None
     except JournalError as error:
         raise JournalError(f"{path}: {error}") from None
+    if state.id != rollout:
+        raise JournalError(f"{path}: is a copy of the journal of {state.id}; resume or abort that one, and remove the copy")
+    return state
 
 
 def ids(folder: str) -> list[str]:
     """The newest first."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UnreadableError(f"rollout_journal: {folder}: {error.strerror}") from None
     found = [name[: -len(SUFFIX)] for name in names if name.endswith(SUFFIX)]
     return sorted(filter(journal.ID.fullmatch, found), reverse=True)
 
@@ -72,12 +84,18 @@ def ended(folder: str) -> list[str]:
     return [rollout for rollout in ids(folder)[:MAX_JOURNALS] if journal.has_ended(_last_line(folder, rollout))]
 
 
-def under_way(folder: str) -> list[State]:
-    """Rollouts that have begun and are not over; one without a whole first line never began."""
+def under_way(folder: str, unread: list[str]) -> list[State]:
+    """Rollouts that have begun and are not over; one without a whole first line never began.
+
+    ``unread`` gets a line for each file that can't be read, which may be one under way: its hosts know.
+    """
     found = []
     for rollout in ids(folder)[:MAX_JOURNALS]:
         try:
             state = State() if journal.has_ended(_last_line(folder, rollout)) else load(folder, rollout)
+        except UnreadableError as error:
+            unread.append(str(error))
+            continue
         except JournalError:
             continue
         found += [state] if state.id and state.under_way else []

@@ -15,7 +15,7 @@ from typing import Any
 from ansible.utils.display import Display
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import course
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import State
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import State, moment_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import Rollout
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.watching import Watch
 from ansible_collections.unikernels.xen.plugins.module_utils.health.waiting import ask_all, declared_checks
@@ -52,7 +52,7 @@ def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any]
 def _line(state: State, wave: int, began: float, rollout: Rollout) -> None:
     """For who follows the run at a terminal."""
     spent = int(time.time() - began)
-    now = course.moment_of(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+    now = moment_of(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     if rollout.bake:
         Display().display(
             f"{course.progress(state, wave, now, rollout.bake)}; watched {min(spent, rollout.bake)} of {rollout.bake} s"

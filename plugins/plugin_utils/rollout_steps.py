@@ -6,17 +6,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import shown
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import journal
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile import Problem, report
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import one_line
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import Rollout, RolloutError, rollout_of
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.notices import targets_of
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import number, one_line
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import (
+    MAX_WAVES,
+    Rollout,
+    RolloutError,
+    between_hosts,
+    rollout_of,
+)
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, plan
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
@@ -24,6 +33,8 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Rend
 # Where the plays keep the plan, and what was declared for all hosts.
 PLAN, FLEET = "unikernels_xen_rollout", "unikernels_xen_fleet"
 MAX_WORDS = 400
+# As hosts take it (fleet/generations.py).
+TARGET = re.compile(rf"previous|[1-9][0-9]{{0,8}}|rollout={journal.ID.pattern}")
 
 
 def moment() -> datetime.datetime:
@@ -32,14 +43,14 @@ def moment() -> datetime.datetime:
 
 def rendered(loader: Any, variables: Mapping[str, Any], hosts: Iterable[str], names: list[str]) -> dict[str, dict[str, Any]]:
     """The variables of that name of each host. RolloutError with a line for each that can't be rendered."""
-    renderer, problems = Renderer(loader), list[str]()
+    renderer, problems = Renderer(loader), list[Problem]()
     values = {}
     for host, known in known_of(variables, hosts).items():
         lines: list[str] = []
         values[host] = Resolver(renderer, known, lines.append).values(names)
-        problems += [f"{host}: {line}" for line in lines]
+        problems += [Problem(host, line) for line in lines]
     if problems:
-        raise RolloutError("\n".join(problems))
+        raise RolloutError(report(problems))
     return values
 
 
@@ -54,21 +65,60 @@ def known_of(variables: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, di
     return known
 
 
+def given(options: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
+    """Who gets the result, and the wave that a person agrees to; from the command line. RolloutError with every mistake."""
+    problems: list[str] = []
+    notify = targets_of("rollout_notify", options["report_to"], problems) if options["report_to"] else ()
+    wave = number(options["approve"]) if options["approve"] else 0
+    if wave is None or (options["approve"] and not 1 <= wave <= MAX_WAVES):
+        problems.append(f"approve: is {shown(options['approve'])}, must be the number of a wave, from 1")
+    elif wave and not options["resume"]:
+        problems.append("approve: needs the rollout that waits for it: -e resume=ID")
+    if options["resume"] and options["abort"]:
+        problems.append("resume and abort: only one of them can be given")
+    if options["to"] and options["abort"]:
+        problems.append("to: can't be given with abort, which brings back what each host had before that rollout")
+    elif options["to"] and not TARGET.fullmatch(options["to"]):
+        problems.append(f"to: is {shown(options['to'])}, must be previous, the number of a generation, or rollout=ID")
+    if problems:
+        raise RolloutError("\n".join(problems))
+    return notify, wave or 0
+
+
+def is_declared(loader: Any, variables: Mapping[str, Any], hosts: list[str]) -> bool:
+    """Whether a host has the variable rollout. RolloutError where it can't be rendered: that passes for not defined elsewhere."""
+    return any("rollout" in values for values in rendered(loader, variables, hosts, ["rollout"]).values())
+
+
 def declared(loader: Any, variables: Mapping[str, Any], hosts: list[str]) -> tuple[Rollout, Plan]:
     """The rollout that is declared for these hosts, and who is in which wave. RolloutError with every mistake."""
     values = rendered(loader, variables, hosts, ["rollout"])
-    given = values[hosts[0]].get("rollout", {"waves": ["100%"]})
-    wrong = [host for host in hosts if values[host].get("rollout") != values[hosts[0]].get("rollout")]
-    rollout, problems = rollout_of(given)
-    if wrong:
-        problems.append(f"rollout: is another one for {wrong[0]} than for {hosts[0]}; it must be the same for all hosts")
+    rollouts = {host: values[host]["rollout"] for host in hosts if "rollout" in values[host]}
+    rollout, problems = rollout_of(next(iter(rollouts.values()), {"waves": ["100%"]}))
+    problems += filter(None, [report([Problem(host, line) for host, line in between_hosts(hosts, rollouts)])])
     spread: dict[str, dict[str, Any]] = {}
     if rollout.spread:
         spread = rendered(loader, variables, hosts, [rollout.spread])
     made, more = plan(rollout, {host: spread.get(host, {}).get(rollout.spread) for host in hosts})
     if problems + more:
         raise RolloutError("\n".join(problems + more))
-    return dataclasses.replace(rollout), made
+    return rollout, made
+
+
+def resumable(state: State, options: Mapping[str, Any], wave: int) -> None:
+    """RolloutError where this rollout can't be resumed so. ``wave``: that a person agrees to, or 0."""
+    if state.aborted:
+        raise RolloutError(f"rollout {state.id} was aborted and can't be resumed: start a new one, or -e abort={state.id} again")
+    if not state.under_way and state.result != journal.INCOMPLETE:
+        raise RolloutError(f"rollout {state.id} has ended ({state.result}): start a new one")
+    if options["to"] and options["to"] != state.to:
+        brings = f"brings {state.to} back" if state.to else "deploys the declaration"
+        raise RolloutError(f"to: rollout {state.id} {brings}: resume it without -e to={options['to']}, or begin a new one")
+    if wave > len(state.waves) or (wave and wave - 1 not in state.approve and not options["accept_changes"]):
+        waiting = ", ".join(str(index + 1) for index in state.approve) or "none"
+        raise RolloutError(
+            f"approve: is {wave}, but of the {len(state.waves)} waves of rollout {state.id} these wait for a person: {waiting}"
+        )
 
 
 def raw_rollout(loader: Any, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
@@ -101,10 +151,10 @@ def rollout_in(state: State) -> Rollout:
     return rollout_of(state.rollout)[0]
 
 
-def under_way_over(folder: str, hosts: Iterable[str], but: str = "") -> list[State]:
-    """Other rollouts under way that have a host in common with these."""
+def under_way_over(folder: str, hosts: Iterable[str], unread: list[str], but: str = "") -> list[State]:
+    """Other rollouts under way that have a host in common with these; ``unread`` gets a line for each that can't be read."""
     wanted = set(hosts)
-    return [state for state in journal_folder.under_way(folder) if state.id != but and wanted & set(state.order)]
+    return [state for state in journal_folder.under_way(folder, unread) if state.id != but and wanted & set(state.order)]
 
 
 def refusal_of(states: list[State]) -> str:

@@ -91,6 +91,9 @@ def _address(reader: Reader, option: str) -> str:
     network = address.network
     if address.ip.is_multicast or address.ip.is_loopback or address.ip.is_unspecified:
         raise reader.fail(option, f"{address.ip} can't be a domain's own: it is multicast, loopback or zero")
+    mapped = getattr(address.ip, "ipv4_mapped", None)
+    if mapped:
+        raise reader.fail(option, f"is {shown(value)}, an IPv4 address written as one of IPv6: write {mapped}/PREFIX")
     if "%" in value:
         raise reader.fail(option, f"is {shown(value)}, must be without a zone (%...)")
     if network.version == 4 and network.prefixlen < 31 and address.ip in (network[0], network[-1]):

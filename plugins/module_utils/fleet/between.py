@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..domain.spec import MAC_PREFIX, Declaration, derived_mac
+from ..domain.spec import MAC_PREFIX, Declaration, derived_mac, plain_path
 
 # Modes of `xen_host_networks` whose addresses end at their host.
 _LOCAL = ("nat", "isolated")
@@ -118,7 +118,7 @@ def _shared_writers(sites: list[Site]) -> list[tuple[str, str, str]]:
     for site in sites:
         for declaration in site.declarations:
             for disk in declaration.domain.disks if declaration.state in ("running", "paused") else ():
-                users.setdefault((site.name, disk.path), []).append(
+                users.setdefault((site.name, plain_path(disk.path)), []).append(
                     (site.host, declaration.name, disk.access == "w", disk.shared)
                 )
     lines = []

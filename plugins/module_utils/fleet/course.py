@@ -10,7 +10,7 @@ import datetime
 from dataclasses import dataclass, field
 
 from . import journal
-from .journal import BACK, DONE, FAILED, LOST, State
+from .journal import BACK, DONE, FAILED, LOST, State, moment_of
 from .rollout import Rollout
 
 NEW_HOST = "it had no generation before this rollout"
@@ -93,10 +93,6 @@ def seconds_left(state: State, wave: int, now: datetime.datetime, bake: int) -> 
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def moment_of(at: str) -> datetime.datetime:
-    return datetime.datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
 
 
 def minutes(seconds: int) -> str:

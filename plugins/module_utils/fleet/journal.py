@@ -11,7 +11,7 @@ event    fields
 begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> of its declaration), by, revision,
          to (the generation that is brought back, or "")
 run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
-accept   digests, waves, rollout, max_failed: what changed meanwhile, with which the rollout is resumed
+accept   digests, waves, rollout, max_failed, approve: what changed meanwhile, with which the rollout is resumed
 approve  wave, by
 ready    before (host -> generation to roll back to), lost (host -> reason), waves (without those that lost all their hosts):
          nothing is changed yet
@@ -25,6 +25,7 @@ end      result, lines
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -92,8 +93,10 @@ class State:
     @property
     def touched(self) -> list[str]:
         """Hosts that may have been changed, in the order of their waves."""
-        return [host for index, wave in enumerate(self.waves) if index in self.begun_waves for host in wave
-                if host not in self.settled and (self.turns.get(host) != LOST or host in self.before)]  # fmt: skip
+        return [host for index, wave in enumerate(self.waves) for host in wave
+                if host not in self.settled and (self.turns.get(host) != LOST or host in self.before)
+                # Also where the line of its wave can't be read.
+                and (index in self.begun_waves or self.turns.get(host) in (DONE, FAILED))]  # fmt: skip
 
     @property
     def remaining(self) -> list[list[str]]:
@@ -117,23 +120,38 @@ def read(text: str) -> State:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
+        whole = False
         try:
             entry = json.loads(line)
-            if not isinstance(entry, dict) or not isinstance(entry.get("event"), str):
+            whole = True
+            if not isinstance(entry, dict) or not isinstance(entry.get("event"), str) or not isinstance(entry.get("at"), str):
                 raise ValueError
             if not state.id and entry["event"] != "begin":
-                raise JournalError("its first line is missing")
+                raise JournalError(f"its first line is missing: {_ODD}")
             _TAKE[entry["event"]](state, entry)
-            state.last = str(entry.get("at") or state.last)
+            state.last = entry["at"]
         except JournalError:
             raise
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
             if not state.id:
-                raise JournalError("its first line is incomplete: nothing was changed yet; start a new rollout") from None
-            state.problems.append(f"line {number} is incomplete" if number >= len(lines) - 1 else f"line {number} can't be read")
+                alone = not any(map(str.strip, lines[number:]))
+                words = "is incomplete: nothing was changed yet; start a new rollout" if alone else f"can't be read: {_ODD}"
+                raise JournalError(f"its first line {words}") from None
+            state.problems.append(f"line {number} {_UNKNOWN if whole else 'is incomplete'}")
     if not state.id:
         raise JournalError("is empty: nothing was changed yet; start a new rollout")
     return state
+
+
+_UNKNOWN = "is none that this version writes"
+_ODD = "it was edited; playbooks/status.yml shows what the hosts have, and -e take_over=true begins a new rollout over them"
+
+
+def warnings(state: State) -> list[str]:
+    """What can't be read in a journal that is used all the same."""
+    more = f" (and {len(state.problems) - 3} more lines)" if len(state.problems) > 3 else ""
+    words = "; ".join(state.problems[:3])
+    return [f"warning: journal of {state.id}: {words}{more}; it counts as not written"] if words else []
 
 
 def has_ended(last_line: str) -> bool:
@@ -145,29 +163,37 @@ def has_ended(last_line: str) -> bool:
         return False
 
 
+# Each reads the whole line before it changes the state.
+
+
 def _begin(state: State, entry: Mapping[str, Any]) -> None:
     if state.id:
         raise ValueError
     waves, rollout, digests = _waves(entry["waves"]), dict(entry["rollout"]), _texts(entry["digests"])
     if not ID.fullmatch(entry["id"]):
         raise ValueError
-    state.max_failed, state.approve = int(entry["max_failed"]), [int(wave) for wave in entry["approve"]]
+    max_failed, approve = _number(entry["max_failed"]), [_number(wave, len(waves)) for wave in entry["approve"]]
+    state.max_failed, state.approve = max_failed, approve
     state.waves, state.rollout, state.digests = waves, rollout, digests
-    state.begun, state.by, state.revision = str(entry["at"]), str(entry["by"]), str(entry.get("revision") or "")
+    state.begun, state.by, state.revision = entry["at"], str(entry["by"]), str(entry.get("revision") or "")
     state.to = str(entry.get("to") or "")
     state.id = entry["id"]
 
 
 def _run(state: State, entry: Mapping[str, Any]) -> None:
-    state.run = {key: entry[key] for key in ("mode", "by", "node", "pid", "started", "at")}
+    run: dict[str, Any] = {key: _text(entry[key]) for key in ("mode", "by", "node", "started", "at")}
+    run["pid"] = _number(entry["pid"])
+    if run["mode"] not in ("begin", "resume", "abort"):
+        raise ValueError
+    state.run = run
     if state.result == INCOMPLETE:
         state.settled = {host for host, turn in state.turns.items() if turn == DONE}
         state.before, state.begun_waves = {}, {}
     state.result, state.lines, state.run_waves = "", [], {}
     state.backs = {host: back for host, back in state.backs.items() if back == BACK}
-    if entry["mode"] == "abort":
+    if run["mode"] == "abort":
         state.aborted = True
-    elif entry["mode"] == "resume" and not state.returning:
+    elif run["mode"] == "resume" and not state.returning:
         # What failed has its turn again; what is done stays done.
         state.turns = {host: turn for host, turn in state.turns.items() if turn == DONE}
         state.words, state.judged = {}, {wave: words for wave, words in state.judged.items() if not words}
@@ -175,38 +201,45 @@ def _run(state: State, entry: Mapping[str, Any]) -> None:
 
 def _accept(state: State, entry: Mapping[str, Any]) -> None:
     waves, digests = _waves(entry["waves"]), _texts(entry["digests"])
+    rollout, max_failed = dict(entry["rollout"]), _number(entry["max_failed"])
+    approve = [_number(wave, len(waves)) for wave in entry.get("approve", state.approve)]
     changed = {host for host, digest in digests.items() if state.digests.get(host) != digest}
     state.turns = {host: turn for host, turn in state.turns.items() if host not in changed}
     # A host that the inventory no longer has keeps its place: what was done to it can be taken back.
-    state.waves, state.rollout, state.max_failed = waves, dict(entry["rollout"]), int(entry["max_failed"])
+    state.waves, state.rollout, state.max_failed, state.approve = waves, rollout, max_failed, approve
     state.digests = {**state.digests, **digests}
 
 
 def _approve(state: State, entry: Mapping[str, Any]) -> None:
-    state.approved.append(int(entry["wave"]))
+    state.approved.append(_number(entry["wave"], len(state.waves)))
 
 
 def _ready(state: State, entry: Mapping[str, Any]) -> None:
-    state.ready = True
-    state.waves = _waves(entry.get("waves", state.waves))
+    waves, lost = _waves(entry.get("waves", state.waves)), _texts(entry["lost"])
+    before = {str(host): _number(number) for host, number in dict(entry["before"]).items()}
+    state.ready, state.waves = True, waves
     # The first time counts: that is what the host had before this rollout.
-    state.before = {**{str(host): int(number) for host, number in dict(entry["before"]).items()}, **state.before}
-    for host, reason in _texts(entry["lost"]).items():
+    state.before = {**before, **state.before}
+    for host, reason in lost.items():
         state.turns[host], state.words[host] = LOST, reason
 
 
 def _wave(state: State, entry: Mapping[str, Any]) -> None:
-    state.begun_waves[int(entry["wave"])] = state.run_waves[int(entry["wave"])] = str(entry["at"])
+    wave = _number(entry["wave"], len(state.waves))
+    moment_of(entry["at"])
+    state.begun_waves[wave] = state.run_waves[wave] = entry["at"]
 
 
 def _turn(state: State, entry: Mapping[str, Any]) -> None:
-    if entry["state"] not in (DONE, FAILED, LOST):
+    host, turn = _text(entry["host"]), entry["state"]
+    if turn not in (DONE, FAILED, LOST):
         raise ValueError
-    state.turns[str(entry["host"])], state.words[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
+    state.turns[host], state.words[host] = turn, str(entry.get("msg") or "")
 
 
 def _judged(state: State, entry: Mapping[str, Any]) -> None:
-    state.judged[int(entry["wave"])] = str(entry["msg"])
+    wave = NO_WAVE if entry["wave"] == NO_WAVE else _number(entry["wave"], len(state.waves))
+    state.judged[wave] = str(entry["msg"])
 
 
 def _return(state: State, entry: Mapping[str, Any]) -> None:
@@ -214,15 +247,17 @@ def _return(state: State, entry: Mapping[str, Any]) -> None:
 
 
 def _back(state: State, entry: Mapping[str, Any]) -> None:
-    if entry["state"] not in (BACK, STUCK):
+    host, back = _text(entry["host"]), entry["state"]
+    if back not in (BACK, STUCK):
         raise ValueError
-    state.backs[str(entry["host"])], state.stuck[str(entry["host"])] = entry["state"], str(entry.get("msg") or "")
+    state.backs[host], state.stuck[host] = back, str(entry.get("msg") or "")
 
 
 def _end(state: State, entry: Mapping[str, Any]) -> None:
     if entry["result"] not in RESULTS:
         raise ValueError
-    state.result, state.lines = entry["result"], [str(line) for line in entry.get("lines") or []]
+    lines = [str(line) for line in entry.get("lines") or []]
+    state.result, state.lines = entry["result"], lines
 
 
 _TAKE = {
@@ -234,7 +269,26 @@ _TAKE = {
 def _waves(value: Any) -> list[list[str]]:
     if not isinstance(value, list) or not all(isinstance(wave, list) for wave in value):
         raise ValueError
-    return [[str(host) for host in wave] for wave in value]
+    hosts = [_text(host) for wave in value for host in wave]
+    if len(hosts) != len(set(hosts)):
+        raise ValueError
+    return [list(wave) for wave in value]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _number(value: Any, below: int = 1 << 53) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < below:
+        raise ValueError
+    return value
+
+
+def moment_of(at: str) -> datetime.datetime:
+    return datetime.datetime.strptime(at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=datetime.timezone.utc)
 
 
 def _texts(value: Any) -> dict[str, str]:
@@ -245,10 +299,10 @@ def changes(state: State, waves: list[list[str]], digests: Mapping[str, str]) ->
     """What the inventory and the declaration have otherwise than when the rollout began."""
     hosts = {host for wave in waves for host in wave}
     known = set(state.order)
-    lines = [f"{_names(sorted(known - hosts))}: no longer in this run (removed, or left out by --limit)"] if known - hosts else []
-    lines += [f"{_names(sorted(hosts - known))}: new"] if hosts - known else []
+    lines = [f"{names(sorted(known - hosts))}: no longer in this run (removed, or left out by --limit)"] if known - hosts else []
+    lines += [f"{names(sorted(hosts - known))}: new"] if hosts - known else []
     other = sorted(host for host in hosts & known if state.digests.get(host) != digests.get(host))
-    lines += [f"{_names(other)}: another declaration"] if other else []
+    lines += [f"{names(other)}: another declaration"] if other else []
     return lines
 
 
@@ -261,7 +315,7 @@ def with_changes(state: State, waves: list[list[str]]) -> list[list[str]]:
     return [*kept[:-1], [*kept[-1], *new]] if kept else [new]
 
 
-def _names(hosts: Iterable[str]) -> str:
-    names = list(hosts)
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-    return ", ".join(names[:5]) + more
+def names(hosts: Iterable[str]) -> str:
+    every = list(hosts)
+    more = f" and {len(every) - 5} more" if len(every) > 5 else ""
+    return ", ".join(every[:5]) + more

@@ -30,8 +30,11 @@ def read_note(generations: str) -> Note:
             return host_note.read(file.read())
     except FileNotFoundError:
         return Note()
-    except (NoteError, OSError, UnicodeDecodeError) as error:
-        raise NoteError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except OSError as error:
+        raise NoteError(f"{path}: {error.strerror}") from None
+    except (NoteError, UnicodeDecodeError) as error:
+        words = error if isinstance(error, NoteError) else "is not text"
+        raise NoteError(f"{path}: {words}; remove it where no rollout of this host is under way") from None
 
 
 def change_note(generations: str, change: Callable[[Note], Note], check: bool) -> tuple[Note, bool]:

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..domain.options import shown
+
 KEYS = ("prometheus", "query", "below", "above", "nothing")
 NOTHING = ("fail", "pass")
 MAX_QUERIES = 20
@@ -57,7 +59,7 @@ def _query(where: str, value: Any, problems: list[str]) -> Query | None:
     before = len(problems)
     unknown = sorted(str(key) for key in value if key not in KEYS)
     if unknown:
-        problems.append(f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(KEYS)}")
+        problems.append(f"{where}: unknown key {', '.join(map(shown, unknown))}; known are {', '.join(KEYS)}")
     address = value.get("prometheus")
     if not is_url(address):
         problems.append(f"{where}: prometheus: must be the address of a server, as in http://127.0.0.1:9090")
@@ -67,9 +69,11 @@ def _query(where: str, value: Any, problems: list[str]) -> Query | None:
     below, above = (_bound(where, key, value.get(key), problems) for key in ("below", "above"))
     if value.get("below") is None and value.get("above") is None:
         problems.append(f"{where}: must have below or above, the bound for each value")
+    if below is not None and above is not None and above >= below:
+        problems.append(f"{where}: no value is above {above:g} and below {below:g}: every wave would fail")
     nothing = value.get("nothing", "fail")
     if nothing not in NOTHING:
-        problems.append(f"{where}: nothing: is {nothing!r}, must be fail or pass: what follows when the query has no result")
+        problems.append(f"{where}: nothing: is {shown(nothing)}, must be fail or pass: what follows when the query has no result")
     if len(problems) > before:
         return None
     return Query(str(address), str(text), below, above, str(nothing))
@@ -94,7 +98,7 @@ def _bound(where: str, key: str, value: Any, problems: list[str]) -> float | Non
             return float(value)
     except (ValueError, OverflowError):
         pass
-    problems.append(f"{where}: {key}: is {value!r}, must be a number")
+    problems.append(f"{where}: {key}: is {shown(value)}, must be a number")
     return None
 
 

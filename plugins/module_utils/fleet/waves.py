@@ -11,6 +11,7 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..domain.options import shown
 from .rollout import Rollout
 
 
@@ -41,6 +42,12 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
     if lacking:
         more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
         problems.append(f"rollout: spread: {', '.join(lacking[:3])}{more} has no variable {rollout.spread}")
+    odd = [host for host, value in hosts.items() if rollout.spread and isinstance(value, (list, dict))]
+    if odd:
+        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+        # Not shown: a variable may be a secret.
+        words = "is a list or a mapping, must be text or a number"
+        problems.append(f"rollout: spread: {rollout.spread} of {', '.join(odd[:3])}{more} {words}")
     order, reached, agreed = _order(rollout, hosts), 0, False
     waves: list[list[str]] = []
     approve: list[int] = []
@@ -82,7 +89,7 @@ def _order(rollout: Rollout, hosts: Mapping[str, Any]) -> list[str]:
         return list(hosts)
     groups: dict[str, list[str]] = {}
     for host, value in hosts.items():
-        groups.setdefault(repr(value), []).append(host)
+        groups.setdefault(value if isinstance(value, str) else shown(value), []).append(host)
     early: list[tuple[int, int, str]] = []
     late: list[str] = []
     for index, members in enumerate(groups.values()):

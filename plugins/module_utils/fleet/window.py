@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..domain.options import shown
+
 try:
     import zoneinfo
 except ImportError:  # Python before 3.9, where no controller runs
     zoneinfo = None  # type: ignore[assignment]
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_WHOLE = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 KEYS = ("days", "from", "to", "zone")
 _TIME = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _DAY_MINUTES = 24 * 60
@@ -71,7 +74,7 @@ def window_of(value: Any, problems: list[str]) -> Window | None:
     before = len(problems)
     unknown = sorted(str(key) for key in value if key not in KEYS)
     if unknown:
-        problems.append(f"rollout: window: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(KEYS)}")
+        problems.append(f"rollout: window: unknown key {', '.join(map(shown, unknown))}; known are {', '.join(KEYS)}")
     days = _days(value.get("days", "Mon-Sun"), problems)
     begin = _minute("from", value.get("from", "00:00"), problems)
     end = _minute("to", value.get("to", "24:00"), problems)
@@ -86,9 +89,9 @@ def _days(value: Any, problems: list[str]) -> tuple[int, ...]:
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [None]
     chosen: set[int] = set()
     for part in parts:
-        ends = [word.strip().capitalize()[:3] for word in part.split("-")] if isinstance(part, str) else []
-        if not 1 <= len(ends) <= 2 or any(end not in DAYS for end in ends):
-            problems.append(f"rollout: window: days: is {value!r}, must be days of the week, as in Mon-Fri or Mon,Wed,Fri")
+        ends = [_day(word) for word in part.split("-")] if isinstance(part, str) else []
+        if not 1 <= len(ends) <= 2 or "" in ends:
+            problems.append(f"rollout: window: days: is {shown(value)}, must be days of the week, as in Mon-Fri or Mon,Wed,Fri")
             return ()
         first, last = DAYS.index(ends[0]), DAYS.index(ends[-1])
         chosen.update(day % 7 for day in range(first, last + 1 if last >= first else last + 8))
@@ -97,14 +100,21 @@ def _days(value: Any, problems: list[str]) -> tuple[int, ...]:
     return tuple(sorted(chosen))
 
 
+def _day(word: str) -> str:
+    """Mon for mon, Mon and Monday; "" for what is no day."""
+    name = word.strip().lower()
+    return next((day for day, whole in zip(DAYS, _WHOLE) if name in (day.lower(), whole)), "")
+
+
 def _minute(key: str, value: Any, problems: list[str]) -> int:
     # YAML 1.1 reads 16:30 without quotes as a number to the base of 60.
     if isinstance(value, int) and not isinstance(value, bool) and 60 <= value <= _DAY_MINUTES:
         value = _clock(value)
     match = _TIME.fullmatch(value) if isinstance(value, str) else None
     minute = int(match.group(1)) * 60 + int(match.group(2)) if match else -1
-    if not 0 <= minute <= _DAY_MINUTES:
-        problems.append(f"rollout: window: {key}: is {value!r}, must be a time of the day in quotes, as in '08:00'")
+    # A window that would begin at the end of a day begins on the next one.
+    if not 0 <= minute <= (_DAY_MINUTES if key == "to" else _DAY_MINUTES - 1):
+        problems.append(f"rollout: window: {key}: is {shown(value)}, must be a time of the day in quotes, as in '08:00'")
         return 0
     return minute
 
@@ -116,5 +126,7 @@ def _zone(value: Any, problems: list[str]) -> str:
             return value
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         pass
-    problems.append(f"rollout: window: zone: is {value!r}, must be a time zone that the controller knows, as in Europe/Berlin")
+    problems.append(
+        f"rollout: window: zone: is {shown(value)}, must be a time zone that the controller knows, as in Europe/Berlin"
+    )
     return "UTC"

@@ -111,6 +111,21 @@ def test_one_mac_on_two_hosts():
     assert "mac 00:16:3e:00:00:01 on xenbr0 is declared for domain www of a too" in problem.line
 
 
+def test_one_address_in_two_spellings():
+    same = with_interface(address="FD00:0:0::A/64"), with_interface(address="fd00::000a/64")
+    (problem,) = fleet_of(*same).problems
+    assert "address fd00::a on xenbr0 is declared for domain www of a too" in problem.line
+    (problem, _same) = fleet_of(*[with_interface(address="::ffff:10.0.0.10/120")] * 2).problems
+    assert problem.line.endswith("an IPv4 address written as one of IPv6: write 10.0.0.10/PREFIX")
+
+
+def test_one_shared_disk_in_two_spellings():
+    disks = [{"path": path, "access": "w", "shared": True} for path in ("/srv/shared/d.img", "/srv//x/../shared/./d.img")]
+    first, second = {**UNIKERNEL, "disks": disks[:1]}, {**with_interface(address="10.0.0.11/24"), "disks": disks[1:]}
+    (problem,) = fleet_of(first, second).problems
+    assert problem.host == "b" and "/srv/shared/d.img is on shared storage and domain www of a writes it" in problem.line
+
+
 def test_one_shared_disk_that_two_hosts_write():
     disk = {"path": "/srv/shared/d.img", "access": "w", "shared": True}
     first = {**UNIKERNEL, "disks": [disk]}

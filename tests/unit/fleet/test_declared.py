@@ -29,6 +29,9 @@ xen_hosts:
     shapes: {unikernels: {a: 1}, unikernel_images: {null: {}, x: 1, "..": {file: /x}}, dns_interfaces: null}
     fine:
       unikernels: [{name: a, image: x, memory: "{{ '32' }}", autostart: "{{ 'yes' }}", live: "{{ nosuch | default(omit) }}"}]
+    rolled: {unikernels: [], rollout: {bake: "{{ nosuch_bake }}"}}
+    rolled-out: {unikernels: [], rollout: "{{ nosuch_rollout }}", rollout_copy_at_once: some}
+    rolled-wrong: {unikernels: [], rollout: {waves: [0, "100%"]}}
   vars:
     base: [{name: q, image: x, arguments: {token: "{{ vault_token }}"}}]
     unikernel_images: {x: {file: /x.xen}}
@@ -61,10 +64,19 @@ def refused(tmp_path_factory):
 
 def test_a_variable_that_is_not_defined_deep_in_a_list_is_named_with_its_place(refused):
     lines, _output = refused
-    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:24)" in lines
+    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:27)" in lines
     assert "service: web_interfaces[0].address: 'nosuch' is not defined (hosts.yml:12)" in lines
     for host in ("hidden", "chained", "of-a-host", "of-hosts", "of-vars", "looked-up"):
         assert any(host in line.partition(": unikernels")[0] and "'vault_token' is not defined" in line for line in lines)
+
+
+def test_a_rollout_that_is_not_defined_does_not_pass_for_none(refused):
+    """site.yml would deploy to all hosts at once."""
+    lines, _output = refused
+    assert "rolled: rollout.bake: 'nosuch_bake' is not defined (hosts.yml:18)" in lines
+    assert "rolled-out: rollout: 'nosuch_rollout' is not defined (hosts.yml:19)" in lines
+    assert "rolled-out: rollout_copy_at_once: is 'some', must be a number of hosts; 0: all" in lines
+    assert any(line.startswith("rolled-wrong: rollout: waves[0]: is 0, must be") for line in lines)
 
 
 def test_every_other_mistake_is_in_the_same_list(refused):

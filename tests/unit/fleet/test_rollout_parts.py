@@ -189,7 +189,7 @@ def test_a_host_takes_part_in_one_rollout():
 def test_a_note_that_is_not_whole_says_so(text, tmp_path):
     folder = str(tmp_path / "generations")
     (tmp_path / "rollout.json").write_text(text)
-    with pytest.raises(NoteError, match=r"rollout.json: is (not whole|of another format)"):
+    with pytest.raises(NoteError, match=r"rollout.json: is (not whole|of another format); remove it where no rollout"):
         read_note(folder)
 
 

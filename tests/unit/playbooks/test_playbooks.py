@@ -47,6 +47,12 @@ def test_what_is_included_and_notified_is_there(path):
             assert set(notified) <= {handler["name"] for handler in handlers}, f"{file}: {notified}"
 
 
+def test_no_playbook_asks_whether_the_rollout_is_defined():
+    """One with a variable in it that is not defined is not; site.yml would deploy to all hosts at once."""
+    for path in PLAYBOOKS:
+        assert not re.search(r"\brollout is (not )?defined", path.read_text()), path.name
+
+
 def test_words_that_are_set_to_nothing_are_none():
     for path in sorted((ROOT / "roles/xen_host").glob("*/*.yml")):
         assert not re.search(r"xen_host_(xen|linux)_arguments\.split", path.read_text()), f"{path}: null has no split"
