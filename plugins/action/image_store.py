@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.unikernels.xen.plugins.module_utils.image import versions
+from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import Origin, origin_of
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
     Policy,
     PolicyError,
@@ -33,6 +35,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.signature imp
     key_problem,
     public_half,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     KINDS,
     SUFFIX,
@@ -46,7 +49,7 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import sta
 
 MODULE = "unikernels.xen.image_store"
 # What the action alone has a use for.
-_OURS = ("state", "controller", "signing_key", "allowed_signers", "revoked_keys", "valid_days", "sign_again")
+_OURS = ("state", "controller", "origins", "signing_key", "allowed_signers", "revoked_keys", "valid_days", "sign_again")
 # The digest of a file that is yet to be written: no file has it.
 _YET = "0" * 64
 MAX_DAYS = 36500
@@ -84,6 +87,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not isinstance(wanted, dict):
                 raise StoreError("wanted: must be a mapping of name to digest")
             images = wanted_images(wanted, args.get("names"))
+            self.origins = _origins(args.get("origins"), wanted, images)
             texts = {option: self._text(args, option) for option in ("allowed_signers", "revoked_keys")}
             if args.get("state") == "signed":
                 given = given_policy({"signature": args.get("signature"), **texts})
@@ -94,7 +98,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             module_args.update({option: text for option, text in texts.items() if text is not None})
             module_args["wanted"] = {name: digest for name, digest in images.items() if digest}
             result.update(self._ship(images, module_args))
-        except (StoreError, SignatureError, PolicyError) as error:
+        except (StoreError, SignatureError, PolicyError, BuildError) as error:
             raise AnsibleActionFail(_role_words(str(error))) from error
         except OSError as error:
             raise AnsibleActionFail(f"{error.filename or self.store}: {error.strerror}") from error
@@ -147,7 +151,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._display.display(f"{self.key} is in a device: touch that once for each image that has yet to be signed")
         for digest in sorted(set(built.values())):
             names = tuple(sorted(name for name in built if built[name] == digest))
-            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again):
+            origins = tuple(self.origins[name] for name in names if name in self.origins)
+            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again, origins):
                 changed.append(digest)
         return changed
 
@@ -268,6 +273,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             problem = versions.refusal(name, held.get(name), versions.Arrived(digest, version))
             if problem and policy.required and not rollback:
                 raise PolicyError(problem)
+
+
+def _origins(declared: Any, wanted: dict[str, Any], names: Iterable[str]) -> dict[str, Origin]:
+    """Where each image must come from, with what the task that got it reports."""
+    if declared is not None and not (
+        isinstance(declared, dict) and all(isinstance(origin, dict) for origin in declared.values())
+    ):
+        raise StoreError("origins: must be a mapping of name to origin")
+    reports = {name: wanted[name].get("origin") for name in names if isinstance(wanted[name], dict)}
+    return {name: origin_of(name, declared[name], reports.get(name)) for name in names if name in (declared or {})}
 
 
 def _flag(value: Any) -> bool:

@@ -113,7 +113,7 @@ def resumable(state: State, options: Mapping[str, Any], wave: int) -> None:
         raise RolloutError(f"rollout {state.id} has ended ({state.result}): start a new one")
     if options["to"] and options["to"] != state.to:
         brings = f"brings {state.to} back" if state.to else "deploys the declaration"
-        raise RolloutError(f"to: rollout {state.id} {brings}: resume it without -e to={options['to']}, or begin a new one")
+        raise RolloutError(f"to: rollout {state.id} {brings}: resume it without -e to={options['to']}, or start a new one")
     if wave > len(state.waves) or (wave and wave - 1 not in state.approve and not options["accept_changes"]):
         waiting = ", ".join(str(index + 1) for index in state.approve) or "none"
         raise RolloutError(

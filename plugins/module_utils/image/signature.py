@@ -23,6 +23,7 @@ from typing import Any
 
 from . import provenance
 from .elf import printable
+from .origin import Origin, from_origins
 from .provenance import Claim, ProvenanceError
 from .store import digest_of, history, read_text, write_whole
 
@@ -182,7 +183,7 @@ def sidecars(store: str, digest: str) -> dict[str, str]:
 
 def attach(
     store: str, digest: str, text: bytes, key: str, check: bool, names: tuple[str, ...] = (), valid_days: int = 0,
-    again: bool = False,
+    again: bool = False, origins: tuple[Origin, ...] = (),
 ) -> bool:  # fmt: skip
     """Keep the statement ``text`` of an image, and its signature by ``key`` where one is given. Whether that is a change.
 
@@ -190,7 +191,8 @@ def attach(
     is signed: one about another image is refused, and of its names those are signed that are declared, or that this very key
     has signed before: nothing is vouched for that somebody else wrote into the store. ``text`` may be empty for an image
     that was stored before, and has its statement. Each declared name gets a version, higher than that of the name's other
-    images; ``again``: also where it has one. SignatureError says what can't be signed, and why.
+    images; ``again``: also where it has one. ``origins``: where the image must come from, by its statement.
+    SignatureError says what can't be signed, and why.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     there = os.path.exists(statement)
@@ -207,7 +209,7 @@ def attach(
         else:
             signed_before = before if good else {}
             claims = {name: _claim(store, name, digest, signed_before, valid_days, again) for name in declared}
-            new = provenance.restated(old, digest, {**signed_before, **claims})
+            new = provenance.restated(from_origins(old, digest, origins, good), digest, {**signed_before, **claims})
     except (ProvenanceError, ValueError) as error:
         raise SignatureError(
             f"image {digest}: its statement of provenance: {error}; remove {statement}, and run again"

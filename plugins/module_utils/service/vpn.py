@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..domain.devices import VDEV
 from ..fleet.plain import flag
 from .variables import USUAL_MEMORY, Keys, Service, Variables, at, first_address, is_address
 from .vpn_config import PORT, Material, Tunnel, configuration, pool
@@ -19,7 +20,7 @@ from .vpn_config import PORT, Material, Tunnel, configuration, pool
 NAME = "vpn"
 OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "client_to_client",
            "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "update", "arguments",
-           "health", "endpoints")  # fmt: skip
+           "health", "vdev", "endpoints")  # fmt: skip
 # What one endpoint has for itself: an item of `vpn_endpoints` does not take it from the host's variables.
 _OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
 # Names of certificates become file names and arguments of programs.
@@ -27,6 +28,9 @@ _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _RESERVED = ("server", "ca")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 _NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
+# Ours and stand-ins read their configuration there. Mirage keeps the first disk for a boot disk, so what `block_of_file` names in
+# a public unikernel's config.ml is the next one.
+_OUR_DISK, _MIRAGE_DISK = "xvda", "xvdb"
 # On the host, 0600: which CA its endpoints serve, and what their health checks need. In it a folder for each endpoint.
 FOLDER = "/var/lib/unikernels/vpn"
 HEALTH_KEY = "health.pem"
@@ -209,6 +213,16 @@ def _image_kind(given: Variables) -> str:
     return {"build": "ours", "standin": "standin"}.get(str(images), "own")
 
 
+def _vdev(given: Variables, kind: str, source: str) -> dict[str, str]:
+    """The device that the image looks for its configuration at. A finished file may be anybody's: it is taken for ours."""
+    image = given.get("image")
+    public = kind == "own" and isinstance(image, dict) and str(image.get("source") or source).rstrip("/") != source.rstrip("/")
+    vdev = given.text("vdev", _MIRAGE_DISK if public else _OUR_DISK)
+    if not VDEV.fullmatch(vdev):
+        given.wrong("vdev", f"{vdev!r} is not a disk of the domain, as in {_OUR_DISK} or {_MIRAGE_DISK}")
+    return {"vdev": vdev} if vdev != _OUR_DISK else {}
+
+
 def _refuse_what_the_image_lacks(given: Variables, tunnel: Tunnel, kind: str) -> None:
     """What would be left undone in silence."""
     if tunnel.nat and kind == "ours":
@@ -300,7 +314,7 @@ def declare(
             **({"forward": [str(network) for network in tunnel.forwarded]} if tunnel.forwarded else {}),
             **given.mapping("arguments", "boot argument to value"),
         },
-        "disks": [{"content": configuration(tunnel, material)}],
+        "disks": [{"content": configuration(tunnel, material), **_vdev(given, tunnel.kind, source)}],
         "health": given.health({"openvpn": at(address, PORT), "key": f"{FOLDER}/{name}/{HEALTH_KEY}"}),
     }
     origin = given.origin({"source": source}, {"standin": NAME})

@@ -237,7 +237,7 @@ def test_hosts_with_a_turn_are_rolled_back_also_where_the_line_of_their_wave_is_
 
 
 def test_a_first_line_that_can_not_be_read_is_no_rollout_that_never_began():
-    with pytest.raises(JournalError, match="nothing was changed yet; begin a new rollout"):
+    with pytest.raises(JournalError, match="nothing was changed yet; start a new rollout"):
         read(text_of()[:40])
     with pytest.raises(JournalError, match=r"its first line can't be read: it was edited; .*status\.yml"):
         read(text_of()[:40] + "\n" + line_of("wave", AT, wave=0))

@@ -221,3 +221,40 @@ def test_the_resolver_of_the_host_is_pushed():
         fleet = compile_fleet(resolved, Asked(services), lambda service: f"/src/{service}")
         (content,) = (one["disks"][0]["content"] for one in fleet.hosts["xen1"].unikernels if one["name"] == "vpn")
         assert 'push "dhcp-option DNS 10.0.0.53"\n' in content
+
+
+PUBLIC = {"source": "https://git.example.net/miragevpn.git", "subfolder": "mirage-server", "version": "0" * 40}
+
+
+@pytest.mark.parametrize(
+    ("variables", "vdev"),
+    [
+        ({}, None),
+        (STANDIN, None),
+        ({"image": {"standin": "vpn"}}, None),
+        ({"image": {"source": "/src"}}, None),
+        ({"image": {"source": "/src/", "update_lock": True}}, None),
+        ({"images": "prebuilt", "image": {"file": "/srv/vpn.xen"}}, None),
+        ({"image": PUBLIC}, "xvdb"),
+        ({"image": {"source": "/srv/mirage-server"}}, "xvdb"),
+        ({"image": PUBLIC, "vdev": "xvda"}, None),
+        ({"images": "prebuilt", "image": {"file": "/srv/vpn.xen"}, "vdev": "xvdb"}, "xvdb"),
+    ],
+)
+def test_the_configuration_is_on_the_disk_that_the_image_reads(variables, vdev):
+    """What block_of_file names begins at xvdb: Mirage keeps the first disk for a boot disk. Ours names xvda itself."""
+    service = declared(**variables)
+    assert service.problems == () and service.unikernel["disks"][0].get("vdev") == vdev
+
+
+@pytest.mark.parametrize("vdev", ["sdb/../..", "xvd", 1, "", "xvdb\n", "51728"])
+def test_what_is_no_disk_is_refused(vdev):
+    (line,) = declared(vdev=vdev).problems
+    assert line == f"vpn_vdev: {str(vdev)!r} is not a disk of the domain, as in xvda or xvdb"
+
+
+def test_endpoints_have_their_own_disk():
+    values = {"vpn_endpoints": [{"name": "b", "interfaces": INTERFACES, "vdev": "xvdc"}, {"name": "c", "interfaces": INTERFACES}]}
+    (first, second) = vpn.endpoints(values, problems := [])
+    assert problems == [] and "vpn_vdev" not in second.values
+    assert vpn.declare(first.values, "/src", "/k", GOOD).unikernel["disks"][0]["vdev"] == "xvdc"
