@@ -35,6 +35,8 @@ let trie_of_zones text =
       | Error error -> Fmt.failwith "--zone-block: %a" Dns_trie.pp_zone_check error)
 
 module Main (Stack : Tcpip.Stack.V4V6) = struct
+  module Served = Lifecycle.Make (Stack)
+
   (* A line for each malformed question is a stranger's to choose; who asks for debugging wants them. *)
   let quiet src =
     let is_dns = String.starts_with ~prefix:"dns" (Logs.Src.name src) in
@@ -47,7 +49,7 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
     (* Whoever asks for a whole zone gets nothing: there are no secondaries. *)
     let primary = Dns_server.Primary.create ~unauthenticated_zone_transfer:false ~rng zones in
     let cache_size = K.cache_size () in
-    let module Stack = Clients.Make (Stack) (struct
+    let module Stack = Clients.Make (Served) (struct
       let networks () = Stack.IP.configured_ips (Stack.ip stack) @ K.clients ()
       let zones = primary
     end) in
@@ -70,5 +72,5 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
         >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " (List.map Ipaddr.to_string servers))
     >>= fun does ->
     Logs.app (fun f -> f "dns: ready, %s" does);
-    fst (Lwt.wait ())
+    Served.until_shutdown ~patient:true
 end

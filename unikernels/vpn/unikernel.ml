@@ -2,6 +2,7 @@
 open Lwt.Infix
 
 module Main (Stack : Tcpip.Stack.V4V6) (Disk : Mirage_block.S) = struct
+  module Stack = Lifecycle.Make (Stack)
   module Vpn = Miragevpn_mirage.Server (Stack)
 
   (* A configuration of OpenVPN with keys and certificates in it, padded with zeros. *)
@@ -30,5 +31,5 @@ module Main (Stack : Tcpip.Stack.V4V6) (Disk : Mirage_block.S) = struct
         let vpn = Vpn.connect ~payloadv4_from_tunnel config stack in
         if Forward.K.networks () <> [] then Forward.tunnel := Some (Miragevpn.Config.get Server config, Vpn.write vpn);
         Logs.app (fun f -> f "vpn: ready on port %d" (Miragevpn.server_bind_port config));
-        fst (Lwt.wait ())
+        Stack.until_shutdown ~patient:false
 end

@@ -114,10 +114,14 @@ type connection = {
   mutable ended : bool;  (** by us *)
   mutable last : int;  (** when the client said something, by counting *)
   mutable since : int;  (** the second in which one of these became true *)
+  mutable active : int;  (** the second of its last frame, in either direction *)
 }
 
 (* By client and server, each with its port. *)
 let known : (string * string, connection) Hashtbl.t = Hashtbl.create 97
+
+(* Set when the domain is about to end: who asks for a connection now is ignored, and asks again what comes at its address. *)
+let closing = ref false
 
 let count = ref 0
 
@@ -195,13 +199,14 @@ module Make (Net : Mirage_net.S) = struct
     let { Tcp.Stats.tcp_channels; tcp_listens; _ } = Tcp.Stats.singleton in
     (* Never seen: that there are some of which nothing is known here. *)
     let too_many = tcp_channels + tcp_listens > 2 * (most () + 16) in
-    if Cstruct.length frame > longest || too_many || not (may_open (segment.source, segment.destination)) then Lwt.return_unit
+    let may_open () = not (Cstruct.length frame > longest || too_many) && may_open (segment.source, segment.destination) in
+    if !closing || not (may_open ()) then Lwt.return_unit
     else
       Lwt_list.iter_s (drop callback) (to_go ()) >>= fun () ->
       let connection =
         {
           opened = Cstruct.append frame Cstruct.empty; segment; expected = Int32.succ (sequence frame segment);
-          answered = false; ended = false; last = next (); since = seconds ();
+          answered = false; ended = false; last = next (); since = seconds (); active = seconds ();
         } [@ocamlformat "disable"]
       in
       Hashtbl.replace known (segment.source, segment.destination) connection;
@@ -210,6 +215,7 @@ module Make (Net : Mirage_net.S) = struct
   let says callback frame segment connection =
     let has = Segment.has frame segment in
     connection.last <- next ();
+    connection.active <- seconds ();
     if has Segment.rst && Segment.sequence frame segment = connection.expected then
       Hashtbl.remove known (segment.source, segment.destination)
     else if has Segment.ack then connection.answered <- true;
@@ -241,6 +247,7 @@ module Make (Net : Mirage_net.S) = struct
         match Hashtbl.find_opt known key with
         | Some _ when has Segment.rst -> Hashtbl.remove known key
         | Some connection ->
+            connection.active <- seconds ();
             if has Segment.ack then connection.expected <- Segment.acknowledged frame segment;
             if has Segment.fin && not connection.ended then begin
               connection.ended <- true;

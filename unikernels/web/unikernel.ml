@@ -59,6 +59,7 @@ let tls_of_pem text =
   Tls.Config.server ~alpn_protocols:[ "http/1.1" ] ~certificates ()
 
 module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
+  module Stack = Lifecycle.Make (Stack)
   module Paf = Paf_mirage.Make (Stack.TCP)
   module Answers = Site.Make (Files)
 
@@ -105,6 +106,7 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
         Lwt.return (Site.plain `Internal_server_error "Internal server error\n"))
     >|= fun { Site.status; headers; text; first; length } ->
     if K.access_log () then note client request status length;
+    let headers = if !Bounded.closing then ("connection", "close") :: headers else headers in
     let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
     if request.meth = `HEAD || length = 0 then H1.Reqd.respond_with_string reqd response ""
     else send (H1.Reqd.respond_with_streaming reqd response) text first length
@@ -139,5 +141,5 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
             Log.app (fun f -> f "web: HTTPS on port %d" port)))
     >>= fun () ->
     Log.app (fun f -> f "web: ready on port %d" (K.port ()));
-    serving
+    Lwt.pick [ serving; Stack.until_shutdown ~patient:true ]
 end

@@ -6,6 +6,7 @@ import pathlib
 
 UNIKERNELS = pathlib.Path(__file__).parents[3] / "unikernels"
 OWN = {"config.ml", "unikernel.ml"}
+EVERYWHERE = {"bounded.ml", "lifecycle.ml"}
 
 
 def test_what_stands_in_two_folders_is_the_same_in_both():
@@ -16,3 +17,9 @@ def test_what_stands_in_two_folders_is_the_same_in_both():
     differing = [f"{name}: {', '.join(found)}" for name, found in texts.items() if len(set(found.values())) > 1]
     assert not differing
     assert {"disk.ml", "bounded.ml"} <= {name for name, found in texts.items() if len(found) > 1}
+    assert {name for name, found in texts.items() if len(found) == 3} == EVERYWHERE
+
+
+def test_each_ends_when_the_toolstack_asks_for_it():
+    waits = {path.parent.name for path in UNIKERNELS.glob("*/unikernel.ml") if "until_shutdown" in path.read_text()}
+    assert waits == {"web", "dns", "vpn"}
