@@ -7,7 +7,7 @@ type t = { address : Ipaddr.t; key : key option }
 
 let ( let* ) = Result.bind
 let prefix = "; secondary "
-let max_lines = 1_000
+let max_lines = 100
 
 let key_of name algorithm secret =
   let* name = Domain_name.of_string name in
