@@ -23,6 +23,7 @@ let slip = 2
 module Make (Stack : Tcpip.Stack.V4V6) (Known : sig
   val networks : unit -> Ipaddr.Prefix.t list
   val zones : Dns_server.Primary.s
+  val secondaries : Secondaries.t list
 end) =
 struct
   module Over = Dns_mirage.Make (Stack)
@@ -32,7 +33,9 @@ struct
   (* An address as its owner is counted: /64 of IPv6, and of IPv4 the address. *)
   let owner address = match address with Ipaddr.V4 _ -> Ipaddr.to_octets address | V6 _ -> String.sub (Ipaddr.to_octets address) 0 8
 
-  (* Nobody may change the zones or be told of a change, so what else comes of a question is nothing. *)
+  let for_secondaries proto address port question = Transfer.handle Known.secondaries Known.zones proto address port question
+
+  (* Nobody may change the zones, so what else comes of a question is nothing. *)
   let of_zones proto address port question =
     let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
     let question = Cstruct.to_string question in
@@ -53,7 +56,10 @@ struct
   let answers proto address port question =
     let edns = Message.has_edns question and wanted = Message.wants_recursion question in
     let complete answer = Message.completed answer ~recursion:false ~authoritative:false ~wanted ~edns in
-    List.map complete (match refusal question with Some refused -> [ refused ] | None -> of_zones proto address port question)
+    match for_secondaries proto address port question with
+    | Some answers -> answers
+    | None ->
+        List.map complete (match refusal question with Some refused -> [ refused ] | None -> of_zones proto address port question)
 
   include (
     Stack :
@@ -127,14 +133,18 @@ struct
             Bounded.Rate.allows asking ~most ~each:(most / 4) ~owner:(owner src) ~key:(src, src_port)
           in
           if listened <> port then callback ~src ~dst ~src_port question
-          (* An answer is no question. Two servers that answer each other's answers, or one that is given its own address as
-             the asker's, never stop (CVE-2024-2169). *)
-          else if Cstruct.length question < Message.header || Message.is_answer question || not (may_ask ()) then Lwt.return_unit
+          (* An answer is no question, but may be one to a NOTIFY of ours. Two servers that answer each other's answers, or one
+             that is given its own address as the asker's, never stop (CVE-2024-2169). *)
+          else if Cstruct.length question < Message.header then Lwt.return_unit
+          else if Message.is_answer question then Lwt.return (Notify.answered src question)
+          else if not (may_ask ()) then Lwt.return_unit
           else if not (is_client src) then answer_others udp ~src ~src_port question
           else
-            match refusal question with
-            | None -> resolve callback ~src ~dst ~src_port question
-            | Some refused -> Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp refused >|= ignore)
+            let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
+            match (for_secondaries `Udp src src_port question, refusal question) with
+            | Some answers, _ -> Lwt_list.iter_s send answers
+            | None, Some refused -> send refused
+            | None, None -> resolve callback ~src ~dst ~src_port question)
   end
 
   module TCP = struct
@@ -150,6 +160,37 @@ struct
         let answer = Message.completed answer ~recursion:true ~authoritative ~wanted:true ~edns:false in
         Stack.TCP.write flow (Cstruct.append length answer)
 
+    (* What clients send, as messages: what concerns secondaries is answered before the library reads it. *)
+    let from_clients : (Ipaddr.t * int, Over.f) Hashtbl.t = Hashtbl.create 7
+
+    let rec read flow =
+      let ((address, from) as client) = Stack.TCP.dst flow in
+      match if snd (Stack.TCP.src flow) = port then Hashtbl.find_opt from_clients client else None with
+      | None -> Stack.TCP.read flow
+      | Some questions -> (
+          Over.read_tcp questions >>= function
+          | Error () -> Lwt.return_ok `Eof
+          | Ok question -> (
+              match for_secondaries `Tcp address from question with
+              | None ->
+                  let length = Cstruct.create 2 in
+                  Cstruct.BE.set_uint16 length 0 (Cstruct.length question);
+                  Lwt.return_ok (`Data (Cstruct.append length question))
+              | Some answers -> (
+                  Over.send_tcp_multiple flow answers >>= function
+                  | Error () -> Lwt.return_ok `Eof
+                  | Ok () -> read flow)))
+
+    let resolve callback flow =
+      let client = Stack.TCP.dst flow and questions = Over.of_flow flow in
+      let forget () =
+        match Hashtbl.find_opt from_clients client with
+        | Some latest when latest == questions -> Lwt.return (Hashtbl.remove from_clients client)
+        | _ -> Lwt.return_unit
+      in
+      Hashtbl.replace from_clients client questions;
+      Lwt.finalize (fun () -> callback flow) forget
+
     let rec serve flow questions =
       let address, port = Stack.TCP.dst flow in
       Over.read_tcp questions >>= function
@@ -162,7 +203,8 @@ struct
 
     let listen tcp ~port:listened ?keepalive callback =
       Stack.TCP.listen tcp ~port:listened ?keepalive (fun flow ->
-          if listened <> port || is_client (fst (Stack.TCP.dst flow)) then callback flow
+          if listened <> port then callback flow
+          else if is_client (fst (Stack.TCP.dst flow)) then resolve callback flow
           else serve flow (Over.of_flow flow))
   end
 end

@@ -18,6 +18,10 @@ let packages =
     package "dns-server" ~sublibs:[ "zone" ];
     package "dns-resolver" ~sublibs:[ "mirage" ];
     package "dns-stub" ~sublibs:[ "mirage" ];
+    (* Signatures of secondaries: see secondaries.ml. *)
+    package "dns-tsig";
+    package "digestif";
+    package "base64";
     package "mirage-crypto-rng";
     package "mirage-ptime";
     package "mirage-mtime";

@@ -44,15 +44,18 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
 
   let start stack =
     List.iter quiet (Logs.Src.list ());
-    (if K.zone_block () then Disk.text () >|= trie_of_zones else Lwt.return Dns_trie.empty) >>= fun zones ->
+    (if K.zone_block () then Disk.text () else Lwt.return "") >>= fun text ->
+    let zones = if K.zone_block () then trie_of_zones text else Dns_trie.empty and secondaries = Secondaries.of_text text in
     let rng = Mirage_crypto_rng.generate in
-    (* Whoever asks for a whole zone gets nothing: there are no secondaries. *)
+    (* Whoever asks the library for a whole zone gets nothing: see transfer.ml. *)
     let primary = Dns_server.Primary.create ~unauthenticated_zone_transfer:false ~rng zones in
     let cache_size = K.cache_size () in
     let module Stack = Clients.Make (Served) (struct
       let networks () = Stack.IP.configured_ips (Stack.ip stack) @ K.clients ()
       let zones = primary
+      let secondaries = secondaries
     end) in
+    let module Notify = Notify.Make (Stack) in
     (match K.forward () with
     | [] ->
         let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
@@ -72,5 +75,6 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
         >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " (List.map Ipaddr.to_string servers))
     >>= fun does ->
     Logs.app (fun f -> f "dns: ready, %s" does);
+    Notify.start (Stack.udp stack) secondaries zones;
     Served.until_shutdown ~patient:true
 end

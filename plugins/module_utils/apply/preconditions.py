@@ -18,6 +18,7 @@ from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
 from ..plan.plan import Plan
 from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk
+from ..service.serials import SECONDARY, not_raised
 from ..xen import disks
 from ..xen.mounts import IN_MEMORY, file_system, missing_mount, mounted
 from ..xen.observation import disk_size, kind_is_disk
@@ -161,6 +162,7 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
     if problem:
         findings.problems.append(f"{where}: {problem}")
         return
+    findings.warnings += [f"domain {plan.name}: {line}" for line in _serials(origin, plan, host)]
     kind = file_system(origin.path, mounted())
     if kind in IN_MEMORY and origin.content is None:
         findings.warnings.append(f"{where}: is created on {kind}, in Dom0's memory, so it is lost when the host reboots")
@@ -172,6 +174,24 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
             findings.problems.append(f"{where}: source {origin.source}: {problem}")
     if _needs_qemu_img(origin) and not shutil.which("qemu-img"):
         findings.missing.append(f"{where}: needs qemu-img on this host: apt-get install qemu-utils")
+
+
+def _serials(origin: Origin, plan: Plan, host: Host) -> list[str]:
+    """Of zones that secondaries would not follow, from the disk that the domain has to the new one."""
+    if origin.content is None or not origin.content.startswith(SECONDARY):
+        return []
+    paths, observed = host.contents_of(plan.name), host.find(plan.name)
+    if observed:
+        used = {disk.path for disk in observed.domain.disks}
+        paths = [path for path in paths if path in used]
+    lines: dict[str, None] = {}
+    for path in paths:
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                lines.update(dict.fromkeys(not_raised(file.read().rstrip("\0"), origin.content)))
+        except OSError:  # it has just gone: then there is nothing to compare with
+            continue
+    return list(lines)
 
 
 def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:

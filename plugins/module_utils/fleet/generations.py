@@ -23,7 +23,7 @@ KEEP = 20
 # Texts with keys in them are kept for this many alone.
 KEEP_KEYS = 2
 APPLIED, FAILED = "applied", "failed"
-_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1")
+_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; secondary \S+ \S+ hmac-", re.MULTILINE)
 _WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The DNS resolver: its variables -> a unikernel with its image and its zones on a disk. Pure."""
+"""The DNS resolver: its variables -> a unikernel with its image, and its zones and secondaries on a disk. Pure."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from .secondaries import lines as lines_of_secondaries
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address, is_address, is_network
 from .zones import MISSING, ZoneError, canonical
 
 NAME = "dns"
-OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "clients", "update", "arguments", "health")
+OPTIONS = (
+    "interfaces", "name", "image", "images", "memory", "forward", "zones", "secondaries", "clients", "update", "arguments",
+    "health",
+)  # fmt: skip
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
@@ -37,11 +41,8 @@ def _zones(given: Variables) -> dict[str, str]:
     return zones
 
 
-def _forward(given: Variables, interfaces: list[dict[str, Any]]) -> list[str]:
+def _forward(given: Variables, own: set[str]) -> list[str]:
     forward = given.texts("forward", "addresses")
-    own = {
-        str(value).split("/")[0] for interface in interfaces for value in (interface.get("address"), interface.get("address6"))
-    }
     for address in forward:
         if not is_address(address):
             given.wrong("forward", f"{address!r} is not an address")
@@ -54,11 +55,14 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     """``source``: the folder of our own unikernel for it."""
     given = Variables(NAME, values)
     interfaces, name = given.interfaces(), given.text("name", "dns")
-    forward, clients = _forward(given, interfaces), given.texts("clients", "networks, as in 192.0.2.0/24")
+    own = {
+        str(value).split("/")[0] for interface in interfaces for value in (interface.get("address"), interface.get("address6"))
+    }
+    forward, clients = _forward(given, own), given.texts("clients", "networks, as in 192.0.2.0/24")
     for network in clients:
         if not is_network(network):
             given.wrong("clients", f"{network!r} is not a network, as in 192.0.2.0/24")
-    zones = _zones(given)
+    zones, secondaries = _zones(given), lines_of_secondaries(given, own)
     arguments: dict[str, Any] = {}
     if forward:
         arguments["forward"] = forward
@@ -78,7 +82,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "interfaces": interfaces,
         **given.update(),
         "arguments": {**arguments, **given.mapping("arguments", "boot argument to value")},
-        "disks": [{"content": "".join(zones.values())}] if zones else [],
+        "disks": [{"content": secondaries + "".join(zones.values())}] if zones else [],
         "health": given.health(default),
     }
     return Service(unikernel, {name: given.origin({"source": source}, {"standin": NAME})}, tuple(given.problems))

@@ -1,9 +1,11 @@
 """What is refused before anything changes, because Xen would find it out half-way."""
 
 import hashlib
+import re
 import struct
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain import compare, observed, spec
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Origin
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import disks
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
@@ -43,6 +45,36 @@ def test_qcow2_needs_qemu(xen, converge):
     path.write_bytes(qcow2())
     with pytest.raises(converge.Refused, match="set xen_host_qemu: true"):
         converge({"name": "a", "disks": [{"path": str(path), "format": "qcow2", "access": "w"}]})
+
+
+@pytest.fixture
+def content_disks(xen, monkeypatch):
+    """Disks made from content are in the double's folder too."""
+    folder = f"{xen.folder}/disks"
+    shape = re.compile(re.escape(folder) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
+    monkeypatch.setattr(spec, "DISKS", folder)
+    for module in (spec, observed, compare):
+        monkeypatch.setattr(module, "CONTENT_PATH", shape)
+
+
+def test_a_changed_zone_that_secondaries_would_not_follow_is_warned_of(xen, converge, content_disks):
+    def disk(serial, address):
+        soa = f"x.example. 60 IN SOA ns.other. h.x.example. {serial} 2 3 4 5\n"
+        text = f"; secondary 192.0.2.54\n$ORIGIN x.example.\n{soa}www.x.example. 60 IN A {address}\n"
+        return {"name": "dns", "disks": [{"content": text}]}
+
+    assert converge(disk(7, "10.0.0.1"))["changed"] and converge.warnings == []
+    for check in (True, False):
+        assert converge(disk(7, "10.0.0.2"), check=check)["changed"]
+        assert converge.warnings == [
+            "domain dns: zone x.example changes and its serial does not rise: it is 7, 7 is served. Secondaries keep what they"
+            " have until it is newer: write 8 into its SOA"
+        ]
+    assert not converge(disk(7, "10.0.0.2"))["changed"] and converge.warnings == []
+    assert converge(disk(8, "10.0.0.3"))["changed"] and converge.warnings == []
+    assert converge({**disk(8, "10.0.0.3"), "state": "stopped"})["changed"]
+    assert converge(disk(6, "10.0.0.3"), check=True)["changed"]
+    assert "it is 6, 8 is served" in converge.warnings[0]
 
 
 # -- sources that name other files -------------------------------------------------------------------

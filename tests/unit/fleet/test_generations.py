@@ -165,6 +165,13 @@ def test_twenty_are_kept_and_keys_for_the_last_two(host):
         host.back("10")
 
 
+def test_a_key_for_zone_transfers_is_a_key(host):
+    for number in range(4):
+        host.deploy(domain(disks=[{"content": f"; secondary 192.0.2.54 x. hmac-sha256 c2VjcmV0\n$ORIGIN {number}.example.\n"}]))
+    kept, _problems = listing(host.folder)
+    assert ["c2VjcmV0" in str(one.domains) for one in kept] == [False, False, True, True]
+
+
 def test_files_are_roots_alone(host):
     host.deploy(domain())
     assert stat.S_IMODE(os.stat(host.folder).st_mode) == 0o700

@@ -1,0 +1,50 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Serials of the zones on a disk: would secondaries follow from what is served to what is declared? Pure."""
+
+from __future__ import annotations
+
+import re
+
+# What each line of a secondary begins with, and so a disk with secondaries.
+SECONDARY = "; secondary "
+_ORIGIN = re.compile(r"^\$ORIGIN (\S+)\n", re.MULTILINE)
+# As `zones.canonical` writes it, the first line of a zone.
+_SOA = re.compile(r"(\S+ \d+ IN SOA \S+ \S+ )(\d{1,10})( [^\n]*\n)")
+_WHOLE, _HALF = 2**32, 2**31
+
+
+def is_newer(serial: int, old: int) -> bool:
+    """RFC 1982, 3.2."""
+    return 0 < (serial - old) % _WHOLE < _HALF
+
+
+def after(serial: int) -> int:
+    """The next one; 0 is passed over, because some servers take it for none."""
+    return (serial + 1) % _WHOLE or 1
+
+
+def _zones(text: str) -> dict[str, tuple[int, str]]:
+    """Name -> (serial, everything else)."""
+    parts = _ORIGIN.split(text)
+    zones = {}
+    for name, body in zip(parts[1::2], parts[2::2]):
+        soa = _SOA.match(body)
+        if soa:
+            zones[name.rstrip(".").lower()] = (int(soa.group(2)), soa.group(1) + soa.group(3) + body[soa.end() :])
+    return zones
+
+
+def not_raised(old: str, new: str) -> list[str]:
+    """A line for each zone that changes from ``old`` to ``new`` without a newer serial, where secondaries hold it."""
+    if not (old.startswith(SECONDARY) and new.startswith(SECONDARY)):
+        return []
+    served, declared = _zones(old), _zones(new)
+    return [
+        f"zone {name} changes and its serial does not rise: it is {declared[name][0]}, {served[name][0]} is served. Secondaries"
+        f" keep what they have until it is newer: write {after(served[name][0])} into its SOA"
+        for name in declared
+        if name in served and declared[name] != served[name] and not is_newer(declared[name][0], served[name][0])
+    ]
