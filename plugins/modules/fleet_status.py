@@ -10,8 +10,8 @@ module: fleet_status
 short_description: Show the state of all hosts of a play as a table, JSON and an HTML page
 version_added: 0.2.0
 description:
-  - Sums up what earlier tasks of the play registered for each host. C(playbooks/status.yml) has these tasks.
-  - The HTML page needs no server and no address outside; it sorts and filters in the browser.
+  - Summarizes what earlier tasks of the play registered for each host. C(playbooks/status.yml) has these tasks.
+  - The HTML page needs no server and loads nothing from elsewhere; it sorts and filters in the browser.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:

@@ -44,7 +44,7 @@ options:
         type: bool
         default: false
       diff:
-        description: Whether C(--diff) prints the file's change. A program's text is no news to who reads a diff.
+        description: Whether C(--diff) prints the file's change. V(false) is for programs, whose text clutters the diff.
         version_added: 0.2.0
         type: bool
         default: true
@@ -78,7 +78,7 @@ options:
         type: str
         required: true
   absent:
-    description: Files and links that must not be there.
+    description: Files and links that must not exist.
     version_added: 0.2.0
     type: list
     elements: path

@@ -24,7 +24,7 @@ options:
     required: true
   state:
     description:
-      - V(started) runs it and waits for sshd; V(absent) ends it and removes its folder.
+      - V(started) runs it and waits for sshd; V(absent) stops it and removes its folder.
       - V(saved) writes the state of the running machine as O(snapshot) into its disk, ends it, makes that disk the file
         O(disk), and removes the folder. Machines start from it in seconds. Where O(disk) exists already nothing is done.
     type: str
@@ -65,7 +65,7 @@ options:
     type: int
     default: 2201
   forwards:
-    description: More ports on 127.0.0.1, each a mapping of C(protocol), C(port), C(to_address), C(to_port).
+    description: Additional ports on 127.0.0.1, each a mapping of C(protocol), C(port), C(to_address), C(to_port).
     type: list
     elements: dict
     default: []

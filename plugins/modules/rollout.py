@@ -45,19 +45,19 @@ options:
     type: str
     default: ""
   abort:
-    description: Name of a rollout to take back, with O(step=plan).
+    description: Name of a rollout to roll back, with O(step=plan).
     type: str
     default: ""
   approve:
-    description: Number of the wave that a person agrees to, with O(resume).
+    description: Number of the wave that is approved, with O(resume).
     type: str
     default: ""
   to:
-    description: Generation to bring back in place of the declaration, as O(unikernels.xen.xen_rollback#module:to).
+    description: Generation to deploy instead of the declaration, as O(unikernels.xen.xen_rollback#module:to).
     type: str
     default: ""
   accept_changes:
-    description: Resume also if the inventory or the declaration changed meanwhile.
+    description: Resume also if the inventory or the declaration has changed since.
     type: bool
     default: false
   take_over:
@@ -69,7 +69,7 @@ options:
     type: bool
     default: true
   report_to:
-    description: Webhooks and addresses of mail that get the result, in place of C(rollout.notify).
+    description: Webhooks and mail addresses that get the result, instead of C(rollout.notify).
     type: raw
     default: ""
   journal:

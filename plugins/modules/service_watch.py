@@ -22,7 +22,7 @@ options:
     elements: dict
     required: true
   seconds:
-    description: For how long. With V(0) each is asked once, and again only while it fails.
+    description: Duration. With V(0) each check is run once, and again only while it fails.
     type: int
     required: true
   every:
@@ -30,7 +30,7 @@ options:
     type: int
     default: 5
   failures:
-    description: How many failures in a row make a service ill.
+    description: Number of failures in a row after which a service is unhealthy.
     type: int
     default: 2
 seealso:
@@ -50,11 +50,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 rounds:
-  description: How many times all were asked.
+  description: How many times all checks were run.
   returned: when the declarations are valid
   type: int
 ill:
-  description: Name of a service to why it is ill.
+  description: Name of each unhealthy service, and the reason.
   returned: when the declarations are valid
   type: dict
 """

@@ -10,9 +10,9 @@ module: source_archive
 short_description: Pack a unikernel's sources into one file, for a builder that is another machine
 version_added: 0.1.0
 description:
-  - It writes a tar file that is named by its content, so that sources that did not change are not sent again.
+  - Writes a tar file that is named by its content, so that unchanged sources are not sent again.
     M(unikernels.xen.mirage_image) builds from it.
-  - What C(.gitignore) names, and what a build leaves, is not part of it.
+  - Leaves out what C(.gitignore) names and what a build creates.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]
@@ -22,7 +22,7 @@ options:
     type: path
     required: true
   overlay:
-    description: Folders that are put over the source's, as in M(unikernels.xen.mirage_image).
+    description: Folders that are copied over the source's, as in M(unikernels.xen.mirage_image).
     type: dict
     default: {}
   name:

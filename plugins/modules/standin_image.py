@@ -11,7 +11,7 @@ short_description: Build a stand-in, a Linux image in place of a unikernel
 version_added: 0.1.0
 description:
   - Joins a Debian kernel, a small initramfs and one program of Debian into one PVH image that takes the boot arguments of a
-    MirageOS unikernel and really serves HTTP, DNS or OpenVPN. For machines where OCaml's packages can't be had.
+    MirageOS unikernel and serves HTTP, DNS or OpenVPN. For controllers that can't get OCaml's packages.
   - It is not a unikernel, and its ELF notes, the store's listing and its console state that.
   - Needs mmdebstrap where it runs, the first time, and there either root or uidmap and numbers for the user in C(/etc/subuid),
     as Debian's C(adduser) gives them.

@@ -10,7 +10,7 @@ module: xen_host_audit
 short_description: Check which hardening controls hold on a Xen host
 version_added: 0.2.0
 description:
-  - Checks the current state of each control that the role P(unikernels.xen.xen_host#role) sets, whoever set it.
+  - Checks the current state of each control that the role P(unikernels.xen.xen_host#role) sets, no matter what has set it.
   - Changes nothing, and does not fail when a control does.
 author:
   - unikernels.xen authors (@unikernels)

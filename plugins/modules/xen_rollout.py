@@ -42,7 +42,7 @@ options:
     type: str
     default: ""
   ended:
-    description: Rollouts that have ended; a host that was not reached at their end is reserved all the same.
+    description: Rollouts that have ended; a host that was not reached at their end is reserved anyway.
     type: list
     elements: str
     default: []

@@ -156,7 +156,7 @@ def test_a_host_as_the_role_leaves_it_passes_but_for_what_only_its_administrator
         ({"journal": {"persistent": True, "storage": "", "max_use": ""}}, "journal is bounded", "a tenth"),
         ({"modes": {"/var/lib/unikernels/disks/a": (0o644, 0o600)}}, "modes", "disks/a is 0644, wanted 0600"),
         ({"blocked_modules": list(hardening.MODULES[1:])}, "modules that no host needs", "dccp"),
-        ({"updates_problem": "pending updates are not known"}, "security updates", "is not known"),
+        ({"updates_problem": "pending updates are not known"}, "security updates", "are not known"),
         ({"security_updates": ["xen-hypervisor-4.17-amd64"]}, "security updates", "xen-hypervisor"),
     ],
 )
