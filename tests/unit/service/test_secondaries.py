@@ -103,7 +103,7 @@ LABEL = st.from_regex(r"[A-Za-z0-9_-]{1,63}", fullmatch=True)
 
 
 @given(
-    address=st.ip_addresses().filter(lambda ip: ip.is_global and not getattr(ip, "ipv4_mapped", None)),
+    address=st.ip_addresses().filter(lambda ip: ip.is_global and not ip.is_multicast and not getattr(ip, "ipv4_mapped", None)),
     name=st.lists(LABEL, min_size=1, max_size=3).map(".".join),
     algorithm=st.sampled_from(secondaries.ALGORITHMS),
     secret=st.binary(min_size=16, max_size=512),
