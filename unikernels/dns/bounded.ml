@@ -102,6 +102,16 @@ let owner source = if String.length source = 4 + 2 then String.sub source 0 4 el
 
 let opening = Rate.create ()
 
+(* Ports, each with the networks that alone may open connections to it. *)
+let restricted : (int * Ipaddr.Prefix.t list) list ref = ref []
+
+let is_admitted { Segment.source; destination; _ } =
+  let port text = String.get_uint16_be text (String.length text - 2) in
+  let address text = Ipaddr.of_octets_exn (String.sub text 0 (String.length text - 2)) in
+  match List.assoc_opt (port destination) !restricted with
+  | None -> true
+  | Some networks -> List.exists (Ipaddr.Prefix.mem (address source)) networks
+
 let may_open ((source, _) as key) =
   let most = max 4 (K.per_second ()) in
   Rate.allows opening ~most ~each:(most / 4) ~owner:(owner source) ~key
@@ -122,6 +132,15 @@ let known : (string * string, connection) Hashtbl.t = Hashtbl.create 97
 
 (* Set when the domain is about to end: who asks for a connection now is ignored, and asks again what comes at its address. *)
 let closing = ref false
+
+let requested = Counters.counter "unikernel_connections_total" "Requests for a TCP connection, by what came of them."
+
+let () =
+  let states { answered; ended; _ } = if ended then 2 else if answered then 1 else 0 in
+  Counters.gauge "unikernel_connections" "TCP connections in memory, by their state." (fun () ->
+      let counts = [| 0; 0; 0 |] in
+      Hashtbl.iter (fun _ connection -> counts.(states connection) <- counts.(states connection) + 1) known;
+      List.mapi (fun at state -> (Fmt.str "state=%S" state, counts.(at))) [ "opening"; "open"; "ended" ])
 
 let count = ref 0
 
@@ -180,6 +199,9 @@ module Make (Net : Mirage_net.S) = struct
        fun exn ->
          if exn = Out_of_memory then Gc.compact ();
          Log.err (fun f -> f "%s" (Printexc.to_string exn)));
+    Counters.total "unikernel_network_bytes_total" "Bytes of Ethernet frames." (fun () ->
+        let { Mirage_net.rx_bytes; tx_bytes; _ } = Net.get_stats_counters net in
+        [ ({|direction="in"|}, Int64.to_int rx_bytes); ({|direction="out"|}, Int64.to_int tx_bytes) ]);
     Lwt.return net
 
   let without_exceptions callback frame =
@@ -188,6 +210,7 @@ module Make (Net : Mirage_net.S) = struct
         Lwt.return_unit)
 
   let drop callback (key, connection) =
+    if not connection.ended then requested {|outcome="reset"|};
     Hashtbl.remove known key;
     without_exceptions callback (reset connection)
 
@@ -200,8 +223,9 @@ module Make (Net : Mirage_net.S) = struct
     (* Never seen: that there are some of which nothing is known here. *)
     let too_many = tcp_channels + tcp_listens > 2 * (most () + 16) in
     let may_open () = not (Cstruct.length frame > longest || too_many) && may_open (segment.source, segment.destination) in
-    if !closing || not (may_open ()) then Lwt.return_unit
-    else
+    if !closing || (not (is_admitted segment)) || not (may_open ()) then Lwt.return (requested {|outcome="ignored"|})
+    else begin
+      requested {|outcome="accepted"|};
       Lwt_list.iter_s (drop callback) (to_go ()) >>= fun () ->
       let connection =
         {
@@ -211,6 +235,7 @@ module Make (Net : Mirage_net.S) = struct
       in
       Hashtbl.replace known (segment.source, segment.destination) connection;
       callback frame
+    end
 
   let says callback frame segment connection =
     let has = Segment.has frame segment in

@@ -27,6 +27,8 @@ let packages =
     package "mirage-mtime";
     (* Only with --zone-block is there a disk: see disk.ml. *)
     package "mirage-block-xen" ~sublibs:[ "front" ];
+    package "mirage-sleep";
+    package "duration";
     (* Needed to build others: dune 3.24 has two definitions of one object file for solo5's system, "none". *)
     package ~libs:[] ~max:"3.24.0" "dune-configurator";
   ]

@@ -36,6 +36,9 @@ let trie_of_zones text =
 
 module Main (Stack : Tcpip.Stack.V4V6) = struct
   module Served = Lifecycle.Make (Stack)
+  module Syslog = Syslog.Make (Served)
+  module Monitor = Monitor.Make (Served)
+  module Stack = Counted.Make (Served)
 
   (* A line for each malformed question is a stranger's to choose; who asks for debugging wants them. *)
   let quiet src =
@@ -43,6 +46,8 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
     if is_dns && Logs.Src.level src <> Some Logs.Debug then Logs.Src.set_level src (Some Logs.App)
 
   let start stack =
+    Syslog.start stack;
+    Monitor.start stack;
     List.iter quiet (Logs.Src.list ());
     (if K.zone_block () then Disk.text () else Lwt.return "") >>= fun text ->
     let zones = if K.zone_block () then trie_of_zones text else Dns_trie.empty and secondaries = Secondaries.of_text text in
@@ -50,7 +55,7 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
     (* Whoever asks the library for a whole zone gets nothing: see transfer.ml. *)
     let primary = Dns_server.Primary.create ~unauthenticated_zone_transfer:false ~rng zones in
     let cache_size = K.cache_size () in
-    let module Stack = Clients.Make (Served) (struct
+    let module Stack = Clients.Make (Stack) (struct
       let networks () = Stack.IP.configured_ips (Stack.ip stack) @ K.clients ()
       let zones = primary
       let secondaries = secondaries

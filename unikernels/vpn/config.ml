@@ -27,6 +27,9 @@ let miragevpn = "git+https://github.com/robur-coop/miragevpn.git#f4043f0cda32602
 let packages =
   [
     package "miragevpn" ~pin:miragevpn ~sublibs:[ "mirage" ];
+    package "mirage-ptime";
+    package "mirage-sleep";
+    package "duration";
     (* Needed to build others: dune 3.24 has two definitions of one object file for solo5's system, "none". *)
     package ~libs:[] ~max:"3.24.0" "dune-configurator";
   ]

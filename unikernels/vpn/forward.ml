@@ -30,11 +30,14 @@ let done_with destination =
   | Some (count, last) when count > 1 -> Hashtbl.replace waiting destination (count - 1, last)
   | _ -> Hashtbl.remove waiting destination
 
+let forwarded = Counters.counter "vpn_packets_total" "Packets between clients and networks behind the endpoint."
+
 let dispatch destination send =
   let count, last = Option.value ~default:(0, Lwt.return_unit) (Hashtbl.find_opt waiting destination) in
   if count < most_packets && (count > 0 || Hashtbl.length waiting < most_destinations) then begin
     let sent, resolver = Lwt.wait () in
     Hashtbl.replace waiting destination (count + 1, sent);
+    forwarded {|outcome="forwarded"|};
     Lwt.async (fun () ->
         last >>= fun () ->
         Lwt.finalize send (fun () ->
@@ -42,6 +45,7 @@ let dispatch destination send =
             Lwt.wakeup_later resolver ();
             Lwt.return_unit))
   end
+  else forwarded {|outcome="dropped"|}
 
 (* A client's packet, of which the endpoint has seen that it bears the client's own address. tcpip writes no fragments of others. *)
 let from_tunnel write (header : Ipv4_packet.t) payload =

@@ -3,6 +3,8 @@ open Lwt.Infix
 
 module Main (Stack : Tcpip.Stack.V4V6) (Disk : Mirage_block.S) = struct
   module Stack = Lifecycle.Make (Stack)
+  module Syslog = Syslog.Make (Stack)
+  module Monitor = Monitor.Make (Stack)
   module Vpn = Miragevpn_mirage.Server (Stack)
 
   (* A configuration of OpenVPN with keys and certificates in it, padded with zeros. *)
@@ -14,6 +16,8 @@ module Main (Stack : Tcpip.Stack.V4V6) (Disk : Mirage_block.S) = struct
     | Ok () -> List.hd (String.split_on_char '\000' (Cstruct.to_string (Cstruct.concat sectors)))
 
   let start stack disk =
+    Syslog.start stack;
+    Monitor.start stack;
     text disk >>= fun text ->
     let string_of_file name = Error (`Msg (Fmt.str "file %s: there are no files here, put it in line" name)) in
     match Miragevpn.Config.parse_server ~string_of_file text with

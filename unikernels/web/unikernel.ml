@@ -29,6 +29,9 @@ let log = Logs.Src.create "web"
 
 module Log = (val Logs.src_log log)
 
+let answered = Counters.counter "web_answers_total" "Answers to requests, by status."
+let failed = Counters.counter "web_errors_total" "Connections with an error: no request, one of TLS or TCP, or ours."
+
 let ( let* ) = Result.bind
 
 (* The chains of a PEM text, each with its key behind it. *)
@@ -60,6 +63,8 @@ let tls_of_pem text =
 
 module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
   module Stack = Lifecycle.Make (Stack)
+  module Syslog = Syslog.Make (Stack)
+  module Monitor = Monitor.Make (Stack)
   module Paf = Paf_mirage.Make (Stack.TCP)
   module Answers = Site.Make (Files)
 
@@ -105,6 +110,7 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
         Log.err (fun f -> f "%a %S: %s" Ipaddr.pp client request.target (Printexc.to_string exn));
         Lwt.return (Site.plain `Internal_server_error "Internal server error\n"))
     >|= fun { Site.status; headers; text; first; length } ->
+    answered (Fmt.str "code=\"%d\"" (H1.Status.to_code status));
     if K.access_log () then note client request status length;
     let headers = if !Bounded.closing then ("connection", "close") :: headers else headers in
     let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
@@ -119,6 +125,7 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
       | `Exn exn -> Printexc.to_string exn
     in
     Log.warn (fun f -> f "%a: %s" Ipaddr.pp client words);
+    failed (match error with `Bad_request -> {|cause="request"|} | `Exn _ -> {|cause="connection"|} | _ -> {|cause="server"|});
     H1.Body.Writer.close (respond (H1.Headers.of_list [ ("content-length", "0"); ("connection", "close") ]))
 
   let serve stack port service =
@@ -127,6 +134,8 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     serving
 
   let start stack files =
+    Syslog.start stack;
+    Monitor.start stack;
     let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond ~secure:false files client) in
     serve stack (K.port ()) http >>= fun serving ->
     (match K.https_port () with

@@ -10,15 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from . import operations
 from .secondaries import lines as lines_of_secondaries
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address, is_address, is_network
 from .zones import MISSING, ZoneError, canonical
 
 NAME = "dns"
-OPTIONS = (
-    "interfaces", "name", "image", "images", "memory", "forward", "zones", "secondaries", "clients", "update", "arguments",
-    "health",
-)  # fmt: skip
+OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "secondaries", "clients", "update", "arguments",
+           "health", *operations.OPTIONS)  # fmt: skip
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
@@ -70,6 +69,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         arguments["client"] = clients
     if zones:
         arguments["zone-block"] = "true"
+    arguments.update(operations.arguments(given, name, {53: "DNS"}))
     address = first_address(interfaces)
     bracketed = f"[{address}]" if ":" in address else address
     # There in each zone, whatever else is: the resolver has read them all, or it does not run.

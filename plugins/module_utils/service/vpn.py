@@ -14,13 +14,14 @@ from typing import Any
 
 from ..domain.devices import VDEV
 from ..fleet.plain import flag
+from . import operations
 from .variables import USUAL_MEMORY, Keys, Service, Variables, at, first_address, is_address
 from .vpn_config import PORT, Material, Tunnel, configuration, pool
 
 NAME = "vpn"
 OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "client_to_client",
            "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "update", "arguments",
-           "health", "vdev", "endpoints")  # fmt: skip
+           "health", "vdev", "endpoints", *operations.OPTIONS)  # fmt: skip
 # What one endpoint has for itself: an item of `vpn_endpoints` does not take it from the host's variables.
 _OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
 # Names of certificates become file names and arguments of programs.
@@ -312,6 +313,7 @@ def declare(
         **given.update(),
         "arguments": {
             **({"forward": [str(network) for network in tunnel.forwarded]} if tunnel.forwarded else {}),
+            **operations.arguments(given, name, {PORT: "OpenVPN"}),
             **given.mapping("arguments", "boot argument to value"),
         },
         "disks": [{"content": configuration(tunnel, material), **_vdev(given, tunnel.kind, source)}],

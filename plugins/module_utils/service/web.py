@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..fleet.plain import flag, holds_unresolved
+from . import operations
 from .certificates import Chain, problem_of
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address
 
 NAME = "web"
-OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health")
+OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health",
+           *operations.OPTIONS)  # fmt: skip
 _TLS = {"certificates", "port", "redirect", "hsts"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
 # Two years, in seconds: what browsers' preload lists ask for at most.
@@ -72,6 +74,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     arguments, chains, tls_port = _tls(given)
     if tls_port == port:
         given.wrong("tls", f"port is {port}, and so is web_port; give them different ports")
+    arguments.update(operations.arguments(given, name, {tls_port: "web_tls: port", port: "web_port"}))
     # The service is what its clients see: behind TLS, by the first name, whoever signed it.
     address = first_address(interfaces)
     plain = {"http": f"http://{at(address, port)}/"}

@@ -6,7 +6,7 @@ import pathlib
 
 UNIKERNELS = pathlib.Path(__file__).parents[3] / "unikernels"
 OWN = {"config.ml", "unikernel.ml"}
-EVERYWHERE = {"bounded.ml", "lifecycle.ml"}
+EVERYWHERE = {"bounded.ml", "counters.ml", "lifecycle.ml", "monitor.ml", "syslog.ml"}
 
 
 def test_what_stands_in_two_folders_is_the_same_in_both():
