@@ -17,7 +17,10 @@ description:
     deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
   - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
     have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
-    the network C(nat) or C(isolated). Also the hosts that a limit leaves out count."
+    the network C(nat) or C(isolated). Also the hosts that a limit leaves out count. An address that
+    each host has as a subnet of its own on a C(routed) network is anycast, and may be on several."
+  - "DNS servers that forward to each other in a circle, and folders of web servers that could not become part of an image, are
+    mistakes too."
   - Of two interfaces whose derived MACs are the same, the one of the host whose name sorts later gets another, always the same.
 author:
   - unikernels.xen authors (@unikernels)
