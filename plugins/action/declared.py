@@ -126,13 +126,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return resolved, fleet
 
     def _resolved(
-        self,
-        host: str,
-        variables: dict[str, Any],
-        asked: Asked,
-        problems: list[Problem],
-        renderer: Renderer,
-        looked: dict[str, Found],
+        self, host: str, variables: dict[str, Any], asked: Asked, problems: list[Problem], renderer: Renderer
     ) -> Resolved:
         lines: list[str] = []
         values = Resolver(renderer, variables, lines.append).values([*asked.names(), *SETTINGS])

@@ -125,12 +125,11 @@ def _resolvers(sites: list[Site], fleet: Fleet) -> list[Resolver]:
     found = []
     for site in sites:
         declared = fleet.hosts[site.host]
-        published = declared.guests.plain()["published"]
         for unikernel in declared.unikernels:
             server = declared.servers.get(str(unikernel.get("name")))
             if unikernel.get("service") == dns.NAME and unikernel.get("state") != "absent":
                 variable = server.variable("forward") if server else f"domain {unikernel.get('name')}: arguments.forward"
-                found.append(resolver_of(site, unikernel, published, variable))
+                found.append(resolver_of(site, unikernel, declared.guests.published, variable))
     return found
 
 
@@ -270,7 +269,7 @@ def _misfits(service: Service, server: Server, values: Mapping[str, Any]) -> lis
     """What of a server does not fit its memory or its host."""
     if server.service == dns.NAME:
         disks, memory = service.unikernel["disks"], service.unikernel["memory"]
-        size = sum(len(disk["content"]) for disk in disks)
+        size = sum(len(disk.get("content") or "") for disk in disks)
         room = (memory << 20) // _TIMES_IN_MEMORY
         wrong = f"dns_zones: have {size >> 10} KiB, more than dns_memory ({memory} MiB) can hold; raise it to {_fit(size)} MiB"
         return [wrong] if size > room else []

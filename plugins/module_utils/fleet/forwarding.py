@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..network.guests import Published
 from .between import Site
 
 Who = tuple[str, str]  # host and domain
@@ -39,7 +40,7 @@ class Resolver:
         return False
 
 
-def resolver_of(site: Site, unikernel: Mapping[str, Any], published: Iterable[Mapping[str, Any]], variable: str) -> Resolver:
+def resolver_of(site: Site, unikernel: Mapping[str, Any], published: Iterable[Published], variable: str) -> Resolver:
     """``published``: ports of the host; the one of DNS that leads to it is one more address of its."""
     name = str(unikernel.get("name"))
     addresses = {
@@ -49,9 +50,7 @@ def resolver_of(site: Site, unikernel: Mapping[str, Any], published: Iterable[Ma
         for one in declaration.addresses
     }
     addresses |= {
-        ((f"site {site.name}", ""), str(one["address"]))
-        for one in published
-        if one["name"] == name and one["address"] and one["port"] == 53
+        ((f"site {site.name}", ""), one.address) for one in published if one.name == name and one.address and one.port == 53
     }
     arguments = unikernel.get("arguments")
     forward = arguments.get("forward") if isinstance(arguments, dict) else None
