@@ -28,9 +28,11 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import UNRESOLVED, holds_unresolved, number
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import rollout_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
+from ansible_collections.unikernels.xen.plugins.module_utils.service.several import is_declared
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_problems
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
 # How a whole play reaches its hosts: a part of it that is not defined must not pass for none at all.
@@ -133,6 +135,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             host: self._resolved(host, variables, names, problems if reported is None or host in reported else [], renderer)
             for host, variables in hosts.items()
         }
+        looked: dict[str, Found] = {}
+        for host in resolved if "web" in asked.services else ():
+            if reported is None or host in reported:
+                problems += [Problem(host, line) for line in content_problems(resolved[host].values, looked)]
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
         return resolved, fleet
@@ -156,7 +162,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         lines: list[str] = []
         values = Resolver(renderer, variables, lines.append).values(names)
         resolved = Resolved(values)
-        if "vpn_pki" in names and ("vpn_interfaces" in values or "vpn_endpoints" in values):
+        if "vpn_pki" in names and is_declared("vpn", values):
             resolved = with_keys(host, values, lines)
         problems += [Problem(host, line) for line in lines]
         return resolved

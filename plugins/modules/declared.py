@@ -19,7 +19,10 @@ description:
     for one that is not set.
   - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
     have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
-    the network C(nat) or C(isolated). Hosts that a limit excludes are compared too."
+    the network C(nat) or C(isolated). Hosts that a limit excludes are compared too. An address that each host has as a subnet of
+    its own on a C(routed) network is anycast, and may be on several."
+  - "Mistakes are also DNS servers that forward to each other in a circle, and folders of web servers that can't become part of an
+    image."
   - Of two interfaces whose derived MACs are the same, the one of the host whose name sorts later gets another, always the same.
 author:
   - unikernels.xen authors (@unikernels)

@@ -199,7 +199,8 @@ def is_new(pki: Pki) -> bool:
 
 def problems(pki: Pki, wanted: Keys) -> list[str]:
     """What is wrong, a line each. `vpn_new_ca` is how a user says that another CA is meant."""
-    lines = []
+    lines: list[str] = []
+    foreign: list[str] = []
 
     def path(name: str) -> str:
         return os.path.join(pki.folder, name)
@@ -217,14 +218,24 @@ def problems(pki: Pki, wanted: Keys) -> list[str]:
         if certificate is None or (wanted.new_ca and (pki.ca is None or _foreign(pki, name))) or _has_left(pki, name):
             continue
         if _foreign(pki, name):
-            lines.append(
-                f"{path(certificate_file(name))}: is not signed by {CA_CERTIFICATE}: was a file of the CA replaced by hand?"
-                " Restore it from a backup, or set vpn_new_ca: true for new certificates and profiles"
-            )
+            foreign.append(name)
             continue
         unfit = _key_fits(pki.folder, name, pki.keys.get(name, ""), certificate)
         lines += [unfit] if unfit else []
-    return lines
+    return [_not_signed(pki.folder, foreign), *lines] if foreign else lines
+
+
+def _not_signed(folder: str, names: list[str]) -> str:
+    """One line for one cause, however many certificates it is seen by."""
+    files = [certificate_file(name) for name in names]
+    if len(files) == 1:
+        what = f"{os.path.join(folder, files[0])}: is not signed by {CA_CERTIFICATE}"
+    else:
+        what = f"{os.path.join(folder, CA_CERTIFICATE)}: did not sign {files[0]} and {len(files) - 1} more"
+    return (
+        f"{what}: was a file of the CA replaced by hand?"
+        " Restore it from a backup, or set vpn_new_ca: true for new certificates and profiles"
+    )
 
 
 def _has_left(pki: Pki, name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile import Resolved
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import holds_unresolved
 from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn
+from ansible_collections.unikernels.xen.plugins.module_utils.service.several import Server, servers
 from ansible_collections.unikernels.xen.plugins.module_utils.service.vpn_config import Material
 
 
@@ -23,7 +24,7 @@ def default_folder(host: str, name: str) -> str:
 def _absolute(values: dict[str, Any], key: str) -> None:
     folder = values.get(key)
     if isinstance(folder, str):
-        values[key] = os.path.abspath(os.path.expanduser(folder)) if "\0" not in folder else "/"
+        values[key] = os.path.realpath(os.path.expanduser(folder)) if "\0" not in folder else "/"
 
 
 def with_keys(host: str, values: dict[str, Any], lines: list[str]) -> Resolved:
@@ -37,29 +38,29 @@ def with_keys(host: str, values: dict[str, Any], lines: list[str]) -> Resolved:
         return Resolved(values)
     folders: dict[str, str] = {}
     materials: dict[str, Material] = {}
-    for endpoint in vpn.endpoints(mine, []):
+    for endpoint in servers(vpn.NAME, vpn.OPTIONS, mine, lambda _line: None):
         name = vpn.name_of(endpoint.values)
         folders[name] = default_folder(host, name)
         service = vpn.declare(endpoint.values, "", folders[name])
         # What is wrong in the declaration itself is reported where it is compiled.
-        if service.keys is not None and endpoint.values.get("vpn_interfaces") is not None:
+        if service.keys is not None:
             material = _read(service.keys, endpoint, lines)
             if material is not None:
                 materials[name] = material
     return Resolved(values, folders, materials)
 
 
-def _read(keys: Any, endpoint: vpn.Endpoint, lines: list[str]) -> Material | None:
+def _read(keys: Any, endpoint: Server, lines: list[str]) -> Material | None:
     from ansible_collections.unikernels.xen.plugins.plugin_utils import pki as pkis
 
     now = datetime.datetime.now(datetime.timezone.utc)
     try:
         found = pkis.read(keys.folder, keys.clients)
     except pkis.PkiError as error:
-        lines.append(endpoint.in_users_words(f"vpn_pki: {error}"))
+        lines.append(endpoint.in_users_words(f"vpn_pki: {error}", vpn.OPTIONS))
         return None
     wrong = pkis.problems(found, keys) or pkis.impossible(found, pkis.due(found, keys, now), now)
-    lines += [endpoint.in_users_words(f"vpn_pki: {line}") for line in wrong]
+    lines += [endpoint.in_users_words(f"vpn_pki: {line}", vpn.OPTIONS) for line in wrong]
     return None if wrong else pkis.material_of(found, keys, now)
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..domain.spec import MAC_PREFIX, Declaration, derived_mac, plain_path
+from ..network.kinds import ROUTED
+from .plain import flag
 
 # Modes of `xen_host_networks` whose addresses end at their host.
 _LOCAL = ("nat", "isolated")
@@ -38,6 +40,15 @@ class Site:
         mode = networks.get(bridge) if isinstance(networks, dict) else None
         local = isinstance(mode, dict) and mode.get("mode") in _LOCAL
         return (f"host {self.host}" if local else f"site {self.name}", bridge)
+
+    def is_anycast(self, bridge: str, ip: str) -> bool:
+        """Whether the host says for itself that just this address is routed to it: then other hosts may say so too."""
+        networks = self.values.get("xen_host_networks")
+        network = networks.get(bridge) if isinstance(networks, dict) else None
+        if not isinstance(network, dict) or network.get("mode") != ROUTED or flag(network.get("proxy")):
+            return False
+        subnets = network.get("subnets")
+        return any(_single(one) == ip for one in (subnets if isinstance(subnets, list) else [subnets]))
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -107,10 +118,20 @@ _HINT = "; hosts that share no network have different values of xen_host_site"
 def _claims(site: Site, declaration: Declaration) -> Iterator[tuple[tuple[str, ...], str]]:
     for one in declaration.addresses:
         ip = str(ipaddress.ip_interface(one.address).ip)
-        yield ("address", *site.network(one.bridge), ip), f"address {ip} on {one.bridge}"
+        if not site.is_anycast(one.bridge, ip):
+            yield ("address", *site.network(one.bridge), ip), f"address {ip} on {one.bridge}"
     for index, interface in enumerate(declaration.domain.interfaces):
         if (declaration.name, index) not in site.derived:
             yield ("mac", *site.network(interface.bridge), interface.mac), f"mac {interface.mac} on {interface.bridge}"
+
+
+def _single(text: Any) -> str:
+    """The address that a subnet has, if it has one alone."""
+    try:
+        network = ipaddress.ip_network(text if isinstance(text, str) else "")
+    except ValueError:
+        return ""
+    return str(network.network_address) if network.num_addresses == 1 else ""
 
 
 def _shared_writers(sites: list[Site]) -> list[tuple[str, str, str]]:

@@ -11,6 +11,8 @@ what the roles and modules take: the host's own list and its services, with addr
 from __future__ import annotations
 
 import copy
+import ipaddress
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +25,11 @@ from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
 from ..network.kinds import UNKNOWN, Network, read_networks
 from ..service import dns, vpn, web
-from ..service.variables import Keys, Service, first_address
+from ..service.several import LISTS, PUBLISH, Server, is_declared, list_of, servers
+from ..service.variables import Keys, Service, first_address, is_address
 from ..service.vpn_config import Material
 from .between import Site, distinct_macs, fleet_clashes
+from .forwarding import Resolver, loops, resolver_of
 from .origins import problems_of
 from .plain import flag, holds_unresolved, number, one_line
 
@@ -33,7 +37,10 @@ SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
 # Options of a unikernel that are yes or no.
 _FLAGS = ("autostart", "adopt", "live")
 # Where a service's declaration has an option that is a variable of the service.
-_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name", "publish")
+_FROM_VARIABLES = re.compile(r"(interfaces|arguments|health|memory|name|publish)\b(.*)", re.DOTALL)
+# Sectors, text and records of a zone are in memory at the same time when the resolver starts (unikernels/dns/disk.ml).
+_TIMES_IN_MEMORY = 4
+_SAME = re.compile(r"domains .* and (\S+) have the same (?:MAC|address) ")
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Declared:
     images: dict[str, Any] = field(default_factory=dict)
     keys: list[Keys] = field(default_factory=list)
     guests: Guests = field(default_factory=Guests)
+    servers: dict[str, Server] = field(default_factory=dict)  # name of a domain -> the server that it is
 
 
 @dataclass
@@ -68,12 +76,12 @@ class Asked:
 
     def names(self) -> list[str]:
         """Every variable that is read, in the order of the report."""
-        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], "publish")]
+        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], PUBLISH, LISTS[name])]
         return (
             [name for name in (self.unikernels, self.images) if name]
             + services
-            + ["images", "xen_host_site", "xen_host_networks", "xen_host_manage_network", "ansible_port"]
-            + (["dns_interfaces"] if vpn.NAME in self.services and dns.NAME not in self.services else [])
+            + ["images", "xen_host_site", "xen_host_networks", "xen_host_manage_network", "ansible_port", "ansible_host"]
+            + (["dns_interfaces", list_of(dns.NAME)] if vpn.NAME in self.services and dns.NAME not in self.services else [])
             # Of the hosts themselves, where all that they run is asked for.
             + (list(HOST_VARIABLES) if self.unikernels else [])
         )
@@ -105,8 +113,24 @@ def compile_fleet(
     for host, other, line in fleet_clashes(sites):
         if reported is None or host in reported or other in reported:
             fleet.problems.append(Problem(host, line))
+    for names, line in loops(_resolvers(sites, fleet)):
+        if reported is None or not reported.isdisjoint(names):
+            fleet.problems.append(Problem(names[0], line))
     fleet.problems += _shared_folders(fleet, reported)
     return fleet
+
+
+def _resolvers(sites: list[Site], fleet: Fleet) -> list[Resolver]:
+    """The DNS unikernels of all hosts."""
+    found = []
+    for site in sites:
+        declared = fleet.hosts[site.host]
+        for unikernel in declared.unikernels:
+            server = declared.servers.get(str(unikernel.get("name")))
+            if unikernel.get("service") == dns.NAME and unikernel.get("state") != "absent":
+                variable = server.variable("forward") if server else f"domain {unikernel.get('name')}: arguments.forward"
+                found.append(resolver_of(site, unikernel, declared.guests.published, variable))
+    return found
 
 
 def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Problem]:
@@ -117,7 +141,8 @@ def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Probl
         for keys in declared.keys:
             holder = holders.setdefault(keys.folder, (host, keys.name))
             if holder != (host, keys.name) and (reported is None or host in reported or holder[0] in reported):
-                line = f"vpn_pki: {keys.folder} is that of {holder[1]} on {holder[0]} too; give each endpoint its own folder"
+                variable = declared.servers[keys.name].variable("pki")
+                line = f"{variable}: {keys.folder} is that of {holder[1]} on {holder[0]} too; give each endpoint its own folder"
                 problems.append(Problem(host, line))
     return problems
 
@@ -138,7 +163,6 @@ def _compile_host(
     host: str, resolved: Resolved, asked: Asked, sources: Callable[[str], str], lines: list[str]
 ) -> tuple[Declared, list[Declaration], set[tuple[str, int]]]:
     declared = Declared()
-    origins: dict[str, str] = {}  # name of a domain -> the service that declares it
     values = resolved.values
     unikernels = _given(values, asked.unikernels, list, "a list", lines) if asked.unikernels else []
     images = _given(values, asked.images, dict, "a mapping of name to image", lines) if asked.images else {}
@@ -151,12 +175,10 @@ def _compile_host(
         elif not holds_unresolved(unikernel):
             lines.append(f"{place}: a domain must be a mapping, not {type(unikernel).__name__}")
     for name in asked.services:
-        for service, place in _services(name, resolved, sources, lines):
-            origins[service.unikernel["name"]] = name
-            declared.unikernels.append(_on_its_network(name, service, values))
-            places.append(place)
-            declared.images.update(service.images)
-            declared.keys += [service.keys] if service.keys else []
+        _add_servers(name, resolved, sources(name), declared, places, lines)
+        if not asked.unikernels and not is_declared(name, values):
+            lines.append(f"{name}_interfaces: is required, as in [{{bridge: xenbr0, address: 10.0.0.10/24}}], or {list_of(name)}")
+    lines += _taken_names(declared, images, asked.images)
     lines += host_refusals(
         {name: values[name] for name in HOST_VARIABLES if name in values and not holds_unresolved(values[name])}
     )
@@ -164,12 +186,12 @@ def _compile_host(
     for name, image in declared.images.items():
         if not holds_unresolved(image):
             lines += problems_of(name, image)
-    declared.guests = _place(values, declared, origins, lines)
-    declarations, derived = _declarations(host, declared, places, origins, lines)
+    declared.guests = _place(values, declared, lines)
+    declarations, derived = _declarations(host, declared, places, lines)
     return declared, declarations, derived
 
 
-def _place(values: Mapping[str, Any], declared: Declared, origins: Mapping[str, str], lines: list[str]) -> Guests:
+def _place(values: Mapping[str, Any], declared: Declared, lines: list[str]) -> Guests:
     """The unikernels on the host's networks."""
     offered, managed = values.get("xen_host_networks"), flag(values.get("xen_host_manage_network", True))
     if holds_unresolved(offered):
@@ -180,7 +202,7 @@ def _place(values: Mapping[str, Any], declared: Declared, origins: Mapping[str, 
         offered = offered if isinstance(offered, dict) else {}
         networks = {**{str(name): Network(str(name), UNKNOWN) for name in offered}, **networks}
     ssh = number(values.get("ansible_port", 22)) or 22
-    return on_networks(networks, declared.unikernels, ssh, lambda line: lines.append(_in_users_words(line, "", origins)))
+    return on_networks(networks, declared.unikernels, ssh, lambda line: lines.append(_in_users_words(line, "", declared.servers)))
 
 
 def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, lines: list[str]) -> Any:
@@ -194,37 +216,86 @@ def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, line
     return kind()
 
 
-def _services(name: str, resolved: Resolved, sources: Callable[[str], str], lines: list[str]) -> list[tuple[Service, str]]:
-    """Each with the variable that names it."""
-    mine = [f"{name}_{option}" for option in SERVICES[name]]
+def _add_servers(name: str, resolved: Resolved, source: str, declared: Declared, places: list[str], lines: list[str]) -> None:
+    """The servers of one service, as unikernels of the host. ``places``: what names each unikernel in a message."""
+    for service, server in _servers(name, resolved, source, lines):
+        domain, variable = service.unikernel["name"], server.variable("name")
+        taken = [place for one, place in zip(declared.unikernels, places) if one.get("name") == domain]
+        if taken:
+            lines.append(f"{variable}: {domain!r} is the name of {taken[0]} too; a name is unique on its host")
+            continue
+        unikernel = _on_its_network(service, server)
+        for image, origin in service.images.items():
+            # Equal origins are one image, by the name of the first that has it.
+            unikernel["image"] = next((one for one, its in declared.images.items() if its == origin), image)
+            declared.images.setdefault(unikernel["image"], origin)
+        declared.servers[domain] = server
+        declared.unikernels.append(unikernel)
+        places.append(variable)
+        declared.keys += [service.keys] if service.keys else []
+
+
+def _taken_names(declared: Declared, images: Mapping[str, Any], variable: str) -> list[str]:
+    """An image of the user's by the name of a service's would be run in its place."""
+    return [
+        f"{variable}: {name!r} is the image of {server.variable('name')}; give it another name,"
+        f" or set {server.variable('image')} instead"
+        for name, server in declared.servers.items()
+        if name in images and name in declared.images and images[name] != declared.images[name]
+    ]
+
+
+def _servers(name: str, resolved: Resolved, source: str, lines: list[str]) -> list[tuple[Service, Server]]:
+    """What the host's variables of one service declare. What is inherited and wrong is one line."""
+    options = SERVICES[name]
+    mine = [f"{name}_{option}" for option in (*options, PUBLISH, LISTS[name])]
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
-    if f"{name}_interfaces" not in values and f"{name}_endpoints" not in values:
-        return []
-    if any(holds_unresolved(value) for value in (*values.values(), resolved.values.get(f"{name}_publish"))):
-        return []
-    if f"{name}_interfaces" in values and values[f"{name}_interfaces"] is None:
-        lines.append(f"{name}_interfaces: is set to nothing; give the service's interfaces, or remove the variable")
+    if not is_declared(name, values) or any(map(holds_unresolved, values.values())):
         return []
     if "images" in resolved.values and f"{name}_images" not in values:
         values[f"{name}_images"] = resolved.values["images"]
-    if name == vpn.NAME:
-        return _endpoints(values, resolved, sources(name), lines)
-    service = (web if name == web.NAME else dns).declare(values, sources(name))
-    lines += service.problems
-    return [] if service.problems else [(service, f"{name}_name")]
+    found: list[tuple[Service, Server]] = []
+    wrong: list[str] = []
+    for server in servers(name, options, values, wrong.append):
+        service = _declare(server, resolved, source)
+        said = service.problems or _misfits(service, server, resolved.values)
+        wrong += [server.in_users_words(line, options) for line in said]
+        found += [] if said else [(service, server)]
+    lines += dict.fromkeys(wrong)
+    return found
 
 
-def _endpoints(values: Mapping[str, Any], resolved: Resolved, source: str, lines: list[str]) -> list[tuple[Service, str]]:
-    services = []
-    networks, resolver = host_networks(resolved.values), own_resolver(resolved.values)
-    for endpoint in vpn.endpoints(values, lines):
-        name = vpn.name_of(endpoint.values)
-        folder, material = resolved.folders.get(name, ""), resolved.materials.get(name)
-        service = vpn.declare(endpoint.values, source, folder, material, networks, resolver)
-        lines += [endpoint.in_users_words(line) for line in service.problems]
-        if not service.problems:
-            services.append((service, f"{endpoint.place}.name" if endpoint.place else "vpn_name"))
-    return services
+def _misfits(service: Service, server: Server, values: Mapping[str, Any]) -> list[str]:
+    """What of a server does not fit its memory or its host."""
+    if server.service == dns.NAME:
+        disks, memory = service.unikernel["disks"], service.unikernel["memory"]
+        size = sum(len(disk.get("content") or "") for disk in disks)
+        room = (memory << 20) // _TIMES_IN_MEMORY
+        wrong = f"dns_zones: have {size >> 10} KiB, more than dns_memory ({memory} MiB) can hold; raise it to {_fit(size)} MiB"
+        return [wrong] if size > room else []
+    host = str(values.get("ansible_host") or "")
+    if server.service == vpn.NAME and is_address(host):
+        network = ipaddress.ip_network(str(server.values.get("vpn_network") or vpn.USUAL_NETWORK))
+        if ipaddress.ip_address(host) in network:
+            return [
+                f"vpn_network: {network} has the host's own address in it ({host}, ansible_host); choose a network without it"
+            ]
+    return []
+
+
+def _fit(size: int) -> int:
+    """MiB in which zones of so many bytes fit."""
+    return -(-size * _TIMES_IN_MEMORY >> 20)
+
+
+def _declare(server: Server, resolved: Resolved, source: str) -> Service:
+    if server.service == web.NAME:
+        return web.declare(server.values, source)
+    if server.service == dns.NAME:
+        return dns.declare(server.values, source)
+    name = vpn.name_of(server.values)
+    folder, material = resolved.folders.get(name, ""), resolved.materials.get(name)
+    return vpn.declare(server.values, source, folder, material, host_networks(resolved.values), own_resolver(resolved.values))
 
 
 def host_networks(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -233,19 +304,23 @@ def host_networks(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def own_resolver(values: Mapping[str, Any]) -> str:
-    """The address of the host's own DNS unikernel; "" where it has none."""
-    interfaces = values.get("dns_interfaces")
-    if not isinstance(interfaces, list) or not interfaces or holds_unresolved(interfaces):
-        return ""
-    return first_address(interfaces) if isinstance(interfaces[0], dict) and interfaces[0].get("address") else ""
+    """The address of the host's own DNS unikernel, the first where it has several; "" where it has none."""
+    listed = values.get(list_of(dns.NAME))
+    items = [one.get("interfaces") for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+    for interfaces in [values.get("dns_interfaces"), *items]:
+        first = interfaces[0] if isinstance(interfaces, list) and interfaces else None
+        if isinstance(first, dict) and first.get("address") and not holds_unresolved(first):
+            return first_address([first])
+    return ""
 
 
-def _on_its_network(name: str, service: Service, values: Mapping[str, Any]) -> dict[str, Any]:
+def _on_its_network(service: Service, server: Server) -> dict[str, Any]:
     """A copy of the service's unikernel, with what its network needs to know of it."""
     unikernel = copy.deepcopy(service.unikernel)
     _only_ipv6(unikernel)
-    if f"{name}_publish" in values:
-        unikernel["publish"] = copy.deepcopy(values[f"{name}_publish"])
+    publish = f"{server.service}_{PUBLISH}"
+    if publish in server.values:
+        unikernel[PUBLISH] = copy.deepcopy(server.values[publish])
     return unikernel
 
 
@@ -257,7 +332,7 @@ def _only_ipv6(unikernel: dict[str, Any]) -> None:
 
 
 def _declarations(
-    host: str, declared: Declared, places: list[str], origins: Mapping[str, str], lines: list[str]
+    host: str, declared: Declared, places: list[str], lines: list[str]
 ) -> tuple[list[Declaration], set[tuple[str, int]]]:
     declarations: list[Declaration] = []
     derived: set[tuple[str, int]] = set()  # name and index of interfaces whose MAC is ours to choose
@@ -269,7 +344,7 @@ def _declarations(
             # that a misspelt one is named as the unknown key that it is.
             declaration = declaration_of(options, host, kernel=None if unikernel.get("kernel") else "/image")
         except SpecError as error:
-            lines += [_in_users_words(line, place, origins) for line in error.problems]
+            lines += [_in_users_words(line, place, declared.servers) for line in error.problems]
             continue
         declarations.append(declaration)
         lines += _image_problems(unikernel, declared.images)
@@ -278,7 +353,7 @@ def _declarations(
             for index, interface in enumerate(unikernel.get("interfaces") or [])
             if interface.get("mac") is None
         }
-    lines += clashes(declarations)
+    lines += [_in_users_words(line, "", declared.servers) for line in clashes(declarations)]
     return declarations, derived
 
 
@@ -292,12 +367,15 @@ def _take_flags(unikernel: dict[str, Any]) -> None:
             place[key] = read
 
 
-def _in_users_words(line: str, where: str, services: Mapping[str, str]) -> str:
+def _in_users_words(line: str, where: str, named: Mapping[str, Server]) -> str:
     """A refusal of what a service's variable says names that variable; one without a good name says which item it is."""
-    for domain, service in services.items():
-        rest = line[len(f"domain {domain}: ") :]
-        if line.startswith(f"domain {domain}: ") and rest.startswith(_FROM_VARIABLES):
-            return f"{service}_{rest}"
+    for domain, server in named.items():
+        if line.startswith(f"domain {domain}: "):
+            words = _FROM_VARIABLES.match(line[len(f"domain {domain}: ") :])
+            return f"{server.variable(words[1])}{words[2]}" if words else line
+    same = _SAME.match(line)
+    if same and same[1] in named:
+        return f"{named[same[1]].variable('interfaces')}: {line}"
     return f"{where}: {line}" if line.startswith(("domain '", 'domain "')) else line
 
 

@@ -26,6 +26,13 @@ class Chain:
     text: str
     name: str
     ends: datetime.datetime
+    names: tuple[str, ...] = ()
+
+    def is_for(self, name: str) -> bool:
+        """As browsers see it: a ``*`` is for one label, the first."""
+        wanted = name.lower().rstrip(".")
+        parent = f"*.{wanted.partition('.')[2]}"
+        return any(own.lower() == wanted or (own.lower() == parent and len(parent) > 2) for own in self.names)
 
 
 def problem_of(certificate: Any, key: Any, now: datetime.datetime | None = None) -> Chain | str:
@@ -66,7 +73,19 @@ def _chain(certificates: list[str], key: str, now: datetime.datetime) -> Chain |
     for signed, signer in zip(chain, chain[1:]):
         if signed.issuer != signer.subject:
             return "certificate is no chain: each one must be signed by the next; the server's own comes first"
+        if not _signed_by(signed, signer):
+            return "certificate is no chain: one was signed by another key than the next one has; was that replaced?"
     return _in_time(chain, key, now)
+
+
+def _signed_by(signed: Any, signer: Any) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    verify = getattr(signed, "verify_directly_issued_by", None)  # cryptography 40 has it; before, names must do
+    try:
+        return verify is None or verify(signer) is None
+    except (InvalidSignature, TypeError, ValueError):
+        return False
 
 
 def _in_time(chain: list[Any], key: str, now: datetime.datetime) -> Chain | str:
@@ -80,14 +99,14 @@ def _in_time(chain: list[Any], key: str, now: datetime.datetime) -> Chain | str:
     if now >= ends:
         return f"certificate has expired, on {ends:%Y-%m-%d %H:%M} UTC"
     try:
-        names = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        name = next(iter([*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]), "")
+        own = chain[0].extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = (*own.get_values_for_type(x509.DNSName), *map(str, own.get_values_for_type(x509.IPAddress)))
     except x509.ExtensionNotFound:
-        name = ""
-    if not name:
+        names = ()
+    if not names:
         return "certificate is for no name (subjectAltName): no browser takes it"
     pem = "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in chain)
-    return Chain(f"{pem}{key}\n", name.replace("*.", "www.", 1) if name.startswith("*.") else name, ends)
+    return Chain(f"{pem}{key}\n", re.sub(r"^\*\.", "www.", names[0]), ends, names)
 
 
 def _naive(certificate: Any, field: str) -> datetime.datetime:

@@ -130,9 +130,14 @@ class Variables:
     def health(self, default: dict[str, Any]) -> Any:
         """``default`` with more options; a check that is declared replaces it: its options are for another."""
         value = self.get("health", {})
-        if not isinstance(value, dict) or any(kind in value for kind in HEALTH_KINDS):
+        if not isinstance(value, dict) or asks_one(value):
             return value
         return {**default, **value}
+
+
+def asks_one(health: Any) -> bool:
+    """Whether it is a check of its own, which asks one server by its address: another would count as healthy whatever it does."""
+    return isinstance(health, dict) and any(kind in health for kind in HEALTH_KINDS)
 
 
 def _kind(value: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from ..domain.devices import VDEV
@@ -21,59 +20,18 @@ from .vpn_config import PORT, Material, Tunnel, configuration, pool
 NAME = "vpn"
 OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "client_to_client",
            "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "update", "arguments",
-           "health", "vdev", "endpoints", *operations.OPTIONS)  # fmt: skip
-# What one endpoint has for itself: an item of `vpn_endpoints` does not take it from the host's variables.
-_OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
+           "health", "vdev", *operations.OPTIONS)  # fmt: skip
 # Names of certificates become file names and arguments of programs.
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _RESERVED = ("server", "ca")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
-_NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
+USUAL_NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
 # Ours and stand-ins read their configuration there. Mirage keeps the first disk for a boot disk, so what `block_of_file` names in
 # a public unikernel's config.ml is the next one.
 _OUR_DISK, _MIRAGE_DISK = "xvda", "xvdb"
 # On the host, 0600: which CA its endpoints serve, and what their health checks need. In it a folder for each endpoint.
 FOLDER = "/var/lib/unikernels/vpn"
 HEALTH_KEY = "health.pem"
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """The variables of one endpoint by their full names, and how a refusal names them."""
-
-    values: Mapping[str, Any]
-    place: str = ""  # vpn_endpoints[0]; "" for the host's own variables
-
-    def in_users_words(self, line: str) -> str:
-        option = line.split(":", 1)[0].split("[", 1)[0].removeprefix(f"{NAME}_") if self.place else ""
-        return f"{self.place}.{line.removeprefix(NAME + '_')}" if option in OPTIONS else line
-
-
-def endpoints(values: Mapping[str, Any], problems: list[str]) -> list[Endpoint]:
-    """Each endpoint of a host: the one of its own variables, and the items of `vpn_endpoints`."""
-    listed = values.get(f"{NAME}_endpoints")
-    base = {key: value for key, value in values.items() if key != f"{NAME}_endpoints"}
-    every = [Endpoint(base)] if f"{NAME}_interfaces" in base else []
-    if listed is None:
-        return every
-    if not isinstance(listed, list):
-        problems.append(f"{NAME}_endpoints: must be a list of endpoints, as in [{{name: vpn-b, interfaces: [...]}}]")
-        return every
-    shared = {key: value for key, value in base.items() if key.removeprefix(f"{NAME}_") not in _OWN}
-    for index, item in enumerate(listed):
-        place = f"{NAME}_endpoints[{index}]"
-        if not isinstance(item, dict):
-            problems.append(f"{place}: must be a mapping, as in {{name: vpn-b, interfaces: [...]}}")
-            continue
-        unknown = sorted(str(key) for key in item if key not in OPTIONS or key == "endpoints")
-        if unknown:
-            known = ", ".join(option for option in OPTIONS if option != "endpoints")
-            problems.append(f"{place}: unknown key {', '.join(map(repr, unknown))}; known are {known}")
-        elif item.get("interfaces") is None or item.get("name") is None:
-            problems.append(f"{place}: name and interfaces are required")
-        else:
-            every.append(Endpoint({**shared, **{f"{NAME}_{key}": value for key, value in item.items()}}, place))
-    return every
 
 
 def name_of(values: Mapping[str, Any]) -> str:
@@ -89,7 +47,7 @@ def _flag(given: Variables, option: str, default: bool) -> bool:
 
 
 def _network(given: Variables) -> ipaddress.IPv4Network:
-    text, network = given.text("network", str(_NETWORK)), _NETWORK
+    text, network = given.text("network", str(USUAL_NETWORK)), USUAL_NETWORK
     try:
         network = ipaddress.IPv4Network(text)
     except ValueError:
@@ -98,7 +56,7 @@ def _network(given: Variables) -> ipaddress.IPv4Network:
         given.wrong("network", f"{network} is too small, a /29 holds five clients")
     elif network.prefixlen < 8 or network.is_multicast or network.is_reserved or network.is_loopback:
         given.wrong("network", f"{network} must be a network of hosts, /8 or smaller, as in 10.8.0.0/24")
-        return _NETWORK
+        return USUAL_NETWORK
     return network
 
 

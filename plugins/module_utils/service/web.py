@@ -17,7 +17,7 @@ from .variables import USUAL_MEMORY, Service, Variables, at, first_address
 NAME = "web"
 OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health",
            *operations.OPTIONS)  # fmt: skip
-_TLS = {"certificates", "port", "redirect", "hsts"}
+_TLS = {"certificates", "port", "redirect", "hsts", "names"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
 # Two years, in seconds: what browsers' preload lists ask for at most.
 _MAX_HSTS = 63_072_000
@@ -41,9 +41,17 @@ def _chains(given: Variables, value: Any) -> list[Chain]:
     return chains
 
 
+def _refuse_other_names(given: Variables, names: list[str], chains: list[Chain]) -> None:
+    """Names that browsers would warn of; without chains there is more to mend first."""
+    known = ", ".join(dict.fromkeys(name for chain in chains for name in chain.names))
+    for name in names if chains else []:
+        if not any(chain.is_for(name) for chain in chains):
+            given.wrong("tls", f"names: no certificate is for {name!r}; they are for {known}")
+
+
 def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
     """(boot arguments, chains, port). All empty without C(web_tls)."""
-    tls = given.mapping("tls", "certificates, port, redirect and hsts")
+    tls = given.mapping("tls", "certificates, names, port, redirect and hsts")
     # What is not resolved was reported where it stands.
     if not tls or holds_unresolved(tls):
         return {}, [], 0
@@ -57,13 +65,16 @@ def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
         inner.wrong("redirect", f"is {tls['redirect']!r}, must be true or false")
     elif redirect and "port" in tls and port != 443:
         inner.wrong("redirect", f"sends browsers to port 443, and port is {port}; set redirect: false")
+    names = inner.texts("names", "names that browsers ask for, as in [www.example.org]")
     given.problems += [problem.replace("web_tls_", "web_tls: ", 1) for problem in inner.problems]
+    chains = _chains(given, tls.get("certificates"))
+    _refuse_other_names(given, names, chains)
     arguments: dict[str, Any] = {"https-port": port}
     if redirect:
         arguments["https-redirect"] = "true"
     if hsts:
         arguments["hsts"] = hsts
-    return arguments, _chains(given, tls.get("certificates")), port
+    return arguments, chains, port
 
 
 def declare(values: Mapping[str, Any], source: str) -> Service:
@@ -81,6 +92,8 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     secure = {"http": f"https://{at(address, tls_port)}/", "insecure": True, **({"host": chains[0].name} if chains else {})}
     # Only what we build has the content in it.
     content = given.text("content", "" if given.get("image") else None)
+    if not content.strip() and given.get("content") is not None:
+        given.wrong("content", "is empty; give the folder to serve")
     unikernel = {
         "name": name,
         "service": NAME,

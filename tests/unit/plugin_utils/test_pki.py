@@ -225,7 +225,7 @@ CASES = [
     ("without tls-crypt.key", "tls-crypt.key: is missing, and each profile has it"),
     ("without pki/private/server.key", "pki/private/server.key: is missing"),
     ("without pki/private/alice.key", "pki/private/alice.key: is missing"),
-    ("another pki/ca.crt", "is not signed by pki/ca.crt: was a file of the CA replaced by hand?"),
+    ("another pki/ca.crt", "pki/ca.crt: did not sign pki/issued/server.crt and 2 more: was a file of the CA replaced by hand?"),
     ("another pki/issued/server.crt", "pki/issued/server.crt: is not signed by pki/ca.crt"),
     ("another pki/private/server.key", "pki/private/server.key: does not belong to pki/issued/server.crt"),
     ("another pki/private/bob.key", "pki/private/bob.key: does not belong to pki/issued/bob.crt"),

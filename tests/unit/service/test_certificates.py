@@ -31,7 +31,7 @@ def certificate_of(private, subject="www.example", issuer=None, names=("www.exam
     )  # fmt: skip
     if names:
         built = built.add_extension(x509.SubjectAlternativeName([x509.DNSName(each) for each in names]), critical=False)
-    return built.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+    return built.sign(OTHER if issuer else private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
 
 PRIVATE, KEY = key_of()
@@ -59,6 +59,7 @@ def test_a_wildcard_is_asked_for_by_a_name_that_it_is_for():
         (GOOD, OTHER_KEY, "certificate and key don't belong together"),
         (SIGNER + GOOD, KEY, "certificate and key don't belong together"),
         (GOOD + SIGNER, KEY, "is no chain"),
+        (certificate_of(PRIVATE, issuer="ca") + certificate_of(PRIVATE, subject="ca"), KEY, "another key than the next one has"),
         (certificate_of(PRIVATE, ends=NOW), KEY, "has expired, on 2026-11-27 12:00 UTC"),
         (certificate_of(PRIVATE, issuer="ca") + certificate_of(OTHER, subject="ca", ends=NOW - DAY / 2), KEY, "has expired"),
         (certificate_of(PRIVATE, begins=NOW + DAY / 2), KEY, "is valid from 2026-11-28 00:00 UTC on"),
@@ -110,7 +111,7 @@ def test_https_beside_http(pair):
             {"certificates": [{"certificate": GOOD, "key": OTHER_KEY}]},
             "web_tls: certificates[0]: certificate and key don't belong",
         ),
-        ({"certificate": GOOD}, "web_tls: certificate is no option of it; it has certificates, hsts, port, redirect"),
+        ({"certificate": GOOD}, "web_tls: certificate is no option of it; it has certificates, hsts, names, port, redirect"),
         ({"port": 80}, "web_tls: port is 80, and so is web_port"),
         ({"port": 0}, "web_tls: port: is 0, must be a TCP port"),
         ({"port": 8443}, "web_tls: redirect: sends browsers to port 443, and port is 8443; set redirect: false"),
@@ -121,3 +122,12 @@ def test_https_beside_http(pair):
 def test_a_mistake_names_the_option(tls, problem):
     found = declared(**tls).problems
     assert any(each.startswith(problem) for each in found), found
+
+
+def test_a_name_that_no_certificate_is_for():
+    text = certificate_of(PRIVATE, names=["www.example.org", "*.example.net"], begins=NOW - 999 * DAY, ends=NOW + 9999 * DAY)
+    tls = {"certificates": [{"certificate": text, "key": KEY}], "names": ["www.example.org", "A.example.net."]}
+    assert declared(**tls).problems == ()
+    for name in ("example.org", "a.b.example.net", "example.net"):
+        (line,) = declared(**{**tls, "names": name}).problems
+        assert line == f"web_tls: names: no certificate is for {name!r}; they are for www.example.org, *.example.net"

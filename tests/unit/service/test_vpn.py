@@ -186,7 +186,7 @@ def test_any_number_of_endpoints_on_a_host():
         ("vpn-b", "/b", ("bob",)),
     ]
     assert here.unikernels[1]["health"]["key"] == "/var/lib/unikernels/vpn/vpn-b/health.pem"
-    assert set(here.images) == {"vpn", "vpn-b"}
+    assert set(here.images) == {"vpn"} and {one["image"] for one in here.unikernels} == {"vpn"}
     alone = compiled(("xen1", {"endpoints": more}))
     assert alone.problems == [] and [one["name"] for one in alone.hosts["xen1"].unikernels] == ["vpn-b"]
 
@@ -194,13 +194,13 @@ def test_any_number_of_endpoints_on_a_host():
 @pytest.mark.parametrize(
     ("endpoints", "words"),
     [
-        ({}, "vpn_endpoints: must be a list of endpoints"),
+        ({}, "vpn_endpoints: must be a list; give a list of mappings"),
         (["b"], "vpn_endpoints[0]: must be a mapping"),
-        ([{"name": "b"}], "vpn_endpoints[0]: name and interfaces are required"),
+        ([{"name": "b"}], "vpn_endpoints[0]: interfaces missing: each has its own"),
         ([{"name": "b", "interfaces": interfaces(11), "client": []}], "vpn_endpoints[0]: unknown key 'client'; known are"),
         ([{"name": "b", "interfaces": interfaces(11), "pki": "/b", "network": "10.8.0.0/30"}], "vpn_endpoints[0].network: 10.8"),
-        ([{"name": "b", "interfaces": interfaces(11), "pki": "/k"}], "vpn_pki: /k is that of vpn on xen1 too"),
-        ([{"name": "vpn", "interfaces": interfaces(11), "pki": "/b"}], "vpn"),
+        ([{"name": "b", "interfaces": interfaces(11), "pki": "/k"}], "vpn_endpoints[0].pki: /k is that of vpn on xen1 too"),
+        ([{"name": "vpn", "interfaces": interfaces(11), "pki": "/b"}], "vpn_endpoints[0].name: 'vpn' is the name of vpn_name"),
     ],
 )  # fmt: skip
 def test_each_mistake_in_the_list_of_endpoints_is_one_line(endpoints, words):

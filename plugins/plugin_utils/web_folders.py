@@ -1,0 +1,113 @@
+# Copyright (c) the unikernels.xen authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""EDGE. What the folders of a host's web servers hold: what could not become part of an image is found before anything is built.
+
+Names and sizes are looked at, no file is read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import holds_unresolved, number
+from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import local_folder
+from ansible_collections.unikernels.xen.plugins.module_utils.image.sources import check
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
+from ansible_collections.unikernels.xen.plugins.module_utils.service import web
+from ansible_collections.unikernels.xen.plugins.module_utils.service.several import servers
+from ansible_collections.unikernels.xen.plugins.module_utils.service.variables import USUAL_MEMORY, asks_one
+
+INDEX = "index.html"
+_MIB = 1 << 20
+# An image has at most 1 GiB (image/building.py); without content ours has 8 MiB.
+_MAX_CONTENT = 1000 * _MIB
+_IMAGE = 8 * _MIB
+
+
+@dataclass(frozen=True)
+class Found:
+    """``problem``: why the folder can't be served at all, "" where it can."""
+
+    problem: str = ""
+    size: int = 0
+    index: bool = False
+
+
+def look(path: str) -> Found:
+    try:
+        folder = local_folder(path)
+        if not os.path.isdir(folder):
+            return Found(
+                f"{folder} is {'not a folder' if os.path.lexists(folder) else 'not there'}; give a folder on the controller"
+            )
+        size = _size(folder)
+        return Found(size=size, index=os.path.isfile(os.path.join(folder, INDEX)))
+    except BuildError as error:
+        return Found(str(error))
+    except (OSError, ValueError) as error:
+        return Found(f"{path!r} can't be read: {getattr(error, 'strerror', None) or error}{_where(error)}")
+
+
+def _where(error: Exception) -> str:
+    name = getattr(error, "filename", None)
+    return f" ({os.fsdecode(name)})" if name else ""
+
+
+def _size(folder: str) -> int:
+    """In bytes. BuildError or OSError for what can't be served."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    size = 0
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        for name in [*names, *(one for one in folders if os.path.islink(os.path.join(root, one)))]:
+            full = os.path.join(root, name)
+            inside = os.path.relpath(full, folder)
+            check(folder, inside)
+            if not os.path.exists(full):
+                raise BuildError(f"{folder}: {inside}: is a link to nothing; remove it")
+            if os.path.isdir(full):
+                raise BuildError(f"{folder}: {inside}: is a link to a folder, and only files are served; put a folder there")
+            if not os.access(full, os.R_OK):
+                raise BuildError(f"{folder}: {inside}: can't be read by who runs this")
+            size += os.stat(full).st_size
+    return size
+
+
+def content_problems(values: Mapping[str, Any], looked: dict[str, Found]) -> list[str]:
+    """A line for each folder of a host's that can't be served. ``looked``: what was found for other hosts already."""
+    mine = {key: value for key, value in values.items() if key.startswith("web_")}
+    if any(map(holds_unresolved, mine.values())):
+        return []
+    lines = []
+    # What is wrong in the declaration itself is reported where it is compiled.
+    for server in servers(web.NAME, web.OPTIONS, mine, lambda _line: None):
+        path = server.values.get("web_content")
+        if isinstance(path, str) and path and not server.values.get("web_image"):
+            found = looked.setdefault(path, look(path))
+            lines += [server.in_users_words(line, web.OPTIONS) for line in _refusals(path, found, server.values)]
+    return list(dict.fromkeys(lines))
+
+
+def _refusals(path: str, found: Found, values: Mapping[str, Any]) -> list[str]:
+    if found.problem:
+        return [f"web_content: {found.problem}"]
+    memory = number(values.get("web_memory")) or USUAL_MEMORY
+    room = min(memory * _MIB - _IMAGE, _MAX_CONTENT)
+    if found.size > room:
+        mend = f"web_memory is {memory} MiB: raise it," if room < _MAX_CONTENT else f"that is {_MAX_CONTENT // _MIB} MiB at most:"
+        return [
+            f"web_content: {path} has {-(-found.size // _MIB)} MiB, which become part of the image and are loaded into memory;"
+            f" {mend} or serve large files elsewhere"
+        ]
+    if not found.index and not asks_one(values.get("web_health")):
+        return [
+            f"web_content: {path} has no {INDEX}, and the health check asks for /; add one, or give web_health a check of its own"
+        ]
+    return []
