@@ -22,6 +22,7 @@ from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
 from ..network.kinds import UNKNOWN, Network, read_networks
+from ..network.reach import shared, with_own
 from ..service import dns, vpn, web
 from ..service.variables import Keys, Service, first_address
 from ..service.vpn_config import Material
@@ -33,7 +34,9 @@ SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
 # Options of a unikernel that are yes or no.
 _FLAGS = ("autostart", "adopt", "live")
 # Where a service's declaration has an option that is a variable of the service.
-_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name", "publish")
+_FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name", "publish", "accept", "reach")
+# Options of a unikernel that its networks take: WEB_publish and so on of a service.
+_OF_NETWORKS = ("publish", "accept", "reach")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Asked:
 
     def names(self) -> list[str]:
         """Every variable that is read, in the order of the report."""
-        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], "publish")]
+        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], *_OF_NETWORKS)]
         return (
             [name for name in (self.unikernels, self.images) if name]
             + services
@@ -102,11 +105,30 @@ def compile_fleet(
     for host, name, index, mac in distinct_macs(sites):
         unikernel = next(one for one in fleet.hosts[host].unikernels if one.get("name") == name)
         unikernel["interfaces"][index]["mac"] = mac
+    for site in sites:
+        _complete_limits(fleet, site, reported)
     for host, other, line in fleet_clashes(sites):
         if reported is None or host in reported or other in reported:
             fleet.problems.append(Problem(host, line))
     fleet.problems += _shared_folders(fleet, reported)
     return fleet
+
+
+def _complete_limits(fleet: Fleet, site: Site, reported: frozenset[str] | None) -> None:
+    """What is whose, for `accept` and `reach`. One whose declaration has mistakes has been reported."""
+    guests = fleet.hosts[site.host].guests
+    if not guests.limits:
+        return
+    known = {one.name: one.domain.interfaces for one in site.declarations}
+    macs = {str(one.get("name")): [each.get("mac") or "" for each in one["interfaces"]]
+            for one in fleet.hosts[site.host].unikernels if one.get("name") in known}  # fmt: skip
+    guests.limits = [
+        with_own(one, [(device.ip, mac) for device, mac in zip(known[one.name], macs[one.name])])
+        for one in guests.limits
+        if one.name in known
+    ]
+    if reported is None or site.host in reported:
+        fleet.problems += [Problem(site.host, line) for line in shared(guests.limits)]
 
 
 def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Problem]:
@@ -200,7 +222,8 @@ def _services(name: str, resolved: Resolved, sources: Callable[[str], str], line
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
     if f"{name}_interfaces" not in values and f"{name}_endpoints" not in values:
         return []
-    if any(holds_unresolved(value) for value in (*values.values(), resolved.values.get(f"{name}_publish"))):
+    of_networks = [resolved.values.get(f"{name}_{option}") for option in _OF_NETWORKS]
+    if any(holds_unresolved(value) for value in (*values.values(), *of_networks)):
         return []
     if f"{name}_interfaces" in values and values[f"{name}_interfaces"] is None:
         lines.append(f"{name}_interfaces: is set to nothing; give the service's interfaces, or remove the variable")
@@ -244,8 +267,9 @@ def _on_its_network(name: str, service: Service, values: Mapping[str, Any]) -> d
     """A copy of the service's unikernel, with what its network needs to know of it."""
     unikernel = copy.deepcopy(service.unikernel)
     _only_ipv6(unikernel)
-    if f"{name}_publish" in values:
-        unikernel["publish"] = copy.deepcopy(values[f"{name}_publish"])
+    for option in _OF_NETWORKS:
+        if f"{name}_{option}" in values:
+            unikernel[option] = copy.deepcopy(values[f"{name}_{option}"])
     return unikernel
 
 
