@@ -135,7 +135,9 @@ def read_limits(unikernel: dict[str, Any], problem: Callable[[str], None]) -> Li
     values = {option: unikernel.pop(option, None) for option in (ACCEPT, REACH)}
     if unikernel.get("state") == "absent" or all(value is None for value in values.values()):
         return None
-    where, found, before = f"domain {unikernel.get('name')}", {}, []
+    where = f"domain {unikernel.get('name')}"
+    found: dict[str, tuple[Rule, ...] | None] = {}
+    before: list[str] = []
     versions = _versions(unikernel)
     for option, value in values.items():
         found[option] = None if value is None else _rules(option, value, versions, before)
@@ -143,8 +145,9 @@ def read_limits(unikernel: dict[str, Any], problem: Callable[[str], None]) -> Li
     before += [f"{first}: {line}" for line in _interface_mistakes(unikernel)]
     if values[REACH] is not None:
         before += _answers(values[ACCEPT], found[ACCEPT])
-    if found[ACCEPT] is not None and not before:
-        before += _unheard(unikernel.get("publish"), found[ACCEPT])
+    accept = found[ACCEPT]
+    if accept is not None and not before:
+        before += _unheard(unikernel.get("publish"), accept)
     for line in dict.fromkeys(before):
         problem(f"{where}: {line}")
     return None if before else Limits(str(unikernel.get("name")), found[ACCEPT], found[REACH])
@@ -157,7 +160,7 @@ def _interfaces(unikernel: Mapping[str, Any]) -> list[Any]:
 
 def _versions(unikernel: Mapping[str, Any]) -> set[int]:
     """IP versions of its addresses."""
-    found = set()
+    found: set[int] = set()
     for interface in _interfaces(unikernel):
         for option in ("address", "address6") if isinstance(interface, dict) else ():
             text = interface.get(option)

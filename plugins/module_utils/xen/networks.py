@@ -289,7 +289,7 @@ def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
         )
     if not check and plan.rules and not shutil.which("nft"):
         raise NetworkError("nft is not there: install Debian's package nftables")
-    limited = limit(guests.limits, check) if guests else {"changed": False, "diff": []}
+    limited: dict[str, Any] = limit(guests.limits, check) if guests else {"changed": False, "diff": []}
     changed = bool(plan.files) or flushed(plan)
     if changed and not check:
         carry_out(plan, options["confirm_within"])

@@ -125,7 +125,7 @@ def as_kernel_has_it(listing):
 
     rules, others = {}, []
     for entry in ordered(plain(json.loads(listing)["nftables"])):
-        if "dynamic" in entry.get("set", {}).get("flags", ()):
+        if "timeout" in entry.get("set", {}).get("flags", ()):
             entry["set"].pop("elem", None)  # what packets have put there
         if "rule" in entry:
             rule = entry["rule"]
