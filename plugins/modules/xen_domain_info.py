@@ -83,6 +83,16 @@ domains:
     service:
       description: The declared service.
       type: str
+    accept:
+      description: What may reach the domain; null for all that its networks let through.
+      type: list
+      elements: str
+      sample: [tcp/443, tcp/22 from 192.0.2.0/24]
+    reach:
+      description: What the domain may open itself; null for everything. The same for both domains of a replacement.
+      type: list
+      elements: str
+      sample: [udp/53 to 9.9.9.9]
     restarts:
       description:
         - How often the host itself has started it again since the last run that created or changed it (C(count)), C(last) and

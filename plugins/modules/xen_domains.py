@@ -127,13 +127,20 @@ domains:
     rolled_back:
       description: Whether, after a failure, the old domain runs again.
       type: bool
+limits:
+  description: Whether the host has rules of what may reach domains, and what they may reach (C(accept), C(reach)).
+  returned: always
+  type: bool
 """
+
+import os
 
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.results import together
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.fields import LOCK, argument_spec
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owner_file import FILE, claim
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owners import OwnerError
+from ansible_collections.unikernels.xen.plugins.module_utils.network.reach_rules import RULES
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
@@ -172,7 +179,7 @@ def main() -> None:
         module.fail_json(msg=str(refusal))
     # -vvv shows a module's arguments: here only the names, because the rest would be most of the answer.
     shown = {**params, "domains": [one.get("name") for one in params["domains"]]}
-    outcome = {**together(results), "invocation": {"module_args": shown}}
+    outcome = {**together(results), "limits": os.path.exists(RULES), "invocation": {"module_args": shown}}
     if outcome.get("failed"):
         module.fail_json(**outcome)
     module.exit_json(**outcome)

@@ -25,6 +25,16 @@ options:
     version_added: 0.2.0
     type: bool
     default: false
+  bridge:
+    description: The bridge that domains are to have, where O(networks) is empty; for RV(host.cut_off).
+    version_added: 0.2.0
+    type: str
+    default: ""
+  networks:
+    description: The networks that the host is to offer, as C(xen_host_networks); for RV(host.cut_off).
+    version_added: 0.2.0
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -214,6 +224,12 @@ host:
       description: Networks that M(unikernels.xen.xen_networks) has made, with the subnets that are declared for each.
       type: dict
       sample: {inside: [], routed: [203.0.113.77/32]}
+    cut_off:
+      description:
+        - A line for each network whose domains another's packet filter (Docker, firewalld, ufw) cuts off, or would, and what to
+          type. Dom0's own checks of domains don't meet it.
+      type: list
+      elements: str
     network_style:
       description: Which program configures the network.
       type: str
@@ -236,10 +252,14 @@ def main() -> None:
     argument_spec = {
         "packages": {"type": "list", "elements": "str", "default": []},
         "updates": {"type": "bool", "default": False},
+        "bridge": {"type": "str", "default": ""},
+        "networks": {"type": "dict", "default": {}},
     }
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     try:
-        module.exit_json(changed=False, host=gather(module.params["packages"], module.params["updates"]))
+        wanted = module.params
+        host = gather(wanted["packages"], wanted["updates"], wanted["bridge"], wanted["networks"])
+        module.exit_json(changed=False, host=host)
     except ToolstackError as error:
         module.fail_json(msg=str(error))
 

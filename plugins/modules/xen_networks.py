@@ -15,6 +15,8 @@ description:
   - Where devices change, a process on the host makes the switch. It restores the old configuration unless a second call with
     O(confirm=true) arrives in time. A host that reboots before the confirmation boots with the old one.
   - Rules alone are replaced at once, in one transaction.
+  - What may reach unikernels and what they may reach (C(accept), C(reach)) are tables of nftables too
+    (C(bridge unikernels_reach), C(inet unikernels_reach)). A change of them cuts no connection that is still allowed.
   - Networks that are no longer in O(networks) are removed, and the files are as they were before.
 author:
   - unikernels.xen authors (@unikernels)
@@ -34,10 +36,17 @@ options:
   guests:
     description:
       - What P(unikernels.xen.declared#module) returns as C(guests) of a host, with the ports that unikernels publish and the
-        addresses that Dom0 answers for. Without it those of the last call stay.
+        addresses that Dom0 answers for, and what may reach unikernels and what they may reach. Without it those of the last call
+        stay.
     type: dict
   rules_only:
     description: Refuse to change devices; for a run that must not touch the host's network.
+    type: bool
+    default: false
+  limits_only:
+    description:
+      - Only put C(accept) and C(reach) of the unikernels in O(guests) into force, and leave networks and published ports alone.
+        Without O(guests) nothing is limited any more.
     type: bool
     default: false
   confirm:
@@ -69,12 +78,12 @@ EXAMPLES = r"""
 RETURN = r"""
 manager:
   description: The program that configures the host's network.
-  returned: success, without O(confirm)
+  returned: success, without O(confirm) and O(limits_only)
   type: str
   sample: netplan
 networks:
   description: Bridge to Dom0's addresses on it, before the change.
-  returned: success, without O(confirm)
+  returned: success, without O(confirm) and O(limits_only)
   type: dict
 devices:
   description: Bridges that are created, changed or removed.
@@ -99,6 +108,7 @@ def main() -> None:
             "networks": {"type": "dict", "default": {}},
             "guests": {"type": "dict"},
             "rules_only": {"type": "bool", "default": False},
+            "limits_only": {"type": "bool", "default": False},
             "confirm": {"type": "bool", "default": False},
             "confirm_within": {"type": "int", "default": 120},
         },

@@ -17,6 +17,8 @@ import sys
 import time
 
 from ansible_collections.unikernels.xen.plugins.module_utils.network.ports import announcement, led
+from ansible_collections.unikernels.xen.plugins.module_utils.network.reach import Limits, Rule
+from ansible_collections.unikernels.xen.plugins.module_utils.network.reach_rules import tables
 
 from . import frames
 
@@ -163,6 +165,7 @@ class Filter:
             PATH=f"{tools}:{os.environ['PATH']}:/usr/sbin:/sbin",
             ANTISPOOF_TABLES=str(role / "antispoof.nft"),
             ANTISPOOF_BEFORE=str(self.folder / "before"),
+            ANTISPOOF_REACH=str(self.folder / "reach.nft"),
             ANTISPOOF_XEN="/",
         )
         self.program = str(program)
@@ -276,6 +279,7 @@ def main(folder):
     told["named, put right"] = [the_filter.run("keep").stdout, the_filter.run("check").stdout]
     told["named, gone"] = the_filter.hook("offline", 1, device="shop-front")
 
+    told["limits"] = limits(the_filter)
     told["switch"] = switch(ends)
     told["heard"] = announced(ends)
 
@@ -284,6 +288,19 @@ def main(folder):
     the_filter.vif(1, frames.GUEST, "10.0.0.999")
     told["bad address"] = the_filter.hook("online", 1)
     json.dump(told, sys.stdout)
+
+
+def limits(the_filter):
+    """The same program loads what may reach domains: at boot, and where somebody took it away."""
+    file = the_filter.folder / "reach.nft"
+    file.write_text(tables([Limits("other", (Rule("tcp", 443, 443),), (), ("10.9.9.9",))]))
+    found = [the_filter.run("keep").stdout, the_filter.run("check").stdout]
+    sh("nft", "add", "element", "bridge", "unikernels_reach", "closed", '{ "vif7.0" }')  # as a packet does
+    found.append(the_filter.run("check").stdout)
+    sh("nft", "flush", "chain", "inet", "unikernels_reach", "to_other")
+    found += [the_filter.run("check").stdout, the_filter.run("keep").stdout, the_filter.run("check").stdout]
+    file.unlink()
+    return [[line for line in text.splitlines() if line.startswith("wrong")] for text in found]
 
 
 def switch(ends):

@@ -24,8 +24,9 @@ from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
 from ..network.kinds import UNKNOWN, Network, read_networks
+from ..network.reach import shared, with_own
 from ..service import dns, vpn, web
-from ..service.several import LISTS, PUBLISH, Server, is_declared, list_of, servers
+from ..service.several import LISTS, OF_NETWORKS, Server, is_declared, list_of, servers
 from ..service.variables import Keys, Service, first_address, is_address
 from ..service.vpn_config import Material
 from .between import Site, distinct_macs, fleet_clashes
@@ -37,7 +38,7 @@ SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
 # Options of a unikernel that are yes or no.
 _FLAGS = ("autostart", "adopt", "live")
 # Where a service's declaration has an option that is a variable of the service.
-_FROM_VARIABLES = re.compile(r"(interfaces|arguments|health|memory|name|publish)\b(.*)", re.DOTALL)
+_FROM_VARIABLES = re.compile(r"(interfaces|arguments|health|memory|name|publish|accept|reach)\b(.*)", re.DOTALL)
 # Sectors, text and records of a zone are in memory at the same time when the resolver starts (unikernels/dns/disk.ml).
 _TIMES_IN_MEMORY = 4
 _SAME = re.compile(r"domains .* and (\S+) have the same (?:MAC|address) ")
@@ -76,7 +77,7 @@ class Asked:
 
     def names(self) -> list[str]:
         """Every variable that is read, in the order of the report."""
-        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], PUBLISH, LISTS[name])]
+        services = [f"{name}_{option}" for name in self.services for option in (*SERVICES[name], *OF_NETWORKS, LISTS[name])]
         return (
             [name for name in (self.unikernels, self.images) if name]
             + services
@@ -110,6 +111,8 @@ def compile_fleet(
     for host, name, index, mac in distinct_macs(sites):
         unikernel = next(one for one in fleet.hosts[host].unikernels if one.get("name") == name)
         unikernel["interfaces"][index]["mac"] = mac
+    for site in sites:
+        _complete_limits(fleet, site, reported)
     for host, other, line in fleet_clashes(sites):
         if reported is None or host in reported or other in reported:
             fleet.problems.append(Problem(host, line))
@@ -131,6 +134,23 @@ def _resolvers(sites: list[Site], fleet: Fleet) -> list[Resolver]:
                 variable = server.variable("forward") if server else f"domain {unikernel.get('name')}: arguments.forward"
                 found.append(resolver_of(site, unikernel, declared.guests.published, variable))
     return found
+
+
+def _complete_limits(fleet: Fleet, site: Site, reported: frozenset[str] | None) -> None:
+    """What is whose, for `accept` and `reach`. One whose declaration has mistakes has been reported."""
+    guests = fleet.hosts[site.host].guests
+    if not guests.limits:
+        return
+    known = {one.name: one.domain.interfaces for one in site.declarations}
+    macs = {str(one.get("name")): [each.get("mac") or "" for each in one["interfaces"]]
+            for one in fleet.hosts[site.host].unikernels if one.get("name") in known}  # fmt: skip
+    guests.limits = [
+        with_own(one, [(device.ip, mac) for device, mac in zip(known[one.name], macs[one.name])])
+        for one in guests.limits
+        if one.name in known
+    ]
+    if reported is None or site.host in reported:
+        fleet.problems += [Problem(site.host, line) for line in shared(guests.limits)]
 
 
 def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Problem]:
@@ -248,7 +268,7 @@ def _taken_names(declared: Declared, images: Mapping[str, Any], variable: str) -
 def _servers(name: str, resolved: Resolved, source: str, lines: list[str]) -> list[tuple[Service, Server]]:
     """What the host's variables of one service declare. What is inherited and wrong is one line."""
     options = SERVICES[name]
-    mine = [f"{name}_{option}" for option in (*options, PUBLISH, LISTS[name])]
+    mine = [f"{name}_{option}" for option in (*options, *OF_NETWORKS, LISTS[name])]
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
     if not is_declared(name, values) or any(map(holds_unresolved, values.values())):
         return []
@@ -318,9 +338,10 @@ def _on_its_network(service: Service, server: Server) -> dict[str, Any]:
     """A copy of the service's unikernel, with what its network needs to know of it."""
     unikernel = copy.deepcopy(service.unikernel)
     _only_ipv6(unikernel)
-    publish = f"{server.service}_{PUBLISH}"
-    if publish in server.values:
-        unikernel[PUBLISH] = copy.deepcopy(server.values[publish])
+    for option in OF_NETWORKS:
+        variable = f"{server.service}_{option}"
+        if variable in server.values:
+            unikernel[option] = copy.deepcopy(server.values[variable])
     return unikernel
 
 

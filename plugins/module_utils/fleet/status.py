@@ -28,6 +28,10 @@ class DomainStatus:
     health: str = "not asked"
     drift: str = ""
     memory: int = 0
+    # What may reach it, and what it may open itself; None: everything.
+    accept: list[str] | None = None
+    reach: list[str] | None = None
+    antispoofing: bool = True
 
     @property
     def well(self) -> bool:
@@ -120,7 +124,9 @@ def _domain(
     state = str(actual.get("state") or "missing")
     status = DomainStatus(
         _line(name), _line(state), _line(image.get("name") or ""), _line(image.get("sha256") or ""), image.get("standin") is True,
-        answers.get(name, "not asked"), memory=_number(actual.get("memory")),
+        answers.get(name, "not asked"), memory=_number(actual.get("memory")), accept=_limit(actual.get("accept")),
+        reach=_limit(actual.get("reach")),
+        antispoofing=all(one.get("antispoofing") is not False for one in _mappings(actual.get("interfaces"))),
     )  # fmt: skip
     drift = []
     if declared is None:
@@ -135,6 +141,14 @@ def _domain(
             drift.append(f"has {status.memory} MiB, declared {_number(declared.get('memory'))}")
     status.drift = _line("; ".join(drift))
     return status
+
+
+def _limit(value: Any) -> list[str] | None:
+    return [_line(one) for one in value] if isinstance(value, list) else None
+
+
+def _shown(limit: list[str] | None) -> str:
+    return "everything" if limit is None else ", ".join(limit) or "nothing"
 
 
 def table(hosts: list[HostStatus]) -> list[str]:
@@ -263,7 +277,7 @@ def _host_part(host: HostStatus) -> str:
 
 
 def _domains_part(domains: list[DomainStatus]) -> str:
-    names = ("Domain", "State", "Image", "Digest", "Memory", "Health", "Drift")
+    names = ("Domain", "State", "Image", "Digest", "Memory", "Reached by", "Reaches", "Health", "Drift")
     head = "".join(f"<th>{name}</th>" for name in names)
     rows = []
     for domain in domains:
@@ -272,6 +286,8 @@ def _domains_part(domains: list[DomainStatus]) -> str:
         cells = [
             html.escape(domain.name), html.escape(domain.state), html.escape(domain.image) + standin,
             html.escape(domain.sha256[:12]), f"{domain.memory} MiB" if domain.memory else "",
+            html.escape(_shown(domain.accept)),
+            html.escape(_shown(domain.reach)) + ("" if domain.antispoofing else ", from any address"),
             mark + html.escape(domain.health), f"▲ {html.escape(domain.drift)}" if domain.drift else "none",
         ]  # fmt: skip
         rows.append("<tr>" + "".join(f'<td data-name="{name}">{cell}</td>' for name, cell in zip(names, cells)) + "</tr>")

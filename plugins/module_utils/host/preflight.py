@@ -59,7 +59,7 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     # What else the networks need of the host, xen_networks asks.
     if manage_network and bridge not in info["bridges"] and not info["uplink"]:
         lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
-    return lines
+    return lines + list(info.get("cut_off", []))
 
 
 def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A host's unikernels on its networks: `network` of an interface becomes bridge, gateway and MTU; `publish` becomes rules. Pure.
+"""A host's unikernels on its networks: `network` of an interface becomes bridge, gateway and MTU; `publish`, `accept` and
+`reach` become rules. Pure.
 
 `on_networks` changes the unikernels that it is given into what the modules take, and returns what their host needs to know of
 them. A mistake in a value that the modules judge themselves (is it an address at all?) is left to them.
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .kinds import BRIDGED, ISOLATED, NAT, ROUTED, UNKNOWN, IPInterface, Network, is_link_local, within
+from .reach import Limits, limits_of, read_limits
 
 PROTOCOLS = ("tcp", "udp")
 _PUBLISH_KEYS = ("port", "to", "protocol", "address", "network")
@@ -46,15 +48,20 @@ class Guests:
     published: list[Published] = field(default_factory=list)
     # Network -> addresses for which Dom0 answers at the uplink.
     proxied: dict[str, list[str]] = field(default_factory=dict)
+    # What may reach them, and what they may reach.
+    limits: list[Limits] = field(default_factory=list)
 
     def plain(self) -> dict[str, Any]:
-        return {"published": [asdict(one) for one in self.published], "proxied": self.proxied}
+        limits = {"limits": [one.plain() for one in self.limits]} if self.limits else {}
+        return {"published": [asdict(one) for one in self.published], "proxied": self.proxied, **limits}
 
 
 def guests_of(plain: Mapping[str, Any]) -> Guests:
     """The way back from `Guests.plain`."""
     return Guests(
-        [Published(**one) for one in plain.get("published", [])], {k: list(v) for k, v in plain.get("proxied", {}).items()}
+        [Published(**one) for one in plain.get("published", [])],
+        {k: list(v) for k, v in plain.get("proxied", {}).items()},
+        [limits_of(one) for one in plain.get("limits", [])],
     )
 
 
@@ -77,6 +84,8 @@ def on_networks(
             for network, interface in placed:
                 if network.mode == ROUTED and network.proxy:
                     guests.proxied.setdefault(network.name, []).extend(str(one.ip) for _key, one in addresses(interface))
+        limits = read_limits(unikernel, problem)
+        guests.limits += [limits] if limits else []
         publish = unikernel.pop("publish", None)
         if publish is not None and not absent:
             guests.published += _published(unikernel, publish, placed, networks, problem)
@@ -109,6 +118,7 @@ def _network_of(
     """The declared network that the interface is on; with its values where it names it by ``network``."""
     name, bridge = interface.get("network"), interface.get("bridge")
     if name is None:
+        interface.pop("network", None)
         network = networks.get(bridge) if isinstance(bridge, str) else None
     else:
         interface.pop("network")

@@ -20,6 +20,8 @@ from .variables import asks_one
 # Service -> the option with its list: web_sites, dns_servers, vpn_endpoints.
 LISTS = {"web": "sites", "dns": "servers", "vpn": "endpoints"}
 PUBLISH = "publish"
+# Options of a unikernel that its networks take; a service has each of them as a variable.
+OF_NETWORKS = (PUBLISH, "accept", "reach")
 _ALWAYS_OWN = ("interfaces", "name", PUBLISH)
 _OWN = {"vpn": ("remote", "remote_port", "pki")}
 _REQUIRED = ("name", "interfaces")
@@ -40,7 +42,7 @@ class Server:
 
     def in_users_words(self, line: str, options: Iterable[str]) -> str:
         """A refusal names the item's keys where it names the service's variables."""
-        names = "|".join(sorted((*options, PUBLISH), key=len, reverse=True))
+        names = "|".join(sorted((*options, *OF_NETWORKS), key=len, reverse=True))
         return re.sub(rf"(?<![\w./-]){self.service}_({names})\b", lambda match: self.variable(match[1]), line)
 
 
@@ -55,7 +57,7 @@ def is_declared(service: str, values: Mapping[str, Any]) -> bool:
 
 def servers(service: str, options: Iterable[str], values: Mapping[str, Any], problem: Callable[[str], None]) -> list[Server]:
     """Those of a host, by its ``values``; what can't be one is reported and left out. ``options``: the service's."""
-    variable, known = list_of(service), (*options, PUBLISH)
+    variable, known = list_of(service), (*options, *OF_NETWORKS)
     base = {key: value for key, value in values.items() if key != variable}
     alone = base.get(f"{service}_interfaces")
     every = [Server(service, base)] if alone is not None else []

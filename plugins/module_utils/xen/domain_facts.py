@@ -17,6 +17,7 @@ from ..domain.observed import Host, Observed, base_name, defined_uuid
 from ..domain.spec import owned
 from ..domain.xl_config import extra_config, notes_of, service_of
 from ..image.store import DIGEST, SUFFIX, describe
+from ..network.reach_rules import WORDS, words_of
 from . import bridge_ports, console, restarts
 from .observation import definition_path
 from .xenstore import Xenstore
@@ -38,9 +39,21 @@ def domain_facts(host: Host, names: list[str], console_lines: int) -> list[dict[
     there = {one.domain.name for one in host.domains}
     found += [_defined(host, name) for name in sorted(host.definitions) if name not in there]
     found = [one for one in found if not names or one["name"] in names]
+    limits = _limits()
+    for one in found:
+        one.update(limits.get(base_name(one["name"]), {"accept": None, "reach": None}))
     for one in found:
         one["console"] = console.lines(one["name"], most=console_lines) if console_lines else []
     return found
+
+
+def _limits() -> dict[str, dict[str, list[str] | None]]:
+    """What may reach each unikernel, and what it may reach, as the host was given it last."""
+    try:
+        with open(WORDS, encoding="utf-8") as file:
+            return words_of(file.read())
+    except (OSError, UnicodeDecodeError):
+        return {}
 
 
 def _running(host: Host, one: Observed, started: float | None) -> dict[str, Any]:

@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
+from ..network import netfilter
+from ..network.kinds import BRIDGED, NAT, ROUTED
 from ..network.offered import STATE
+from .xl import ToolstackError
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
@@ -58,6 +63,36 @@ def offered() -> dict[str, list[str]]:
         return {str(name): [str(subnet) for subnet in one["subnets"]] for name, one in networks.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
+
+
+def cut_off(bridge: str, networks: Mapping[str, Any]) -> list[str]:
+    """One line for each network whose domains another's packet filter cuts off, or would: of the declared ones, and of bridges
+    that have vifs. [] where nft is not installed."""
+    modes = {str(name): one.get("mode", BRIDGED) for name, one in networks.items() if isinstance(one, Mapping)}
+    used = [name for name in bridges() if any(port.startswith("vif") for port in os.listdir(f"/sys/class/net/{name}/brif"))]
+    names = sorted({*used, *modes, *([bridge] if bridge and not networks else [])})
+    routed = [name for name in names if modes.get(name) in (ROUTED, NAT)]
+    if not shutil.which("nft"):
+        return []
+    return netfilter.look(_contents, _printed, names, routed)
+
+
+def _contents(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _printed(*words: str) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace", timeout=20, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolstackError(f"{words[0]}: {error}") from error
+    if done.returncode:
+        raise ToolstackError(f"{' '.join(words)} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+    return done.stdout
 
 
 def uplink() -> str:

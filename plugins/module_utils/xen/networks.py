@@ -9,20 +9,23 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
+import platform
 import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from ..domain.spec import derived_mac
 from ..host.interfaces import sources
 from ..image.store import write_whole
-from ..network import ifupdown, netplan, networkd, networkmanager
+from ..network import ifupdown, netplan, networkd, networkmanager, reach, reach_rules
 from ..network.guests import guests_of
 from ..network.kinds import read_networks
 from ..network.offered import STATE
 from ..network.plan import COMMON, Plan, make_plan, state_of
 from ..network.reading import IFUPDOWN, NETPLAN, NETWORKD, NETWORKMANAGER, Link, NetworkError, Reading, State
+from ..network.switch import FileChange
 from . import bridge_switch
 from .network import ip_json, uplink
 from .xenstore import Xenstore
@@ -200,26 +203,29 @@ def diffs(plan: Plan) -> list[dict[str, str]]:
     return shown
 
 
-def carry_out(plan: Plan, seconds: int) -> None:
-    """Devices by the program that takes them back; rules alone at once."""
-    if plan.devices:
-        bridge_switch.start(plan.switch, seconds, f"network {', '.join(plan.devices)}")
-        return
-    for change in plan.files:
+def _write(changes: Iterable[FileChange]) -> None:
+    for change in changes:
         if change.after is None:
             os.unlink(change.path)
         else:
             os.makedirs(os.path.dirname(change.path), exist_ok=True)
             write_whole(change.path, change.after.encode("utf-8", "surrogateescape"), change.mode)
+
+
+def carry_out(plan: Plan, seconds: int) -> None:
+    """Devices by the program that takes them back; rules alone at once."""
+    if plan.devices:
+        bridge_switch.start(plan.switch, seconds, f"network {', '.join(plan.devices)}")
+        return
+    _write(plan.files)
     script = "\n".join(plan.apply)
     done = subprocess.run(["sh", "-e", "-c", script], capture_output=True, text=True, timeout=SECONDS, check=False)
     if done.returncode:
         raise NetworkError(f"rules of the networks: {' '.join(done.stderr.split()) or 'a command failed'}")
 
 
-def _in_force(text: str) -> bool:
-    """Whether the kernel has the table that ``text`` makes."""
-    listed = "nft -s list table inet unikernels_networks 2>/dev/null"
+def _in_force(text: str, listed: str = "nft -s list table inet unikernels_networks 2>/dev/null") -> bool:
+    """Whether the kernel has the tables that ``text`` makes."""
     now = subprocess.run(["sh", "-c", listed], capture_output=True, text=True, timeout=SECONDS, check=False).stdout
     wanted = subprocess.run(
         ["unshare", "--net", "sh", "-c", f"nft -f - && {listed}"],
@@ -233,6 +239,28 @@ def _in_force(text: str) -> bool:
 def flushed(plan: Plan) -> bool:
     """Whether the rules that should be in force are not: an administrator's 'nft flush ruleset' takes them away."""
     return bool(plan.rules) and not _in_force(plan.rules)
+
+
+def limit(limits: list[reach.Limits], check: bool) -> dict[str, Any]:
+    """What may reach domains, and what they may reach, into force. Loaded before it is written: a run that dies in between is
+    repeated by the next one."""
+    node = platform.node()
+    here = [reach.on_host(one, lambda index, name=one.name: derived_mac(node, name, index)) for one in limits]  # type: ignore[misc]
+    now = {path: _text(path) for path in (reach_rules.RULES, reach_rules.WORDS)}
+    changes = reach_rules.files(here, now)
+    text = reach_rules.tables(here)
+    # Without what they hold: a change of that is one of the file.
+    listed = "; ".join(f"nft -s -t list table {family} {reach_rules.TABLE} 2>/dev/null" for family in reach_rules.FAMILIES)
+    changed = bool(changes) or (bool(here) and not _in_force(text, f"{{ {listed}; true; }}"))
+    if changed and not check:
+        done = subprocess.run(["nft", "-f", "-"], input=text, capture_output=True, text=True, timeout=SECONDS, check=False)
+        if done.returncode:
+            raise NetworkError(f"accept, reach: nft: {(done.stderr.strip().splitlines() or ['failed'])[0]}")
+        _write(changes)
+    before, after = (reach_rules.words_of(now[reach_rules.WORDS]), {one.name: one.words() for one in here})
+    shown = {"before": reach.listing(before), "after": reach.listing(after)}
+    header = {f"{when}_header": "what may reach unikernels, and what they may reach" for when in shown}
+    return {"changed": changed, "diff": [{**shown, **header}] if before != after else []}
 
 
 def confirm(check: bool) -> bool:
@@ -249,8 +277,11 @@ def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
     networks, lines = read_networks(options["networks"])
     if lines:
         raise NetworkError(*lines)
+    guests = guests_of(options["guests"]) if options["guests"] is not None else None
+    if options.get("limits_only"):
+        return {**limit(guests.limits if guests else [], check), "devices": [], "waits": False}
     reading = observe()
-    plan = make_plan(networks, guests_of(options["guests"]) if options["guests"] is not None else None, reading)
+    plan = make_plan(networks, guests, reading)
     if plan.devices and options["rules_only"]:
         raise NetworkError(
             f"network {', '.join(plan.devices)}: is not on the host as it is declared: run the role xen_host"
@@ -258,12 +289,13 @@ def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
         )
     if not check and plan.rules and not shutil.which("nft"):
         raise NetworkError("nft is not there: install Debian's package nftables")
+    limited: dict[str, Any] = limit(guests.limits, check) if guests else {"changed": False, "diff": []}
     changed = bool(plan.files) or flushed(plan)
     if changed and not check:
         carry_out(plan, options["confirm_within"])
     return {
-        "changed": changed,
-        "diff": diffs(plan),
+        "changed": changed or limited["changed"],
+        "diff": [*limited["diff"], *diffs(plan)],
         "devices": list(plan.devices),
         "waits": bool(plan.devices) and not check,
         **summary(reading, networks),

@@ -22,13 +22,17 @@ if sys.argv[1:2] != ["rules"]:  # for which a domain's start waits
     import unikernels_netfilter as netfilter
 
 TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
+# What may reach domains, and what they may reach: of tables of its own, where something is declared.
+REACH = os.environ.get("ANTISPOOF_REACH", "/etc/xen/unikernels-reach.nft")
+# What the host offers, written by the module xen_networks.
+NETWORKS = "/var/lib/unikernels/networks.json"
 # The vifs without addresses that were there before the filter came, and stay unfiltered until their domains end. The list goes
 # with the next boot, as they do.
 BEFORE = os.environ.get("ANTISPOOF_BEFORE", "/run/unikernels-antispoof.before")
 BACKENDS = "/local/domain/0/backend/vif"
 XEN = os.environ.get("ANTISPOOF_XEN", "/proc/xen/capabilities")
-# One after the other: nft finds the last of two tables only.
-LISTED = "nft -j list table bridge unikernels && nft -j list table inet unikernels"
+TABLE_NAMES = ("bridge unikernels", "inet unikernels")
+REACH_NAMES = ("bridge unikernels_reach", "inet unikernels_reach")
 SECONDS = 20
 
 
@@ -97,7 +101,7 @@ def before_the_filter(listing):
 
 def whole_text(found):
     with open(TABLES, encoding="utf-8") as file:
-        return file.read() + "".join(antispoof.added(one) for one in found)
+        return file.read() + "".join(antispoof.added(one) for one in found) + contents(REACH)
 
 
 def as_kernel_has_it(listing):
@@ -121,6 +125,8 @@ def as_kernel_has_it(listing):
 
     rules, others = {}, []
     for entry in ordered(plain(json.loads(listing)["nftables"])):
+        if "timeout" in entry.get("set", {}).get("flags", ()):
+            entry["set"].pop("elem", None)  # what packets have put there
         if "rule" in entry:
             rule = entry["rule"]
             rules.setdefault(f"{rule['family']} {rule['chain']}", []).append(rule["expr"])
@@ -131,33 +137,30 @@ def as_kernel_has_it(listing):
 
 def wrong(text):
     """One line for each thing that is not as the text would make it, in a network of its own."""
+    names = TABLE_NAMES + (REACH_NAMES if contents(REACH) else ())
+    # One after the other: nft finds the last of two tables only.
+    listed = " && ".join(f"nft -j list table {name}" for name in names)
     try:
-        now = run("sh", "-c", LISTED).strip().splitlines()
+        now = run("sh", "-c", listed).strip().splitlines()
     except Failure:
         return ["the tables were not loaded"]
-    wanted = run("unshare", "--net", "sh", "-c", f"nft -f - && {LISTED}", text=text).strip().splitlines()
-    for family, is_now, should in zip(("bridge", "inet"), now, wanted):
+    wanted = run("unshare", "--net", "sh", "-c", f"nft -f - && {listed}", text=text).strip().splitlines()
+    for name, is_now, should in zip(names, now, wanted):
         if as_kernel_has_it(is_now) != as_kernel_has_it(should):
-            return [f"table {family} unikernels was not as it should be"]
+            return [f"table {name} was not as it should be"]
     return []
 
 
 def cut_off(bridges):
     """One line for each bridge whose domains another's packet filter cuts off."""
-    switches = {name: contents(f"/proc/sys/net/bridge/{name}") for name in netfilter.SWITCHES}
-    if "1" not in [value.strip() for value in switches.values()]:
-        return []
     ports = {name: f"/sys/class/net/{name}/brif" for name in os.listdir("/sys/class/net")}
     used = [
         name for name, path in ports.items() if os.path.isdir(path) and any(port.startswith("vif") for port in os.listdir(path))
     ]
     bridges = sorted({*used, *(name for name in bridges if os.path.isdir(ports.get(name, "/none")))})
-    legacy = {}
-    for name, tool in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
-        # Where it is in use: asking would load it.
-        if "filter" in contents(f"/proc/net/{tool.replace('tables', '_tables')}_names").split():
-            legacy[name] = run(f"{tool}-legacy", "-S", "FORWARD")
-    return netfilter.cut_off(json.loads(run("nft", "-j", "list", "ruleset")), legacy, switches, bridges)
+    networks = json.loads(contents(NETWORKS) or "{}").get("networks", {})
+    routed = sorted(name for name, network in networks.items() if network["mode"] in ("routed", "nat"))
+    return netfilter.look(contents, run, bridges, routed)
 
 
 def contents(path):

@@ -326,3 +326,33 @@ def test_mistakes_of_networks_are_in_the_fleets_list(values, words):
 def test_two_hosts_may_have_the_same_private_addresses():
     values = {"unikernels": [INSIDE], "unikernel_images": IMAGES, "xen_host_networks": NETWORKS}
     assert compiled({"one": values, "two": values}).problems == []
+
+
+def test_limits_know_what_is_whose_and_services_have_variables_for_them():
+    values = {
+        "web_interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24", "mac": "00:16:3e:00:00:09"}], "web_accept": ["tcp/80"],
+        "web_reach": [], "web_image": {"file": "/web.xen"},
+        "unikernels": [{"name": "two", "image": "a", "accept": [], "interfaces": [
+            {"bridge": "xenbr0", "address": "10.0.0.11/24", "address6": "fd00::11/64", "ip": "10.8.0.0/24"}]}],
+        "unikernel_images": {"a": {"file": "/a.xen"}},
+    }  # fmt: skip
+    fleet = compiled({"h": values})
+    assert fleet.problems == []
+    two, www = sorted(fleet.hosts["h"].guests.limits, key=lambda one: one.name)
+    assert (two.own, two.six) == (("10.0.0.11/32", "fd00::11/128", "10.8.0.0/24"), ((0, ""),))
+    assert (www.words(), www.own) == ({"accept": ["tcp/80"], "reach": []}, ("10.0.0.10/32",))
+    assert all("accept" not in one and "reach" not in one for one in fleet.hosts["h"].unikernels)
+    wrong = compiled({"h": {**values, "web_accept": ["tcp/http"]}})
+    assert [problem.line for problem in wrong.problems] == [
+        "web_accept[0]: is 'tcp/http': a port is a number 1..65535, or a range of two, as in tcp/443 or tcp/8000-8099"
+    ]
+
+
+def test_a_prefix_that_two_limited_unikernels_send_from_is_refused():
+    unikernels = [
+        {"name": name, "image": "a", "accept": [], "interfaces": [
+            {"bridge": "xenbr0", "address": f"10.0.0.{number}/24", "ip": "10.8.0.0/24"}]}
+        for name, number in (("a", 11), ("b", 12))
+    ]  # fmt: skip
+    fleet = compiled({"h": {"unikernels": unikernels, "unikernel_images": {"a": {"file": "/a.xen"}}}})
+    assert "domain b: accept: 10.8.0.0/24 is domain a's too, with rules of its own" in [one.line for one in fleet.problems]

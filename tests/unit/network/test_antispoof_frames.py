@@ -127,6 +127,11 @@ def test_a_run_puts_right_what_was_changed_by_hand(host):
     assert host["named, gone"] == [0, ""]
 
 
+def test_what_may_reach_domains_is_loaded_with_the_filter_and_put_right(host):
+    changed = ["wrong: table inet unikernels_reach was not as it should be"]
+    assert host["limits"] == [["wrong: the tables were not loaded"], [], [], changed, changed, []]
+
+
 def test_a_bridge_is_led_to_a_guest_and_stays_so(host):
     told = host["switch"]
     assert told["before"] == [["guest2"], ["guest1", "guest2"]]  # another took its MAC; and both get what is for nobody

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.network.netfilter import cut_off
+from ansible_collections.unikernels.xen.plugins.module_utils.network.netfilter import cut_off, look, not_routed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,3 +104,74 @@ values = st.recursive(
 @given(st.lists(values, max_size=4), st.text())
 def test_any_listing_is_read(entries, text):
     assert isinstance(cut_off({"nftables": entries}, {"bridge-nf-call-iptables": text}, ON, ["xenbr0"]), list)
+
+
+# -- what Dom0 routes ---------------------------------------------------------------------------------
+
+UFW = """table ip filter {
+  chain FORWARD { type filter hook forward priority 0; policy drop; jump ufw-before-forward; }
+  chain ufw-before-forward { ct state established accept; %s; }
+}
+"""
+FIREWALLD = """table inet firewalld {
+  chain filter_FORWARD {
+    type filter hook forward priority 10; policy accept;
+    ct state established accept; jump filter_FORWARD_POLICIES; reject;
+  }
+  chain filter_FWD_trusted { accept; }
+  chain filter_FORWARD_POLICIES { %s; }
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (DOCKER % "return", "FORWARD of table ip filter drops what Dom0 routes for it: its domains are cut off; type iptables"
+                            " -I DOCKER-USER -i inside -j ACCEPT && iptables -I DOCKER-USER -o inside -j ACCEPT"),
+        (UFW % "return", "type ufw route allow in on inside && ufw route allow out on inside"),
+        (FIREWALLD % "return", "type firewall-cmd --permanent --zone=trusted --add-interface=inside && firewall-cmd --reload"),
+        ("table ip6 filter { chain FORWARD { type filter hook forward priority 0; policy drop; } }", "type ip6tables -I FORWARD"),
+        ("table inet mine { chain f { type filter hook forward priority 0; policy drop; } }",
+         "type nft insert rule inet mine f iifname inside accept && nft insert rule inet mine f oifname inside accept"),
+    ],
+)  # fmt: skip
+def test_what_is_routed_is_cut_off_without_br_netfilter(text, what):
+    (line,) = not_routed(listed(text + OURS), {}, ["inside"])
+    assert line.startswith("bridge inside: chain ") and what in line and "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        OURS,
+        DOCKER % 'iifname "inside" accept',
+        UFW % 'iifname "inside" accept',
+        FIREWALLD % 'iifname "inside" goto filter_FWD_trusted',
+    ],
+)
+def test_what_lets_routed_packets_through_is_left_in_peace(text):
+    assert not_routed(listed(text), {}, ["inside"]) == []
+
+
+def test_iptables_legacy_drops_what_is_routed():
+    (line,) = not_routed({}, {"bridge-nf-call-ip6tables": "-P FORWARD DROP\n"}, ["inside"])
+    assert line.endswith(
+        "type ip6tables-legacy -I FORWARD -i inside -j ACCEPT && ip6tables-legacy -I FORWARD -o inside -j ACCEPT"
+    )
+
+
+def test_a_host_is_asked_only_for_what_counts():
+    asked = []
+    chain = {"family": "ip", "table": "filter", "name": "FORWARD", "hook": "forward", "policy": "drop"}
+
+    def run(*words):
+        asked.append(words[0])
+        return json.dumps({"nftables": [{"chain": chain}]}) if words[0] == "nft" else "-P FORWARD DROP\n"
+
+    assert look(lambda path: "", run, ["xenbr0"], []) == [] and asked == []
+    (line,) = look(lambda path: "", run, ["inside", "xenbr0"], ["inside"])
+    assert line.startswith("bridge inside: chain FORWARD of table ip filter drops") and asked == ["nft"]
+    files = {"/proc/net/ip_tables_names": "filter\n", "/proc/sys/net/bridge/bridge-nf-call-iptables": "1\n"}
+    lines = look(lambda path: files.get(path, ""), run, ["inside", "xenbr0"], ["inside"])
+    assert [line.split(":")[0] for line in lines] == ["bridge xenbr0"] * 2 + ["bridge inside"] * 2

@@ -1,6 +1,7 @@
 """How a host's network is read, and what is done with a plan: on files and answers of ip(8) of our own."""
 
 import json
+import os
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import Plan
@@ -162,3 +163,54 @@ def test_a_state_that_can_not_be_read_is_an_error(monkeypatch):
     monkeypatch.setattr(networks, "_text", lambda path: "{}")
     with pytest.raises(NetworkError, match=r"networks\.json: is not as we wrote it"):
         networks.observe()
+
+
+LIMITS = [{"name": "www", "accept": [{"protocol": "tcp", "low": 443, "high": 443, "peers": []}], "reach": None,
+           "own": ["10.0.0.11/32", "fd00::11/128"], "six": [[0, ""]]}]  # fmt: skip
+
+
+@pytest.fixture
+def nft(tmp_path, monkeypatch):
+    """An nft that keeps what it was given, for the host and for a network of its own; and the folder that is the host's."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    keeps = f'state=${{NFT_STATE:-{tmp_path}/kernel}}\ncase "$1" in -f) cat >"$state" ;; *) cat "$state" 2>/dev/null ;; esac\n'
+    scripts = {"nft": keeps, "unshare": f'export NFT_STATE={tmp_path}/other\nshift\nexec "$@"\n'}
+    for name, text in scripts.items():
+        (tools / name).write_text("#!/bin/sh\n" + text)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setattr(networks.reach_rules, "RULES", str(tmp_path / "rules.nft"))
+    monkeypatch.setattr(networks.reach_rules, "WORDS", str(tmp_path / "words.json"))
+    monkeypatch.setattr(networks, "observe", lambda: pytest.fail("the host was read"))
+    return tmp_path
+
+
+def limited(limits, check=False):
+    guests = {"published": [], "proxied": {}, **({"limits": limits} if limits else {})}
+    return networks.offer({**OPTIONS, "networks": {}, "guests": guests, "limits_only": True}, check)
+
+
+def test_limits_come_change_and_go_without_a_look_at_the_networks(nft):
+    shown = limited(LIMITS, check=True)
+    assert shown["changed"] and not (nft / "kernel").exists() and not (nft / "rules.nft").exists()
+    first = limited(LIMITS)
+    assert first["diff"] == shown["diff"] and first["changed"]
+    assert (first["diff"][0]["before"], first["diff"][0]["after"]) == ("", "www: accept: tcp/443\n")
+    assert "fe80::" in (nft / "kernel").read_text() and (nft / "rules.nft").read_text().endswith((nft / "kernel").read_text())
+    again = limited(LIMITS)
+    assert not again["changed"] and again["diff"] == []
+    (nft / "kernel").unlink()  # nft flush ruleset
+    assert limited(LIMITS, check=True)["changed"] and limited(LIMITS)["changed"] and not limited(LIMITS)["changed"]
+    other = limited([{**LIMITS[0], "reach": []}])
+    assert other["diff"][0]["after"] == "www: accept: tcp/443\nwww: reach: nothing\n"
+    gone = limited([])
+    assert gone["changed"] and gone["diff"][0]["after"] == "" and "chain" not in (nft / "kernel").read_text()
+    assert not (nft / "rules.nft").exists() and not (nft / "words.json").exists() and not limited([])["changed"]
+
+
+def test_rules_that_nft_refuses_are_written_nowhere(nft):
+    (nft / "tools/nft").write_text("#!/bin/sh\necho no such thing >&2\nexit 1\n")
+    with pytest.raises(NetworkError, match="accept, reach: nft: no such thing"):
+        limited(LIMITS)
+    assert not (nft / "rules.nft").exists()
