@@ -115,7 +115,12 @@ class Variables:
         value = self.text("update")
         if value not in UPDATES:
             self.wrong("update", f"is {value!r}, must be {', '.join(UPDATES[:-1])} or {UPDATES[-1]}")
-        return {"update": value}
+        if value != "warm":
+            return {"update": value}
+        if self.get("log_level") == "quiet":
+            ready = f"{self.service}: ready"
+            self.wrong("update", f"is warm, which waits for the line {ready}, and {self.service}_log_level: quiet hides it")
+        return {"update": value, "ready": f"{self.service}: ready"}  # a line that our unikernels and their stand-ins print
 
     def origin(self, source: dict[str, Any], standin: dict[str, Any]) -> dict[str, Any]:
         """Where the image comes from: what is declared, or else our unikernel's ``source``, or a stand-in for it."""

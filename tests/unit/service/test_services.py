@@ -1,6 +1,7 @@
 """A service's variables as a unikernel, and mistakes in them: each is one line that names the variable."""
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.service import dns, vpn, web
 
 INTERFACES = [{"bridge": "xenbr0", "address": "10.0.0.10/24", "gateway": "10.0.0.1"}]
@@ -109,7 +110,18 @@ def test_each_mistake_is_one_line(service, variables, words):
     assert "\n" not in line
 
 
+@pytest.mark.parametrize("service", [web, dns])
+@pytest.mark.parametrize("update", ["standby", "warm", "recreate", "never"])
+def test_a_service_is_a_declaration_that_the_domain_modules_take(service, update):
+    unikernel = dict(declared(service, content="/x", update=update).unikernel)
+    del unikernel["service"], unikernel["image"]
+    assert declaration_of({**unikernel, "kernel": "/k"}, "h").update == update
+
+
 def test_how_a_changed_domain_replaces_the_old_one():
     assert declared(web, content="/x", update="warm").unikernel["update"] == "warm"
+    assert declared(web, content="/x", update="warm", log_level="quiet").problems == (
+        "web_update: is warm, which waits for the line web: ready, and web_log_level: quiet hides it",
+    )
     assert "update" not in declared(dns).unikernel
     assert declared(vpn, update="hot").problems == ("vpn_update: is 'hot', must be standby, warm, recreate or never",)
