@@ -245,6 +245,7 @@ host:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.host.facts import gather
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.network import cut_off
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 
 
@@ -258,7 +259,7 @@ def main() -> None:
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
     try:
         wanted = module.params
-        host = gather(wanted["packages"], wanted["updates"], wanted["bridge"], wanted["networks"])
+        host = {**gather(wanted["packages"], wanted["updates"]), "cut_off": cut_off(wanted["bridge"], wanted["networks"])}
         module.exit_json(changed=False, host=host)
     except ToolstackError as error:
         module.fail_json(msg=str(error))

@@ -14,10 +14,9 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
 from typing import Any
 
-from ..xen.network import bridge_networks, cut_off, networks_by_device, offered, uplink
+from ..xen.network import bridge_networks, networks_by_device, offered, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
@@ -178,9 +177,7 @@ def _memory() -> int:
     return int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
 
 
-def gather(
-    packages: list[str], with_updates: bool = False, bridge: str = "", declared: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
     xen: dict[str, str] = {}
@@ -226,7 +223,6 @@ def gather(
         "networks": networks_by_device(),
         "bridges": bridge_networks(),
         "offered": offered(),
-        "cut_off": cut_off(bridge, declared or {}),
         "network_style": network_style(device) if device else "none",
         "toolstack": shutil.which("xl") is not None,
         "missing_packages": missing_packages(packages),

@@ -274,12 +274,12 @@ def summary(reading: Reading, names: Iterable[str]) -> dict[str, Any]:
 
 def offer(options: Mapping[str, Any], check: bool) -> dict[str, Any]:
     """What the module xen_networks does with its options, and its result. NetworkError with everything that is wrong."""
-    networks, lines = read_networks(options["networks"])
-    if lines:
-        raise NetworkError(*lines)
     guests = guests_of(options["guests"]) if options["guests"] is not None else None
     if options.get("limits_only"):
         return {**limit(guests.limits if guests else [], check), "devices": [], "waits": False}
+    networks, lines = read_networks(options["networks"])
+    if lines:
+        raise NetworkError(*lines)
     reading = observe()
     plan = make_plan(networks, guests, reading)
     if plan.devices and options["rules_only"]:

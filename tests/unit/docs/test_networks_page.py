@@ -54,3 +54,18 @@ def test_the_options_of_networks_are_those_that_are_read():
     for mode in MODES:
         refused = read_networks({"x": {"mode": mode, "nosuch": 1}})[1][0]
         assert set(refused.rpartition("it has ")[2].split(", ")) - {"mode"} <= named
+
+
+def test_the_example_of_what_may_reach_what_is_right():
+    text = PAGE.split("## What may reach a unikernel, and what it may reach")[1]
+    values = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
+    for row in re.findall(r"^\| (web|dns|vpn) \| (.*?) \|", text, re.MULTILINE):
+        service, variables = row
+        values[f"{service}_interfaces"] = [{"bridge": "xenbr0", "address": f"10.0.0.{len(service) + ord(service[0]) % 9}/24"}]
+        values[f"{service}_image"] = {"file": f"/{service}.xen"}
+        for variable in re.findall(r"`(.*?)`", variables):
+            values.update(yaml.safe_load(variable))
+    values["web_name"] = "site"
+    fleet = compile_fleet({"h": Resolved({**values, "unikernel_images": {"web": {"file": "/web.xen"}}})}, Asked(), str)
+    assert [problem.line for problem in fleet.problems] == []
+    assert len(fleet.hosts["h"].guests.limits) == 5

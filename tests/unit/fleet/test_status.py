@@ -44,6 +44,19 @@ def test_a_host_as_declared():
     assert (host.generation, host.applied) == ("7", "2026-11-27T10:00:00Z alice@c")
 
 
+def test_what_may_reach_what_is_a_table_of_each_host():
+    limited = domain(accept=["tcp/443", "tcp/22 from <b>"], reach=[])
+    host = status_of(
+        "xen1", results([limited, domain("open", interfaces=[{"antispoofing": False}])], [declared(), declared("open")])
+    )
+    opened, www = host.domains
+    assert (www.accept, www.reach, opened.accept, opened.reach) == (["tcp/443", "tcp/22 from <b>"], [], None, None)
+    shown = page([host], "now")
+    assert '<td data-name="Reached by">tcp/443, tcp/22 from &lt;b&gt;</td><td data-name="Reaches">nothing</td>' in shown
+    assert '<td data-name="Reached by">everything</td><td data-name="Reaches">everything, from any address</td>' in shown
+    assert json.loads(as_json([host], "now"))["hosts"][0]["domains"][1]["reach"] == []
+
+
 def test_drift_and_health_and_reboots_are_said():
     wanted = [declared(), declared("dns"), declared("mail", state="stopped")]
     health = {"failed": True, "msg": "domain www: not healthy after 5 s: no answer // domain x: y"}

@@ -52,6 +52,7 @@ def test_a_good_machine():
         ({"free_disk": 200}, "has 200 MiB free"),
         ({"free_disk": 20, "under_xen": True, "pvh_capable": True}, "has 20 MiB free on / of Dom0"),
         ({"uplink": ""}, "has no default route"),
+        ({"cut_off": ["bridge xenbr0: chain FORWARD of table ip filter drops"]}, "bridge xenbr0: chain FORWARD"),
     ],
 )
 def test_each_refusal_says_what_to_do(changes, words):

@@ -214,3 +214,18 @@ def test_rules_that_nft_refuses_are_written_nowhere(nft):
     with pytest.raises(NetworkError, match="accept, reach: nft: no such thing"):
         limited(LIMITS)
     assert not (nft / "rules.nft").exists()
+
+
+def test_the_host_is_asked_which_networks_are_cut_off(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(network, "bridges", lambda: [])
+    monkeypatch.setattr(network.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(network.netfilter, "look", lambda read, run, names, routed: asked.append((names, routed)) or ["a line"])
+    declared = {"public": {"uplink": "eth0"}, "inside": {"mode": "nat"}, "shut": {"mode": "isolated"}, "odd": None}
+    assert network.cut_off("xenbr0", declared) == ["a line"] and network.cut_off("xenbr0", {}) == ["a line"]
+    assert asked == [(["inside", "public", "shut"], ["inside"]), (["xenbr0"], [])]
+    assert network._contents(str(tmp_path / "none")) == "" and network._printed("echo", "a") == "a\n"
+    with pytest.raises(ToolstackError, match="sh -c echo no >&2; exit 1 failed: no"):
+        network._printed("sh", "-c", "echo no >&2; exit 1")
+    monkeypatch.setattr(network.shutil, "which", lambda tool: None)
+    assert network.cut_off("xenbr0", declared) == [] and len(asked) == 2
