@@ -119,11 +119,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _plan_resume(self, known: dict[str, Any], rollout: str) -> dict[str, Any]:
         state = journal_folder.load(known["folder"], rollout)
         if state.aborted:
-            raise RolloutError(
-                f"rollout {state.id} was aborted and can't be resumed: start a new one, or -e abort={state.id} again"
-            )
+            raise RolloutError(f"rollout {state.id} was aborted and stays so: begin a new one, or -e abort={state.id} again")
         if not state.under_way and state.result != journal.INCOMPLETE:
-            raise RolloutError(f"rollout {state.id} has ended ({state.result}): start a new one")
+            raise RolloutError(f"rollout {state.id} has ended ({state.result}): begin a new one")
         self._nobody_else(state, known)
         left = sum(map(len, state.remaining))
         lines = [f"resumes rollout {state.id} of {state.begun} by {state.by}: {left} of {len(state.order)} hosts are not done"]

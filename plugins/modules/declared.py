@@ -11,13 +11,13 @@ short_description: Read and check the declaration of all hosts of a play in one 
 version_added: 0.2.0
 description:
   - Reads C(unikernels), C(unikernel_images) and the variables of the services (roles P(unikernels.xen.web#role),
-    P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. Connects to no
-    host, and changes nothing.
-  - Fails with all mistakes of all hosts, one line each, that names host and variable. A variable that can't be rendered, however
+    P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. No host is asked,
+    and nothing is changed.
+  - Fails with every mistake of every host, a line each, that names host and variable. A variable that can't be rendered, however
     deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
   - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
     have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
-    the network C(nat) or C(isolated). Hosts that a limit excludes are compared too."
+    the network C(nat) or C(isolated). Also the hosts that a limit leaves out count."
   - Of two interfaces whose derived MACs are the same, the one of the host whose name sorts later gets another, always the same.
 author:
   - unikernels.xen authors (@unikernels)

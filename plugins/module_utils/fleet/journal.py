@@ -129,10 +129,10 @@ def read(text: str) -> State:
             raise
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             if not state.id:
-                raise JournalError("its first line is incomplete: nothing was changed yet; start a new rollout") from None
-            state.problems.append(f"line {number} is incomplete" if number >= len(lines) - 1 else f"line {number} can't be read")
+                raise JournalError("its first line is not whole: nothing was changed yet; begin a new rollout") from None
+            state.problems.append(f"line {number} is not whole" if number >= len(lines) - 1 else f"line {number} can't be read")
     if not state.id:
-        raise JournalError("is empty: nothing was changed yet; start a new rollout")
+        raise JournalError("is empty: nothing was changed yet; begin a new rollout")
     return state
 
 

@@ -66,7 +66,7 @@ def _query(where: str, value: Any, problems: list[str]) -> Query | None:
         problems.append(f"{where}: query: must be a query as Prometheus takes it")
     below, above = (_bound(where, key, value.get(key), problems) for key in ("below", "above"))
     if value.get("below") is None and value.get("above") is None:
-        problems.append(f"{where}: must have below or above, the bound for each value")
+        problems.append(f"{where}: must have below or above, the bound that each value has to keep")
     nothing = value.get("nothing", "fail")
     if nothing not in NOTHING:
         problems.append(f"{where}: nothing: is {nothing!r}, must be fail or pass: what follows when the query has no result")

@@ -112,7 +112,7 @@ def _approve(value: Any, waves: int, problems: list[str]) -> tuple[int, ...]:
     wrong = [wave for wave in read if wave is None or not 1 <= wave <= waves]
     if wrong:
         problems.append(
-            f"rollout: approve: is {value!r}, must be a list of numbers of waves, 1..{waves}: each waits for an approval"
+            f"rollout: approve: is {value!r}, must be a list of numbers of waves, 1..{waves}: a person agrees before each"
         )
     return tuple(sorted({wave for wave in read if wave is not None and 1 <= wave <= waves}))
 
