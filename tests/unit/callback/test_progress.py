@@ -34,7 +34,7 @@ def play(tmp_path):
     def run(environment, stderr=subprocess.PIPE):
         known = {"ANSIBLE_CALLBACKS_ENABLED": "unikernels.xen.progress", "UNIKERNELS_PROGRESS_EVERY": "1"}
         words = ["ansible-playbook", "-i", "localhost,", "-e", f"ansible_python_interpreter={sys.executable}", str(book)]
-        named = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True, "timeout": 120, "check": True}
+        named = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True, "timeout": 300, "check": True}
         return subprocess.run(words, env={**os.environ, **known, "HOME": str(tmp_path), **environment}, **named)
 
     return run
@@ -131,6 +131,6 @@ def test_a_module_whose_limits_are_stated_returns_what_it_returns_without(tmp_pa
     arguments = json.dumps({"domains": [{"name": "www", "health": {"tcp": "nowhere"}}], **extra})
     words = ["ansible", "localhost", "-i", "localhost,", "-c", "local", "-m", f"unikernels.xen.{module}", "-a", arguments]
     words += ["-e", f"ansible_python_interpreter={sys.executable}"]
-    done = subprocess.run(words, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True, timeout=300)
     assert "health: tcp: is" in done.stdout and "FAILED" in done.stdout, done.stdout + done.stderr
     assert list((tmp_path / ".cache/unikernels.xen/progress").iterdir()) == []
