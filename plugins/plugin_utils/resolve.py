@@ -48,7 +48,8 @@ _NAMES = (
 )
 # Errors whose text says what is missing and nothing of any value.
 _HARMLESS = re.compile(
-    r"(?i)(could not (?:locate|find)|unable to find|no such file|accessing the file|vault secrets|decryption failed|syntax error)"
+    r"(?i)(could not (?:locate|find)|unable to (?:find|access the file)|no such file|accessing the file|"
+    r"vault secrets|decryption failed|syntax error)"
 )
 
 

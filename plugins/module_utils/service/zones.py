@@ -47,6 +47,9 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LINE = re.compile(r"^[^:]*:(\d+): (.*)$", re.DOTALL)
 # ocaml-dns counts in 31 bits.
 _MAX_TTL = 2**31 - 1
+# What dnspython says of a value that its type can't have.
+_SAYS_NOTHING = "Text input is malformed"
+_MAX_SHOWN = 60
 
 
 class ZoneError(ValueError):
@@ -65,7 +68,7 @@ def canonical(name: str, text: str) -> str:
         _check_owners(text, origin)
         read = _read(text, origin)
     except (dns.exception.DNSException, ValueError) as error:
-        raise ZoneError(_words(error)) from None
+        raise ZoneError(_words(error, text)) from None
     zone = _Zone(origin, read)
     lines = [
         (record.rdtype != dns.rdatatype.SOA, owner, record.ttl, dns.rdatatype.to_text(record.rdtype), data)
@@ -108,12 +111,16 @@ def _read(text: str, origin: Any) -> Any:
         raise
 
 
-def _words(error: Exception) -> str:
+def _words(error: Exception, zone: str) -> str:
     if isinstance(error, ZoneError):
         return str(error)
     text = " ".join(str(error).split()).replace("Missing default TTL value", "no TTL; begin the zone with one, as in $TTL 3600")
     at = _LINE.match(text)
-    return f"line {at.group(1)}: {at.group(2)}" if at else text or type(error).__name__
+    if not at:
+        return text or type(error).__name__
+    lines = zone.splitlines()
+    written = lines[int(at.group(1)) - 1].strip()[:_MAX_SHOWN] if int(at.group(1)) <= len(lines) else ""
+    return f"line {at.group(1)}: {f'{written!r} is no record' if _SAYS_NOTHING in at.group(2) and written else at.group(2)}"
 
 
 def _check_owners(text: str, origin: Any) -> None:

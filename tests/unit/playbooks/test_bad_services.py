@@ -76,7 +76,8 @@ def sites(folder):
         "wrong-order": (tls(certificate(ca, name="ca") + signed), pair + "certificate and key don't belong together"),
         "path": (tls("/etc/tls/www.pem"), pair + "certificate has no -----BEGIN CERTIFICATE-----; give the text of the file"),
         "passphrase": (tls(good, locked), pair + "key has a passphrase"),
-        "no-file": (tls("{{ lookup('ansible.builtin.file', '/nosuch/www.pem') }}"), "web_tls.certificates[0].certificate: "),
+        "no-file": (tls("{{ lookup('ansible.builtin.file', '/nosuch/www.pem') }}"),
+                    "web_tls.certificates[0].certificate: "),
         "tls-option": (tls(good, redirects=True), "web_tls: redirects is no option of it"),
         "link-out": ({"web_content": f"{folder}/out"}, f"web_content: {folder}/out: x: is a link to /etc/passwd, which"),
         "link-up": ({"web_content": f"{folder}/up"}, f"web_content: {folder}/up: x: is a link to ../good/index.html, which"),
@@ -101,12 +102,12 @@ def resolvers():
         return {"dns_zones": {"example.org": text}}
 
     return {
-        "syntax": (zone(APEX + "www IN A 10.0.0.300\n"), "dns_zones: zone example.org: line 4: "),
+        "syntax": (zone(APEX + "www IN A 10.0.0.300\n"), "dns_zones: zone example.org: line 4: 'www IN A 10.0.0.300'"),
         "no-soa": (zone("www 60 IN A 10.0.0.1\n"), "dns_zones: zone example.org: it has no SOA record"),
         "no-ns": (zone("@ 60 IN SOA ns hostmaster 1 2 3 4 5\n"), "dns_zones: zone example.org: "),
         "include": (zone(APEX + "$INCLUDE /etc/passwd\n"), "dns_zones: zone example.org: line 4: "),
         "outside": (zone(APEX + "www.example.net. 60 IN A 10.0.0.1\n"), "dns_zones: zone example.org: "),
-        "zone-path": (zone("/etc/bind/db.example.org"), "dns_zones: zone example.org: "),
+        "zone-path": (zone("/etc/bind/db.x"), "dns_zones: zone example.org: line 1: '/etc/bind/db.x' is no record"),
         "zone-nothing": (zone(None), "dns_zones: zone example.org: must be the text of its file"),
         "zone-name": ({"dns_zones": {"a b": APEX}}, "dns_zones: 'a b' is not the name of a zone"),
         "zone-large": ({**zone(LARGE), "dns_memory": 4}, "dns_zones: have "),
