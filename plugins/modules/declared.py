@@ -11,9 +11,9 @@ short_description: Read and check the declaration of all hosts of a play in one 
 version_added: 0.2.0
 description:
   - Reads C(unikernels), C(unikernel_images) and the variables of the services (roles P(unikernels.xen.web#role),
-    P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. No host is asked,
-    and nothing is changed.
-  - Fails with every mistake of every host, a line each, that names host and variable. A variable that can't be rendered, however
+    P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. Connects to no
+    host, and changes nothing.
+  - Fails with all mistakes of all hosts, one line each, that names host and variable. A variable that can't be rendered, however
     deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
   - Reads the play's C(rollout), C(rollout_copy_at_once) and C(hosts_at_once) too, so that one that can't be rendered never passes
     for one that is not set.

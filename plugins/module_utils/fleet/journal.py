@@ -139,7 +139,7 @@ def read(text: str) -> State:
                 raise JournalError(f"its first line {words}") from None
             state.problems.append(f"line {number} {_UNKNOWN if whole else 'is incomplete'}")
     if not state.id:
-        raise JournalError("is empty: nothing was changed yet; begin a new rollout")
+        raise JournalError("is empty: nothing was changed yet; start a new rollout")
     return state
 
 
