@@ -233,7 +233,8 @@ class Performer:
         return ask(health, end)
 
     def _settling(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
-        """Return a check for ``settle`` seconds after the ready line, after it was seen idle, or after ``ready_within`` seconds."""
+        """Return a check: true ``settle`` seconds after the ready line, after it was seen idle, or after ``ready_within``
+        seconds."""
         idle, latest = Idle(), time.monotonic() + step.ready_within
         since = time.monotonic() if not step.settle and not step.ready else 0.0
 

@@ -57,7 +57,7 @@ class Kernels:
 
 
 def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Findings:
-    """Return what stands in the way of ``plan``. ``returns``: it brings back a previous generation, whose disks were made then."""
+    """Return what stands in the way of ``plan``. ``returns``: it restores a previous generation, whose disks were made then."""
     findings = Findings()
     if plan.declaration.state == "absent":
         return findings

@@ -96,7 +96,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
 
 
 def identity(declaration: Declaration, host: Host) -> Domain:
-    """Return the declared domain with the UUID that it has or will get. Raise SpecError if a domain under its names isn't ours."""
+    """Return the declared domain with the UUID that it has or will get. Raise SpecError if one of its names is not ours."""
     name, wanted = declaration.name, declaration.domain
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     present = (current if current and current.state != "dying" else None) or previous
@@ -239,7 +239,7 @@ def _remove_disks(case: Case) -> list[Phase]:
 
 
 def _old_content(case: Case) -> list[Phase]:
-    """Remove content disks that only the old domain had read. They may hold old keys, so this runs once the new one is healthy."""
+    """Remove content disks that only the old domain read; last, once the new one is healthy. They may hold old keys."""
     kept = {disk.path for disk in case.wanted.disks}
     paths = [path for path in case.host.contents_of(case.name) if path not in kept]
     return [_disk("remove_disk", case.name, RemoveDisk(path)) for path in paths]
