@@ -88,8 +88,7 @@ def address_word(word: str) -> AddressWord | None:
 
 
 def address_words(line: str) -> list[AddressWord]:
-    """Return all address words of a line, in order. A line that MirageOS refuses is split at spaces: it may be for another
-    system."""
+    """Return all address words of a line, in order. A line that MirageOS refuses (another system's?) is split at spaces."""
     try:
         words = split(line)
     except ValueError:
