@@ -20,21 +20,21 @@ NAME = "vpn"
 OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "client_to_client",
            "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "update", "arguments",
            "health", "endpoints")  # fmt: skip
-# What one endpoint has for itself: an item of `vpn_endpoints` does not take it from the host's variables.
+# Variables that an item of `vpn_endpoints` does not inherit from the host's.
 _OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
 # Names of certificates become file names and arguments of programs.
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _RESERVED = ("server", "ca")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 _NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
-# On the host, 0600: which CA its endpoints serve, and what their health checks need. In it a folder for each endpoint.
+# On the host, 0600: the CA of each endpoint and what its health check needs, in a folder for each endpoint.
 FOLDER = "/var/lib/unikernels/vpn"
 HEALTH_KEY = "health.pem"
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The variables of one endpoint by their full names, and how a refusal names them."""
+    """The variables of one endpoint by their full names, and the name of its place for refusals."""
 
     values: Mapping[str, Any]
     place: str = ""  # vpn_endpoints[0]; "" for the host's own variables
@@ -45,7 +45,7 @@ class Endpoint:
 
 
 def endpoints(values: Mapping[str, Any], problems: list[str]) -> list[Endpoint]:
-    """Each endpoint of a host: the one of its own variables, and the items of `vpn_endpoints`."""
+    """Return each endpoint of a host: the one of its own variables, then the items of `vpn_endpoints`."""
     listed = values.get(f"{NAME}_endpoints")
     base = {key: value for key, value in values.items() if key != f"{NAME}_endpoints"}
     every = [Endpoint(base)] if f"{NAME}_interfaces" in base else []
@@ -100,7 +100,7 @@ def _network(given: Variables) -> ipaddress.IPv4Network:
 def _overlaps(
     given: Variables, network: ipaddress.IPv4Network, interfaces: list[dict[str, Any]], host: Mapping[str, Any]
 ) -> None:
-    """A tunnel in a network that the endpoint or its host is in itself: packets of one would go the other's way."""
+    """Refuse a tunnel network that overlaps a network of the endpoint or its host: packets of one would go into the other."""
     places = [
         (f"{NAME}_interfaces[{index}].{key}", interface.get(key))
         for index, interface in enumerate(interfaces)
@@ -115,13 +115,13 @@ def _overlaps(
         try:
             own = ipaddress.ip_interface(str(text)).network if text else None
         except ValueError:
-            continue  # refused by those whose it is
+            continue  # refused where that variable is read
         if isinstance(own, ipaddress.IPv4Network) and own.overlaps(network):
             given.wrong("network", f"{network} overlaps {own} ({place}); choose a network that nothing else is in")
 
 
 def _clients(given: Variables, network: ipaddress.IPv4Network) -> dict[str, ipaddress.IPv4Address | None]:
-    """Name -> its own address, where it has one."""
+    """Map each client to its own address; None without one."""
     value = given.get("clients", ["client"])
     clients: dict[str, ipaddress.IPv4Address | None] = {}
     for item in [value] if isinstance(value, (str, dict)) else value if isinstance(value, list) else []:
@@ -189,7 +189,7 @@ def _routes(given: Variables, network: ipaddress.IPv4Network) -> tuple[ipaddress
 
 
 def _resolvers(given: Variables, resolver: str, routes: tuple[ipaddress.IPv4Network, ...], everything: bool) -> tuple[str, ...]:
-    """What is declared, else the host's own resolver where clients reach it through the tunnel."""
+    """Return the declared resolvers, else the host's own if clients reach it through the tunnel."""
     if given.get("dns") is None:
         own = ipaddress.ip_address(resolver) if is_address(resolver) else None
         reached = isinstance(own, ipaddress.IPv4Address) and (everything or any(own in route for route in routes))
@@ -202,7 +202,7 @@ def _resolvers(given: Variables, resolver: str, routes: tuple[ipaddress.IPv4Netw
 
 
 def _image_kind(given: Variables) -> str:
-    """ours, standin, or own: what an image can do decides what may be asked of it."""
+    """Return ours, standin or own: which options make sense depends on the image."""
     image, images = given.get("image"), given.get("images", "build")
     if isinstance(image, dict) and image:
         return "standin" if image.get("standin") else "own"
@@ -210,7 +210,7 @@ def _image_kind(given: Variables) -> str:
 
 
 def _refuse_what_the_image_lacks(given: Variables, tunnel: Tunnel, kind: str) -> None:
-    """What would be left undone in silence."""
+    """Refuse options that the image would silently ignore."""
     if tunnel.nat and kind == "ours":
         given.wrong("nat", "our unikernel routes: give the network behind it a route to vpn_network by the endpoint's address")
     if tunnel.nat and kind == "own":
@@ -265,7 +265,7 @@ def _keys(given: Variables, address: str, folder: str, clients: tuple[str, ...],
 
 
 def _with_tunnel(interfaces: list[dict[str, Any]], tunnel: Tunnel) -> list[dict[str, Any]]:
-    """Packets of clients leave by the first interface under their own addresses, unless they are translated."""
+    """Add the tunnel's network to what the first interface may send from: clients' packets keep their addresses without NAT."""
     if not interfaces or tunnel.nat or not tunnel.forwarded:
         return interfaces
     words = str(interfaces[0].get("ip") or "").split()
@@ -282,8 +282,11 @@ def declare(
     networks: Mapping[str, Any] | None = None,
     resolver: str = "",
 ) -> Service:
-    """``folder``: where the PKI is by default; ``material``: what was read there; ``networks``: the host's, ``resolver``: its
-    own DNS resolver's address."""
+    """Return the service with its PKI.
+
+    ``folder``: the PKI's default folder; ``material``: what was read there; ``networks``: the host's; ``resolver``: the address
+    of its own DNS resolver.
+    """
     given = Variables(NAME, values)
     interfaces, name = given.interfaces(), given.text("name", NAME)
     tunnel = _tunnel(given, interfaces, networks or {}, resolver)

@@ -17,12 +17,12 @@ NAME = "web"
 OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health")
 _TLS = {"certificates", "port", "redirect", "hsts"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
-# Two years, in seconds: what browsers' preload lists ask for at most.
+# Two years, in seconds: the longest that browsers' preload lists ask for.
 _MAX_HSTS = 63_072_000
 
 
 def _chains(given: Variables, value: Any) -> list[Chain]:
-    """Each with its problems named by its place in the list, never by its text."""
+    """Read the certificate chains. Problems name the place in the list, and never show the text."""
     chains: list[Chain] = []
     if not isinstance(value, list) or not value:
         given.wrong("tls", f"certificates must be a list, {_AS_IN}")
@@ -40,9 +40,9 @@ def _chains(given: Variables, value: Any) -> list[Chain]:
 
 
 def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
-    """(boot arguments, chains, port). All empty without C(web_tls)."""
+    """Return (boot arguments, chains, port), all empty without C(web_tls)."""
     tls = given.mapping("tls", "certificates, port, redirect and hsts")
-    # What is not resolved was reported where it stands.
+    # A value that could not be resolved was reported already.
     if not tls or holds_unresolved(tls):
         return {}, [], 0
     for unknown in sorted(set(map(str, tls)) - _TLS):
@@ -65,18 +65,18 @@ def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
 
 
 def declare(values: Mapping[str, Any], source: str) -> Service:
-    """``source``: the folder of our own unikernel for it."""
+    """Return the service. ``source``: the folder of our own unikernel for it."""
     given = Variables(NAME, values)
     interfaces = given.interfaces()
     name, port = given.text("name", "www"), given.number("port", 80, 1, 65535, "a TCP port")
     arguments, chains, tls_port = _tls(given)
     if tls_port == port:
         given.wrong("tls", f"port is {port}, and so is web_port; give them different ports")
-    # The service is what its clients see: behind TLS, by the first name, whoever signed it.
+    # Check what clients see: with TLS, by the certificate's first name, whoever signed it.
     address = first_address(interfaces)
     plain = {"http": f"http://{at(address, port)}/"}
     secure = {"http": f"https://{at(address, tls_port)}/", "insecure": True, **({"host": chains[0].name} if chains else {})}
-    # Only what we build has the content in it.
+    # The content is built into our image only.
     content = given.text("content", "" if given.get("image") else None)
     unikernel = {
         "name": name,
