@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Does another's packet filter cut the domains of a bridge off? Pure, and without another file of ours (see antispoof.py).
+"""Detect that another packet filter cuts off the domains of a bridge. Pure, and without another file of ours (see antispoof.py).
 
-With br_netfilter (Docker loads it) a packet that only crosses a bridge meets iptables' FORWARD as well. Where that drops, domains
-reach nobody and nobody reaches them, while Dom0's own checks of them, which FORWARD never sees, all pass.
+With br_netfilter (Docker loads it), a packet that only crosses a bridge also passes through iptables' FORWARD. If that drops it,
+domains reach nobody and nobody reaches them, while Dom0's own checks, which FORWARD never sees, all pass.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Switch in /proc/sys/net/bridge -> the families of nftables that bridged packets meet with it.
+# Switch in /proc/sys/net/bridge -> the nftables families that bridged packets pass through with it.
 SWITCHES = {"bridge-nf-call-iptables": ("ip", "inet"), "bridge-nf-call-ip6tables": ("ip6", "inet")}
 _REMEDY = (
     "let it accept them (iptables -I FORWARD -i {bridge} -o {bridge} -j ACCEPT; with Docker in DOCKER-USER), or set"
@@ -22,10 +22,10 @@ _REMEDY = (
 
 
 def cut_off(ruleset: dict[str, Any], legacy: dict[str, str], switches: dict[str, str], bridges: list[str]) -> list[str]:
-    """One line for each bridge and chain that drops what crosses the bridge.
+    """Return one line for each bridge and chain that drops what crosses the bridge.
 
-    ``ruleset``: what ``nft -j list ruleset`` prints; ``legacy``: switch -> what ``iptables-legacy -S FORWARD`` prints, where
-    it is used; ``switches``: switch -> "1" where it is on.
+    ``ruleset``: output of ``nft -j list ruleset``; ``legacy``: switch -> output of ``iptables-legacy -S FORWARD``, if it is used;
+    ``switches``: switch -> "1" if it is on.
     """
     lines = []
     for switch, families in SWITCHES.items():
@@ -43,7 +43,7 @@ def cut_off(ruleset: dict[str, Any], legacy: dict[str, str], switches: dict[str,
 
 
 def _dropping(ruleset: dict[str, Any], families: tuple[str, ...], bridge: str) -> list[str]:
-    """Chains in forward that drop what no rule speaks of, where no rule anywhere in their table lets the bridge through."""
+    """Return the forward chains that drop by default and have no rule in their table that accepts the bridge's packets."""
     entries = [entry for entry in ruleset.get("nftables", []) if isinstance(entry, dict)]
     rules = [entry["rule"] for entry in entries if isinstance(entry.get("rule"), dict)]
     found = []
@@ -88,7 +88,7 @@ def _lets_through(rule: dict[str, Any], bridge: str) -> bool:
 
 
 def _legacy_drops(text: str, bridge: str) -> bool:
-    """What ``iptables-legacy -S FORWARD`` prints."""
+    """True if the output of ``iptables-legacy -S FORWARD`` drops the bridge's packets."""
     if not re.search(r"^-P FORWARD DROP$", text, re.MULTILINE):
         return False
     return not re.search(
