@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What hosts answered before, as a table and as files on the controller; see modules/fleet_status.py."""
+"""EDGE. Show what hosts answered earlier, as a table and as files on the controller; see modules/fleet_status.py."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
 
     def _rollouts(self, journal: str) -> list[dict[str, Any]]:
-        """The last ones that this controller knows, the newest first."""
+        """Return the last rollouts known to this controller, newest first."""
         folder = os.path.abspath(os.path.expanduser(journal or journal_folder.default_folder()))
         rollouts = []
         for rollout in journal_folder.ids(folder)[:MAX_ROLLOUTS]:

@@ -237,7 +237,7 @@ def main() -> None:
             "judge": {"type": "bool", "default": False},
             "keep": {"type": "int"},
             "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
-            # Between the action plugin and its module: files, texts, arrived, final.
+            # What the action plugin passes to the module: files, texts, arrived, final.
             "shipping": {"type": "dict"},
         },
         supports_check_mode=True,

@@ -116,7 +116,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    """Fail: the action plugin should have run instead. The options are here for checks of the documentation."""
     AnsibleModule(
         argument_spec={
             "step": {
