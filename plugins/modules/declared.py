@@ -14,11 +14,11 @@ description:
     P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. No host is asked,
     and nothing is changed.
   - Fails with every mistake of every host, a line each, that names host and variable. A variable that can't be rendered, however
-    deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
-  - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
-    have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
-    the network C(nat) or C(isolated). Also the hosts that a limit leaves out count."
-  - Of two interfaces whose derived MACs are the same, the one of the host whose name sorts later gets another, always the same.
+    deep in a list, is such a mistake, with its file. Values of templates that fail are not shown.
+  - "Compares hosts too: the same address or MAC on two hosts of one network, or a disk on shared storage that two hosts use and
+    one of them writes. Hosts share bridges of the same name unless C(xen_host_site) differs, or C(xen_host_networks) makes the
+    network C(nat) or C(isolated). Hosts that a limit excludes are compared too."
+  - If two interfaces derive the same MAC, the one of the host whose name sorts later gets another MAC, which stays the same.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -39,12 +39,12 @@ options:
   scope:
     description:
       - V(play) reads all hosts of the play, so give the task C(run_once).
-      - V(host) reads the host of the task alone, with the variables that its role or block sets.
+      - V(host) reads only the host of the task, with the variables that its role or block sets.
     type: str
     choices: [play, host]
     default: play
   services:
-    description: Services that count.
+    description: Services to read.
     type: list
     elements: str
     choices: [web, dns, vpn]
@@ -59,12 +59,12 @@ options:
     default: unikernel_images
   known:
     description:
-      - Name of a variable that an earlier task of this kind with O(scope=play) may have registered in this run. Where it has
-        all hosts of the play it is returned, and nothing is read again.
+      - Name of a variable that an earlier task of this kind with O(scope=play) may have registered in this run. If it has
+        all hosts of the play, it is returned and nothing is read again.
     type: str
     default: ""
   refresh:
-    description: Read again in spite of O(known) if there are VPN endpoints, whose keys may have been made since.
+    description: Read again in spite of O(known) if there are VPN endpoints, whose keys may have been created since.
     type: bool
     default: false
 seealso:
