@@ -130,7 +130,7 @@ def test_a_disk_is_not_made_where_a_file_system_is_missing(xen, converge, table,
 
 
 def test_a_file_system_that_is_missing_elsewhere_is_none_of_a_disks_business(xen, table):
-    """Neither beside a mount, nor above an existing one."""
+    """A missing mount beside the disk, or above an existing mount, doesn't matter."""
     root = os.path.realpath(xen.folder)
     table(f"a {root}/srv-2 ext4\nb {root}/srv ext4\nc {root}/srv/data/deep ext4\n", "", [(f"{root}/srv/data", "xfs")])
     there = mounts.mounted()

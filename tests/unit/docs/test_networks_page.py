@@ -42,7 +42,7 @@ def test_an_example_is_right_and_every_manager_takes_it(example):
     for unikernel in fleet.hosts["h"].unikernels:
         for interface in unikernel["interfaces"]:
             network = networks[interface["bridge"]]
-            # A network with an uplink has it without declaring it.
+            # Every network that leads outside gives its interfaces a gateway.
             assert (
                 network.mode == "isolated" or network.name == "storage" or interface.get("gateway") or interface.get("gateway6")
             )
