@@ -15,25 +15,25 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import unikernels_antispoof as antispoof
 
-if sys.argv[1:2] != ["rules"]:  # for which a domain's start waits
+if sys.argv[1:2] != ["rules"]:  # a domain's start waits for this command
     import json
     import subprocess
 
     import unikernels_netfilter as netfilter
 
 TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
-# The vifs without addresses that were there before the filter came, and stay unfiltered until their domains end. The list goes
-# with the next boot, as they do.
+# The vifs without addresses that existed before the filter, and stay unfiltered until their domains stop. The list is lost at the
+# next boot, as they are.
 BEFORE = os.environ.get("ANTISPOOF_BEFORE", "/run/unikernels-antispoof.before")
 BACKENDS = "/local/domain/0/backend/vif"
 XEN = os.environ.get("ANTISPOOF_XEN", "/proc/xen/capabilities")
-# One after the other: nft finds the last of two tables only.
+# Listed separately: given two tables, nft finds only the last.
 LISTED = "nft -j list table bridge unikernels && nft -j list table inet unikernels"
 SECONDS = 20
 
 
 class Failure(Exception):
-    """One line for the unit's journal, or a run."""
+    """One line for the unit's journal, or for a run."""
 
 
 def run(*words, text=""):
@@ -48,7 +48,7 @@ def run(*words, text=""):
 
 
 def read(path):
-    """A key in xenstore, "" when it is not there."""
+    """Return a key's value in xenstore; "" if it is missing."""
     try:
         return run("xenstore-read", path).removesuffix("\n")
     except Failure:
@@ -56,7 +56,7 @@ def read(path):
 
 
 def vifs():
-    """All that are there, as they should be filtered, and what is to be said of them."""
+    """Return all vifs, as they should be filtered, and notes about them."""
     listing = antispoof.present(backends())
     before = before_the_filter(listing)
     found, notes = [], []
@@ -72,7 +72,7 @@ def vifs():
 
 
 def backends():
-    """What xenstore holds of all vifs."""
+    """Return what xenstore has of all vifs."""
     if not os.path.exists(XEN):
         return ""  # the role's first run, before Xen has booted
     if not read("/local/domain/0/name"):
@@ -101,7 +101,7 @@ def whole_text(found):
 
 
 def as_kernel_has_it(listing):
-    """Rules, chains and sets without handles and counters, sets in one order."""
+    """Return rules, chains and sets without handles and counters, with sets in a fixed order."""
 
     def plain(value):
         if isinstance(value, dict):
@@ -130,7 +130,7 @@ def as_kernel_has_it(listing):
 
 
 def wrong(text):
-    """One line for each thing that is not as the text would make it, in a network of its own."""
+    """Return one line for each difference from what the text creates, loaded in a network namespace of its own."""
     try:
         now = run("sh", "-c", LISTED).strip().splitlines()
     except Failure:
@@ -143,7 +143,7 @@ def wrong(text):
 
 
 def cut_off(bridges):
-    """One line for each bridge whose domains another's packet filter cuts off."""
+    """Return one line for each bridge whose domains are cut off by another packet filter."""
     switches = {name: contents(f"/proc/sys/net/bridge/{name}") for name in netfilter.SWITCHES}
     if "1" not in [value.strip() for value in switches.values()]:
         return []
@@ -154,7 +154,7 @@ def cut_off(bridges):
     bridges = sorted({*used, *(name for name in bridges if os.path.isdir(ports.get(name, "/none")))})
     legacy = {}
     for name, tool in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
-        # Where it is in use: asking would load it.
+        # Only if it is in use: asking would load it.
         if "filter" in contents(f"/proc/net/{tool.replace('tables', '_tables')}_names").split():
             legacy[name] = run(f"{tool}-legacy", "-S", "FORWARD")
     return netfilter.cut_off(json.loads(run("nft", "-j", "list", "ruleset")), legacy, switches, bridges)
