@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Doubles of ``mirage`` (4.11), ``opam`` (with opam-monorepo) and ``dune``, for machines that opam's archive does not reach.
 
-Called by the name of the tool that it stands for, it keeps to that tool's contract as the roles and modules use it: the
+Called by the name of the tool that it replaces, it keeps to that tool's contract as the roles and modules use it: the
 options, the files written, the words and exit codes of failures, the lock step. What it "compiles" is a real PVH image:
 tests/guests/service.c, compiled when the double was laid out, which says what the source's ``greeting`` says. Its OCaml is
 a few lines of pattern matching:

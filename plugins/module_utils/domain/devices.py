@@ -255,7 +255,7 @@ def _content(reader: Reader, access: str, form: str) -> str | None:
 
 
 def _qcow2(reader: Reader, access: str, shared: bool) -> None:
-    # xen_block_drive_create in QEMU's hw/block/xen-block.c opens the file without regard to the disk's mode, and without locking.
+    # xen_block_drive_create in QEMU's hw/block/xen-block.c applies the mode only to the file layer, and switches locking off.
     if access != "w":
         raise reader.fail("access", "qcow2 disks can't be read-only; set access: w or format: raw")
     if shared:

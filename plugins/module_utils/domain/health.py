@@ -284,7 +284,7 @@ def _host(reader: Reader, option: str, host: str) -> str:
 
 
 def _of_one_service(reader: Reader, option: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Refuse an address of no one service. Linux connects the zero address to the host itself, which would pass the check."""
+    """Refuse an address that isn't one service's own. Linux connects zero to the host itself, which would pass the check."""
     why = ""
     if address.is_unspecified:
         why = "is zero, and would ask Dom0 itself"
