@@ -89,7 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         run = {"by": who(), "revision": "", "owner": ""}
         if sources:
             run.update(revision=revision_of(str(sources[0])), owner=owner_of(str(sources[0])))
-        # Hide the result: a declaration may contain secrets.
+        # A declaration may hold secrets, so nothing of it is shown.
         return {**result, "changed": False, "_ansible_no_log": True, **self._result(fleet, resolved, reported), "run": run}
 
     def _variables_of_play(self, variables: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:

@@ -60,7 +60,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }
 
     def _rollouts(self, journal: str) -> list[dict[str, Any]]:
-        """Return the last rollouts known to this controller, newest first."""
+        """The last ones that this controller knows, the newest first."""
         folder = os.path.abspath(os.path.expanduser(journal or journal_folder.default_folder()))
         rollouts = []
         for rollout in journal_folder.ids(folder)[:MAX_ROLLOUTS]:

@@ -45,9 +45,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import stated
 
 MODULE = "unikernels.xen.image_store"
-# Options that only the action uses.
+# What the action alone has a use for.
 _OURS = ("state", "controller", "signing_key", "allowed_signers", "revoked_keys", "valid_days", "sign_again")
-# Placeholder digest for a file that is not written yet; no file has it.
+# The digest of a file that is yet to be written: no file has it.
 _YET = "0" * 64
 MAX_DAYS = 36500
 

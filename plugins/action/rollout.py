@@ -329,7 +329,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 finished = isinstance(reply, dict) and reply.get("finished")
                 if not words and not finished and not self._task.check_mode:
                     if asked.get("over"):
-                        continue  # the bake was over early, so nobody waited for this host
+                        continue  # nobody waited for it
                     words = "its watch has not ended in time"
                 gone = rollout_steps.unreachable(reply)
                 if words:

@@ -83,13 +83,13 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]
                 reported = elapsed // every
                 total = int(time.monotonic() - self._began)
                 line = f"   ... {elapsed} s: {self._task}{_stated(follow)} (in all {total // 60}:{total % 60:02d})\n"
-                # Write directly to the terminal: Display's locks belong to the main thread and its forks.
+                # Straight to the terminal: Display's locks belong to the main thread and its forks.
                 with contextlib.suppress(OSError):
                     os.write(2, line.encode())
 
 
 def _stated(follow: list[str]) -> str:
-    """Return what a build or an action says it is doing, if it said so recently or still runs."""
+    """What a build or an action states that it does, if it stated that recently or still runs."""
     lines = []
     for path in follow:
         for file, alive in _files(path):
@@ -101,7 +101,7 @@ def _stated(follow: list[str]) -> str:
 
 
 def _files(path: str) -> list[tuple[str, bool]]:
-    """Return (file, True if its process runs) for the path itself, or for the files in a folder."""
+    """(file, whether its process runs): the path itself, or what is in the folder."""
     if not os.path.isdir(path):
         return [(path, False)]
     try:

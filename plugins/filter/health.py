@@ -15,7 +15,7 @@ def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def quick_checks(generations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return checks for service_health that test at once whether the domains of the newest generation are healthy."""
+    """What service_health takes to ask at once whether the domains of the newest generation are healthy."""
     checks = []
     for one in generations[-1]["domains"] if generations else []:
         health = one.get("health")

@@ -14,11 +14,11 @@ description:
     P(unikernels.xen.dns#role), P(unikernels.xen.vpn#role)) of every host, and returns what each host is to run. No host is asked,
     and nothing is changed.
   - Fails with every mistake of every host, a line each, that names host and variable. A variable that can't be rendered, however
-    deep in a list, is such a mistake, with its file. Values of templates that fail are not shown.
-  - "Compares hosts too: the same address or MAC on two hosts of one network, or a disk on shared storage that two hosts use and
-    one of them writes. Hosts share bridges of the same name unless C(xen_host_site) differs, or C(xen_host_networks) makes the
-    network C(nat) or C(isolated). Hosts that a limit excludes are compared too."
-  - If two interfaces derive the same MAC, the one of the host whose name sorts later gets another MAC, which stays the same.
+    deep in a list, is such a mistake, with the file where it stands. Values of templates that fail are not shown.
+  - "Looks between hosts too: one address or MAC on two hosts of one network, one disk on shared storage that two hosts would
+    have while one writes it. Hosts share bridges of one name unless C(xen_host_site) differs, or C(xen_host_networks) makes
+    the network C(nat) or C(isolated). Also the hosts that a limit leaves out count."
+  - Of two interfaces whose derived MACs are the same, the one of the host whose name sorts later gets another, always the same.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:

@@ -11,7 +11,7 @@ short_description: The state of all hosts of a play, as a table, as JSON and as 
 version_added: 0.2.0
 description:
   - Sums up what earlier tasks of the play registered for each host. C(playbooks/status.yml) has these tasks.
-  - The HTML page is self-contained: it loads nothing from a server, and sorts and filters in the browser.
+  - The HTML page needs no server and no address outside; it sorts and filters in the browser.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:

@@ -44,7 +44,7 @@ options:
         type: bool
         default: false
       diff:
-        description: Whether C(--diff) prints the file's change. Set it to false for a program's text.
+        description: Whether C(--diff) prints the file's change. A program's text is no news to who reads a diff.
         version_added: 0.2.0
         type: bool
         default: true

@@ -53,7 +53,7 @@ options:
     type: str
     default: ""
   to:
-    description: Generation to roll back to instead of the declaration, as O(unikernels.xen.xen_rollback#module:to).
+    description: Generation to bring back in place of the declaration, as O(unikernels.xen.xen_rollback#module:to).
     type: str
     default: ""
   accept_changes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: xen_host_info
-short_description: Facts of a machine that is, or will become, a Xen host
+short_description: What a machine is, as a Xen host or as one to be
 version_added: 0.1.0
 description:
   - Read-only, in one round trip, on a plain Debian machine as well as on a Dom0.

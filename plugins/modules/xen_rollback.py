@@ -10,11 +10,11 @@ module: xen_rollback
 short_description: Roll back to a declaration that was applied to a host before
 version_added: 0.2.0
 description:
-  - Makes the domains what an earlier generation declares, with arguments, memory, disks and networks, from the host's own
-    records. A replacement must be healthy before the old domain is destroyed, as with M(unikernels.xen.xen_domains).
+  - Makes the domains as an earlier generation declares, with arguments, memory, disks and networks, from what the host has
+    kept. A replacement must be healthy before the old domain ends, as with M(unikernels.xen.xen_domains).
   - A second run changes nothing. A rollback is recorded as a new generation that repeats its target.
   - Domains that only later generations declare are removed; their disks with data stay.
-  - A missing disk is an error, because the earlier domain had it; no empty one is created in its place.
+  - A disk that is missing is an error, for the earlier domain had it; no empty one is put in its place.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -29,7 +29,7 @@ options:
     description:
       - V(previous) is the generation that was applied before the newest declaration, regardless of rollbacks since.
       - Or the number of a generation, see M(unikernels.xen.xen_generation_info).
-      - Or V(rollout=ID), the host's generation at the end of that rollout.
+      - Or V(rollout=ID), what the host had when that rollout was done.
     type: str
     default: previous
   names:
@@ -46,7 +46,7 @@ options:
     type: str
     default: ""
   parallel:
-    description: How many domains are changed at once.
+    description: How many domains are worked on at once.
     type: int
     default: 4
   lock_timeout:

@@ -61,7 +61,7 @@ def load(folder: str, rollout: str) -> State:
 
 
 def ids(folder: str) -> list[str]:
-    """Return the ids, newest first."""
+    """The newest first."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     found = [name[: -len(SUFFIX)] for name in names if name.endswith(SUFFIX)]
     return sorted(filter(journal.ID.fullmatch, found), reverse=True)
@@ -73,7 +73,7 @@ def ended(folder: str) -> list[str]:
 
 
 def under_way(folder: str) -> list[State]:
-    """Return the rollouts that have begun but not ended; one without a complete first line never began."""
+    """Rollouts that have begun and are not over; one without a whole first line never began."""
     found = []
     for rollout in ids(folder)[:MAX_JOURNALS]:
         try:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What an action on the controller is doing, for the callback progress: one line in a file named after its process."""
+"""EDGE. What an action on the controller does just now, for the callback progress: one line in a file named by its process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = "~/.cache/unikernels.xen/progress"
 
 @contextlib.contextmanager
 def stated(line: str) -> Iterator[None]:
-    """Publish ``line`` until the block ends. An unwritable folder is not an error."""
+    """State ``line`` until the block ends. Nothing depends on it: a folder that can't be written is no failure."""
     path = os.path.join(os.path.expanduser(FOLDER), str(os.getpid()))
     with contextlib.suppress(OSError):
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)

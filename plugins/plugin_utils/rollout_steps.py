@@ -31,7 +31,7 @@ def moment() -> datetime.datetime:
 
 
 def rendered(loader: Any, variables: Mapping[str, Any], hosts: Iterable[str], names: list[str]) -> dict[str, dict[str, Any]]:
-    """Render these variables of each host. Raise RolloutError with a line for each that can't be rendered."""
+    """The variables of that name of each host. RolloutError with a line for each that can't be rendered."""
     renderer, problems = Renderer(loader), list[str]()
     values = {}
     for host, known in known_of(variables, hosts).items():
@@ -102,7 +102,7 @@ def rollout_in(state: State) -> Rollout:
 
 
 def under_way_over(folder: str, hosts: Iterable[str], but: str = "") -> list[State]:
-    """Return other current rollouts that share a host with these."""
+    """Other rollouts under way that have a host in common with these."""
     wanted = set(hosts)
     return [state for state in journal_folder.under_way(folder) if state.id != but and wanted & set(state.order)]
 

@@ -1,6 +1,6 @@
-"""Compare planning with another commit's, alternating in one run: python -m tests.bench.engine --against COMMIT
+"""Planning against another commit's, by turns in one run: python -m tests.bench.engine --against COMMIT
 
-Prints a table in Markdown. Fails only on an error: machines are shared, and a clock proves no bug.
+Prints a table in Markdown. Fails on nothing but an error: machines are shared, and a clock proves no bug.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 COUNTS = (1000, 10000)
-# By the names that either commit uses.
+# By the names that either commit has.
 PLANNING = """\
 import importlib, json, resource, sys, time
 sys.path.insert(0, {tree!r})
@@ -41,7 +41,7 @@ print(json.dumps([min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def tarballs(commit: str) -> dict[str, bytes]:
-    """Return module_utils of the commit, and of the working tree."""
+    """module_utils of the commit, and of the working tree."""
     old = subprocess.run(["git", "archive", commit, "plugins/module_utils"], cwd=ROOT, capture_output=True, check=True).stdout
     tar = ["tar", "-c", "--exclude=__pycache__", "plugins/module_utils"]
     return {"before": old, "now": subprocess.run(tar, cwd=ROOT, capture_output=True, check=True).stdout}
@@ -56,7 +56,7 @@ def unpacked(folder: str, name: str, tarball: bytes) -> str:
 
 
 def measure(tree: str, count: int) -> tuple[float, float]:
-    """Return (seconds of CPU, MiB)."""
+    """Seconds of CPU, MiB."""
     text = PLANNING.format(tree=tree, count=count)
     done = subprocess.run([sys.executable, "-"], input=text, capture_output=True, text=True, check=True)
     seconds, memory = json.loads(done.stdout)

@@ -132,7 +132,7 @@ def job(dom0: Dom0, folder: pathlib.Path, way: str, count: int) -> dict[str, obj
     dom0("xl destroy peer00")
     runs["one was destroyed"] = play(dom0, folder, tasks(changed, "running", folder))
     runs["restored"] = memory_of(dom0, "peer00") == 12
-    # By hand, and with values other than the declared ones.
+    # By hand, and with other values than declared.
     dom0(f"xl destroy peer00; printf '%s' '{XL.format(name='peer00', memory=16)}' >/root/other.cfg; xl create -q /root/other.cfg")
     play(dom0, folder, tasks(changed, "running", folder))
     runs["noticed"] = memory_of(dom0, "peer00") == 12
@@ -210,7 +210,7 @@ def main() -> None:
     dom0 = Dom0()
     os.environ["ANSIBLE_COLLECTIONS_PATH"] = f"{ROOT / '.collections'}:{collection()}"
     print(dom0(INSTALL, timeout=900).strip(), file=sys.stderr)
-    # Otherwise all ways would mostly measure how an emulated machine starts Python.
+    # Else what is measured is, in all ways alike, how an emulated machine starts Python.
     preloaded.install(dom0.command)
     os.environ["ANSIBLE_INVENTORY"] = QUICK_INVENTORY
     subprocess.run([*dom0.command, f"cat >{KERNEL}"], input=guest(), check=True)

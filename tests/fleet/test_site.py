@@ -14,7 +14,7 @@ def test_site_asks_little_of_a_host_that_is_as_declared(fleet):
     before = {name: fleet.calls(name) for name in fleet.names}
     again = fleet.playbook("site.yml")
     assert {counts["changed"] for counts in again.counts.values()} == {0}, again.stdout[-6000:]
-    # The first host of a play also runs, beside its own, the tasks that run once for the fleet.
+    # On the first host of a play run, beside its own, the tasks that run once for the fleet.
     first, *others = (tasks(again.counts[name]) for name in fleet.names)
     assert max(others) <= MAX_TASKS and first <= MAX_TASKS + ONCE, again.counts
     calls = {name: fleet.calls(name) - before[name] for name in fleet.names}

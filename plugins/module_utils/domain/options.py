@@ -52,7 +52,7 @@ def not_text(value: Any) -> str:
         return f"is {value}: YAML reads an unquoted yes, no, on or off so; write it in quotes"
     if isinstance(value, (int, float)):
         return f"is {shown(value)}, a number that YAML made of it; write it in quotes"
-    if isinstance(value, datetime.date):  # a datetime is a date too
+    if isinstance(value, datetime.date):  # with a time too
         return f"is {value}, a date that YAML made of it; write it in quotes"
     return f"must be text, not {type(value).__name__}"
 

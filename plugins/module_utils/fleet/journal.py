@@ -168,7 +168,7 @@ def _run(state: State, entry: Mapping[str, Any]) -> None:
     if entry["mode"] == "abort":
         state.aborted = True
     elif entry["mode"] == "resume" and not state.returning:
-        # Hosts that failed get another turn; those that are done stay done.
+        # What failed has its turn again; what is done stays done.
         state.turns = {host: turn for host, turn in state.turns.items() if turn == DONE}
         state.words, state.judged = {}, {wave: words for wave, words in state.judged.items() if not words}
 
@@ -177,7 +177,7 @@ def _accept(state: State, entry: Mapping[str, Any]) -> None:
     waves, digests = _waves(entry["waves"]), _texts(entry["digests"])
     changed = {host for host, digest in digests.items() if state.digests.get(host) != digest}
     state.turns = {host: turn for host, turn in state.turns.items() if host not in changed}
-    # A host that is no longer in the inventory keeps its place, so that it can still be rolled back.
+    # A host that the inventory no longer has keeps its place: what was done to it can be taken back.
     state.waves, state.rollout, state.max_failed = waves, dict(entry["rollout"]), int(entry["max_failed"])
     state.digests = {**state.digests, **digests}
 
@@ -189,7 +189,7 @@ def _approve(state: State, entry: Mapping[str, Any]) -> None:
 def _ready(state: State, entry: Mapping[str, Any]) -> None:
     state.ready = True
     state.waves = _waves(entry.get("waves", state.waves))
-    # The first value counts: it is the generation before this rollout.
+    # The first time counts: that is what the host had before this rollout.
     state.before = {**{str(host): int(number) for host, number in dict(entry["before"]).items()}, **state.before}
     for host, reason in _texts(entry["lost"]).items():
         state.turns[host], state.words[host] = LOST, reason

@@ -4,7 +4,7 @@
 
 """The settings that harden a Xen host, and whether a host has them. Pure: what was read in, lines out.
 
-docs/hardening.md describes each control: what it stops and how to check it by hand.
+docs/hardening.md has each control, what it stops and how to look at it by hand.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append("runs Xen, but without hardware virtualization (virt_caps has no hvm): enable VT-x or AMD-V in the firmware")
     if info["secure_boot"]:
         lines.append("has Secure Boot on, and Debian's Xen is not signed: switch Secure Boot off in the firmware's setup")
-    # Checked under Xen too: the next boot gives Dom0 the declared memory, and Xen clamps a larger value to all that there is.
+    # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
     if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + XEN_MIB:
         lines.append(
             f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"

@@ -41,7 +41,7 @@ def acquire(params: dict[str, Any], check: bool, download: Download) -> tuple[bo
 
 
 def shown(url: str) -> str:
-    """Return a URL as a statement may have it: without user, password and query."""
+    """An address as a statement may have it: no user, no password, no query."""
     try:
         parts = urlsplit(url)
     except ValueError:

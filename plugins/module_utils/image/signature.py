@@ -186,11 +186,11 @@ def attach(
 ) -> bool:  # fmt: skip
     """Save the statement ``text`` of an image, and its signature by ``key`` if given. Return whether anything changes.
 
-    An existing statement is kept; it gets the declared ``names`` added. It is verified before it is signed: a statement about
-    another image is refused, and only names are signed that are declared or were signed by this same key before, so we never
-    vouch for what somebody else wrote into the store. ``text`` may be empty for an image with a statement. Each declared name
-    gets a version higher than those of the name's other images; with ``again`` even if it has one. Raise SignatureError if it
-    can't be signed.
+    A statement that is there stays, but that it gets the ``names`` that the image is declared to have. It is read before it
+    is signed: one about another image is refused, and of its names those are signed that are declared, or that this very key
+    has signed before: nothing is vouched for that somebody else wrote into the store. ``text`` may be empty for an image
+    that was stored before, and has its statement. Each declared name gets a version, higher than that of the name's other
+    images; ``again``: also where it has one. SignatureError says what can't be signed, and why.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     there = os.path.exists(statement)

@@ -20,14 +20,14 @@ NAME = "vpn"
 OPTIONS = ("interfaces", "remote", "remote_port", "name", "image", "images", "memory", "network", "clients", "client_to_client",
            "routes", "redirect_gateway", "dns", "nat", "pki", "new_ca", "days", "ca_days", "renew_days", "update", "arguments",
            "health", "endpoints")  # fmt: skip
-# Variables that an item of `vpn_endpoints` does not inherit from the host's.
+# What one endpoint has for itself: an item of `vpn_endpoints` does not take it from the host's variables.
 _OWN = ("interfaces", "remote", "remote_port", "name", "pki", "endpoints")
 # Names of certificates become file names and arguments of programs.
 _CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _RESERVED = ("server", "ca")
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}")
 _NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
-# On the host, 0600: the CA of each endpoint and what its health check needs, in a folder for each endpoint.
+# On the host, 0600: which CA its endpoints serve, and what their health checks need. In it a folder for each endpoint.
 FOLDER = "/var/lib/unikernels/vpn"
 HEALTH_KEY = "health.pem"
 

@@ -179,7 +179,7 @@ def test_mac_and_uuid_are_stable_and_ours():
             {"interfaces": [{"bridge": "b", "address": f"10.0.{net}.2/24"} for net in (1, 2)]},
             "interfaces: --ipv4 would appear twice in the boot line: give each interface with an address its own group",
         ),
-        # Values that xl would read differently from how they are written.
+        # What xl reads otherwise than it is written.
         ({"name": "3"}, "name: has digits only, which xl takes for the id of a domain: add a letter"),
         ({"name": "007"}, "name: has digits only"),
         ({"name": 3}, "name: is 3, a number that YAML made of it; write it in quotes"),

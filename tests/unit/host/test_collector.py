@@ -103,7 +103,7 @@ def test_a_part_that_can_not_be_read_takes_no_other_away(dom0, monkeypatch, caps
     assert value(samples, "xen_collector_success", part="updates") == 0
     assert value(samples, "xen_collector_success", part="domains") == 1
     assert [one for one in samples if one.name == "xen_host_updates_pending"] == []
-    # One line, with a priority that the unit lets through.
+    # One line, and of the priority that the unit lets through.
     assert capsys.readouterr().err == (
         "<4>unikernels-metrics: updates: which updates wait is not known: E: dpkg was interrupted\n"
     )
