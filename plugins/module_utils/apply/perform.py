@@ -47,8 +47,7 @@ class Performer:
 
     @singledispatchmethod
     def perform(self, step: do.Step) -> float | None:
-        """Perform a step; raise ToolstackError or OSError when it fails. For `AwaitHealthy` return when it was healthy
-        (monotonic)."""
+        """Perform a step. Raise ToolstackError or OSError if it fails. For `AwaitHealthy` return the time when it was healthy."""
         raise NotImplementedError(type(step).__name__)
 
     # -- disks -----------------------------------------------------------------------------------
@@ -233,8 +232,7 @@ class Performer:
         return ask(health, end)
 
     def _settling(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
-        """Return a check: true ``settle`` seconds after the ready line, after it was seen idle, or after ``ready_within``
-        seconds."""
+        """Return a check: true ``settle`` seconds after the ready line, or after it was seen idle, or after ``ready_within``."""
         idle, latest = Idle(), time.monotonic() + step.ready_within
         since = time.monotonic() if not step.settle and not step.ready else 0.0
 

@@ -186,8 +186,7 @@ class Building:
         return {**dict(name.split(".", 1) for name in names if "." in name), **self.tools.versions}
 
     def _made_lock(self, folder: str, name: str) -> bytes:
-        """Make the lock file like the Makefile's target `lock`, but without the Makefile, which is foreign code: this has
-        network."""
+        """Make the lock file like the Makefile's target `lock`, without running that foreign code: this cell has the network."""
         try:
             opam = sandbox.read(folder, f"mirage/{name}.opam", _TEXT)
         except (SandboxError, OSError) as error:

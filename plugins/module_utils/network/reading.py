@@ -70,8 +70,10 @@ class Reading:
     state: State = field(default_factory=State)
 
     def original(self, path: str) -> str | None:
-        """Return a file as it was before us; None if there was none. If somebody edits a file that we changed, that text is the
-        original from then on."""
+        """Return a file as it was before us; None if there was none.
+
+        If somebody edits a file that we changed, the edited text becomes the original.
+        """
         current, before = self.files.get(path), self.state.originals.get(path, "")
         ours = before is None or (path in self.state.originals and current == self.state.written.get(path))
         return before if ours else current

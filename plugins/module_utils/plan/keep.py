@@ -157,8 +157,7 @@ def decide(policy: Policy, seen: Seen, past: Past, ended_at: float, now: float) 
 
 
 def recent_starts(policy: Policy, past: Past, now: float) -> tuple[float, ...]:
-    """Return the starts that count towards the limit; one in the future dates from before the clock was corrected, and is
-    ignored."""
+    """Return the starts that count towards the limit. One in the future dates from before the clock was corrected."""
     return tuple(start for start in past.starts if now - policy.limit.within < start <= now)
 
 

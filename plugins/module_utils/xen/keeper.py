@@ -323,8 +323,7 @@ class Keeper:
         return until(lambda: all(other.domid != domain.domid for other in self._domains()), DESTROY_SECONDS)
 
     def _end_loop(self, name: str, track: Track) -> str:
-        """Destroy a domain that restarts in a loop. Pause it first: it can't restart then. Between restarts there is none to
-        pause."""
+        """Destroy a domain that restarts in a loop. Pause it first, so that it can't restart; between two starts that fails."""
 
         def ended() -> bool:
             domain = self._find(name)
