@@ -47,7 +47,7 @@ class Performer:
 
     @singledispatchmethod
     def perform(self, step: do.Step) -> float | None:
-        """Perform a step. Raise ToolstackError or OSError if it fails. For `AwaitHealthy` return the time when it was healthy."""
+        """Perform a step; ToolstackError or OSError if it fails. For `AwaitHealthy` return when it was healthy (monotonic)."""
         raise NotImplementedError(type(step).__name__)
 
     # -- disks -----------------------------------------------------------------------------------
