@@ -96,7 +96,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
 
 
 def identity(declaration: Declaration, host: Host) -> Domain:
-    """Return the declared domain with the UUID that it has or will get. Raise SpecError if one of its names is not ours."""
+    """Return the declared domain with the UUID that it has or will get. Raise SpecError if a foreign domain has its name."""
     name, wanted = declaration.name, declaration.domain
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     present = (current if current and current.state != "dying" else None) or previous
