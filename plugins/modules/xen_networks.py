@@ -15,8 +15,8 @@ description:
     unikernels_networks)).
   - If devices change, a process on the host makes the switch. It restores the old configuration unless a second call with
     O(confirm=true) arrives in time. A host that reboots before the confirmation boots with the old one.
-  - If only rules change, they are replaced at once, in one transaction.
-  - Networks that are no longer in O(networks) are removed, and the files restored.
+  - Rules alone are replaced at once, in one transaction.
+  - Networks that are no longer in O(networks) are removed, and the files are as they were before.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -35,7 +35,7 @@ options:
   guests:
     description:
       - What P(unikernels.xen.declared#module) returns as C(guests) of a host, with the ports that unikernels publish and the
-        addresses that Dom0 answers for. Without it, those of the last call are kept.
+        addresses that Dom0 answers for. Without it those of the last call stay.
     type: dict
   rules_only:
     description: Refuse to change devices; for a run that must not touch the host's network.

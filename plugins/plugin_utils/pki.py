@@ -198,7 +198,7 @@ def is_new(pki: Pki) -> bool:
 
 
 def problems(pki: Pki, wanted: Keys) -> list[str]:
-    """Return what is wrong, a line each. With `vpn_new_ca` a user says that another CA is intended."""
+    """What is wrong, a line each. `vpn_new_ca` is how a user says that another CA is meant."""
     lines = []
 
     def path(name: str) -> str:

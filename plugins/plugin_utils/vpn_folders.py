@@ -41,7 +41,7 @@ def with_keys(host: str, values: dict[str, Any], lines: list[str]) -> Resolved:
         name = vpn.name_of(endpoint.values)
         folders[name] = default_folder(host, name)
         service = vpn.declare(endpoint.values, "", folders[name])
-        # Mistakes in the declaration itself are reported when it is compiled.
+        # What is wrong in the declaration itself is reported where it is compiled.
         if service.keys is not None and endpoint.values.get("vpn_interfaces") is not None:
             material = _read(service.keys, endpoint, lines)
             if material is not None:

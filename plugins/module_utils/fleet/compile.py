@@ -32,7 +32,7 @@ from .plain import flag, holds_unresolved, number, one_line
 SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
 # Boolean options of a unikernel.
 _FLAGS = ("autostart", "adopt", "live")
-# The options of a service's declaration that come from variables of the service.
+# Where a service's declaration has an option that is a variable of the service.
 _FROM_VARIABLES = ("interfaces", "arguments", "health", "memory", "name", "publish")
 
 
@@ -74,7 +74,7 @@ class Asked:
             + services
             + ["images", "xen_host_site", "xen_host_networks", "xen_host_manage_network", "ansible_port"]
             + (["dns_interfaces"] if vpn.NAME in self.services and dns.NAME not in self.services else [])
-            # The hosts' own variables, if all that they run is wanted.
+            # Of the hosts themselves, where all that they run is asked for.
             + (list(HOST_VARIABLES) if self.unikernels else [])
         )
 
@@ -138,7 +138,7 @@ def _compile_host(
     host: str, resolved: Resolved, asked: Asked, sources: Callable[[str], str], lines: list[str]
 ) -> tuple[Declared, list[Declaration], set[tuple[str, int]]]:
     declared = Declared()
-    origins: dict[str, str] = {}  # domain -> the service that declares it
+    origins: dict[str, str] = {}  # name of a domain -> the service that declares it
     values = resolved.values
     unikernels = _given(values, asked.unikernels, list, "a list", lines) if asked.unikernels else []
     images = _given(values, asked.images, dict, "a mapping of name to image", lines) if asked.images else {}
@@ -170,7 +170,7 @@ def _compile_host(
 
 
 def _place(values: Mapping[str, Any], declared: Declared, origins: Mapping[str, str], lines: list[str]) -> Guests:
-    """Put the unikernels on the host's networks."""
+    """The unikernels on the host's networks."""
     offered, managed = values.get("xen_host_networks"), flag(values.get("xen_host_manage_network", True))
     if holds_unresolved(offered):
         return Guests()
@@ -195,7 +195,7 @@ def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, line
 
 
 def _services(name: str, resolved: Resolved, sources: Callable[[str], str], lines: list[str]) -> list[tuple[Service, str]]:
-    """Return each service with the variable that names it."""
+    """Each with the variable that names it."""
     mine = [f"{name}_{option}" for option in SERVICES[name]]
     values = {key: resolved.values[key] for key in mine if key in resolved.values}
     if f"{name}_interfaces" not in values and f"{name}_endpoints" not in values:
@@ -233,7 +233,7 @@ def host_networks(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def own_resolver(values: Mapping[str, Any]) -> str:
-    """Return the address of the host's own DNS unikernel; "" if it has none."""
+    """The address of the host's own DNS unikernel; "" where it has none."""
     interfaces = values.get("dns_interfaces")
     if not isinstance(interfaces, list) or not interfaces or holds_unresolved(interfaces):
         return ""
@@ -241,7 +241,7 @@ def own_resolver(values: Mapping[str, Any]) -> str:
 
 
 def _on_its_network(name: str, service: Service, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy of the service's unikernel with the options for its network."""
+    """A copy of the service's unikernel, with what its network needs to know of it."""
     unikernel = copy.deepcopy(service.unikernel)
     _only_ipv6(unikernel)
     if f"{name}_publish" in values:
@@ -293,7 +293,7 @@ def _take_flags(unikernel: dict[str, Any]) -> None:
 
 
 def _in_users_words(line: str, where: str, services: Mapping[str, str]) -> str:
-    """Name the service's variable in a refusal that comes from it. Without a valid name, name the item of the list."""
+    """A refusal of what a service's variable says names that variable; one without a good name says which item it is."""
     for domain, service in services.items():
         rest = line[len(f"domain {domain}: ") :]
         if line.startswith(f"domain {domain}: ") and rest.startswith(_FROM_VARIABLES):

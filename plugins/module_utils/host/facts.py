@@ -178,7 +178,7 @@ def _memory() -> int:
 
 
 def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
-    """Return all facts for the module xen_host_info, which documents them. ToolstackError if Xen runs but doesn't answer."""
+    """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
     xen: dict[str, str] = {}
     if under_xen and shutil.which("xl"):

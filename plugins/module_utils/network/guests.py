@@ -2,8 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Put a host's unikernels on its networks: `network` of an interface becomes bridge, gateway and MTU; `publish` becomes rules.
-Pure.
+"""A host's unikernels on its networks: `network` of an interface becomes bridge, gateway and MTU; `publish` becomes rules. Pure.
 
 `on_networks` turns the given unikernels into what the modules take, and returns what their host needs to know of them. Values
 that the modules check themselves (is it an address at all?) are left to them.

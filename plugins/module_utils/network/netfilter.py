@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Detect that another packet filter cuts off the domains of a bridge. Pure, and without another file of ours (see antispoof.py).
+"""Does another's packet filter cut the domains of a bridge off? Pure, and without another file of ours (see antispoof.py).
 
-With br_netfilter (Docker loads it), a packet that only crosses a bridge also passes through iptables' FORWARD. If that drops it,
-domains reach nobody and nobody reaches them, while Dom0's own checks, which FORWARD never sees, all pass.
+With br_netfilter (Docker loads it) a packet that only crosses a bridge meets iptables' FORWARD as well. Where that drops, domains
+reach nobody and nobody reaches them, while Dom0's own checks of them, which FORWARD never sees, all pass.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _REMEDY = (
 
 
 def cut_off(ruleset: dict[str, Any], legacy: dict[str, str], switches: dict[str, str], bridges: list[str]) -> list[str]:
-    """Return one line for each bridge and chain that drops what crosses the bridge.
+    """One line for each bridge and chain that drops what crosses the bridge.
 
     ``ruleset``: output of ``nft -j list ruleset``; ``legacy``: switch -> output of ``iptables-legacy -S FORWARD``, if it is used;
     ``switches``: switch -> "1" if it is on.
@@ -43,7 +43,7 @@ def cut_off(ruleset: dict[str, Any], legacy: dict[str, str], switches: dict[str,
 
 
 def _dropping(ruleset: dict[str, Any], families: tuple[str, ...], bridge: str) -> list[str]:
-    """Return the forward chains that drop by default and have no rule in their table that accepts the bridge's packets."""
+    """Chains in forward that drop what no rule speaks of, where no rule anywhere in their table lets the bridge through."""
     entries = [entry for entry in ruleset.get("nftables", []) if isinstance(entry, dict)]
     rules = [entry["rule"] for entry in entries if isinstance(entry.get("rule"), dict)]
     found = []

@@ -34,7 +34,7 @@ HEALTH_KEY = "health.pem"
 
 @dataclass(frozen=True)
 class Endpoint:
-    """The variables of one endpoint by their full names, and the name of its place for refusals."""
+    """The variables of one endpoint by their full names, and how a refusal names them."""
 
     values: Mapping[str, Any]
     place: str = ""  # vpn_endpoints[0]; "" for the host's own variables
@@ -45,7 +45,7 @@ class Endpoint:
 
 
 def endpoints(values: Mapping[str, Any], problems: list[str]) -> list[Endpoint]:
-    """Return each endpoint of a host: the one of its own variables, then the items of `vpn_endpoints`."""
+    """Each endpoint of a host: the one of its own variables, and the items of `vpn_endpoints`."""
     listed = values.get(f"{NAME}_endpoints")
     base = {key: value for key, value in values.items() if key != f"{NAME}_endpoints"}
     every = [Endpoint(base)] if f"{NAME}_interfaces" in base else []

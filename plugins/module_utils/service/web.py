@@ -40,9 +40,9 @@ def _chains(given: Variables, value: Any) -> list[Chain]:
 
 
 def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
-    """Return (boot arguments, chains, port), all empty without C(web_tls)."""
+    """(boot arguments, chains, port). All empty without C(web_tls)."""
     tls = given.mapping("tls", "certificates, port, redirect and hsts")
-    # A value that could not be resolved was reported already.
+    # What is not resolved was reported where it stands.
     if not tls or holds_unresolved(tls):
         return {}, [], 0
     for unknown in sorted(set(map(str, tls)) - _TLS):
@@ -72,7 +72,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     arguments, chains, tls_port = _tls(given)
     if tls_port == port:
         given.wrong("tls", f"port is {port}, and so is web_port; give them different ports")
-    # Check what clients see: with TLS, by the certificate's first name, whoever signed it.
+    # The service is what its clients see: behind TLS, by the first name, whoever signed it.
     address = first_address(interfaces)
     plain = {"http": f"http://{at(address, port)}/"}
     secure = {"http": f"https://{at(address, tls_port)}/", "insecure": True, **({"host": chains[0].name} if chains else {})}

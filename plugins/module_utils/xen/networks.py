@@ -204,7 +204,7 @@ def diffs(plan: Plan) -> list[dict[str, str]]:
 
 
 def carry_out(plan: Plan, seconds: int) -> None:
-    """Carry out a plan: changes of devices by the program that can undo them, mere rules at once."""
+    """Devices by the program that takes them back; rules alone at once."""
     if plan.devices:
         bridge_switch.start(plan.switch, seconds, f"network {', '.join(plan.devices)}")
         return
@@ -221,7 +221,7 @@ def carry_out(plan: Plan, seconds: int) -> None:
 
 
 def _in_force(text: str) -> bool:
-    """True if the kernel has exactly the table that ``text`` creates."""
+    """Whether the kernel has the table that ``text`` makes."""
     listed = "nft -s list table inet unikernels_networks 2>/dev/null"
     now = subprocess.run(["sh", "-c", listed], capture_output=True, text=True, timeout=SECONDS, check=False).stdout
     wanted = subprocess.run(

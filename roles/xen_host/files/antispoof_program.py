@@ -22,12 +22,12 @@ if sys.argv[1:2] != ["rules"]:  # a domain's start waits for this command
     import unikernels_netfilter as netfilter
 
 TABLES = os.environ.get("ANTISPOOF_TABLES", "/etc/xen/unikernels-antispoof.nft")
-# The vifs without addresses that existed before the filter, and stay unfiltered until their domains stop. The list is lost at the
-# next boot, as they are.
+# The vifs without addresses that were there before the filter came, and stay unfiltered until their domains end. The list goes
+# with the next boot, as they do.
 BEFORE = os.environ.get("ANTISPOOF_BEFORE", "/run/unikernels-antispoof.before")
 BACKENDS = "/local/domain/0/backend/vif"
 XEN = os.environ.get("ANTISPOOF_XEN", "/proc/xen/capabilities")
-# Listed separately: given two tables, nft finds only the last.
+# One after the other: nft finds the last of two tables only.
 LISTED = "nft -j list table bridge unikernels && nft -j list table inet unikernels"
 SECONDS = 20
 
@@ -130,7 +130,7 @@ def as_kernel_has_it(listing):
 
 
 def wrong(text):
-    """Return one line for each difference from what the text creates, loaded in a network namespace of its own."""
+    """One line for each thing that is not as the text would make it, in a network of its own."""
     try:
         now = run("sh", "-c", LISTED).strip().splitlines()
     except Failure:
@@ -143,7 +143,7 @@ def wrong(text):
 
 
 def cut_off(bridges):
-    """Return one line for each bridge whose domains are cut off by another packet filter."""
+    """One line for each bridge whose domains another's packet filter cuts off."""
     switches = {name: contents(f"/proc/sys/net/bridge/{name}") for name in netfilter.SWITCHES}
     if "1" not in [value.strip() for value in switches.values()]:
         return []
@@ -154,7 +154,7 @@ def cut_off(bridges):
     bridges = sorted({*used, *(name for name in bridges if os.path.isdir(ports.get(name, "/none")))})
     legacy = {}
     for name, tool in (("bridge-nf-call-iptables", "iptables"), ("bridge-nf-call-ip6tables", "ip6tables")):
-        # Only if it is in use: asking would load it.
+        # Where it is in use: asking would load it.
         if "filter" in contents(f"/proc/net/{tool.replace('tables', '_tables')}_names").split():
             legacy[name] = run(f"{tool}-legacy", "-S", "FORWARD")
     return netfilter.cut_off(json.loads(run("nft", "-j", "list", "ruleset")), legacy, switches, bridges)
