@@ -111,7 +111,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         try:
             with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8") as file:
                 return file.read()
-        except Exception as error:  # the loader has many errors of its own
+        except Exception as error:  # the loader has many of its own
             reason = getattr(error, "strerror", None) or "no such file on the controller"
             raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
 
@@ -246,7 +246,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         answer: dict[str, Any] = self._execute_module(
             module_name=MODULE, module_args={**module_args, "shipping": shipping}, task_vars=self.vars
         )
-        answer.pop("invocation", None)  # it repeats every text
+        answer.pop("invocation", None)  # every text once more
         return answer
 
     def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any], rollback: bool) -> None:

@@ -46,7 +46,7 @@ GENERATIONS = "/var/lib/unikernels/generations/*"
 
 
 def receive(request: Request) -> dict[str, Any]:
-    """Carry out a request. Return the module's result. Raise StoreError, SignatureError or PolicyError (one line)."""
+    """Do what is asked for; the module's result. StoreError, SignatureError or PolicyError: one line."""
     policy, lines, changed = _policy(request)
     # Otherwise two runs could write to the same unfinished file. The other one may be waiting for its mirrors.
     with contextlib.nullcontext() if request.check else locked(request.store, request.mirror_timeout + LOCK_SECONDS):

@@ -56,7 +56,7 @@ def local_folder(path: str) -> str:
 
 
 def address_of(url: str) -> Address:
-    """Parse a URL. Raise BuildError, without the parts that may be secret, for one that we don't fetch from."""
+    """BuildError for what is not fetched from, without the words of the address that may be secret."""
     scheme = re.split("://|::", url)[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", url) else ""
     if scheme in ("http", "git"):
         raise BuildError(f"source: {scheme}:// can be read and changed by anybody on the way; give an https:// or ssh:// address")
@@ -139,7 +139,7 @@ def _git(address: Address, *arguments: str, folder: str | None = None) -> bytes:
 
 
 def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
-    """Return the folder of ``url`` at ``revision`` (a commit, tag or branch), below ``work``. Raise BuildError."""
+    """The folder of ``url`` at ``revision`` (a commit, tag or branch), below ``work``. BuildError."""
     if not _REVISION.fullmatch(revision) or ".." in revision:
         raise BuildError(f"version: {revision!r} is not a revision of git")
     address = address_of(url)

@@ -28,7 +28,7 @@ from ansible.module_utils.urls import open_url
 from .elf import printable
 from .store import StoreError, digest_of
 
-MAX_IMAGE = 1 << 30  # for an image of unknown size
+MAX_IMAGE = 1 << 30  # where nobody knows how large an image is
 SECONDS = 600
 # Give up on a server that sends nothing for this many seconds.
 _STALLED_SECONDS = 30

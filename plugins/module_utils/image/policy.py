@@ -64,7 +64,7 @@ def _lines(text: str) -> list[str]:
 
 
 def signers(text: str) -> tuple[str, ...]:
-    """Return the lines of an allowed_signers file. Raise PolicyError for an invalid one."""
+    """The lines of an allowed_signers file; PolicyError for one that is none."""
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip() and not line.lstrip().startswith("#") and (not key_blob(line) or _CONTROL.search(line)):
             raise PolicyError(

@@ -39,7 +39,7 @@ class Toolchain:
 
 @dataclass(frozen=True)
 class Source:
-    """``folder`` has config.ml; ``uri`` and ``revision``: where it came from, for the statement."""
+    """``folder`` holds config.ml. ``uri`` and ``revision`` say where it came from, for the statement."""
 
     folder: str
     uri: str

@@ -81,7 +81,7 @@ def image_path(store: str, digest: str) -> str:
 
 
 def read_text(path: str) -> bytes:
-    """Read a description, statement or signature. Raise OSError, or ValueError if it is too long to be one."""
+    """The bytes of a description, statement or signature; OSError, or ValueError where it is too long to be one."""
     with open(path, "rb") as file:
         data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
