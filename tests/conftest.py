@@ -9,8 +9,8 @@ sys.path.insert(0, str(ROOT / ".collections"))
 try:
     from hypothesis import HealthCheck, settings
 
-    # Never fail a test by the clock: the machines that run it are shared.
+    # Never let time fail a test: the machines that run it are shared.
     settings.register_profile("shared", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("shared")
-except ImportError:  # the other stages need no hypothesis
+except ImportError:  # the other stages don't need hypothesis
     pass

@@ -2,9 +2,9 @@
 
 python tests/mutants.py [ROOM...] [--each N] [--seed N]    a ROOM is a folder of module_utils, or a file: domain, image/elf
 
-Ready-made runners find neither the collection's import path (a link to the checkout) nor the few tests that a line needs.
-The tests are run once with coverage, which tells which test reaches which line; each mutant is then tried in a copy of the
-checkout. A mutant that lives is printed. One that can't be noticed stands in tests/mutants-equivalent.txt with a reason.
+Ready-made runners find neither the collection's import path (a link to the checkout) nor the few tests that a line needs. The
+tests run once with coverage, which tells which test reaches which line; each mutant is then tried in a copy of the checkout.
+Surviving mutants are printed. Those that can't be noticed are in tests/mutants-equivalent.txt with a reason.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -24,7 +24,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 UTILS = "plugins/module_utils"
 EQUIVALENT = ROOT / "tests/mutants-equivalent.txt"
-# What decides which image boots is held to more than the rest.
+# Code that decides which image boots must reach more than the rest.
 STRICT = {"image/elf", "image/store", "image/provenance", "image/signature", "image/policy"}
 REQUIRED = {"domain": 85, "plan": 85, "apply": 85, "service": 85, "network": 85, "fleet": 85, **dict.fromkeys(STRICT, 90)}
 TURNED = {
@@ -48,7 +48,7 @@ class Mutant:
 
 
 def changes(node):
-    """What a node of the tree may become."""
+    """Return what a node of the tree may become."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in TURNED:
         other = copy.deepcopy(node)
         other.ops[0] = TURNED[type(node.ops[0])]()
@@ -69,7 +69,7 @@ def changes(node):
 
 
 def mutants_of(path, text):
-    """All mutants of a file; not those of annotations and of what only a type checker reads."""
+    """Return all mutants of a file, except in annotations and code that only a type checker reads."""
     found = []
 
     def walk(node, function):
@@ -100,7 +100,7 @@ class Swap(ast.NodeTransformer):
 
 
 def mutated(text, mutant):
-    """The file's text with the change in it. The tree is parsed again, so the node is found by its place in the walk."""
+    """Return the file's text with the change. The tree is parsed again, so the node is found by its position in the walk."""
     tree = ast.parse(text)
     same = [
         node for node in ast.walk(tree)
@@ -113,7 +113,7 @@ def mutated(text, mutant):
 
 
 def room_of(path):
-    """The room that a file's share is counted in; what verifies images is counted file by file."""
+    """Return the room that a file counts for; code that verifies images counts file by file."""
     name = path.removeprefix(f"{UTILS}/").removesuffix(".py")
     return name if name in STRICT or "/" not in name else name.split("/", 1)[0]
 
@@ -124,10 +124,10 @@ def wanted(path, rooms):
 
 
 def checkout(folder):
-    """A copy of what git knows and of what is new, in ``folder``."""
+    """Copy tracked and new files into ``folder``."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout
-    pack = ["tar", "-c", "--null", "-T", "-", "--ignore-failed-read"]  # what git knows may have been removed
+    pack = ["tar", "-c", "--null", "-T", "-", "--ignore-failed-read"]  # tracked files may have been removed
     archive = subprocess.run(pack, cwd=ROOT, input=names, capture_output=True, check=False).stdout
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive, check=True)
 
@@ -138,11 +138,11 @@ def pytest(folder, *arguments, program=("-m", "pytest"), timeout=None):
     try:
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
     except subprocess.TimeoutExpired:
-        return None  # it loops: that was noticed
+        return None  # an endless loop counts as noticed
 
 
 def tests_of_lines(folder):
-    """path -> line -> the tests that pass through it, by one run with coverage."""
+    """Run the tests once with coverage. Return path -> line -> the tests that pass through it."""
     settings = folder / "coverage.ini"
     settings.write_text(f"[run]\nsource = {UTILS}\ndata_file = {folder}/coverage.data\ndynamic_context = test_function\n")
     done = pytest(folder, "tests/unit", program=("-m", "coverage", "run", f"--rcfile={settings}", "-m", "pytest"))
@@ -157,7 +157,7 @@ def tests_of_lines(folder):
 
 
 def names_of(contexts):
-    """coverage names a test tests.unit.test_x.test_y (or with its class); pytest wants its file and -k its name."""
+    """Return pytest's file and -k for a test as coverage names it: tests.unit.test_x.test_y (or with its class)."""
     files, names = set(), set()
     for context in contexts:
         parts = context.split(".")
@@ -169,13 +169,13 @@ def names_of(contexts):
 
 
 def noticed(folder, mutant, text, reached):
-    """Whether a test fails with the mutant in its place."""
+    """True if a test fails with the mutant."""
     contexts = {test for line in mutant.lines for test in reached.get(line, [])}
     if not contexts:
         return False
     files, names = names_of(contexts)
     files = [name for name in files if (folder / name).exists()]
-    # What is read while a module is imported concerns every test; coverage knows it by an empty name.
+    # Lines that run while a module is imported concern every test; coverage gives them an empty name.
     where = ["-k", " or ".join(names)] if files and "" not in contexts else []
     path = folder / mutant.path
     path.write_text(mutated(text, mutant))
@@ -187,7 +187,7 @@ def noticed(folder, mutant, text, reached):
 
 
 def equivalents():
-    """What can't be noticed: KEY  # REASON, one a line."""
+    """Return the mutants that can't be noticed: KEY  # REASON, one per line."""
     lines = EQUIVALENT.read_text().splitlines() if EQUIVALENT.exists() else []
     pairs = [line.partition("  # ") for line in lines if line.strip() and not line.startswith("#")]
     without = [key for key, _mark, reason in pairs if not reason.strip()]
@@ -205,7 +205,7 @@ def options():
 
 
 def chosen(arguments):
-    """Room -> its mutants, as many as were asked for."""
+    """Return room -> the selected number of its mutants."""
     rooms, known = {}, equivalents()
     for file in sorted((ROOT / UTILS).rglob("*.py")):
         path = str(file.relative_to(ROOT))

@@ -1,6 +1,6 @@
 """Print how much of each room of the plugins the unit tests run, from coverage's JSON report: python tests/rooms.py REPORT.
 
-It fails where fewer branches were taken than the room's floor: what these rooms decide or do can lose a service.
+It fails if fewer branches were taken than the room's floor: mistakes in these rooms can lose a service.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -21,7 +21,7 @@ def room_of(path):
 
 
 def shares(files):
-    """Room -> (lines that ran, lines, branches that were taken, branches)."""
+    """Return room -> (lines run, lines, branches taken, branches)."""
     rooms = {}
     for path, data in files.items():
         summary = data["summary"]

@@ -1,4 +1,4 @@
-"""Ask the lab's web server and resolver until the time is over; fail when one of them was silent: tests/soak.py --minutes 60"""
+"""Query the lab's web server and resolver until the time is over; fail if one was silent: tests/soak.py --minutes 60"""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

@@ -1,9 +1,9 @@
-"""Draw what two runs of site.yml printed as a terminal: the picture of the README.
+"""Draw the output of two runs of site.yml as a terminal: the picture in the README.
 
     make picture                                              (on the lab that make site made)
     python tools/picture.py docs/run.svg build/site.log       (draw what earlier runs printed)
 
-Nothing is written by hand: each line was printed by a run, cut at the width of the picture; others are left out.
+Nothing is written by hand: a run printed each line, which is cut to the picture's width; others are left out.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -16,7 +16,7 @@ import re
 import sys
 
 WIDTH, LINE, LETTER = 92, 19, 8.43
-# The parts of a run, what it ends with, and what Ansible counted.
+# The sections of a run, its result, and Ansible's counts.
 SHOWN = re.compile(
     r"^PLAY \[(Check the decl|Get and|Boot the|Turn|Run the|Check the health|Print what)"
     r"|^    - '?(xen1 runs|  (www|dns|vpn): |  curl|  dig)"
@@ -29,7 +29,7 @@ COLOURS = (
 
 
 def lines_of(log: str) -> list[str]:
-    """The lines that are shown: each command ("$ " before it), and below it those of its output that SHOWN matches, once."""
+    """Return the lines to show: each command after "$ ", then, once, the lines of its output that SHOWN matches."""
     lines: list[str] = []
     for block in re.split(r"^\$ ", log, flags=re.MULTILINE)[1:]:
         typed, *printed = block.splitlines()

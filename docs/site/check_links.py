@@ -1,4 +1,4 @@
-"""Check the links of the documentation site that stay inside of it: each file and each anchor. usage: check_links.py FOLDER"""
+"""Check the documentation site's internal links: each file and each anchor. usage: check_links.py FOLDER"""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

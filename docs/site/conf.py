@@ -1,4 +1,4 @@
-"""Sphinx's settings for the documentation site (make docs). tools/publish puts its sources together."""
+"""Sphinx's settings for the documentation site (make docs). tools/publish collects its sources."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -20,7 +20,7 @@ html_title = "unikernels.xen"
 extensions = ["myst_parser", "sphinx_antsibull_ext"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 exclude_patterns = ["README.md"]
-# Titles are anchors, with the names that they have where the repository is read.
+# Titles are anchors, with the same names as in the repository's own view.
 myst_heading_anchors = 4
 suppress_warnings = ["myst.header", "misc.highlighting_failure", "toc.empty_glob"]
 pygments_style = "friendly"
@@ -50,7 +50,7 @@ KINDS = ("module", "role", "inventory", "lookup", "callback", "filter")
 
 
 def page_of(literal: nodes.literal, docname: str) -> tuple[str, str] | None:
-    """The page that a name in a guide leads to: `unikernels.xen.NAME`; in the tables of the reference also `NAME`."""
+    """Return the page that a name in a guide refers to: `unikernels.xen.NAME`; in the reference's tables also `NAME`."""
     text = literal.astext()
     if docname != "docs/reference":
         name = text[len("unikernels.xen.") :] if text.startswith("unikernels.xen.") else ""
@@ -65,7 +65,7 @@ def page_of(literal: nodes.literal, docname: str) -> tuple[str, str] | None:
 
 
 class LinkNames(SphinxTransform):  # type: ignore[misc]
-    """Make links of the names of modules, plugins and roles in the guides."""
+    """Turn names of modules, plugins and roles in the guides into links."""
 
     default_priority = 500
 

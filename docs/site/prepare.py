@@ -1,4 +1,4 @@
-"""Make the pages that antsibull-docs wrote, and the site's first page, what the site shows. usage: prepare.py SOURCES"""
+"""Prepare antsibull-docs' pages and the first page for the site. usage: prepare.py SOURCES"""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -10,18 +10,18 @@ import sys
 
 # "unikernels.xen.xen_domain module -- Manage one ..." with the line below it.
 TITLE = re.compile(r"^unikernels\.xen\.(\S+ \w+) -- (.+)\n\++$", re.MULTILINE)
-# The theme shows a page's contents at its side.
+# The theme shows a page's contents beside it.
 CONTENTS = re.compile(r"^\.\. contents::\n(?:   +:\w+:.*\n)+", re.MULTILINE)
 
 
 def page(text: str) -> str:
-    """A title that fits into the list at the side, and what the plugin does as the first sentence."""
+    """Shorten the title for the sidebar, and make what the plugin does the first sentence."""
     text = TITLE.sub(lambda found: f"{found[1]}\n{'+' * len(found[1])}\n\n**{found[2]}**", text)
     return CONTENTS.sub("", text)
 
 
 def index(text: str, root: pathlib.Path) -> str:
-    """Lists with * in them, filled with the pages that there are."""
+    """Fill lists that contain * with the existing pages."""
     lines = []
     for line in text.splitlines():
         found = re.fullmatch(r"(\w+ )\* <(\w+)/\*/README>", line)

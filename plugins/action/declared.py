@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Reads what is declared for all hosts of a play in one go, on the controller; see modules/declared.py."""
+"""EDGE. Read and compile the declaration of all hosts of a play at once, on the controller; see modules/declared.py."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def source_of(service: str) -> str:
 
 
 def _known(variables: Mapping[str, Any], variable: str) -> dict[str, Any]:
-    """What an earlier task of the run left in that variable, if it knows all hosts of the play."""
+    """Return what an earlier task of the run registered in that variable, if it covers all hosts of the play."""
     known = variables.get(variable)
     if not isinstance(known, Mapping) or not isinstance(known.get("hosts"), Mapping):
         return {}
@@ -100,7 +100,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             count = len({problem.line for problem in fleet.problems})
             lines = report(fleet.problems)
             return {**result, "failed": True, "msg": lines if count == 1 else f"{count} mistakes in the declaration:\n{lines}"}
-        # A host asked alone is one of many such tasks, and git takes longer than all else.
+        # Not for a single host: there are many such tasks, and git takes longer than all else.
         sources = list(variables.get("ansible_inventory_sources") or []) if options["scope"] == "play" else []
         run = {"by": who(), "revision": "", "owner": ""}
         if sources:
@@ -112,7 +112,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {**result, "changed": False, "_ansible_no_log": True, **found, "run": run}
 
     def _variables_of_play(self, variables: dict[str, Any]) -> tuple[dict[str, dict[str, Any]], frozenset[str]]:
-        """Of every host that the play names, also of those that a limit leaves out: their addresses and MACs count."""
+        """Return the variables of every host in the play's pattern, even those excluded by --limit: their addresses count."""
         hostvars, play = variables["hostvars"], self._task.get_play()
         manager, inventory = hostvars._variable_manager, hostvars._inventory
         chosen = list(variables["ansible_play_hosts_all"])
@@ -168,7 +168,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return resolved
 
     def _result(self, fleet: Fleet, resolved: dict[str, Resolved], reported: frozenset[str] | None) -> dict[str, Any]:
-        """A text for each host: a mapping of thousands of texts costs every later template that names it."""
+        """Return one JSON text for each host: a mapping of thousands of values would slow down each later template using it."""
         return {
             "hosts": {
                 host: json.dumps(
@@ -181,7 +181,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 for host, declared in fleet.hosts.items()
                 for keys in declared.keys
             ],
-            # One that a limit leaves out gets no images.
+            # A host excluded by --limit gets no images.
             "same_images": same_images(
                 {
                     host: (needed(declared.unikernels, declared.images), _settings(resolved[host].values))

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What hosts answered before, as a table and as files on the controller; see modules/fleet_status.py."""
+"""EDGE. Show what hosts answered earlier, as a table and as files on the controller; see modules/fleet_status.py."""
 
 from __future__ import annotations
 

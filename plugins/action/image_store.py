@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The controller's half of image_store: looks what a host lacks, copies it there, and lets the host take it in."""
+"""EDGE. The controller's half of image_store: find out what a host lacks, copy it there, and let the host take it in."""
 
 from __future__ import annotations
 
@@ -56,20 +56,20 @@ MAX_DAYS = 36500
 
 
 def _files(store: str, digests: list[str]) -> dict[str, dict[str, Any]]:
-    """What the controller has of these images: file name to sha256 and size."""
+    """Return what the controller has of these images: file name -> sha256 and size."""
     files = {}
     for digest in digests:
         for kind in KINDS:
             path = os.path.join(store, f"{digest}.{kind}")
             if store and os.path.isfile(path):
-                # An image is named by its digest, and the host checks that.
+                # An image's name is its digest, which the host verifies.
                 sha256 = digest if kind == "xen" else digest_of(path)
                 files[f"{digest}.{kind}"] = {"sha256": sha256, "size": os.path.getsize(path)}
     return files
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
-    # Nothing is done on the host until something is to be done there: no folder is made in advance.
+    # Make no temporary folder on the host until something is copied there.
     TRANSFERS_FILES = False
     _supports_check_mode = True
 
@@ -103,12 +103,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except OSError as error:
             raise AnsibleActionFail(f"{error.filename or self.store}: {error.strerror}") from error
         for note in result.pop("notes", []):
-            # Not into the result: ansible-core 2.21 takes no text there.
+            # Not into the result: ansible-core 2.21 refuses text there.
             self._display.warning(f"{self.vars.get('inventory_hostname', '')}: {note}")
         return result
 
     def _text(self, args: dict[str, Any], option: str) -> str | None:
-        """The text of a file that a variable names; None where none is named."""
+        """Return the text of the file that an option names; None if the option is not set."""
         path = os.path.expanduser(str(args.get(option) or ""))
         if not path:
             return None
@@ -120,7 +120,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
 
     def _sign(self, images: dict[str, str], given: Policy) -> bool:
-        """Sign and check the controller's images, and report what will be refused of those that are not built yet."""
+        """Sign and verify the controller's images, and report which unbuilt ones will be refused."""
         self._refuse_key_of_hosts()
         self._try_key(given)
         unbuilt = self._unbuilt(images)
@@ -136,7 +136,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if problem:
             raise PolicyError(problem)
         if changed and self.check:
-            return changed  # the key, which was tried, would sign them
+            return changed  # check mode: the key, which was tested, would sign them
         for name, digest in built.items():
             _signer, problem, _version = signature_of(self.store, digest, given, [name])
             if problem:
@@ -145,7 +145,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return changed
 
     def _attached(self, built: dict[str, str]) -> list[str]:
-        """Let statements have names, versions and signatures; the digests for which that is (or would be) a change."""
+        """Add names, versions and signatures to statements. Return the digests that this changes, or would change."""
         changed = []
         if not self.check and is_touched(self.key):
             self._display.display(f"{self.key} is in a device: touch that once for each image that has yet to be signed")
@@ -157,14 +157,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return changed
 
     def _yet_to_be_signed(self, images: dict[str, str]) -> list[str]:
-        """Digests that a run would have signed by now; nobody has in check mode."""
+        """Return the digests that a real run would have signed by now, in check mode."""
         built = {name: digest for name, digest in images.items() if digest}
         if not self.check or not self.key or not self.store:
             return []
         return self._attached({name: digest for name, digest in built.items() if os.path.exists(image_path(self.store, digest))})
 
     def _unbuilt(self, images: dict[str, str]) -> list[str]:
-        """Names of images that the controller has yet to get: in check mode their digest may be known all the same."""
+        """Return the names of images that the controller doesn't have yet; in check mode their digest may be known already."""
         return [
             name
             for name, digest in images.items()
@@ -172,14 +172,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         ]
 
     def _refuse_unbuilt(self, names: list[str], policy: Policy) -> None:
-        """``names`` of images that have yet to be built; [""] for none in particular, before anything is built."""
+        """Refuse unbuilt images that would not be accepted. ``names``: [""] for no particular one, before anything is built."""
         key = self.key or ("" if names != [""] else "may come later")
         problem = unsigned_problem(policy, names, key)
         if problem:
             raise PolicyError(problem)
 
     def _refuse_key_of_hosts(self) -> None:
-        """A key that logs in to a host signs nothing that hosts run: known here before the host's own look at its signers."""
+        """Refuse a signing key that logs in to a host. The host checks its signers too, but only later."""
         for variable in ("ansible_ssh_private_key_file", "ansible_private_key_file"):
             login = os.path.expanduser(str(self._templar.template(self.vars.get(variable)) or "")) if self.key else ""
             blob = public_half(self.key) if login else b""
@@ -190,7 +190,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 )
 
     def _try_key(self, policy: Policy, whose: str = "unikernel_images_allowed_signers") -> None:
-        """Refuse a key whose images would be refused, before anything is built or signed."""
+        """Refuse a key whose signatures would be refused, before anything is built or signed."""
         if not policy.required or not self.key or not policy.allowed_signers:
             return
         with signature_files(policy) as (allowed, revoked):
@@ -221,7 +221,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     def _deliver(
         self, module_args: dict[str, Any], files: dict[str, Any], missing: list[str], first: dict[str, Any]
     ) -> dict[str, Any]:
-        """Copy the images, send the texts along, and let the host take them in."""
+        """Copy the images, send the texts, and let the host take them in."""
         texts = {}
         for file in missing:
             if not file.endswith(SUFFIX):
@@ -238,7 +238,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if paths:
                 self._fixup_perms2((folder, *paths))
             shipping = {"files": files, "texts": texts, "arrived": folder, "final": True}
-            # Mirrors were asked before.
+            # The mirrors were tried in the first call.
             second = self._call({**module_args, "mirrors": []}, shipping)
         finally:
             self._remove_tmp_path(folder)
@@ -256,7 +256,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return answer
 
     def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any], rollback: bool) -> None:
-        """Refuse in check mode what the run would refuse, under the host's own policy."""
+        """Refuse in check mode what the host's own policy would refuse in a real run."""
         policy, held = _policy_of(first["policy"]), _versions_of(first.get("versions"))
         there = {file.partition(".")[0] for file in first["missing"]}
         self._refuse_unbuilt([name for name in self._unbuilt(images) if not images[name] or images[name] in there], policy)
@@ -265,7 +265,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if digest not in incomplete:
                 continue
             if self.key and self._yet_to_be_signed({name: digest}):
-                self._try_key(policy, "the host's policy")  # it would have signed it, as the newest
+                self._try_key(policy, "the host's policy")  # a real run would have signed it, as the newest
                 continue
             _signer, problem, version = signature_of(self.store, digest, policy, [name])
             if problem:
@@ -301,7 +301,7 @@ def _days(value: Any) -> int:
 
 
 def _versions_of(answer: Any) -> dict[str, versions.Highest]:
-    """What a host says that it has had: an answer from outside."""
+    """Parse the versions that a host reports; its answer is not trusted."""
     return versions.parse(json.dumps(answer or {}).encode())
 
 
@@ -311,5 +311,5 @@ def _policy_of(held: dict[str, Any]) -> Policy:
 
 
 def _role_words(message: str) -> str:
-    """A message in the words of the variable that the user set."""
+    """Return a message that names the variable that the user set."""
     return f"unikernel_images_{message}" if message.startswith(("signing_key:", "allowed_signers:")) else message

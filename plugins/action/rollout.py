@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The controller's steps of a rollout: each reads its journal, decides, and records; see modules/rollout.py."""
+"""EDGE. The controller's steps of a rollout: each reads the journal, decides, and records; see modules/rollout.py."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             outcome = {**result, "changed": False, **steps[options["step"]](variables, options)}
         except (JournalError, RolloutError) as error:
             return {**result, "failed": True, "msg": str(error)}
-        # A person follows the run by these lines; what the plays need of a result would hide them.
+        # Print these lines directly: in the task's result they would be hidden among what the plays need.
         for line in outcome["msg"] if isinstance(outcome["msg"], list) else []:
             Display().display(str(line))
         return outcome
@@ -111,7 +111,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {**known, "mode": "begin", "id": journal_folder.new_id(), "order": made.order, "msg": shown}
 
     def _declared_notify(self, variables: dict[str, Any], host: str) -> list[str]:
-        """Who hears of an abort, which works with a variable that is broken too."""
+        """Return whom to notify of an abort; an abort must work even with a broken variable."""
         try:
             value = rollout_steps.rendered(self._loader, variables, [host], ["rollout"])[host].get("rollout")
         except RolloutError:
@@ -153,7 +153,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {**known, "mode": "abort", "id": state.id, "order": order, "msg": lines}
 
     def _copied(self, known: dict[str, Any], state: State) -> dict[str, Any]:
-        """Check mode decides on a copy of the journal."""
+        """Copy the journal: check mode decides on a copy."""
         temporary = tempfile.mkdtemp(prefix="unikernels-rollout-")
         shutil.copy(journal_folder.path_of(known["folder"], state.id), temporary)
         return {**known, "folder": temporary, "temporary": temporary}
@@ -172,7 +172,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             return common
         folder, run = known["folder"], {"by": known["by"], **journal_folder.this_run()}
         _rollout, made = rollout_steps.declared(self._loader, variables, known["hosts"])
-        # What a generation declares the hosts themselves keep, so nothing of it can change.
+        # Rolling back to a generation, the hosts themselves keep the declaration, so it can't change.
         declares = {} if known["to"] else variables.get(FLEET)
         digests = rollout_steps.digests_of(declares, known["id"], known["hosts"])
         declared = rollout_steps.raw_rollout(self._loader, variables, known["hosts"][0])
@@ -237,7 +237,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return [rollout for rollout in journal_folder.ended(known["folder"]) if rollout != known["id"]]
 
     def _ready(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
-        """Which hosts have answered, and who is in the waves from here on."""
+        """Record which hosts answered. Return those that take part in the waves."""
         known, state = self._state(variables)
         before, lost, refused = self._answers(variables, known)
         wanted = {host for wave in state.remaining for host in wave}
@@ -266,7 +266,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "msg": lines or [f"{course.counted(len(before), 'host')} ready"]}  # fmt: skip
 
     def _answers(self, variables: dict[str, Any], known: dict[str, Any]) -> tuple[dict[str, int], dict[str, str], dict[str, str]]:
-        """Host to the generation that it had before, to why it can't be asked, to why it refuses."""
+        """Return (host -> its generation before, host -> why it can't be reached, host -> why it refuses)."""
         before, lost, refused = {}, {}, {}
         for host, values in rollout_steps.known_of(variables, known["order"]).items():
             reserved = values.get("unikernels_xen_reserved")
@@ -293,7 +293,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"stop": not go, "msg": judged.lines}
 
     def _deployed(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
-        """After the wave's hosts were changed: who failed, and who is to be watched."""
+        """Record which of the wave's hosts failed. Return those to watch."""
         known, state = self._state(variables)
         rollout, batch, wave = rollout_steps.rollout_in(state), self._batch(variables), self._wave_of(variables, state)
         events, good = [], []
@@ -320,7 +320,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         }  # fmt: skip
 
     def _bake(self, variables: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-        """Waits, and asks meanwhile what is asked from the controller."""
+        """Wait for the bake time, and meanwhile run the checks that are made from the controller."""
         _known, state = self._state(variables)
         wave = self._wave_of(variables, state)
         seen = rollout_steps.known_of(variables, self._batch(variables))
@@ -382,7 +382,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         events = [("back", {"host": host, "state": journal.STUCK, "msg": course.NEW_HOST}) for host in new]
         journal_folder.append_all(known["folder"], known["id"], events)
         state = journal_folder.load(known["folder"], known["id"])
-        # Those that could not be asked a moment ago are named at the end.
+        # Hosts that could not be reached a moment ago are listed at the end.
         back = [host for host in state.to_return if host in known["hosts"] and host not in state.backs]
         waves = [[host for host in back if host in wave] for wave in reversed(state.waves)] if state.returning else []
         waves, back = [wave for wave in waves if wave], [host for wave in waves for host in wave]
@@ -418,7 +418,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {"result": ending.result, "code": ending.code, "release": ending.ends, "lines": lines, "msg": []}
 
     def _result(self, variables: dict[str, Any], _options: dict[str, Any]) -> dict[str, Any]:
-        # Hosts that were lost before are in the play again, and know nothing.
+        # Hosts that were lost earlier are in the play again, without any results.
         known = rollout_steps.known_of(variables, [str(host) for host in variables["ansible_play_hosts_all"]])
         ended = next(values["unikernels_xen_ended"] for values in known.values() if "unikernels_xen_ended" in values)
         lines = [str(line) for line in ended["lines"]]

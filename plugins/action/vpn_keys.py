@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Keys of VPN endpoints in folders of the controller; see modules/vpn_keys.py."""
+"""EDGE. Create keys of VPN endpoints in folders on the controller; see modules/vpn_keys.py."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How many hosts change at once."""
+"""A filter for the number of hosts that change at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.batches impor
 
 
 def batches(hosts_at_once: Any) -> Any:
-    """``hosts_at_once`` as a play's C(serial) takes it: a number of hosts, a share of them as "25%", or a list of these."""
+    """Return ``hosts_at_once`` as a play's C(serial): a number of hosts, a share such as "25%", or a list of these."""
     problem = batches_problem(hosts_at_once)
     if problem:
         raise AnsibleFilterError(problem)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From declared unikernels to what xen_domains takes."""
+"""A filter from declared unikernels to the option of xen_domains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration 
 
 
 def as_domains(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]], store: str) -> list[dict[str, Any]]:
-    """What xen_domains takes: `image` becomes the path of the stored file; ``stored``: image key -> manifest."""
+    """Return what xen_domains takes: `image` becomes the path of the stored file. ``stored``: image key -> manifest."""
     domains = []
     for one in unikernels:
         domain = {key: value for key, value in one.items() if key not in ROLE_KEYS}
         if one.get("image") in stored and one.get("state") != "absent":
             digest = stored[one["image"]].get("sha256")
-            # In check mode an image that has yet to be built has no digest: its name says so.
+            # In check mode an unbuilt image has no digest yet, so its name is used.
             domain["kernel"] = f"{store}/{digest or 'not-built-yet'}.xen"
         domains.append(domain)
     return domains

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From declared unikernels to what service_health takes."""
+"""Filters from declared unikernels to what service_health takes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def health_checks(unikernels: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What service_health takes: nothing of a declaration but what it asks for."""
+    """Return the checks for service_health, without the rest of the declarations."""
     return [{key: one[key] for key in ("name", "state", "health") if one.get(key) is not None} for one in unikernels]
 
 
@@ -32,7 +32,7 @@ def quick_checks(generations: Any) -> list[dict[str, Any]]:
 
 
 def watched(unikernels: list[dict[str, Any]], within: int) -> list[dict[str, Any]]:
-    """What service_health takes to ask again and again: one that gives no good answer for ``within`` seconds is ill."""
+    """Return checks for service_health that are repeated: no good answer for ``within`` seconds makes a service unhealthy."""
     checks = health_checks(unikernels)
     for one in checks:
         if isinstance(one.get("health"), dict):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Can a machine be a Xen host, does its declaration fit, and which arguments has it booted without?"""
+"""Filters that check whether a machine can be a Xen host and whether its declaration fits."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declarati
     found = []
     for one in unikernels:
         plain = {key: value for key, value in one.items() if key not in ROLE_KEYS} if isinstance(one, dict) else one
-        # Which file an image is becomes known later; any absolute path stands for it here. Without an image too, so that
-        # a misspelt one is named as the unknown key that it is.
+        # The image's file is not known yet; any absolute path serves as placeholder. Also without an image, so that a misspelt
+        # "image" is reported as the unknown key that it is.
         found.append(declaration_of(plain, host, kernel=None if isinstance(one, dict) and one.get("kernel") else "/image"))
     return found
 
@@ -27,12 +27,12 @@ def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declarati
 def placement_problems(
     unikernels: list[dict[str, Any]], info: dict[str, Any], dom0_memory: int, bridge: str, host: str
 ) -> list[str]:
-    """One line for each reason why the host can't run what is declared for it."""
+    """Return one line for each reason why the host can't run what is declared for it."""
     return preflight.placement_refusals(_declarations(unikernels, host), info, int(dom0_memory), bridge)
 
 
 def host_problems(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
-    """One line for each reason why a machine can't be a Xen host."""
+    """Return one line for each reason why a machine can't be a Xen host."""
     return preflight.host_refusals(info, int(dom0_memory), bridge, is_on(manage_network))
 
 

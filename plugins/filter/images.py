@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From declared images to stored ones."""
+"""Filters between declared and stored images."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images i
 
 
 def used_images(unikernels: list[dict[str, Any]], images: dict[str, Any]) -> dict[str, Any]:
-    """The part of ``images`` that ``unikernels`` need."""
+    """Return the part of ``images`` that ``unikernels`` need."""
     return needed(unikernels, images)
 
 
 def images_by_name(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Image name -> manifest, from the results of loops over images with ``item.key`` as the name."""
+    """Return image name -> manifest, from the results of loops over images with ``item.key`` as the name."""
     of_the_task = ("item", "invocation", "ansible_loop_var", "failed", "changed")
     return {one["item"]["key"]: {key: one[key] for key in one if key not in of_the_task} for one in results}
 
 
 def packed_sources(wanted: dict[str, Any], packed: list[dict[str, Any]], folder: str) -> dict[str, Any]:
-    """``wanted`` with the archives in ``folder`` for sources that a loop over images packed; an overlay is in them."""
+    """Return ``wanted`` with the archives in ``folder`` for the sources that a loop packed; archives include overlays."""
     archives = {one["item"]["key"]: os.path.join(folder, os.path.basename(one["path"])) for one in packed}
     return {
         name: {**{key: value for key, value in origin.items() if key != "overlay"}, "source": archives[name]}
@@ -35,12 +35,12 @@ def packed_sources(wanted: dict[str, Any], packed: list[dict[str, Any]], folder:
 
 
 def image_names(unikernels: list[dict[str, Any]]) -> dict[str, str]:
-    """Name of a unikernel -> name of its image."""
+    """Return unikernel -> name of its image."""
     return {one["name"]: one["image"] for one in unikernels if one.get("image")}
 
 
 def standin_lines(unikernels: list[dict[str, Any]], stored: dict[str, dict[str, Any]]) -> list[str]:
-    """One line for each declared unikernel that a stand-in runs for."""
+    """Return one line for each declared unikernel that is run by a stand-in."""
     lines = []
     for one in unikernels:
         image = stored.get(one.get("image", ""), {})

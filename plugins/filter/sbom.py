@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From an image that mirage_image_info listed to a bill of materials, written by CycloneDX's own library."""
+"""Make a bill of materials from an image that mirage_image_info listed, with CycloneDX's own library."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def cyclonedx(image: dict[str, Any]) -> str:
-    """JSON of CycloneDX 1.6: the image, its digest, and each package of opam that was built in. The same image, the same text."""
+    """Return JSON of CycloneDX 1.6: the image, its digest, and the opam packages built in. Equal images give equal text."""
     try:
         from cyclonedx.model import HashAlgorithm, HashType
         from cyclonedx.model.bom import Bom
@@ -46,7 +46,7 @@ def cyclonedx(image: dict[str, Any]) -> str:
 
 
 def _read(image: Any) -> tuple[str, str, list[tuple[str, str]]]:
-    """Name, digest and packages of an image, as a host answered: it may answer anything."""
+    """Return name, digest and packages of an image from a host's answer, which is not trusted."""
     try:
         digest, packages = image["sha256"], image["packages"]
         rows = {(package["name"], package["version"]) for package in packages}

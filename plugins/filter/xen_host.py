@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the role xen_host asks of the pure part: are its variables right, does the machine fit them, what must be booted?"""
+"""Filters for the role xen_host: check its variables against the machine, and compute boot arguments and files."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host.variables impo
 
 
 def host_variable_problems(values: dict[str, Any]) -> list[str]:
-    """One line for each of the role's variables that is wrong whatever the host; ``values``: variable -> value."""
+    """Return one line for each of the role's variables that is wrong on any host. ``values``: variable -> value."""
     return variables.host_refusals(values)
 
 
 def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any) -> list[str]:
-    """One line for each variable that the machine is too small for."""
+    """Return one line for each variable that is too large for the machine."""
     return preflight.limit_refusals(info, int(dom0_vcpus), domain_cpus)
 
 
 def host_version_problems(info: dict[str, Any], min_xen: Any) -> list[str]:
-    """One line when the host's Xen is older than it may be."""
+    """Return one line if the host's Xen is older than allowed."""
     return preflight.version_refusals(info, str(min_xen or ""))
 
 
 def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_over: Any) -> list[str]:
-    """One line for each reason why a run must not configure or boot the host."""
+    """Return one line for each reason not to configure or reboot the host."""
     return preflight.boot_refusals(info, is_on(reboots), is_on(try_once), is_on(take_over))
 
 
 def host_warnings(info: dict[str, Any]) -> list[str]:
-    """One line for each thing that works today and that somebody should know of."""
+    """Return one line for each thing that works today but needs attention."""
     return preflight.warnings(info)
 
 
 def dom0_arguments(machine: list[str], named: list[str]) -> list[str]:
-    """Dom0's kernel arguments: those that are named, with those of the machine's own that it needs to come up."""
+    """Return Dom0's kernel arguments: the named ones, and those of the machine that it needs to come up."""
     return boot_menu.linux_arguments(machine, named)
 
 
 def lost_arguments(machine: list[str], named: list[str]) -> list[str]:
-    """The machine's own kernel arguments that Dom0 has not, because others are named."""
+    """Return the machine's kernel arguments that Dom0 loses because others are named."""
     return boot_menu.lost_arguments(machine, named)
 
 
 def host_access_problems(info: dict[str, Any], keys_only: Any, by_password: Any, networks: Any) -> list[str]:
-    """One line for each setting that would lock the administrator out of the host."""
+    """Return one line for each setting that would lock the administrator out of the host."""
     return hardening.ssh_refusals(info["ssh"], is_on(keys_only), is_on(by_password)) + hardening.management_refusals(
         networks, info["ssh"]
     )
@@ -64,7 +64,7 @@ def xen_arguments(
     core_scheduling: Any = False,
     pinned: Any = False,
 ) -> list[str]:
-    """Xen's whole command line, from what is named for it and the role's other variables."""
+    """Return Xen's whole command line, from the named arguments and the role's other variables."""
     return hardening.xen_arguments(
         int(memory), int(vcpus), named, is_on(grants_v1), is_on(microcode), is_on(smt), is_on(core_scheduling), is_on(pinned)
     )
@@ -81,7 +81,7 @@ def hardening_files(
     images: str = "",
     grub_password: Any = "",
 ) -> dict[str, list[Any]]:
-    """Files that harden a host (files, folders), and those that must not be there (absent), as host_files takes them."""
+    """Return options of host_files: files that harden a host (folders, files), and those to remove (absent)."""
     audited = images if is_on(auditd) else ""
     return hardening.files(
         info, is_on(sysctl), is_on(sshd), int(journal_size), updates, is_on(modules), audited, bool(grub_password)
@@ -89,22 +89,22 @@ def hardening_files(
 
 
 def management_table(networks: list[str], ssh_ports: list[int], more_ports: list[int]) -> str:
-    """nftables' text that leaves nothing open but ssh and named ports from these networks."""
+    """Return nftables' text that permits only ssh and the named ports, from these networks."""
     return hardening.management_table(networks, [*map(int, ssh_ports), *map(int, more_ports)])
 
 
 def grub_password_script(password: str) -> str:
-    """A script of /etc/grub.d that sets GRUB's password."""
+    """Return a script for /etc/grub.d that sets GRUB's password."""
     return hardening.password_script(password)
 
 
 def update_refusals(info: dict[str, Any], which: str, held: str) -> list[str]:
-    """Why updating a host would end half done."""
+    """Return why updating a host would stop half-way."""
     return updates.refusals(info, which, held)
 
 
 def update_leftovers(info: dict[str, Any], which: str) -> list[str]:
-    """What an update has left undone that nobody holds."""
+    """Return the updates that were not installed though nobody holds them."""
     return updates.leftovers(info, which)
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the role xen_monitor asks of the pure part: are its variables right, and how is the exporter configured?"""
+"""Filters for the role xen_monitor: check its variables and configure the exporter."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host import monitor
 
 
 def monitor_problems(values: dict[str, Any]) -> list[str]:
-    """One line for each of the role's variables that is wrong; ``values``: variable -> value."""
+    """Return one line for each of the role's variables that is wrong. ``values``: variable -> value."""
     return monitor.variable_refusals(values)
 
 
 def exporter_arguments(listen: list[str], folder: str, tls: Any) -> list[str]:
-    """node_exporter's arguments, as a systemd unit takes them."""
+    """Return node_exporter's arguments, for a systemd unit."""
     return monitor.exporter_arguments(listen, folder, bool(tls))
 
 
 def exporter_tls_files(certificate: str, key: str, client_ca: str) -> dict[str, list[Any]]:
-    """The files of node_exporter's TLS (folders, files), and those that must not be there (absent), as host_files takes them."""
+    """Return options of host_files: TLS files of node_exporter (folders, files), and those to remove (absent)."""
     return monitor.tls_files(certificate, key, client_ca)
 
 

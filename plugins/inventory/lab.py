@@ -118,7 +118,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.lab import machines
 
 try:
     from ansible.template import trust_as_template
-except ImportError:  # ansible-core before 2.19 trusts what an inventory says
+except ImportError:  # ansible-core before 2.19 trusts an inventory's values
 
     def trust_as_template(value: Any) -> Any:
         return value
@@ -148,7 +148,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         for group in ("lab", "xen_hosts"):
             inventory.add_group(group)
         inventory.set_variable("lab", "lab_cache", cache_folder)
-        # Where the lab's declarations find their files, whoever links to this inventory.
+        # The folder in which the lab's declarations find their files, even through a link to this inventory.
         inventory.set_variable("lab", "lab_inventory", os.path.dirname(os.path.realpath(path)))
         inventory.set_variable("lab", "lab_folder", folder)
         inventory.set_variable("lab", "lab_memory", self.get_option("memory"))
@@ -168,7 +168,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
                     inventory.set_variable(name, f"lab_{key}", _trusted(value))
 
     def _machines(self, path: str, count: int) -> dict[str, dict[str, Any]]:
-        """Name -> what is declared for it alone."""
+        """Return name -> what is declared for that machine alone."""
         if not self.get_option("machines"):
             return {f"xen{index + 1}": {} for index in range(count)}
         try:
@@ -185,8 +185,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
             "ansible_port": ports["ssh"],
             "ansible_user": "root",
             "ansible_ssh_private_key_file": os.path.join(cache_folder, "key"),
-            # A machine of the lab is made here and now; its key is learnt at the first connection and kept.
-            # QEMU's user network does not tell ssh that a machine has rebooted: ssh must ask.
+            # The machine is new, so its key is accepted at the first connection and then kept. ssh must send keepalives: QEMU's
+            # user network doesn't report that a machine has rebooted.
             "ansible_ssh_common_args": "-o StrictHostKeyChecking=accept-new -o "
             + shlex.quote(f'UserKnownHostsFile="{known_hosts}"')
             + " -o ServerAliveInterval=15 -o ServerAliveCountMax=4",
@@ -208,7 +208,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
 
 
 def _trusted(value: Any) -> Any:
-    """Untrusted text is exported as a mapping, which readers such as testinfra don't expect."""
+    """Mark text as trusted: untrusted text is exported as a mapping, which readers such as testinfra don't expect."""
     if isinstance(value, list):
         return [_trusted(item) for item in value]
     if isinstance(value, dict):

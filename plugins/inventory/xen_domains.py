@@ -93,7 +93,7 @@ try:
     def untrusted(value: Any) -> Any:
         return value
 
-except ImportError:  # ansible-core before 2.19 trusts what an inventory says, unless it is wrapped
+except ImportError:  # ansible-core before 2.19 trusts an inventory's values unless they are wrapped
     from ansible.utils.unsafe_proxy import wrap_var
 
     def untrusted(value: Any) -> Any:
@@ -103,8 +103,8 @@ except ImportError:  # ansible-core before 2.19 trusts what an inventory says, u
         return value
 
 
-# What a host is asked, as one program for its shell; nothing of a user's is in it but the folder, quoted. "xl list -l" fails
-# when a domain dies during the call, and prints the rest.
+# What to ask a host, as a single shell program; only the (quoted) folder comes from a user. "xl list -l" fails when a domain dies
+# during the call, but prints the rest.
 _MARK = "---- unikernels.xen ----"
 QUESTION = f"""
 LC_ALL=C; export LC_ALL
@@ -115,13 +115,13 @@ echo '{_MARK}'; ls /etc/xen/auto 2>/dev/null
 echo '{_MARK}'; cd STORE 2>/dev/null && for f in *.json; do [ -e "$f" ] && tr -d '\\n' <"$f" && echo; done
 exit 0
 """.replace("STORE", "{{ unikernel_images_store | default('/var/lib/unikernels/images') | quote }}")
-# What an answer of other shapes than Xen's makes of the code that reads it.
+# Errors of code that reads an answer of another shape than Xen's.
 _ODD = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, ArithmeticError)
 _MAX_ANSWER = 50_000_000
 
 
 def answer_of(text: str) -> list[dict[str, Any]]:
-    """One mapping of variables for each domain, from what a host printed for QUESTION. ValueError when it is something else."""
+    """Return one mapping of variables for each domain from a host's answer to QUESTION. Raise ValueError for other text."""
     try:
         domains = _read_answer(text)
         json.dumps(domains).encode("utf-8")
@@ -167,7 +167,7 @@ def _read_answer(text: str) -> list[dict[str, Any]]:
 
 
 def _is_name(name: Any) -> bool:
-    """Whether it may be part of a host's name in an inventory; xl takes almost anything."""
+    """True if a name may be part of a host's name in an inventory; xl accepts almost anything."""
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.~-]{0,200}", name) is not None
 
 
@@ -248,7 +248,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
         return domains
 
     def _run(self, hosts: list[str]) -> dict[str, dict[str, Any]]:
-        """One task on all hosts, as ansible-playbook would run it with the inventory that has been read so far; its results."""
+        """Run one task on all hosts, as ansible-playbook would with the inventory read so far. Return its results."""
         if not hosts:
             return {}
         manager = InventoryManager(loader=self.loader, sources=list(self.inventory.processed_sources))
@@ -259,7 +259,7 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             "ignore_unreachable": True, "check_mode": False, "changed_when": False,
         }  # fmt: skip
         play = {"name": "domains", "hosts": hosts, "gather_facts": False, "tasks": [task],
-                # What ansible-inventory, unlike ansible-playbook, does not set from the configuration.
+                # ansible-inventory, unlike ansible-playbook, doesn't set this from the configuration.
                 "connection": constants.DEFAULT_TRANSPORT, "become_method": constants.DEFAULT_BECOME_METHOD,
                 "become_user": constants.DEFAULT_BECOME_USER}  # fmt: skip
         forks = min(self.get_option("parallel"), len(hosts))
@@ -280,7 +280,8 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
             self.display.warning(f"{host}: its domain {variables['xen_domain']} is skipped, because {name} {where}")
             return
         self.inventory.add_host(name, group="xen_domains")
-        # Untrusted text is exported as a mapping, which some readers don't expect; what can't be a template is given as ours.
+        # Untrusted text is exported as a mapping, which some readers don't expect. Mark text as trusted if it can't be a
+        # template.
         variables = {
             key: [_trusted(item) for item in value] if isinstance(value, list) else _trusted(value)
             for key, value in {**variables, "xen_host": host}.items()
@@ -305,12 +306,12 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 def _trusted(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    # The line with which a template names other brackets (#jinja2:) needs none of the usual ones.
+    # A #jinja2: line makes other brackets special, without any of the usual ones.
     return untrusted(value) if "{" in value or value.startswith("#") else trust_as_template(value)
 
 
 def _text_of(result: dict[str, Any]) -> str:
-    """What the host printed. ValueError with the reason when it did not."""
+    """Return what the host printed. Raise ValueError with the reason if it failed."""
     if result.get("failed") or result.get("unreachable") or "stdout" not in result:
         said = str(result.get("stderr") or result.get("msg") or "no answer").strip().splitlines()
         raise ValueError(said[-1] if said else f"exit code {result.get('rc')}")

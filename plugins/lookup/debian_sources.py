@@ -41,7 +41,7 @@ FORMAT = "$(ORIGIN)|$(COMPONENT)|$(REPO_URI)|$(RELEASE)"
 
 
 def lines_for(listing: str, suite: str) -> list[str]:
-    """apt's targets (in FORMAT) as lines for another release: names such as trixie-security follow the release's."""
+    """Return apt's targets (in FORMAT) as lines for another release; a suite such as trixie-security follows the release."""
     found = []
     for line in listing.splitlines():
         parts = line.split("|")

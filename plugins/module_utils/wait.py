@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], seconds: float, between: float = 0.1) -> T:
-    """The condition's first true value, or its last one when ``seconds`` have passed. It is asked once at least."""
+    """Return the condition's first true value, or its last one after ``seconds``. It is called at least once."""
     end = time.monotonic() + seconds
     while True:
         value = condition()

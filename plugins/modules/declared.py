@@ -44,12 +44,12 @@ options:
   scope:
     description:
       - V(play) reads all hosts of the play, so give the task C(run_once).
-      - V(host) reads the host of the task alone, with the variables that its role or block sets.
+      - V(host) reads only the host of the task, with the variables that its role or block sets.
     type: str
     choices: [play, host]
     default: play
   services:
-    description: Services that count.
+    description: Services to read.
     type: list
     elements: str
     choices: [web, dns, vpn]
@@ -64,12 +64,12 @@ options:
     default: unikernel_images
   known:
     description:
-      - Name of a variable that an earlier task of this kind with O(scope=play) may have registered in this run. Where it has
-        all hosts of the play it is returned, and nothing is read again.
+      - Name of a variable that an earlier task of this kind with O(scope=play) may have registered in this run. If it has
+        all hosts of the play, it is returned and nothing is read again.
     type: str
     default: ""
   refresh:
-    description: Read again in spite of O(known) if there are VPN endpoints, whose keys may have been made since.
+    description: Read again in spite of O(known) if there are VPN endpoints, whose keys may have been created since.
     type: bool
     default: false
 seealso:
@@ -119,7 +119,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    """Fail: the action plugin should have run instead. The options are here for checks of the documentation."""
     AnsibleModule(
         argument_spec={
             "scope": {"type": "str", "choices": ["play", "host"], "default": "play"},

@@ -31,17 +31,17 @@ attributes:
 options:
   prefix:
     description: >-
-      What the registered variables' names begin with; C(host) (M(unikernels.xen.xen_host_info)), C(domains)
+      Prefix of the registered variables' names, which end in C(host) (M(unikernels.xen.xen_host_info)), C(domains)
       (M(unikernels.xen.xen_domain_info)), C(generations) (M(unikernels.xen.xen_generation_info)) and C(health)
-      (M(unikernels.xen.service_health)) follow.
+      (M(unikernels.xen.service_health)).
     type: str
     default: status_
   html:
-    description: File on the controller for the page. Readable by its owner alone.
+    description: File on the controller for the page. Readable only by its owner.
     type: path
     default: ""
   json:
-    description: File on the controller for the JSON. Readable by its owner alone.
+    description: File on the controller for the JSON. Readable only by its owner.
     type: path
     default: ""
   journal:
@@ -59,7 +59,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 msg:
-  description: The table, and below it the rollout under way with its waves and the last one that has ended.
+  description: The table, followed by the current rollout with its waves and the last one that ended.
   returned: always
   type: list
   elements: str
@@ -73,7 +73,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    """Fail: the action plugin should have run instead. The options are here for checks of the documentation."""
     AnsibleModule(
         argument_spec={
             "prefix": {"type": "str", "default": "status_"},

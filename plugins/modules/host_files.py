@@ -131,7 +131,7 @@ def main() -> None:
         changes = apply(module.params, module.check_mode)
     except FilesError as error:
         module.fail_json(msg=str(error))
-    # Under --diff a strategy prints every diff that a module returns: 'diff: false' of a task reaches the module alone.
+    # With --diff, a strategy prints every diff that a module returns; 'diff: false' of a task only reaches the module.
     shown = {"diff": changes.diffs} if module._diff else {}
     module.exit_json(changed=bool(changes.paths), changed_paths=changes.paths, **shown)
 

@@ -35,12 +35,12 @@ options:
     type: path
     default: /var/lib/unikernels/images
   controller:
-    description: Folder on the controller with a store of its own, that images are shipped from.
+    description: Folder of the controller's own store, from which images are shipped.
     type: path
   wanted:
     description: >-
-      Name to the sha256 of the image that it is to mean, or to what M(unikernels.xen.mirage_image) returned. One without a
-      digest has yet to be built, in check mode.
+      Name to the sha256 of its image, or to what M(unikernels.xen.mirage_image) returned. In check mode an image that is not
+      built yet has no digest.
     type: dict
     default: {}
   origins:
@@ -93,22 +93,20 @@ options:
     type: str
   valid_days:
     description: >-
-      Days after which a signature that O(state=signed) makes is no longer good, 0 for never. It is renewed when half of them are
-      over.
+      Days after which a signature made by O(state=signed) expires, 0 for never. It is renewed after half of them.
     type: int
     default: 0
     version_added: 0.2.0
   sign_again:
     description: >-
-      Let O(state=signed) give images a new version that are signed already, so that hosts which have had a newer image of that
-      name accept them.
+      Let O(state=signed) give signed images a new version, so that hosts that have had a newer image of the name accept them.
     type: bool
     default: false
     version_added: 0.2.0
   rollback:
     description: >-
-      Accept images that are older than what their name has meant on this host. It keeps in C(versions) below O(trust) that and
-      since when a name means an older one.
+      Accept images that are older than ones that their name has meant on this host. C(versions) below O(trust) records that a
+      name means an older image, and since when.
     type: bool
     default: false
     version_added: 0.2.0
@@ -117,7 +115,7 @@ options:
     type: bool
     default: false
   trust:
-    description: Folder of the host's policy. Empty for a store that has none.
+    description: Folder of the host's policy. Empty for a store without one.
     type: path
     default: /etc/xen/unikernels
   judge:
@@ -126,8 +124,7 @@ options:
     default: false
   keep:
     description: >-
-      Remove images that no domain uses, and that none of the last 1 + this many images of a name is. Without it nothing is
-      removed.
+      Remove images that no domain uses, except the last 1 + this many images of each name. Without it nothing is removed.
     type: int
   definitions:
     description: Folder of the domains' definitions; what they name is in use.
@@ -244,7 +241,7 @@ def main() -> None:
             "judge": {"type": "bool", "default": False},
             "keep": {"type": "int"},
             "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
-            # Between the action plugin and its module: files, texts, arrived, final.
+            # What the action plugin passes to the module: files, texts, arrived, final.
             "shipping": {"type": "dict"},
         },
         supports_check_mode=True,

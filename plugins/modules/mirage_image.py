@@ -29,14 +29,14 @@ options:
       - Folder with C(config.ml) on the machine where the task runs, or the URL of a git repository, which needs O(version),
         or an archive that M(unikernels.xen.source_archive) made of a folder on another machine.
       - A repository's URL begins with V(https://), V(ssh://), V(file://) or is as in V(git@git.example.net:web.git). A user and
-        password in one are for git alone, no statement, message or log has them.
+        password in it are passed only to git; no statement, message or log contains them.
       - Links in it that lead out of it are refused.
       - What C(.gitignore) names, and what a build leaves, is not part of the sources.
       - What C(block_of_file) in C(config.ml) names is V(xvdb) and the next ones on Xen, see
         O(unikernels.xen.xen_domain#module:disks[].vdev).
     type: str
   version:
-    description: Commit, tag or branch of the git repository, exactly as it is called there. A full commit is not asked for again.
+    description: Commit, tag or branch of the git repository, exactly as named there. A full commit is fetched only once.
     type: str
   require_commit:
     description: Accept only a full commit as O(version), because tags and branches can be moved.
@@ -54,8 +54,8 @@ options:
     default: []
   overlay:
     description: >-
-      Folders that are put over the source's before it is built, path inside the source's folder to a folder on the machine
-      where the task runs: what a web server serves, for example. They are part of what decides whether to build.
+      Folders that replace parts of the source before it is built: path inside the source's folder to a folder on the machine
+      where the task runs, for example what a web server serves. A change in them causes a build.
     type: dict
     default: {}
   update_lock:
@@ -72,21 +72,21 @@ options:
     type: path
     version_added: 0.2.0
   lock_text:
-    description: The text of such a lock file, for one that lies on another machine than the one where the task runs.
+    description: The text of such a lock file, if it is not on the machine where the task runs.
     type: str
     version_added: 0.2.0
   sandbox:
     description:
       - Run foreign code (C(config.ml), dune rules) in a sandbox of bubblewrap, with no network, no home, no agent, and nothing
-        to write but the build's folder, with memory, processes, disk and time bounded; where root starts it, as user
-        C(unikernels-build) or, where there is none, a number that no user has.
-      - A machine that can't do that refuses to build. V(false) runs foreign code as the user who builds, with access to all of
-        that user's files.
+        to write but the build's folder, with limits for memory, processes, disk and time; if root starts it, as user
+        C(unikernels-build) or, without such a user, under an unused user id.
+      - A machine without such a sandbox refuses to build. V(false) runs foreign code as the user who builds, with access to all
+        files of that user.
     type: bool
     default: true
     version_added: 0.2.0
   verify_reproducible:
-    description: Build twice, in different folders, and fail where the two differ.
+    description: Build twice, in different folders, and fail if the images differ.
     type: bool
     default: false
   toolchain:
@@ -158,7 +158,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 sha256:
-  description: The image's digest; none in check mode when it has yet to be built.
+  description: The image's digest; none in check mode if it is not built yet.
   returned: success
   type: str
 path:
@@ -194,7 +194,7 @@ provenance:
   returned: success
   type: str
 sidecars:
-  description: The statement's and the signature's file name, where they are, to their sha256.
+  description: File names of the statement and the signature, if they exist, to their sha256.
   returned: success
   type: dict
 origin:

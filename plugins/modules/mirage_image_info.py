@@ -33,7 +33,7 @@ options:
   advisories:
     description: >-
       Text of advisories in OSV's form, a JSON list or one in each line, of ecosystem C(opam); for example a file that was
-      taken along to a machine without network. What they are about is returned for each image. Implies O(packages=true).
+      carried to a machine without network. Affected packages are returned for each image. Implies O(packages=true).
     type: str
     version_added: 0.2.0
   definitions:

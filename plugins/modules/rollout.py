@@ -10,8 +10,8 @@ module: rollout
 short_description: Plan a rollout in waves, keep its journal, and decide between waves whether it continues
 version_added: 0.2.0
 description:
-  - Reads the variable C(rollout) of the play's hosts; see docs/fleet.md for its keys. C(playbooks/rollout.yml) has the plays
-    around it, and is what to run. Changes no host.
+  - Reads the variable C(rollout) of the play's hosts; see docs/fleet.md for its keys. Run it by
+    C(playbooks/rollout.yml), which has the plays around it. Changes no host.
   - Each step reads the rollout's journal on the controller, decides, and records the decision before it is carried out.
 author:
   - unikernels.xen authors (@unikernels)
@@ -33,8 +33,8 @@ options:
   step:
     description:
       - V(plan) checks the variable and assigns hosts to waves, V(begin) begins the journal, V(ready) counts who is reserved.
-      - V(wave) evaluates the waves before that of the play's batch, V(deployed) records who failed, V(bake) waits and asks what
-        is asked from the controller, V(watched) records who is done.
+      - V(wave) evaluates the waves before that of the play's batch, V(deployed) records who failed, V(bake) waits and runs
+        the checks that are made from the controller, V(watched) records who is done.
       - V(verdict) decides on a rollback, V(returned) records who was rolled back, V(end) records and reports the end of the run.
       - V(result) fails unless every host is done; it makes the task unreachable, for exit code 4, if the rollout can be resumed.
     type: str
@@ -120,7 +120,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    """Fail: the action plugin should have run instead. The options are here for checks of the documentation."""
     AnsibleModule(
         argument_spec={
             "step": {

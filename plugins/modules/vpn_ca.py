@@ -12,8 +12,8 @@ version_added: 0.2.0
 description:
   - "Keeps three files of mode C(0600) in a folder of each endpoint: which CA it serves, what its health check needs (the
     tls-crypt key and the CA's certificate, no private key), and when its certificates end."
-  - Fails where a controller has another CA, or none, for an endpoint of which this host knows the CA, because its clients could
-    no longer connect. O(endpoints[].new_ca=true) takes it nevertheless.
+  - Fails if the controller has another CA, or none, for an endpoint whose CA this host knows, because its clients could no
+    longer connect. O(endpoints[].new_ca=true) accepts the other CA.
 author:
   - unikernels.xen authors (@unikernels)
 attributes:
@@ -29,7 +29,7 @@ attributes:
     support: full
 options:
   endpoints:
-    description: What M(unikernels.xen.declared) returns as C(pkis); those of other hosts are left out.
+    description: The C(pkis) that M(unikernels.xen.declared) returns; those of other hosts are ignored.
     type: list
     elements: dict
     default: []
@@ -42,7 +42,7 @@ options:
         type: str
         required: true
       folder:
-        description: Folder on the controller, to be named in a refusal.
+        description: Folder on the controller, named in a refusal.
         type: str
         default: ""
       ca:
@@ -54,11 +54,11 @@ options:
         type: str
         default: ""
       ends:
-        description: Name of each certificate to its end.
+        description: Name of each certificate to its expiry.
         type: dict
         default: {}
       new_ca:
-        description: Take another CA than the one that is known.
+        description: Accept another CA than the known one.
         type: bool
         default: false
       remote:
@@ -105,7 +105,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 lines:
-  description: For each endpoint that the host knows, how many days its certificates are good.
+  description: For each endpoint that the host knows, for how many more days its certificates are valid.
   returned: success
   type: list
   elements: str

@@ -12,7 +12,7 @@ version_added: 0.2.0
 description:
   - Creates what is missing in the folder of an endpoint, renews certificates before they end, and writes a profile for each
     client. No host is asked. Everything is a file of PEM with mode C(0600) in the layout of easy-rsa.
-  - A renewed certificate keeps its key. The one before stays good beside it, so a client may take its new profile when it can.
+  - A renewed certificate keeps its key. The previous one stays valid, so a client can install its new profile later.
   - A client that is no longer declared loses its profile. If it is declared again it gets a new key, and its old profile stays
     refused.
 author:
@@ -64,19 +64,19 @@ options:
         elements: str
         required: true
       new_ca:
-        description: Create a CA where the folder has none but should, and new certificates for those of another CA.
+        description: Create a CA if the folder has lost it, and replace certificates of another CA.
         type: bool
         default: false
       days:
-        description: How long certificates are good for.
+        description: Days for which certificates are valid.
         type: int
         default: 1825
       ca_days:
-        description: How long the CA's certificate is good for.
+        description: Days for which the CA's certificate is valid.
         type: int
         default: 3650
       renew_days:
-        description: How long before their end certificates are renewed.
+        description: Days before their expiry when certificates are renewed.
         type: int
         default: 90
       ca:
@@ -111,7 +111,7 @@ msg:
   elements: str
   sample: ["xen1: vpn: wrote /srv/vpn/xen1/alice.ovpn, hand it to alice"]
 ends:
-  description: Host to endpoint to the name of each certificate (C(ca), C(server), the clients) and its end.
+  description: Host to endpoint to the name of each certificate (C(ca), C(server), the clients) and its expiry.
   returned: success
   type: dict
   sample: {xen1: {vpn: {alice: "2031-11-26T10:00:00Z"}}}
@@ -121,7 +121,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def main() -> None:
-    """Only where no action plugin came first; the options are here for those who check the documentation against them."""
+    """Fail: the action plugin should have run instead. The options are here for checks of the documentation."""
     endpoint = {
         "host": {"type": "str", "required": True},
         "name": {"type": "str", "default": "vpn"},

@@ -127,23 +127,23 @@ options:
         type: str
       gateway_on_link:
         description:
-          - Whether a gateway that is not in the subnet of the address is on the link all the same. Not needed for a single
-            address (C(/32), C(/128)) and for a link-local gateway (V(fe80::1)), which are always asked for on the link.
+          - Whether a gateway outside the subnet of the address is nevertheless on the link. Not needed for a single address
+            (C(/32), C(/128)) and for a link-local gateway (V(fe80::1)), which are always resolved on the link.
         type: bool
         default: false
         version_added: 0.2.0
       ip:
         description:
-          - Addresses and networks, separated by spaces, that the domain may send from beside O(interfaces[].address) and
-            O(interfaces[].address6), which it may in any case. For a router or VPN endpoint the networks behind it, for a domain
-            that gets its address by DHCP the addresses that it can get.
+          - Further addresses and networks, separated by spaces, that the domain may send from, in addition to
+            O(interfaces[].address) and O(interfaces[].address6). For a router or VPN endpoint, the networks behind it; for a
+            domain that gets its address by DHCP, the addresses that it can get.
           - A network is one whose last bits are zero, as in V(10.8.0.0/24); V(10.8.0.1/24) is the address.
         type: str
       antispoofing:
         description:
-          - Whether a host made by the role P(unikernels.xen.xen_host#role) lets the domain send from its own MAC and addresses
-            only, whoever starts it. Without any address it sends nothing.
-          - V(false) is for domains that bridge, or that route for networks which can't be named. Dom0's ports stay shut to it.
+          - Whether a host set up by the role P(unikernels.xen.xen_host#role) lets the domain send only from its own MAC and
+            addresses, whoever starts it. Without any address it can send nothing.
+          - V(false) is for domains that bridge, or that route for unknown networks. Dom0's ports stay closed to them.
         type: bool
         default: true
       rate:
@@ -180,8 +180,8 @@ options:
       vdev:
         description:
           - Device inside the domain. By default V(xvda), V(xvdb) and so on.
-          - The disks of a MirageOS unikernel whose C(config.ml) has C(block_of_file) begin at V(xvdb), for Mirage keeps the first
-            for a boot disk.
+          - The disks of a MirageOS unikernel whose C(config.ml) has C(block_of_file) begin at V(xvdb), because Mirage reserves
+            the first one for a boot disk.
         type: str
       format:
         description: >-
@@ -197,9 +197,9 @@ options:
         default: r
       shared:
         description:
-          - Whether other hosts have the file too. Then the host holds a lock (the file with C(.lock) behind its name) as long
-            as the domain has the disk, also when it is started by hand or at boot, and refuses a disk that a domain on another
-            host writes, or would write.
+          - Whether other hosts can open the file too. Then the host holds a lock (a file with C(.lock) after its name) as long as
+            the domain has the disk, even if it was started by hand or at boot, and refuses a disk that a domain on another host
+            writes, or would write.
           - The file server releases the lock when its host dies (after 90 seconds with NFSv4's default).
           - By default true for files on NFS, CIFS, CephFS, GlusterFS, OCFS2 and GFS2.
         type: bool
@@ -210,8 +210,8 @@ options:
         type: int
       source:
         description:
-          - File on the host that a new disk is a copy of. What xl can't attach (vmdk, vhd, vdi) and qcow2 for a raw
-            disk is converted by C(qemu-img), once.
+          - File on the host that a new disk is copied from. Formats that xl can't attach (vmdk, vhd, vdi), and qcow2 for a raw
+            disk, are converted once by C(qemu-img).
           - A copy is padded with zeros to a multiple of 4096 bytes, because MirageOS reads whole blocks only.
         type: str
       content:
@@ -229,7 +229,7 @@ options:
     choices: [keep, remove]
     default: keep
   on_poweroff:
-    description: What Xen does when the domain ends by itself.
+    description: What Xen does when the domain stops by itself.
     type: str
     choices: [destroy, restart, rename-restart, preserve, coredump-destroy, coredump-restart]
     default: destroy
@@ -239,7 +239,7 @@ options:
     choices: [destroy, restart, rename-restart, preserve, coredump-destroy, coredump-restart]
     default: restart
   on_crash:
-    description: What Xen does when the domain crashes. V(preserve) keeps it for a look.
+    description: What Xen does when the domain crashes. V(preserve) keeps it for inspection.
     type: str
     choices: [destroy, restart, rename-restart, preserve, coredump-destroy, coredump-restart]
     default: preserve
@@ -261,7 +261,7 @@ options:
         V(recreate).
       - V(warm) is V(standby), but the new domain boots first, with its interfaces off the bridge, until a line on its
         console matches O(ready). The service is away for milliseconds. It is for unikernels that need no network to start.
-      - V(recreate) ends the old domain first. If the new one fails the old one is started again.
+      - V(recreate) stops the old domain first. If the new one fails, the old one is started again.
       - V(never) reports in RV(differs) and changes nothing of the running domain.
     type: str
     choices: [standby, warm, recreate, never]
@@ -276,9 +276,9 @@ options:
     default: 60
   live:
     description:
-      - Change the running domain where Xen can, with V(cpus), V(cpu_weight), V(cap), V(vcpus) up to those it was made
-        with, and disks and interfaces that come or go.
-      - A guest has to take part in the last three; unikernels do not. If a guest does not, the change is undone and the task
+      - Change the running domain where Xen can, in V(cpus), V(cpu_weight), V(cap), V(vcpus) up to the number it was created
+        with, and disks and interfaces that are added or removed.
+      - The guest has to cooperate in the last three; unikernels do not. If a guest does not, the change is undone and the task
         fails.
       - By default every change replaces the domain, so that what runs equals what a start creates.
     type: bool
@@ -292,21 +292,21 @@ options:
       - Exactly one of C(http), C(tcp), C(dns), C(openvpn), C(console) and C(command).
       - An ADDRESS is a name (ASCII, an international one as its C(xn--) form), an IPv4 address, or an IPv6 address in brackets.
       - C(http) is a URL, of http or https, asked with GET. No redirect is followed, no proxy used. With it C(status), the status
-        that must be answered, 200 by default; C(contains), text that must stand in the first 64 KiB of the body; C(host),
+        that must be answered, 200 by default; C(contains), text that must occur in the first 64 KiB of the body; C(host),
         what the request names as its host, for https also the name in the certificate, by default the URL's; and for https
-        C(ca), the path on the host of certificates (PEM) of the authorities that count, in place of the system's, or
-        C(insecure), with which any certificate is good.
+        C(ca), the path on the host of certificates (PEM) of the authorities to trust, in place of the system's, or
+        C(insecure), which accepts any certificate.
       - C(tcp), ADDRESS:PORT, must accept a connection.
       - C(dns), NAME@ADDRESS or NAME@ADDRESS:PORT, must answer with a record. With it C(type), the type of record, V(A) by
         default; C(answer), one of the records, where names are compared without case and final dot, and addresses by what
         they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both). Aliases (CNAME) in the answer are
         followed. The host needs C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
-      - C(openvpn), ADDRESS:PORT, must answer a client's first packet, and then show a certificate that has not ended, of the CA
-        whose certificate stands beside the key, if there is one. With it C(key), required, the path on the host of the
+      - C(openvpn), ADDRESS:PORT, must answer a client's first packet, and then show a certificate that has not expired, of the CA
+        whose certificate is beside the key, if there is one. With it C(key), required, the path on the host of the
         endpoint's tls-crypt key, without which OpenVPN gives no answer that identifies it (then declare C(tcp)); and
         C(transport), V(tcp) or V(udp), V(tcp) by default. The host needs C(python3-cryptography), which the role installs.
-      - C(console), a regular expression (Python's) that must match a line that the domain prints after its start. Of each line
-        the first 1000 characters are looked at, of a console the last 64 KiB, and one search takes at most 5 seconds.
+      - C(console), a regular expression (Python's) that must match a line that the domain prints after its start. The first
+        1000 characters of each line and the last 64 KiB of the console are searched, for at most 5 seconds.
       - C(command), a list, the absolute path of a program on the host and its arguments, must exit with 0. No shell reads it.
         It and all that it started are killed (SIGKILL) when it exits or times out.
     type: dict
@@ -314,18 +314,18 @@ options:
     description:
       - Whether the host restarts the domain when it dies, without a controller; for O(state=running) with O(autostart), once it
         was healthy. See the chapter on domains that die in C(docs/operating.md).
-      - V(on-failure) when it crashes, ends with an exit code other than 0 (Solo5's C(solo5_exit)), or hangs (O(watchdog)).
-      - V(always) also when it ends by itself without an error.
+      - V(on-failure) when it crashes, exits with a code other than 0 (Solo5's C(solo5_exit)), or hangs (O(watchdog)).
+      - V(always) also when it stops by itself without an error.
       - V(never) leaves it as it is. So does each value for a domain that was destroyed or shut down by hand (C(xl destroy),
         C(xl shutdown)).
-      - By default V(on-failure). A change of O(restart), O(restart_limit) and O(watchdog) leaves the running domain alone.
+      - By default V(on-failure). A change of O(restart), O(restart_limit) or O(watchdog) does not touch the running domain.
     type: str
     choices: [always, on-failure, never]
   restart_limit:
     description:
       - C(starts), 5 by default, and C(within), 600 by default. A domain that was restarted C(starts) times within C(within)
         seconds is not restarted any more, until the next run that creates it. Restarts by Xen itself (O(on_reboot),
-        O(on_crash)) count too, and one that Xen restarts in a loop is ended.
+        O(on_crash)) count too, and a domain that Xen restarts in a loop is destroyed.
       - The delay before a restart doubles from 1 to 60 seconds.
     type: dict
   watchdog:
@@ -336,7 +336,7 @@ options:
       - O(health) must not be C(console), which shows only the start.
     type: raw
   settle:
-    description: Without O(health), seconds to watch a started domain. If it ends in this time it has failed.
+    description: Without O(health), seconds to watch a started domain. If it stops within this time it has failed.
     type: int
     default: 2
   shutdown_timeout:
@@ -348,7 +348,7 @@ options:
     type: bool
     default: false
   lock_timeout:
-    description: Seconds to wait for another run on the same host. The start of its domains at boot is always waited for.
+    description: Seconds to wait for another run on the same host. It always waits for the start of the host's domains at boot.
     type: int
     default: 60
 seealso:
@@ -426,9 +426,9 @@ name:
   sample: www
 state:
   description:
-    - The state that was observed at the end; V(shutdown) for a domain that has ended and is kept, V(dying) for one that Xen is
-      still taking down, V(unknown) when the host could not be looked at any more (then the task fails). In check mode the
-      state that was declared.
+    - The state that was observed at the end; V(shutdown) for a domain that has stopped and is preserved, V(dying) for one that
+      Xen is still removing, V(unknown) when the host can no longer be observed (then the task fails). In check mode the
+      declared state.
   returned: always
   type: str
   sample: running
@@ -448,7 +448,7 @@ differs:
   description:
     - The options in which the running domain differed from the declaration, as paths in the words of the options. C(image) is
       O(kernel) where both are files of an image store.
-    - The diff has the same words. There C(image) is its name and the beginning of its digest, and O(arguments) the words behind
+    - The diff has the same words. There C(image) is its name and the beginning of its digest, and O(arguments) the words after
       those that come from addresses.
   returned: always
   type: list

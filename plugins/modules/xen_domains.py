@@ -177,7 +177,7 @@ def main() -> None:
         )
     except (Refused, OwnerError) as refusal:
         module.fail_json(msg=str(refusal))
-    # -vvv shows a module's arguments: here only the names, because the rest would be most of the answer.
+    # -vvv shows a module's arguments: only the names here, since the rest would be most of the answer.
     shown = {**params, "domains": [one.get("name") for one in params["domains"]]}
     outcome = {**together(results), "limits": os.path.exists(RULES), "invocation": {"module_args": shown}}
     if outcome.get("failed"):

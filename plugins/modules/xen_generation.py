@@ -103,7 +103,7 @@ def main() -> None:
         by=plain_words(params["by"]), revision=plain_words(params["revision"]), rollout=plain_words(params["rollout"]),
         result=params["result"],
     )  # fmt: skip
-    shown = {**params, "domains": new.names}  # -vvv shows what a module was given, and the declaration may hold secrets
+    shown = {**params, "domains": new.names}  # -vvv shows a module's arguments, and the declaration may contain secrets
     try:
         number, changed = record(params["folder"], new, module.check_mode, params["whole"])
     except OSError as error:

@@ -21,7 +21,7 @@ options:
     elements: str
     default: []
   updates:
-    description: Whether to ask apt for security updates that wait, which takes seconds. It reads the lists that are there.
+    description: Whether to ask apt for pending security updates, which takes seconds. It reads the existing package lists.
     version_added: 0.2.0
     type: bool
     default: false
@@ -100,7 +100,7 @@ host:
       description: Whether the collection's part of GRUB's configuration is newer than GRUB's menu, so that C(update-grub) is due.
       type: bool
     boot:
-      description: How this boot came about, and what the next one will be.
+      description: Which entry this boot came from, and which one comes next.
       type: dict
       contains:
         entry:
@@ -110,7 +110,7 @@ host:
           description: Whether the machine will return to the entry that worked, because this boot is not confirmed yet.
           type: bool
         default:
-          description: What GRUB boots when nothing else is asked for (C(saved_entry)).
+          description: What GRUB boots by default (C(saved_entry)).
           type: str
         next:
           description: What GRUB boots once (C(next_entry)).
@@ -146,11 +146,11 @@ host:
       description: Days since apt last read its lists; -1 when it never did.
       type: int
     security_updates:
-      description: Packages with a newer version in a security archive, by the lists that are there; with O(updates=true).
+      description: Packages with a newer version in a security archive, by the existing package lists; with O(updates=true).
       type: list
       elements: str
     updates:
-      description: All packages with a newer version, by the lists that are there; with O(updates=true).
+      description: All packages with a newer version, by the existing package lists; with O(updates=true).
       type: list
       elements: str
       version_added: 0.3.0
@@ -160,7 +160,7 @@ host:
       elements: str
       version_added: 0.3.0
     updates_problem:
-      description: Why apt can't name the updates that wait, for example packages that are half installed; empty when it can.
+      description: Why apt can't list the pending updates, for example half-installed packages; empty if it can.
       type: str
       version_added: 0.3.0
     ssh:
@@ -172,7 +172,7 @@ host:
       description: Whether the packet filter of C(xen_host_management_networks) is confirmed, so that each boot loads it.
       type: bool
     management_loaded:
-      description: Whether that filter is in force now; C(nft flush ruleset) takes it away.
+      description: Whether that filter is in force now; C(nft flush ruleset) removes it.
       type: bool
     needs_router_advertisements:
       description: Whether the host is reached only by a route that a router advertises.

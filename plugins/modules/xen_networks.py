@@ -10,9 +10,10 @@ module: xen_networks
 short_description: Offer networks to the domains of a host without losing the host
 version_added: 0.2.0
 description:
-  - Makes a bridge for each network, by the program that configures the host's network (ifupdown, systemd-networkd, netplan or
-    NetworkManager), and what Dom0 lets through between them (a table of nftables of its own, C(inet unikernels_networks)).
-  - Where devices change, a process on the host makes the switch. It restores the old configuration unless a second call with
+  - Creates a bridge for each network, through the program that configures the host's network (ifupdown, systemd-networkd,
+    netplan or NetworkManager), and the rules for what Dom0 forwards between them (its own nftables table, C(inet
+    unikernels_networks)).
+  - If devices change, a process on the host makes the switch. It restores the old configuration unless a second call with
     O(confirm=true) arrives in time. A host that reboots before the confirmation boots with the old one.
   - Rules alone are replaced at once, in one transaction.
   - What may reach unikernels and what they may reach (C(accept), C(reach)) are tables of nftables too
@@ -25,7 +26,7 @@ attributes:
     description: Can run in check mode.
     support: full
   diff_mode:
-    description: Shows the files that are written; of those with a password the name alone.
+    description: Shows the files that are written; of those with a password only the name.
     support: full
 options:
   networks:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The folder of journals, which several controllers can share; one file a rollout, which only grows."""
+"""EDGE. The folder of journals, which several controllers can share: one file per rollout, to which lines are only appended."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet import journa
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
 
 SUFFIX = ".jsonl"
-# Of the newest journals this many are looked at for one that is under way.
+# How many of the newest journals are searched for current rollouts.
 MAX_JOURNALS = 200
-# The line at the end has a few words for each host that failed.
+# The last line has some words for each failed host.
 MAX_TAIL = 256 << 10
 _LOCK = ".lock"
 
@@ -38,19 +38,19 @@ def now_text() -> str:
 
 
 def new_id() -> str:
-    """Named by the time, so that names sort; two controllers that begin in one second have different ones."""
+    """Return an id that begins with the time, so that ids sort; two controllers in the same second get different ones."""
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.urandom(3).hex()}"
 
 
 def path_of(folder: str, rollout: str) -> str:
-    """JournalError for what is no name of a rollout: it becomes a path."""
+    """Return the journal's path. Raise JournalError for an invalid id, which could be a path."""
     if not journal.ID.fullmatch(rollout):
         raise JournalError(f"{rollout!r} is not the name of a rollout, as in 20261127T080000Z-1a2b3c")
     return os.path.join(folder, rollout + SUFFIX)
 
 
 def load(folder: str, rollout: str) -> State:
-    """JournalError with the file's name."""
+    """Load a rollout's state. Raise JournalError with the file's name."""
     path = path_of(folder, rollout)
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -80,7 +80,7 @@ def ids(folder: str) -> list[str]:
 
 
 def ended(folder: str) -> list[str]:
-    """The newest rollouts that are over."""
+    """Return the newest rollouts that have ended."""
     return [rollout for rollout in ids(folder)[:MAX_JOURNALS] if journal.has_ended(_last_line(folder, rollout))]
 
 
@@ -116,7 +116,7 @@ def append(folder: str, rollout: str, event: str, new: bool = False, **fields: A
 
 
 def append_all(folder: str, rollout: str, events: list[tuple[str, dict[str, Any]]], new: bool = False) -> None:
-    """Lines at the end of the journal, on the disk before this returns. JournalError."""
+    """Append lines to the journal and sync them to disk. Raise JournalError."""
     if not events:
         return
     path, at = path_of(folder, rollout), now_text()
@@ -126,7 +126,7 @@ def append_all(folder: str, rollout: str, events: list[tuple[str, dict[str, Any]
         try:
             fcntl.lockf(handle, fcntl.LOCK_EX)
             size = os.fstat(handle).st_size
-            # A line that was cut in the middle stays a line of its own.
+            # End a line that was cut off, so that it doesn't run into ours.
             cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
             data = (("\n" if cut else "") + text).encode("utf-8", "replace")
             while data:
@@ -150,7 +150,7 @@ def _sync(folder: str) -> None:
 
 @contextmanager
 def locked(folder: str) -> Iterator[None]:
-    """While one run decides whether it may go ahead. The kernel drops the lock with its holder."""
+    """Hold the folder's lock while a run decides whether it may start. The kernel drops it when its holder dies."""
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         handle = os.open(os.path.join(folder, _LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -164,13 +164,13 @@ def locked(folder: str) -> Iterator[None]:
 
 
 def this_run() -> dict[str, Any]:
-    """The process of ansible-playbook: a task runs in a child of it."""
+    """Return the process of ansible-playbook, of which a task's process is a child."""
     pid = os.getppid()
     return {"node": platform.node(), "pid": pid, "started": _started(pid)}
 
 
 def _started(pid: int) -> str:
-    """When a process began, in the kernel's ticks; "" for one that is no more."""
+    """Return when a process began, in the kernel's clock ticks; "" if it is gone."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()
@@ -180,7 +180,7 @@ def _started(pid: int) -> str:
 
 
 def other_run(state: State) -> str:
-    """Who else runs this rollout at this moment, as far as can be known here; "" when nobody does."""
+    """Return who else runs this rollout now, as far as this machine can tell; "" if nobody."""
     run, here = state.run, this_run()
     if not run or not state.under_way or state.result:
         return ""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What a rollout asks and reports outside of the fleet: Prometheus, webhooks, the local mail system. All within bounds."""
+"""EDGE. What a rollout asks and reports outside the fleet: Prometheus, webhooks, the local mail system. All with limits."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def ask(query: Query, seconds: float = SECONDS) -> str:
-    """Why the query is bad at this moment, in one line; "" when it is good. No answer is bad."""
+    """Return why the query is bad now, in one line; "" if it is good. No answer is bad."""
     try:
         with _OPENER.open(urllib.request.Request(query.url), timeout=seconds) as reply:
             answer = reply.read(MAX_ANSWER + 1)
@@ -53,7 +53,7 @@ def ask(query: Query, seconds: float = SECONDS) -> str:
 
 
 def notify(target: str, summary: dict[str, Any]) -> str:
-    """Why the target was not reached, in one line; "" when it was."""
+    """Return why the target was not reached, in one line; "" if it was."""
     return _mail(target, summary) if notices.is_mail(target) else _post(target, summary)
 
 

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The folder with a VPN's keys on the controller: what is in it, what is wrong with it, what is due.
+"""EDGE. Read the folder with a VPN's keys on the controller: its content, what is wrong with it, what is due.
 
-The layout is easy-rsa's, so that a folder of its own is taken as it is. `due` decides for a check and for a run alike; only
-`pki_writer` writes. Files of PEM, nothing else: a copy of the folder is a backup.
+The layout is easy-rsa's, so that an existing folder can be used as it is. `due` decides alike in check mode and in a run; only
+`pki_writer` writes. There are only PEM files: a copy of the folder is a backup.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 CA_CERTIFICATE, CA_KEY, TLS_CRYPT = "pki/ca.crt", "pki/private/ca.key", "tls-crypt.key"
-# Certificates that were renewed, of which the last is good beside the new one, and those of clients that left.
+# Folders for renewed certificates, of which the last stays valid beside the new one, and for those of clients that left.
 RENEWED, LEFT = "pki/renewed", "pki/left"
 SERVER = "server"
-# A file that a user names by vpn_pki may be anything.
+# vpn_pki could name a file of any size.
 _MAX_FILE = 1 << 20
 
 
@@ -36,7 +36,7 @@ class PkiError(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """Something that is due. ``action``: tls-crypt, ca, renew-ca, issue (with a new key), renew, leave, profile."""
+    """Something to do. ``action``: tls-crypt, ca, renew-ca, issue (with a new key), renew, leave, profile."""
 
     action: str
     name: str = ""
@@ -46,7 +46,7 @@ class Step:
 class Pki:
     folder: str
     ca: x509.Certificate | None = None
-    ca_key: bool = False  # whether its file is there: it may be kept elsewhere
+    ca_key: bool = False  # whether its file exists: it may be kept elsewhere
     tls_crypt: str = ""
     certificates: dict[str, x509.Certificate] = field(default_factory=dict)
     keys: dict[str, str] = field(default_factory=dict)
@@ -68,7 +68,7 @@ def profile_file(name: str) -> str:
 
 
 def _text(folder: str, name: str) -> str:
-    """A file's text; "" where there is none."""
+    """Return a file's text; "" if there is none."""
     path = os.path.join(folder, name)
     try:
         with open(path, "rb") as file:
@@ -105,7 +105,7 @@ def _names(folder: str, inside: str, ending: str) -> list[str]:
 
 
 def read(folder: str, clients: tuple[str, ...]) -> Pki:
-    """PkiError for a file that can't be read, or is not what its name says."""
+    """Read the folder. Raise PkiError for a file that can't be read, or whose content doesn't match its name."""
     pki = Pki(folder, _certificate(folder, CA_CERTIFICATE), bool(_text(folder, CA_KEY)), _text(folder, TLS_CRYPT).rstrip())
     for file in _names(folder, "pki/issued", ".crt"):
         name = file[: -len(".crt")]
@@ -137,7 +137,7 @@ def begins(certificate: x509.Certificate) -> datetime.datetime:
 
 
 def fingerprint(certificate: x509.Certificate) -> str:
-    """As OpenVPN writes it: SHA-256, in pairs with colons."""
+    """Return the fingerprint as OpenVPN writes it: SHA-256, in pairs separated by colons."""
     return ":".join(f"{byte:02X}" for byte in certificate.fingerprint(hashes.SHA256()))
 
 
@@ -146,14 +146,14 @@ def public_bytes(holder: x509.Certificate) -> bytes:
 
 
 def ca_id(certificate: x509.Certificate) -> str:
-    """Which CA it is: its public key, which a renewal keeps."""
+    """Return the CA's identity: a digest of its public key, which a renewal keeps."""
     digest = hashes.Hash(hashes.SHA256())
     digest.update(public_bytes(certificate))
     return digest.finalize().hex()
 
 
 def pem(certificate: x509.Certificate) -> str:
-    """Without the text that easy-rsa writes before it."""
+    """Return the certificate without the text that easy-rsa writes before it."""
     return certificate.public_bytes(serialization.Encoding.PEM).decode().rstrip()
 
 
@@ -173,7 +173,7 @@ def signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
 
 
 def _key_fits(folder: str, name: str, text: str, certificate: x509.Certificate) -> str:
-    """What is wrong with a private key; "" when it belongs to its certificate."""
+    """Return what is wrong with a private key; "" if it matches its certificate."""
     path = os.path.join(folder, key_file(name))
     if not text:
         return f"{path}: is missing, and {certificate_file(name)} is useless without it; restore it from a backup"
@@ -188,12 +188,12 @@ def _key_fits(folder: str, name: str, text: str, certificate: x509.Certificate) 
 
 
 def _foreign(pki: Pki, name: str) -> bool:
-    """Whether a certificate is there that another CA signed."""
+    """True if there is a certificate that another CA signed."""
     return pki.ca is not None and name in pki.certificates and not signed_by(pki.certificates[name], pki.ca)
 
 
 def is_new(pki: Pki) -> bool:
-    """Nothing was ever issued here; the files of a creation that was interrupted don't count."""
+    """True if nothing was ever issued here; files of an interrupted creation don't count."""
     return pki.ca is None and not pki.certificates
 
 
@@ -247,7 +247,7 @@ def _days_left(certificate: x509.Certificate, now: datetime.datetime) -> float:
 
 
 def _ca_is_due(ca: x509.Certificate, wanted: Keys, now: datetime.datetime) -> bool:
-    """It must outlast what it signs, and is renewed with it; one that was made for less, after a quarter of its life."""
+    """True if the CA must be renewed: it must outlast what it signs. If its life is too short for that, after a quarter of it."""
     life = (ends(ca) - begins(ca)) / datetime.timedelta(days=1)
     return _days_left(ca, now) < min(wanted.days + wanted.renew_days, 0.75 * life)
 
@@ -262,7 +262,7 @@ def _due_ca(pki: Pki, wanted: Keys, now: datetime.datetime) -> Iterator[Step]:
 
 
 def due(pki: Pki, wanted: Keys, now: datetime.datetime) -> list[Step]:
-    """In the order in which it is done. Nothing of it when there are problems."""
+    """Return the steps in order. Don't perform them if there are problems."""
     steps = list(_due_ca(pki, wanted, now))
     new_ca = bool(steps)
     for name in (SERVER, *wanted.clients):
@@ -270,7 +270,7 @@ def due(pki: Pki, wanted: Keys, now: datetime.datetime) -> list[Step]:
         if certificate is None or pki.ca is None or _has_left(pki, name) or (wanted.new_ca and _foreign(pki, name)):
             steps.append(Step("issue", name))
         elif _days_left(certificate, now) < wanted.renew_days or (name == SERVER and Step("renew-ca") in steps):
-            # easy-rsa's certificates name the CA's own certificate too, not only its key.
+            # Certificates by easy-rsa name the CA's certificate, not only its key.
             steps.append(Step("renew", name))
     declared = {SERVER, *wanted.clients}
     steps += [Step("leave", name) for name in sorted(pki.certificates) if name not in declared and not _has_left(pki, name)]
@@ -284,7 +284,7 @@ def due(pki: Pki, wanted: Keys, now: datetime.datetime) -> list[Step]:
 
 
 def impossible(pki: Pki, steps: list[Step], now: datetime.datetime) -> list[str]:
-    """Steps that need the CA's key where it is kept elsewhere."""
+    """Return one line for each step that needs the CA's key if that is kept elsewhere."""
     signs = [step for step in steps if step.action in ("issue", "renew", "renew-ca")]
     if pki.ca is None or pki.ca_key or not signs:
         return []
@@ -306,7 +306,7 @@ def profile_of(pki: Pki, wanted: Keys, name: str) -> str:
 
 
 def _good(pki: Pki, name: str) -> tuple[str, ...]:
-    """Fingerprints of a client's certificates that are good: the current one, and the one before, until it is renewed again."""
+    """Return the fingerprints of a client's valid certificates: the current one, and the previous one until the next renewal."""
     current, before = pki.certificates.get(name), pki.renewed.get(name)
     if current is None or fingerprint(current) in pki.left:
         return ()
@@ -317,7 +317,7 @@ def _good(pki: Pki, name: str) -> tuple[str, ...]:
 
 
 def material_of(pki: Pki, wanted: Keys, now: datetime.datetime) -> Material | None:
-    """What the endpoint's configuration is made of; None while there is none."""
+    """Return what the endpoint's configuration takes from the PKI; None if it is incomplete."""
     if pki.ca is None or SERVER not in pki.certificates or not pki.tls_crypt:
         return None
     pending = tuple(f"{step.action} {step.name}".strip() for step in due(pki, wanted, now) if step.action in ("issue", "renew"))
@@ -331,7 +331,7 @@ def material_of(pki: Pki, wanted: Keys, now: datetime.datetime) -> Material | No
 
 
 def ends_of(pki: Pki) -> dict[str, str]:
-    """CA, server and each client that may connect to the end of its certificate."""
+    """Map CA, server and each client that may connect to the end of its certificate."""
     found = {name: item for name, item in pki.certificates.items() if fingerprint(item) not in pki.left}
     if pki.ca is not None:
         found["ca"] = pki.ca

@@ -4,9 +4,9 @@
 
 """EDGE. Create and renew what is due in a VPN's folder.
 
-Each file is written whole, and in an order in which the next run completes what a killed one left: a key before its certificate,
-what is kept of an old certificate before the new one. A renewal keeps the key, so that it is one file. A client that left and is
-declared again gets a new one.
+Each file is written atomically, and in an order that lets the next run complete what a killed one left: a key before its
+certificate, the copy of an old certificate before the new one. A renewal keeps the key, so that only one file changes. A client
+that left and is declared again gets a new key.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# Clocks differ; a certificate of the future is none.
+# Allows for clocks that differ: a certificate that begins in the future is not valid.
 _SKEW = datetime.timedelta(days=1)
 _FOLDERS = ("", "pki", "pki/private", "pki/issued", pkis.RENEWED, pkis.LEFT)
 
 
 @contextlib.contextmanager
 def locked(folder: str) -> Iterator[None]:
-    """One run at a time, on a folder that is there for its owner alone."""
+    """Hold the lock of a folder, created for its owner only: one run at a time."""
     for inside in _FOLDERS:
         os.makedirs(os.path.join(folder, inside), mode=0o700, exist_ok=True)
     with open(os.open(os.path.join(folder, ".lock"), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600), "w") as lock:
@@ -47,7 +47,7 @@ class Writer:
         self._signer: ec.EllipticCurvePrivateKey | None = None
 
     def perform(self, step: Step) -> str:
-        """One line for who runs it."""
+        """Perform a step. Return one line that says what was done."""
         if step.action == "tls-crypt":
             return self._make_tls_crypt()
         if step.action == "ca":
@@ -86,7 +86,7 @@ class Writer:
         return key
 
     def _ca_key(self) -> ec.EllipticCurvePrivateKey:
-        """Of whatever kind it is; easy-rsa makes RSA by default, and its methods are the same."""
+        """Return the CA's key, of whatever type; easy-rsa creates RSA keys by default, which have the same methods."""
         if self._signer is None:
             path = os.path.join(self._pki.folder, pkis.CA_KEY)
             try:
@@ -118,7 +118,7 @@ class Writer:
         )
 
     def _make_ca(self) -> str:
-        # A key that is there without its certificate, from a run that was killed between the two, is taken and never overwritten.
+        # Use an existing key without a certificate, from a run that was killed in between; it is never overwritten.
         self._signer = self._ca_key() if self._pki.ca_key else self._new_key("ca")
         public = self._signer.public_key()
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "unikernels.xen VPN")])
@@ -133,13 +133,13 @@ class Writer:
         return f"created a CA, {pkis.ca_id(self._pki.ca)[:16]}"
 
     def _ca(self) -> x509.Certificate:
-        """There is one before anything is signed or renewed: see the order of the steps."""
+        """Return the CA, which exists before anything is signed or renewed: see the order of the steps."""
         if self._pki.ca is None:
             raise AssertionError("no CA has been created")
         return self._pki.ca
 
     def _renew_ca(self) -> str:
-        """The same key, name, extensions and number: what it has signed stays good, for who has the old one and the new one."""
+        """Renew the CA with the same key, name, extensions and serial number: what it signed is valid with either certificate."""
         old = self._ca()
         builder = self._ca_builder(old.subject).public_key(old.public_key()).serial_number(old.serial_number)
         for extension in old.extensions:
@@ -226,7 +226,7 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def _authority(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """By the CA's key alone: its certificate is renewed."""
+    """Identify the CA by its key only, since its certificate is renewed."""
     try:
         own = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -235,7 +235,7 @@ def _authority(ca: x509.Certificate) -> x509.AuthorityKeyIdentifier:
 
 
 def bring_up_to_date(wanted: Keys, now: datetime.datetime, write: bool) -> tuple[list[str], Pki]:
-    """Lines for what was done, or with ``write`` false what would be, and the folder as it is then. PkiError."""
+    """Perform what is due (or only list it if not ``write``). Return the lines and the resulting PKI. Raise PkiError."""
     found = pkis.read(wanted.folder, wanted.clients)
     if not write:
         _judge(found, wanted, now)
@@ -243,7 +243,7 @@ def bring_up_to_date(wanted: Keys, now: datetime.datetime, write: bool) -> tuple
     if not pkis.due(found, wanted, now) and not pkis.problems(found, wanted):
         return [], found
     with locked(wanted.folder):
-        found = pkis.read(wanted.folder, wanted.clients)  # another run may have been here meanwhile
+        found = pkis.read(wanted.folder, wanted.clients)  # another run may have changed it meanwhile
         _judge(found, wanted, now)
         writer = Writer(found, wanted, now)
         return [writer.perform(step) for step in pkis.due(found, wanted, now)], found

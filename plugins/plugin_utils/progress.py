@@ -116,5 +116,5 @@ def _files(path: str) -> list[tuple[str, str]]:
 
 
 def is_alive(pid: str) -> bool:
-    """Whether the process that a file is named by still runs; a killed one leaves its file."""
+    """True if the process that a file is named after still runs; a killed one leaves its file."""
     return pid.isdigit() and os.path.exists(f"/proc/{pid}")

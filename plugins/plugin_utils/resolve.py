@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A host's variables with all templates in them rendered; what can't be is reported with its place, never left out.
+"""EDGE. Render all templates in a host's variables; report each that fails with its place, and never drop it.
 
-Each text is rendered by itself, so that a variable that is not defined is an error where it stands: ansible-core before 2.19
-renders a whole list at once, calls the list undefined, and `default([])` or `is defined` then hide it.
+Each text is rendered by itself, so that an undefined variable is an error where it is used: ansible-core before 2.19 renders a
+whole list at once and calls the list undefined, which `default([])` or `is defined` then hide.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from jinja2 import TemplateError, meta, nodes
 
 try:
     from ansible.errors import AnsibleValueOmittedError
-except ImportError:  # ansible-core before 2.19 renders `omit` as a text that it makes up for the run
+except ImportError:  # ansible-core before 2.19 renders `omit` as a text that is generated for each run
 
     class AnsibleValueOmittedError(Exception):  # type: ignore[no-redef]
         pass
@@ -46,7 +46,7 @@ _NAMES = (
     re.compile(r"'([^']{1,100})' is undefined"),
     re.compile(r"has no (?:attribute|element) '?([A-Za-z0-9_.-]{1,100})'?"),
 )
-# Errors whose text says what is missing and nothing of any value.
+# Errors whose text says what is missing, without any value.
 _HARMLESS = re.compile(
     r"(?i)(could not (?:locate|find)|unable to (?:find|access the file)|no such file|accessing the file|"
     r"vault secrets|decryption failed|syntax error)"
@@ -54,7 +54,7 @@ _HARMLESS = re.compile(
 
 
 def place_of(value: Any) -> str:
-    """FILE:LINE where a value was written, as far as Ansible remembers."""
+    """Return FILE:LINE where a value was written, if Ansible knows it."""
     if Origin is not None:
         origin = Origin.get_tag(value)
         path, line = (origin.path, origin.line_num) if origin else (None, None)
@@ -66,13 +66,13 @@ def place_of(value: Any) -> str:
 
 
 def _near(place: str) -> str:
-    """`` (FILE:LINE)``, as seen from here."""
+    """Return `` (FILE:LINE)``, relative to the current folder."""
     relative = os.path.relpath(place) if place else ""
     return f" ({place if relative.startswith('..') else relative})" if place else ""
 
 
 def reason_of(error: BaseException, ask: str) -> str:
-    """Why a text can't be rendered, without any value in it, for it may hold a secret. ``ask``: a command that shows more."""
+    """Return why a text can't be rendered, without any value, which could be a secret. ``ask``: a command that shows more."""
     chain: list[str] = []
     current: BaseException | None = error
     while current is not None and len(chain) < 10:
@@ -89,12 +89,12 @@ def reason_of(error: BaseException, ask: str) -> str:
 
 
 class Renderer:
-    """Ansible's templates for a whole fleet: hosts share most texts, and to compile one takes longer than to render it."""
+    """Ansible's template engine for a whole fleet: compiling a text is slower than rendering it, and hosts share most texts."""
 
     def __init__(self, loader: Any) -> None:
         self._templar = Templar(loader=loader, variables={})
         self._names: dict[str, frozenset[str]] = {}
-        # Where ansible-core 2.19 and later have it; asked for by its old name there it warns.
+        # Its place since ansible-core 2.19, which warns about the old name.
         self._environment = environment = getattr(self._templar, "_engine", self._templar).environment
         compile_text, compiled = environment.compile, {}
 
@@ -115,11 +115,11 @@ class Renderer:
         try:
             return self._templar.template(text, fail_on_undefined=True)
         finally:
-            if isinstance(before, _Owned):  # a template in the middle of another host's
+            if isinstance(before, _Owned):  # rendered in the middle of another host's template
                 self._templar.available_variables = before
 
     def names_in(self, text: str) -> frozenset[str]:
-        """The variables that a template names."""
+        """Return the variables that a template names."""
         names = self._names.get(text)
         if names is None:
             try:
@@ -132,7 +132,7 @@ class Renderer:
 
 
 def _looked_up(parsed: nodes.Template) -> Iterator[str]:
-    """The variables that a template names in lookup('vars', ...): its default hides what they hold as that of a filter does."""
+    """Return the names in lookup('vars', ...), whose default hides errors in them just like the filter default."""
     for call in parsed.find_all(nodes.Call):
         words = [one.value for one in call.args if isinstance(one, nodes.Const) and isinstance(one.value, str)]
         named = isinstance(call.node, nodes.Name) and call.node.name in ("lookup", "query", "q")
@@ -141,13 +141,13 @@ def _looked_up(parsed: nodes.Template) -> Iterator[str]:
 
 
 class _Owned(dict):  # type: ignore[type-arg]
-    """A host's variables in which C(hostvars) and C(vars) hide nothing."""
+    """A host's variables in which C(hostvars) and C(vars) hide no errors."""
 
 
 class _Strict(Mapping):  # type: ignore[type-arg]
-    """Variables of a host, rendered whole or not at all, where ansible-core before 2.19 gives them with templates in them."""
+    """A host's variables, each rendered completely or not at all. ansible-core before 2.19 returns unrendered templates."""
 
-    __UNSAFE__ = True  # such a core takes it as it is, and does not render all of it whenever it is named
+    __UNSAFE__ = True  # such a core uses it as it is, instead of rendering all of it on each use
 
     def __init__(self, renderer: Renderer, variables: dict[str, Any]) -> None:
         self._renderer, self._variables = renderer, variables
@@ -170,7 +170,7 @@ class _Strict(Mapping):  # type: ignore[type-arg]
 
 
 class _StrictHosts(_Strict):
-    """C(hostvars) of such a core."""
+    """C(hostvars) for ansible-core before 2.19."""
 
     def __init__(self, renderer: Renderer, hostvars: Any) -> None:
         super().__init__(renderer, hostvars)
@@ -184,7 +184,7 @@ class _StrictHosts(_Strict):
 
 
 class Resolver:
-    """The variables of one host."""
+    """The variables of one host, rendered."""
 
     def __init__(
         self,
@@ -205,7 +205,7 @@ class Resolver:
         self._left = MAX_VALUES
 
     def values(self, names: list[str]) -> dict[str, Any]:
-        """Those of ``names`` that are set, in builtin types."""
+        """Return those of ``names`` that are set, in builtin types."""
         found = {}
         for name in names:
             if name in self._variables:
@@ -215,11 +215,11 @@ class Resolver:
         return found
 
     def rendered(self, value: Any, where: str, near: str = "", depth: int = 0) -> Any:
-        """``value`` with every text in it rendered; ``near``: where what it stands in was written."""
+        """Return ``value`` with every text in it rendered. ``near``: where its container was written."""
         near = place_of(value) or near
         self._left -= 1
         if depth > MAX_DEPTH or self._left < 0:
-            return value  # what counts the levels and values refuses it
+            return value  # `plain` counts levels and values, and refuses it
         if isinstance(value, Mapping):
             rendered = ((key, self.rendered(item, inside(where, key), near, depth + 1)) for key, item in value.items())
             return {key: item for key, item in rendered if item is not _OMIT}
@@ -232,7 +232,7 @@ class Resolver:
 
     def _rendered_text(self, value: Any, where: str, near: str) -> Any:
         try:
-            if not isinstance(value, str) and hasattr(value, "vault"):  # encrypted, before ansible-core 2.19
+            if not isinstance(value, str) and hasattr(value, "vault"):  # an encrypted value, before ansible-core 2.19
                 return str(value)
             text = self._renderer.render(value, self._variables)
         except AnsibleValueOmittedError:
@@ -249,13 +249,13 @@ class Resolver:
         return text
 
     def _references_hold(self, text: str, where: str, near: str) -> bool:
-        """Whether each list and mapping that a template names can be rendered whole; else what it hides is reported."""
+        """True if each list and mapping that a template names can be rendered completely; else report the hidden errors."""
         return all([self._reference_holds(name, f"{where} -> {name}", near) for name in sorted(self._renderer.names_in(text))])
 
     def _reference_holds(self, name: str, where: str, near: str) -> bool:
         if name in self._held:
             return self._held[name]
-        self._held[name] = True  # for variables that name each other
+        self._held[name] = True  # ends the recursion if variables name each other
         value = self._variables.get(name)
         if name.startswith("ansible_") or name in _MAGIC:
             return True

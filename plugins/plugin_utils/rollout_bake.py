@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A part of the time for which a wave is watched: waits, and asks what is asked from the controller."""
+"""EDGE. A part of a wave's bake: wait, and meanwhile run the checks that are made from the controller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils import outside
 
 
 def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any], until: int, failed: set[str]) -> dict[str, Any]:
-    """Until ``until`` seconds after the watch began, or too much is bad. ``failed``: hosts that are so already."""
+    """Watch until ``until`` seconds after the bake began, or until too much is bad. ``failed``: hosts that failed already."""
     deployed = variables["unikernels_xen_deployed"]
     earlier = variables.get("unikernels_xen_bake") or {}
     earlier = earlier if earlier.get("wave") == wave else {}
@@ -39,7 +39,7 @@ def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any]
         bad = "; ".join(queries.bad.values())
         ill.update({name.partition("\n")[0]: words for name, words in health.bad.items()})
         over = time.time() >= end
-        # What failed for the first time at the end gets its remaining tries.
+        # A check that first fails at the very end still gets its remaining tries.
         if over and not (extra and (queries.doubtful or health.doubtful)):
             break
         extra -= 1 if over else 0
@@ -50,7 +50,7 @@ def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any]
 
 
 def _line(state: State, wave: int, began: float, rollout: Rollout) -> None:
-    """For who follows the run at a terminal."""
+    """Print the progress for whoever follows the run on a terminal."""
     spent = int(time.time() - began)
     now = moment_of(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
     if rollout.bake:
@@ -60,7 +60,7 @@ def _line(state: State, wave: int, began: float, rollout: Rollout) -> None:
 
 
 def _checks(rollout: Rollout, hosts: list[str], variables: Mapping[str, Any]) -> list[Any]:
-    """Health checks that the controller asks: name is HOST, a line's end, and the domain."""
+    """Return the health checks to run from the controller. Each name is HOST, a newline, and the domain."""
     if "controller" not in rollout.watchers:
         return []
     texts, checks = (variables.get("unikernels_xen_fleet") or {}).get("hosts", {}), []

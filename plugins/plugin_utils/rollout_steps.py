@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What the steps of a rollout share: its variables, its journal, and what tasks left on the play's hosts."""
+"""EDGE. What the steps of a rollout share: its variables, its journal, and the results of tasks on the play's hosts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import 
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 
-# Where the plays keep the plan, and what was declared for all hosts.
+# Variables in which the plays keep the plan and the declaration of all hosts.
 PLAN, FLEET = "unikernels_xen_rollout", "unikernels_xen_fleet"
 MAX_WORDS = 400
 # As hosts take it (fleet/generations.py).
@@ -55,7 +55,7 @@ def rendered(loader: Any, variables: Mapping[str, Any], hosts: Iterable[str], na
 
 
 def known_of(variables: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """All variables of each host of the inventory, also what tasks registered."""
+    """Return all variables of each host of the inventory, including those that tasks registered."""
     manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
     known = {}
     for host in hosts:
@@ -91,7 +91,7 @@ def is_declared(loader: Any, variables: Mapping[str, Any], hosts: list[str]) -> 
 
 
 def declared(loader: Any, variables: Mapping[str, Any], hosts: list[str]) -> tuple[Rollout, Plan]:
-    """The rollout that is declared for these hosts, and who is in which wave. RolloutError with every mistake."""
+    """Return the declared rollout of these hosts and its waves. Raise RolloutError with every mistake."""
     values = rendered(loader, variables, hosts, ["rollout"])
     rollouts = {host: values[host]["rollout"] for host in hosts if "rollout" in values[host]}
     rollout, problems = rollout_of(next(iter(rollouts.values()), {"waves": ["100%"]}))
@@ -122,13 +122,13 @@ def resumable(state: State, options: Mapping[str, Any], wave: int) -> None:
 
 
 def raw_rollout(loader: Any, variables: Mapping[str, Any], host: str) -> dict[str, Any]:
-    """As the journal has it: without `notify`, for a webhook's URL is a secret."""
+    """Return the rollout for the journal: without `notify`, since a webhook's URL is a secret."""
     value = rendered(loader, variables, [host], ["rollout"])[host].get("rollout", {"waves": ["100%"]})
     return {key: entry for key, entry in dict(value).items() if key != "notify"}
 
 
 def digests_of(fleet: Any, rollout: str, hosts: Iterable[str]) -> dict[str, str]:
-    """A digest of each host's declaration, salted: a declaration may hold a secret that can be guessed."""
+    """Return a digest of each host's declaration, salted: a declaration may contain a secret that could be guessed."""
     texts = fleet.get("hosts", {}) if isinstance(fleet, Mapping) else {}
     key = rollout.encode("utf-8")
     return {
@@ -137,7 +137,7 @@ def digests_of(fleet: Any, rollout: str, hosts: Iterable[str]) -> dict[str, str]
 
 
 def state_of(known: Mapping[str, Any]) -> State:
-    """The rollout as its journal has it. JournalError also where another run has taken it over."""
+    """Return the rollout's state from its journal. Raise JournalError, also if another run has taken it over."""
     state = journal_folder.load(known["folder"], known["id"])
     run, here = state.run, journal_folder.this_run()
     if run and (run["node"], run["pid"]) != (here["node"], here["pid"]):
@@ -168,7 +168,7 @@ def refusal_of(states: list[State]) -> str:
 
 
 def failure_of(result: Any) -> str:
-    """Why a registered result is no success; "" when it is one, or when there is none."""
+    """Return why a registered result is not a success; "" if it is one, or if there is none."""
     if not isinstance(result, Mapping):
         return ""
     if result.get("unreachable"):
@@ -190,7 +190,7 @@ def turn_event(host: str, state: str, msg: str = "") -> tuple[str, dict[str, Any
 
 
 def summary_of(state: State, result: str, lines: list[str]) -> dict[str, Any]:
-    """What a webhook gets, and a letter."""
+    """Return the summary for webhooks and mail."""
     failed = [host for host in state.order if state.turns.get(host) in (journal.FAILED, journal.LOST)]
     back = [host for host in state.order if state.backs.get(host) == journal.BACK]
     return {

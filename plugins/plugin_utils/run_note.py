@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Who runs this, and from which revision of the inventory; for what hosts keep of a run."""
+"""EDGE. Who runs this, and from which revision of the inventory; hosts record it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owners import
 def who() -> str:
     try:
         return f"{getpass.getuser()}@{platform.node()}"
-    except (OSError, KeyError):  # a user without a name
+    except (OSError, KeyError):  # a user id without a name
         return f"{os.getuid()}@{platform.node()}"
 
 
 def revision_of(path: str) -> str:
-    """The commit that the inventory's folder is at, with a plus when it was changed since; "" outside of git."""
+    """Return the commit of the inventory's folder, with a plus if it has changes; "" outside git."""
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     if not os.path.isdir(folder):
         return ""
@@ -31,7 +31,7 @@ def revision_of(path: str) -> str:
 
 
 def owner_of(path: str) -> str:
-    """The name of an inventory, for hosts to keep: the same for each clone of its repository."""
+    """Return an inventory's name for hosts to record: equal for all clones of its repository."""
     place = os.path.abspath(path)
     folder = place if os.path.isdir(place) else os.path.dirname(place)
     if not os.path.isdir(folder):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What the folders of a host's VPN endpoints hold, for the declaration. Loads cryptography only where it must."""
+"""EDGE. Read the folders of a host's VPN endpoints for the declaration. Imports cryptography only if needed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _absolute(values: dict[str, Any], key: str) -> None:
 
 
 def with_keys(host: str, values: dict[str, Any], lines: list[str]) -> Resolved:
-    """``values`` with absolute folders, and what is in these; a line for each thing that is wrong there."""
+    """Return ``values`` with absolute folders, and what these contain; add a line for each thing that is wrong there."""
     _absolute(values, "vpn_pki")
     for item in values["vpn_endpoints"] if isinstance(values.get("vpn_endpoints"), list) else []:
         if isinstance(item, dict):
@@ -65,12 +65,12 @@ def _read(keys: Any, endpoint: Server, lines: list[str]) -> Material | None:
 
 
 def served(folder: str) -> dict[str, Any]:
-    """What a host keeps of the CA in ``folder``; see modules/vpn_ca.py."""
+    """Return what a host records of the CA in ``folder``; see modules/vpn_ca.py."""
     from ansible_collections.unikernels.xen.plugins.plugin_utils import pki as pkis
 
     try:
         found = pkis.read(folder, ())
-    except pkis.PkiError:  # reported before
+    except pkis.PkiError:  # reported already
         return {"ca": "", "health": "", "ends": {}}
     if found.ca is None or not found.tls_crypt:
         return {"ca": "", "health": "", "ends": {}}

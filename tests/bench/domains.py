@@ -1,8 +1,8 @@
-"""How fast, as ratios from one run on the real lab: the domain engine against what a user would do otherwise.
+"""How fast the domain engine is, compared with the alternatives, as ratios from one run on the real lab.
 
     make bench            (after make site; LAB_* choose the lab)
 
-Prints a table in Markdown. Fails on nothing but an error: machines are shared, and a clock proves no bug.
+Prints a table in Markdown. Fails only on an error: machines are shared, and a clock proves no bug.
 """
 
 import json
@@ -40,7 +40,7 @@ def declared(index):
 
 
 def play(folder, *tasks):
-    """Seconds that ansible-playbook takes with these tasks."""
+    """Return the seconds that ansible-playbook takes with these tasks."""
     book = folder / "bench.yml"
     book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": list(tasks)}]))
     began = time.monotonic()
@@ -49,7 +49,7 @@ def play(folder, *tasks):
 
 
 def by_hand(folder, names):
-    """What people write today: a template for each file, a question for each domain, and a command where it is missing."""
+    """Return what people write today: a template for each file, a query for each domain, and a command if it is missing."""
     (folder / "domain.cfg.j2").write_text(DEFINITION.format(name="{{ item }}"))
     template = {"src": str(folder / "domain.cfg.j2"), "dest": "/root/bench-{{ item }}.cfg", "mode": "0644"}
     return [
@@ -69,14 +69,14 @@ def no_change(dom0, folder):
     for count in COUNTS:
         domains = [declared(index) for index in range(count)]
         task = {"unikernels.xen.xen_domains": {"domains": domains, "parallel": 1}}
-        play(folder, task)  # now they are there
+        play(folder, task)  # now they exist
         hand = by_hand(folder, [one["name"] for one in domains])
         for one in domains:  # and so are their files
             dom0(f"cat >/root/bench-{one['name']}.cfg", data=DEFINITION.format(name=one["name"]))
         floor_task = {"ansible.builtin.command": "xl list -l", "changed_when": False}
         ours = min(play(folder, task) for _round in range(2))
         floor = min(play(folder, floor_task) for _round in range(2))
-        # The slow ones once: what is shown is a ratio of dozens.
+        # Measure slow ones once: the ratio shown is in the dozens.
         manual = play(folder, *hand)
         loop = play(folder, {"unikernels.xen.xen_domain": "{{ item }}", "loop": domains}) if count <= 10 else None
         inside, memory = in_dom0(dom0, domains)
@@ -91,7 +91,7 @@ def no_change(dom0, folder):
 
 
 def in_dom0(dom0, domains):
-    """(seconds, MiB) of the module's own function in Dom0, imports and all."""
+    """Return (seconds, MiB) of the module's own function in Dom0, including imports."""
     out = dom0.engine(
         f"""
         import resource, time
@@ -120,7 +120,7 @@ def planning():
 
 
 class Client(threading.Thread):
-    """Asks the web server from outside the host every few milliseconds; ``gap``: the longest time without an answer."""
+    """Queries the web server from outside the host every few milliseconds. ``gap``: the longest time without an answer."""
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -140,7 +140,7 @@ class Client(threading.Thread):
             self.ended.wait(0.005)
 
     def wait_for_answers(self, count, seconds=120):
-        """Until that many more came; the measurement is over when the time is."""
+        """Wait for that many more answers, or until the time is over."""
         until, wanted = time.monotonic() + seconds, self.answers + count
         while self.answers < wanted and time.monotonic() < until:
             self.ended.wait(0.05)
@@ -149,7 +149,7 @@ class Client(threading.Thread):
 def gap_while(change):
     client = Client()
     client.start()
-    client.wait_for_answers(20)  # it has to see it up
+    client.wait_for_answers(20)  # it must see the server up
     change()
     client.wait_for_answers(20)  # and up again
     client.ended.set()
@@ -158,7 +158,7 @@ def gap_while(change):
 
 
 def replacing(dom0, folder, what, kernel, memory):
-    """``what`` serves as www; it is replaced in each way, seen from outside the host."""
+    """Replace www, served by ``what``, in each way, and measure from outside the host."""
 
     def replace(more, update):
         options = {
@@ -182,7 +182,7 @@ def replacing(dom0, folder, what, kernel, memory):
 
 def main():
     dom0 = Dom0()
-    # Else what is measured is, on both sides, how an emulated machine starts Python.
+    # Otherwise both sides would mostly measure how an emulated machine starts Python.
     preloaded.install(dom0.command)
     os.environ["ANSIBLE_INVENTORY"] = QUICK_INVENTORY
     dom0.ship_engine()

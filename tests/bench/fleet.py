@@ -1,8 +1,8 @@
-"""What checking a whole fleet costs on the controller: playbooks/validate.yml over 10, 100, 1000 hosts of three unikernels each.
+"""What checking a whole fleet costs on the controller: playbooks/validate.yml over 10, 100, 1000 hosts with three unikernels.
 
 python -m tests.bench.fleet [--against COMMIT] [--old-most HOSTS] [HOSTS...]
 
-No host is asked. With --against the same inventories are checked by that commit's playbook too, in the same run.
+No host is contacted. With --against that commit's playbook checks the same inventories in the same run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def inventory(folder: pathlib.Path, hosts: int) -> pathlib.Path:
 
 
 def measure(root: pathlib.Path, path: pathlib.Path) -> tuple[float, float, int]:
-    """Seconds, CPU seconds and MiB (of the largest process) of one run."""
+    """Return (seconds, CPU seconds, MiB of the largest process) of one run."""
     before = time.monotonic()
     script = (
         "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL);"

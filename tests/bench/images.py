@@ -1,4 +1,4 @@
-"""What it costs to learn that an image need not be built, and to read what one says of itself. Needs no lab.
+"""What it costs to find that an image need not be built, and to read what an image states. Needs no lab.
 
 The doubles of mirage, opam and dune are slow where the real ones are not, so processes are counted, not their time.
 """
@@ -33,7 +33,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 from tests.doubles import HELLO, make_toolchain
 from tests.guests import guest
 
-FILES = 200  # of sources, as in a unikernel with some content compiled in
+FILES = 200  # source files, as in a unikernel with some content compiled in
 ROUNDS = 20
 
 
@@ -47,7 +47,7 @@ def best(call, rounds=ROUNDS):
 
 
 def traced(command, folder, environment):
-    """(programs that it starts, itself included; files of any kind that they open), or None for want of strace."""
+    """Return (programs started, including itself; files of any kind opened), or None without strace."""
     if not shutil.which("strace"):
         return None
     trace = ["strace", "-f", "-qq", "-e", "trace=execve,openat", "-e", "status=successful", "-o", "trace", *command]
@@ -57,7 +57,7 @@ def traced(command, folder, environment):
 
 
 def cells(tools, folder):
-    """What a cell costs: to start, and to work in. The double of dune compiles nothing, so Python's compiler stands for one."""
+    """Measure a cell: its start, and work in it. The double of dune compiles nothing, so Python's compiler replaces it."""
     where = folder / "cell"
     where.mkdir()
     sandbox.give(str(where))
@@ -75,7 +75,7 @@ def cells(tools, folder):
 
         times[enabled] = best(lambda run=run: run(["true"])), best(lambda run=run: run(["python3", "-c", source]), 5)
     watched = Cell(str(where), {"PATH": "/usr/bin:/bin"})
-    for number in range(20000):  # as many files as a build has
+    for number in range(20000):  # as many files as in a build
         (where / f"{number // 200}").mkdir(exist_ok=True)
         (where / f"{number // 200}" / f"{number}").write_text("x")
     with open(folder / "cell.log", "a") as log:
@@ -92,7 +92,7 @@ def cells(tools, folder):
 
 
 def starts(folder):
-    """What it costs to look at an image before its domain is created, and at boot."""
+    """Measure checking an image before its domain is created, and at boot."""
     store, keys = folder / "host", folder / "keys"
     keys.mkdir()
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(keys / "images")], check=True)
@@ -115,7 +115,7 @@ def starts(folder):
 
 
 def packed():
-    """What a mirror saves by gzip. What is most like an image of MirageOS is another program in OCaml: Debian's opam."""
+    """Measure what a mirror saves with gzip, on another program in OCaml, which resembles a MirageOS image: Debian's opam."""
     opam = shutil.which("opam")
     if not opam:
         return

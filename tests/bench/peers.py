@@ -1,10 +1,10 @@
-"""The same job by this collection, by community.libvirt over libvirt's Xen driver, and by a loop of xl and template.
+"""The same job with this collection, with community.libvirt and libvirt's Xen driver, and with a loop of xl and template.
 
     make bench-peers            (on a lab with Xen; LAB_* choose it. PEERS="1 10" for other numbers of domains)
 
-N small domains are created, run again with nothing to change, one of them changed, one destroyed by hand, all removed. Prints
-tables in Markdown: seconds of ansible-playbook, tasks, processes in Dom0, and what each noticed. libvirt and its Python are
-installed into the lab, community.libvirt comes from PyPI's package `ansible`.
+N small domains are created, run again without changes, one is changed, one is destroyed by hand, all are removed. Prints tables
+in Markdown: seconds of ansible-playbook, tasks, processes in Dom0, and what each noticed. libvirt and its Python are installed
+into the lab; community.libvirt comes from PyPI's package `ansible`.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -63,7 +63,7 @@ def libvirt(domains: dict[str, int], state: str, folder: pathlib.Path) -> Tasks:
 
 
 def by_hand(domains: dict[str, int], state: str, folder: pathlib.Path) -> Tasks:
-    """What people write: a template for each file, a question for each domain, a command where the answer asks for one."""
+    """Return what people write: a template for each file, a query for each domain, a command if the answer requires one."""
     (folder / "peer.cfg.j2").write_text(XL.format(name="{{ item.name }}", memory="{{ item.memory }}"), encoding="utf-8")
     rows = [{"name": name, "memory": memory} for name, memory in domains.items()]
     look: dict[str, object] = {"ansible.builtin.command": "xl list {{ item.name }}", "loop": rows, "register": "looked",
@@ -105,7 +105,7 @@ def play(dom0: Dom0, folder: pathlib.Path, tasks: Tasks) -> Run:
     """One play; a way that fails at its job is a result too."""
     book = folder / "peers.yml"
     book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": tasks}]), encoding="utf-8")
-    # Counted inside Dom0: each fork that there was between two looks.
+    # Counted inside Dom0: each fork between two samples.
     before = int(dom0("sed -n 's/^processes //p' /proc/stat"))
     began = time.monotonic()
     done = playbook(str(book), check=False)
@@ -118,13 +118,13 @@ def play(dom0: Dom0, folder: pathlib.Path, tasks: Tasks) -> Run:
 
 
 def memory_of(dom0: Dom0, name: str) -> int:
-    """MiB of the domain that runs under this name; 0 when none does."""
+    """Return the MiB of the domain that runs under this name; 0 if none does."""
     rows = [line.split() for line in dom0("xl list").splitlines()[1:]]
     return next((int(row[2]) for row in rows if row[0] == name), 0)
 
 
 def job(dom0: Dom0, folder: pathlib.Path, way: str, count: int) -> dict[str, object]:
-    """Create, again, change one, mend one, remove: a Run of each, and what was noticed."""
+    """Create, run again, change one, repair one, remove. Return a Run for each, and what was noticed."""
     tasks = WAYS[way]
     domains = {f"peer{index:02}": 8 for index in range(count)}
     changed = {**domains, "peer00": 12}
@@ -184,7 +184,7 @@ def tables(results: dict[tuple[str, int], dict[str, object]], counts: tuple[int,
 
 
 def collection() -> pathlib.Path:
-    """A folder with community.libvirt beside this collection."""
+    """Return a folder with community.libvirt beside this collection."""
     folder = CACHE / "ansible_collections"
     if not (folder / "community/libvirt/MANIFEST.json").exists():
         CACHE.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""What a rollout that changes nothing costs the controller, a host, against a plain play with as many tasks and modules.
+"""What a rollout that changes nothing costs the controller per host, compared with a plain play of as many tasks and modules.
 
     python -m tests.bench.rollout [HOSTS...]          as root: the hosts are simulated (tests/fleet)
 
-The plain play has as many tasks as our rollout has for a host, of which as many run a module there (ping) as ours do; the others
-are decided on the controller. CPU seconds are those of ansible-playbook and what it starts, ssh too, without the hosts' own.
+The plain play has as many tasks per host as our rollout, and as many of them run a module there (ping); the others are decided on
+the controller. CPU seconds are those of ansible-playbook and its processes, including ssh, without the hosts' own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROUNDS = 2
 
 
 def cost(fleet: Fleet, *arguments: str) -> tuple[float, float, Any]:
-    """(seconds, CPU seconds, the run) of the quicker of two runs."""
+    """Return (seconds, CPU seconds, the run) of the faster of two runs."""
     found = []
     for _round in range(ROUNDS):
         began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -34,7 +34,7 @@ def cost(fleet: Fleet, *arguments: str) -> tuple[float, float, Any]:
 
 
 def plain(fleet: Fleet, tasks: int, calls: int) -> str:
-    """The path of a play with so many tasks for each host, ``calls`` of them modules."""
+    """Return the path of a play with that many tasks per host, ``calls`` of them modules."""
     entries: list[dict[str, Any]] = [{"name": "Ask the host", "ansible.builtin.ping": {}}] * calls
     entries += [{"name": "Decide", "ansible.builtin.assert": {"that": "true", "quiet": True}}] * (tasks - calls)
     path = fleet.folder / "plain.yml"

@@ -1,9 +1,9 @@
-"""What shipping an image takes, in time and bytes on the wire, to one host of the lab and to two at once.
+"""What shipping an image costs, in time and bytes on the wire, to one host of the lab and to two at once.
 
-    make bench            (after make site; LAB_HOSTS=2 for the second column, whose machine needs no Xen for this)
+    make bench            (after make site; LAB_HOSTS=2 for the second column, whose machine needs no Xen)
 
-The machines of a lab share two processors, so what a second host costs is measured over a link of LINK kbit/s, that
-being what hosts wait for elsewhere. Fails on nothing but an error.
+The machines of a lab share two processors, so the cost of a second host is measured over a link of LINK kbit/s, which is what
+hosts wait for elsewhere. Fails only on an error.
 """
 
 import json
@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / ".collections")]
 from tests.guests import guest
 from tests.integration.conftest import Dom0, playbook, run
 
-SIZE = 4 << 20  # bytes, as large as a unikernel without its debug information, and nothing that ssh could compress
+SIZE = 4 << 20  # bytes, like a unikernel without debug information; ssh can't compress it
 LINK = 1000
 STORE = "/root/bench-images"
 RECEIVED = "cat /sys/class/net/$(ip -o route get 10.0.2.2 | sed 's/.* dev \\([^ ]*\\).*/\\1/')/statistics/rx_bytes"
@@ -34,7 +34,7 @@ class Shipping:
         self.image.write_bytes(guest(os.urandom(SIZE), memory_size=2 * SIZE))
 
     def play(self, hosts, *tasks, link=None):
-        """Seconds, and bytes that the first host received."""
+        """Return the seconds, and the bytes that the first host received."""
         self.book.write_text(json.dumps([{"hosts": ",".join(one.name for one in hosts), "gather_facts": False, "tasks": tasks}]))
         options = ["-e", json.dumps({"ansible_sftp_extra_args": f"-l {link}"})] if link else []
         before, began = int(hosts[0](RECEIVED)), time.monotonic()

@@ -1,9 +1,9 @@
-"""A fleet as its hosts might answer: mostly well, some ill, one lost, one hostile."""
+"""A fleet as its hosts might report: mostly healthy, some unhealthy, one lost, one hostile."""
 
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import status_of
 
 DIGESTS = ("a5f4" * 16, "09be" * 16)
-# What a host may answer that wants to be more than text. Each would change the title or ask somebody outside.
+# Answers of a hostile host. If executed, each would change the title or contact a server.
 HOSTILE = (
     "</script><script>document.title='run'</script>",
     "<img src=x onerror=\"document.title='run'\">",
@@ -22,7 +22,7 @@ def domain(number, name, image, **more):
 
 
 def answers(number):
-    """What the modules returned for a host."""
+    """Return what the modules returned for a host."""
     names = [("www", "web"), ("dns", "dns")] if number % 2 else [("www", "web")]
     domains = [domain(index, *pair) for index, pair in enumerate(names, 1)]
     declared = [{"name": name, "state": "running", "sha256": DIGESTS[0], "memory": 32} for name, _image in names]

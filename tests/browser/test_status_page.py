@@ -1,6 +1,6 @@
-"""The page that status.yml writes, in a real browser (Debian's chromium): what it shows, sorts, filters, and never runs.
+"""The page of status.yml in a real browser (Debian's chromium): what it shows, sorts, filters, and never runs.
 
-Screenshots are left in BROWSER_SHOTS, or in pytest's folder; look at them after a change of the page's style.
+Screenshots are left in BROWSER_SHOTS, or in pytest's folder; inspect them after a change of the page's style.
 """
 
 import html
@@ -20,7 +20,7 @@ from .pages import HOSTILE, fleet_of, hostile_fleet
 CHROMIUM = shutil.which("chromium")
 AT = "2026-11-27 20:00:00 UTC"
 WIDE, PHONE = (1280, 900), (390, 844)
-# Runs after the page's own script and leaves what it found in the title.
+# Runs after the page's own script and leaves its findings in the title.
 PROBE = """<script>
 const visible = () => rows.length && [...list.children].filter(row => !row.hidden).map(row => row.dataset.name);
 const filter = (words, is) => { text.value = words; which.value = is || ''; show(); return visible(); };
@@ -45,10 +45,10 @@ def chromium(folder, *options, size=WIDE):
 
 
 def probe(folder, hosts, expression, size=WIDE):
-    """What JavaScript ``expression`` (a function's body) finds on the page."""
+    """Return what JavaScript ``expression`` (a function's body) finds on the page."""
     path = folder / "page.html"
     text = page(hosts, AT).replace("</body>", PROBE.replace("PROBE", expression))
-    # Its windows are never narrower than 500 pixels, but a frame is, and it is what the page then measures.
+    # Chromium's windows are at least 500 pixels wide, but a frame can be narrower, and the page measures that.
     path.write_text(text if size == WIDE else FRAME.format(width=size[0], height=size[1], text=html.escape(text)))
     title = re.search(r"<title>(.*?)</title>", chromium(folder, "--dump-dom", path.as_uri(), size=size), re.DOTALL)[1]
     return json.loads(html.unescape(title))
@@ -113,7 +113,7 @@ def test_a_state_is_more_than_a_colour(tmp_path):
 
 
 def test_nothing_that_a_host_answers_is_run_or_fetched(tmp_path):
-    """Each text of a hostile host is text; the page has the elements that it has for a fleet of well-meaning ones."""
+    """Each text of a hostile host remains text; the page has the same elements as for a benign fleet."""
     elements = "[...new Set([...document.querySelectorAll('body *')].map(one => one.tagName))].sort()"
     found = probe(
         tmp_path, hostile_fleet(),

@@ -1,4 +1,4 @@
-"""Doubles of what cannot run everywhere, and the folders that a user of the real things would have."""
+"""Doubles of tools that can't run everywhere, and folders like those of the real tools' users."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ HELLO = HERE / "hello"
 
 
 def make_toolchain(folder):
-    """What the role mirage_builder leaves, with doubles in it."""
+    """Make what the role mirage_builder installs, with doubles."""
     (folder / "bin").mkdir(parents=True)
     (folder / "opam").mkdir()
     (folder / "opam/double.json").write_text('{"switch": "mirage", "installed": []}')
@@ -24,7 +24,7 @@ def make_toolchain(folder):
 
 
 def make_opam(folder, archive):
-    """The path of an `opam`, before any toolchain is made, and the archive that it gets packages from."""
+    """Return the path of an `opam` without a toolchain, and the archive that it gets packages from."""
     folder.mkdir()
     archive.mkdir()
     (folder / "opam").symlink_to(HERE / "toolchain.py")

@@ -1,10 +1,10 @@
 """A double of Xen under a simulated host: `xl`, xenstore's socket and tools, and guests that answer HTTP.
 
-It is no hypervisor. `xl`'s words, exit codes and output are those of the recording double of tests/unit/apply (Xen 4.17); what
-this one adds is a process that keeps them while a fleet is at work. Around it all is real: the host's files, its network
+It is not a hypervisor. `xl`'s messages, exit codes and output come from the recording double of tests/unit/apply (Xen 4.17); this
+one adds a process that keeps the domains while a fleet works. Everything around it is real: the host's files, its network
 namespace with a bridge, and a network device for each vif.
 
-A guest is what its kernel's bytes are: with UNHEALTHY in them it runs and answers nobody.
+A guest's kernel decides its behaviour: one that contains UNHEALTHY runs and answers nobody.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -23,7 +23,7 @@ _DIRECTORY, _READ, _ERROR = 1, 2, 16
 
 
 class Host(Xen):
-    """One host's hypervisor. ``arguments``: the file with the command line that Xen was booted with."""
+    """One host's hypervisor. ``arguments``: the file with Xen's command line."""
 
     def __init__(self, arguments):
         super().__init__()
@@ -32,7 +32,7 @@ class Host(Xen):
     # -- xl, as a process asks for it ------------------------------------------------------------
 
     def command(self, argv):
-        """(exit code, output, error output) of `xl` or a tool of xenstore."""
+        """Return (exit code, output, error output) of `xl` or a tool of xenstore."""
         tool, *words = [os.path.basename(argv[0]), *argv[1:]]
         if tool == "xl":
             if not hasattr(self, "xl_" + words[0].replace("-", "_")):
@@ -68,7 +68,7 @@ class Host(Xen):
         return record
 
     def xl_create(self, *words):
-        """What a hotplug script has against a vif ends the domain that it is for."""
+        """Destroy a domain whose vif a hotplug script refuses."""
         try:
             return super().xl_create(*words)
         except subprocess.CalledProcessError as error:
@@ -106,7 +106,7 @@ class Host(Xen):
     # -- guests ----------------------------------------------------------------------------------
 
     def answer(self, address):
-        """What the guest that has this address answers to a request, None where nobody does."""
+        """Return the answer of the guest with this address to a request; None if there is none."""
         for name, record in self.domains.items():
             addresses = " ".join(record["config"].get("vif", [])).replace(",", " ").split()
             if f"ip={address}" in addresses and record["state"] == "running":
@@ -141,7 +141,7 @@ class Host(Xen):
         return 0, "".join(f'{key} = "{value}"\n' for key, value in rows), ""
 
     def message(self, data):
-        """(answer to the first whole message, bytes that it took); (b"", 0) when it is not whole yet."""
+        """Return (answer to the first complete message, bytes consumed); (b"", 0) if it is incomplete."""
         if len(data) < _HEADER.size:
             return b"", 0
         kind, request, transaction, length = _HEADER.unpack_from(data)
@@ -161,7 +161,7 @@ class Host(Xen):
 
 
 def _vifs(record):
-    """(network device, what was declared) of each."""
+    """Return (network device, declaration) of each vif."""
     vifs = [dict(word.split("=", 1) for word in vif.split(",")) for vif in record["config"].get("vif", [])]
     return [(f"vif{record['domid']}.{index}", vif) for index, vif in enumerate(vifs)]
 

@@ -1,7 +1,7 @@
-"""A double of the engine: a host is a folder, and its domains are a file in it. Takes the place of the real one's file in a copy.
+"""A double of the engine: a host is a folder, its domains a file in it. It replaces the real one's file in a copy.
 
-A host's folder is the one that its images' folder is in. A domain whose kernel's digest is all `b` can't be had on hosts that
-the file `refused` beside the folders names.
+A host's folder is the one that contains its images' folder. Hosts named in the file `refused` beside the folders refuse a domain
+whose kernel's digest is all `b`.
 """
 
 from __future__ import annotations

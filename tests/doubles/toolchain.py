@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Doubles of ``mirage`` (4.11), ``opam`` (with opam-monorepo) and ``dune``, for machines that opam's archive does not reach.
 
-Called by the name of the tool that it stands for, it keeps to that tool's contract as the roles and modules use it: the
+Called by the name of the tool that it replaces, it keeps to that tool's contract as the roles and modules use it: the
 options, the files written, the words and exit codes of failures, the lock step. What it "compiles" is a real PVH image:
 tests/guests/service.c, compiled when the double was laid out, which says what the source's ``greeting`` says. Its OCaml is
 a few lines of pattern matching:
@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 
-# The greeting of the compiled image that lies beside ``bin``: a builder needs no more than Python and make.
+# The greeting of the compiled image beside ``bin``: a builder needs only Python and make.
 TEMPLATE = "@" * 80
 VERSIONS = {"mirage": "4.11.1", "opam-monorepo": "0.4.3", "solo5": "0.12.1", "ocaml-solo5": "1.3.2", "ocaml": "5.4.1"}
 KNOWN = ("--no-dhcp", "--no-depext", "--no-extra-repo", "--color", "--net", "--kv_ro", "--block", "--enable-monitoring")
@@ -60,7 +60,7 @@ def fail(code, *lines):
 
 
 def type_error(path):
-    """What the compiler says of ``let x : int = "text"``."""
+    """Return what the compiler prints for ``let x : int = "text"``."""
     for number, line in enumerate(pathlib.Path(path).read_text().splitlines(), 1):
         found = re.search(r'let \w+ : int = ("[^"]*")', line)
         if found:
@@ -187,14 +187,14 @@ def opam(arguments):
             + (f'x-opam-monorepo-duniverse-dirs: [[{pin.group(1)} "library"]]\n' if pin else "")
         )
     elif words[:2] == ["monorepo", "pull"]:
-        # As opam-monorepo 0.4: it reads the lock file and nothing else of the project.
+        # Like opam-monorepo 0.4: it reads only the lock file of the project.
         lock, project = (pathlib.Path(arguments[arguments.index(option) + 1]) for option in ("-l", "-r"))
         if not lock.exists():
             fail(1, f"opam-monorepo: [ERROR] no lockfile {lock}")
         if "//unreachable.invalid/" in lock.read_text():
             fail(1, "opam-monorepo: [ERROR] Failed to pull", "curl: (6) Could not resolve host: unreachable.invalid")
         (project / "duniverse").mkdir(exist_ok=True)
-    # A toolchain that is there is read only.
+    # An existing toolchain is only read.
     if json.dumps(told) != before:
         (root / "double.json").write_text(json.dumps(told))
 

@@ -1,4 +1,4 @@
-"""One fleet for all tests of this folder: FLEET_HOSTS hosts (12; `make test-all` has 50), on each the image `one`."""
+"""One fleet for all tests of this folder: FLEET_HOSTS hosts (12; `make test-all` uses 50), each with the image `one`."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 
 from .fleet import Fleet
 
-# Fewer have too few in the last wave.
+# With fewer, the last wave is too small.
 HOSTS = max(6, int(os.environ.get("FLEET_HOSTS", "12")))
 
 
@@ -23,7 +23,7 @@ def started():
 
 @pytest.fixture
 def fleet(started):
-    """With `one` on each host, whatever the test before has left."""
+    """The fleet with `one` on each host, whatever the previous test left."""
     for name in started.names:
         started.dead(name, False)
         started.slow(name, 0)

@@ -1,8 +1,8 @@
-"""A fleet of simulated hosts for tests: one sshd on loopback, which leads a host's name to namespaces of its own.
+"""A fleet of simulated hosts for tests: one sshd on loopback, which maps a host's name to its namespaces.
 
     fleet = Fleet(50); fleet.start(); fleet.playbook("playbooks/rollout.yml", "-e", ...); fleet.stop()
 
-The controller is the real one: real ssh, real modules, real files. What is doubled: see machines.py. Needs root, for namespaces.
+The controller is real: real ssh, real modules, real files. machines.py lists the doubles. Needs root, for namespaces.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -29,7 +29,7 @@ from tests.guests import IDLE, guest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TOOLS = pathlib.Path(__file__).parent / "tools"
 CACHE = pathlib.Path(os.environ.get("LAB_CACHE") or pathlib.Path.home() / ".cache/unikernels.xen")
-# Debian's server is unpacked, not installed: nothing listens that its user has not asked for.
+# Debian's server is unpacked, not installed: nothing listens that the user has not asked for.
 SSHD_PACKAGES = ("openssh-server", "openssh-sftp-server", "libwrap0")
 SSHD = """
 ListenAddress 127.0.0.1:{port}
@@ -50,7 +50,7 @@ SetEnv PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin HOME=/root
 Subsystem sftp /usr/local/lib/sftp-server
 ForceCommand {folder}/enter
 """
-# A host that has no process is dead.
+# A host without a process is dead.
 ENTER = """#!/bin/sh
 cd "{folder}/hosts/${{FLEET_HOST:?}}" || exit 255
 [ -e dead ] && exit 255
@@ -62,7 +62,7 @@ IMAGES = {"one": IDLE + b"one", "two": IDLE + b"two", "bad": IDLE + UNHEALTHY}
 
 
 def find_sshd():
-    """(the server, the sftp server, the folder of its libraries or ""), unpacked into the cache where it is not installed."""
+    """Return (the server, the sftp server, the folder of its libraries or ""), unpacked into the cache if not installed."""
     if os.path.exists("/usr/sbin/sshd"):
         return "/usr/sbin/sshd", "/usr/lib/openssh/sftp-server", ""
     folder = CACHE / "sshd"
@@ -154,7 +154,7 @@ class Fleet:
         (self.folder / "sshd_config").write_text(SSHD.format(folder=self.folder, port=self.port))
         (self.folder / "enter").write_text(ENTER.format(folder=self.folder))
         (self.folder / "enter").chmod(0o755)
-        # It wants a user and a folder of its own; both are in its view of this machine alone.
+        # It needs a user and a folder of its own; both exist only in its own view of this machine.
         passwd = pathlib.Path("/etc/passwd").read_text()
         lines = [re.sub(r":[^:]*$", ":/bin/sh", line) if line.startswith("root:") else line for line in passwd.splitlines()]
         lines += [] if "\nsshd:" in passwd else ["sshd:x:65534:65534::/run/sshd:/usr/sbin/nologin"]
@@ -187,7 +187,7 @@ class Fleet:
     # -- the controller --------------------------------------------------------------------------
 
     def inventory(self, image="one", hosts=None, **more):
-        """Write what is declared: a unikernel on each host, by ``image``; ``hosts``: name -> variables of its own."""
+        """Write the declaration: a unikernel with ``image`` on each host. ``hosts``: name -> variables of its own."""
         if not hasattr(self, "port"):
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 self.port = probe.getsockname()[1]
@@ -203,7 +203,7 @@ class Fleet:
             "ansible_user": "root",
             "ansible_port": self.port,
             "ansible_ssh_private_key_file": str(self.folder / "key"),
-            # All lead to one address; sshd is told which host is meant.
+            # All have the same address; FLEET_HOST tells sshd which host is meant.
             "ansible_ssh_common_args": "-o HostName=127.0.0.1 -o HostKeyAlias=fleet -o SetEnv=FLEET_HOST={{ inventory_hostname }}"
             f" -o UserKnownHostsFile={self.folder}/known_hosts -o GlobalKnownHostsFile=/dev/null",
             "ansible_python_interpreter": "/usr/local/bin/python3",
@@ -229,7 +229,7 @@ class Fleet:
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
             "ANSIBLE_FORKS": "10",
             "ANSIBLE_NOCOLOR": "1",
-            # How slow a simulated host may be: the double answers at once, this machine is shared.
+            # A simulated host may be slow: the double answers at once, but this machine is shared.
             "ANSIBLE_TIMEOUT": "30",
         }
 
@@ -242,7 +242,7 @@ class Fleet:
         ]
 
     def playbook(self, *arguments, check=True, timeout=900):
-        """Run it; the answer has .counts: host -> {"changed": 0, ...}."""
+        """Run a playbook; the result has .counts: host -> {"changed": 0, ...}."""
         done = run(*self.command(*arguments), check=check, timeout=timeout, cwd=ROOT, env=self.environment())
         done.counts = {}
         for line in done.stdout.splitlines():
@@ -260,18 +260,18 @@ class Fleet:
         return self.playbook("playbooks/rollout.yml", *arguments, check=check)
 
     def journals(self):
-        """The lines of each rollout's journal, the newest last."""
+        """Return the lines of each rollout's journal, the newest last."""
         for path in sorted((self.folder / "journal").glob("*.jsonl")):
             yield [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
     def event(self, name):
-        """Whether the newest rollout is under way and came so far."""
+        """True if the newest rollout is under way and has reached this event."""
         newest = (list(self.journals()) or [[]])[-1]
         events = [line["event"] for line in newest]
         return name in events and "end" not in events
 
     def unfinished(self):
-        """The rollout that is under way by its journal, "" for none."""
+        """Return the rollout that is under way by its journal; "" if none."""
         for lines in self.journals():
             ends = [line for line in lines if line["event"] == "end" and line["result"] not in ("stopped", "waiting")]
             if lines and not ends:
@@ -284,14 +284,14 @@ class Fleet:
         return int((self.folder / "hosts" / name / "pid").read_text())
 
     def path(self, name, path):
-        """A path of the host's, seen from here."""
+        """Return a host's path as seen from here."""
         return pathlib.Path(f"/proc/{self.process(name)}/root{path}")
 
     def shell(self, name, command, check=True):
         return run("nsenter", "-t", self.process(name), "-m", "-n", "-u", "--", "/bin/sh", "-c", command, check=check).stdout
 
     def serves(self, name):
-        """The image that its guest answers with, "" where nobody does."""
+        """Return the image with which the host's guest answers; "" if nobody answers."""
         number = self.names.index(name) + 1
         script = (
             "import sys, urllib.request\n"
@@ -307,7 +307,7 @@ class Fleet:
         return {hashlib.sha256(guest(code)).hexdigest(): name for name, code in IMAGES.items()}
 
     def served(self):
-        """Image -> the hosts that answer with it."""
+        """Map each image to the hosts that answer with it."""
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             found = collections.defaultdict(list)
             for name, image in zip(self.names, pool.map(self.serves, self.names)):
@@ -315,21 +315,21 @@ class Fleet:
         return dict(found)
 
     def calls(self, name):
-        """How many modules have run there."""
+        """Return how many modules have run there."""
         return len(self.path(name, "/run/calls").read_bytes())
 
     def dead(self, name, dead=True):
-        """Whether it answers no more: its network is gone, what it runs is not."""
+        """Cut the host off, or reconnect it: its network is gone, its processes keep running."""
         path = self.folder / "hosts" / name / "dead"
         path.touch() if dead else path.unlink(missing_ok=True)
 
     def slow(self, name, seconds=2):
-        """Each command takes so much longer from now on; 0 ends it."""
+        """Delay each command by so many seconds from now on; 0 stops that."""
         path = self.folder / "hosts" / name / "slow"
         path.write_text(str(seconds)) if seconds else path.unlink(missing_ok=True)
 
     def fill(self, name, full=True, left=0):
-        """Take all of its disk but so many bytes, or give it back."""
+        """Fill its disk but for so many bytes, or free it again."""
         path = self.path(name, "/var/tmp/full")
         if not full:
             path.unlink(missing_ok=True)

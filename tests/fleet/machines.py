@@ -1,9 +1,9 @@
-"""The simulated hosts of a fleet: each is a process in namespaces of its own, with a file system, a network and a double of Xen.
+"""The simulated hosts of a fleet: each is a process in its own namespaces, with a file system, a network and a double of Xen.
 
     /usr/bin/python3 -m tests.fleet.machines FOLDER NAME...      as root, in a mount namespace of its own
 
 Real are the files below the host's root (a tmpfs; /usr is this machine's, read-only), its bridge and devices, every module that
-Ansible runs there and what that calls. Doubled are Xen (tests/doubles/dom0.py), systemctl, dpkg-query and the boot loader
+Ansible runs there, and what that calls. Doubles replace Xen (tests/doubles/dom0.py), systemctl, dpkg-query and the boot loader
 (tests/fleet/tools), and /proc/xen with /proc/cmdline, which only a kernel under Xen has.
 """
 
@@ -26,7 +26,7 @@ NEWNS, NEWUTS, NEWNET = 0x00020000, 0x04000000, 0x40000000
 RDONLY, REMOUNT, BIND, MOVE, REC, PRIVATE = 1, 32, 4096, 8192, 16384, 1 << 18
 PDEATHSIG, CAPBSET_DROP, SYS_BOOT = 1, 24, 22
 DISK = "160m"
-# A byte for each module that ran.
+# One byte for each module that ran.
 CALLS = "/run/calls"
 FOLDERS = """
     usr etc root tmp proc sys dev local boot/grub run/xenstored var/lib var/log/xen var/tmp
@@ -58,7 +58,7 @@ def bind(source, target, read_only=False):
 
 
 def build_root(folder, name):
-    """The host's file system, and into it."""
+    """Build the host's file system, and enter it."""
     root = folder / "root"
     root.mkdir(exist_ok=True)
     mount("fleet", root, "tmpfs", 0, f"size={DISK},mode=755")
@@ -84,7 +84,7 @@ def build_root(folder, name):
         if os.path.exists(f"/usr/sbin/{name}"):
             bind("/usr/bin/false", root / "usr/sbin" / name)
     bind("/dev", root / "dev")
-    # What Python has yet to import.
+    # What Python has not imported yet.
     preloaded = folder.parent.parent / "preloaded"
     (root / preloaded.relative_to("/")).mkdir(parents=True)
     bind(preloaded, root / preloaded.relative_to("/"), read_only=True)
@@ -97,7 +97,7 @@ def build_root(folder, name):
 
 
 def build_proc(folder):
-    """Linux lets nobody add to /proc, so it is a folder of links to the real one, and what a Dom0 has beside them."""
+    """Make a folder of links to the real /proc, with a Dom0's own entries: Linux allows no additions to /proc."""
     mount("proc", folder, "tmpfs", 0, "size=1m,mode=755")
     (folder / "real").mkdir()
     mount("proc", folder / "real", "proc")
@@ -110,7 +110,7 @@ def build_proc(folder):
 
 
 def build_network(number):
-    """A bridge, and behind it the addresses that guests of this host may have."""
+    """Make a bridge with the addresses that guests of this host may have."""
     subprocess.run(
         ["ip", "-batch", "-"], check=True, text=True, capture_output=True,
         input=f"link set lo up\nlink add xenbr0 type bridge\naddr add 10.77.255.{number}/16 dev xenbr0\nlink set xenbr0 up\n"
@@ -119,11 +119,11 @@ def build_network(number):
 
 
 class Machine:
-    """Answers what a host's processes ask: a Python that has Ansible loaded, `xl`, xenstore, and the guests' addresses."""
+    """Answers a host's processes: a Python with Ansible loaded, `xl`, xenstore, and the guests' addresses."""
 
     def __init__(self, xen, server):
         self.xen, self.server, self.ready = xen, server, selectors.DefaultSelector()
-        self.modules = []  # ids of the processes that run them
+        self.modules = []  # ids of the processes that run modules
         for path, accepted in ((server.SOCKET, self.python), ("/run/double-of-xen", self.xl), ("/run/xenstored/socket", None)):
             listener = socket.socket(socket.AF_UNIX)
             listener.bind(path)
@@ -136,7 +136,7 @@ class Machine:
         self.ready.register(listener, selectors.EVENT_READ, lambda: accepted(listener.accept()[0]))
 
     def follow(self, answer):
-        """A connection whose bytes are collected until ``answer`` takes them."""
+        """Collect a connection's bytes until ``answer`` consumes them."""
 
         def accepted(connection):
             data = bytearray()
@@ -171,7 +171,7 @@ class Machine:
             file.write(".")
 
     def xl(self, connection):
-        """The program hands over what it prints to; its words are in /proc."""
+        """Run xl for a program that passes its output's descriptor; its arguments are in /proc."""
         descriptors, pid = self.server.received(connection)
         try:
             with open(f"{self.server.PROC}/{pid}/cmdline", "rb") as file:
@@ -184,7 +184,7 @@ class Machine:
             connection.send(bytes([code]))
         except OSError:
             pass  # it was killed meanwhile
-        except Exception:  # a fault of the double ends the call, not the host
+        except Exception:  # an error in the double ends the call, not the host
             os.write(descriptors[2], traceback.format_exc().encode())
         for descriptor in descriptors:
             os.close(descriptor)
@@ -212,14 +212,14 @@ class Machine:
 
 
 def host(folder, name, number, server, double):
-    """In a process of its own."""
-    libc.prctl(PDEATHSIG, signal.SIGKILL)  # with the fleet
-    checked(libc.prctl(CAPBSET_DROP, SYS_BOOT, 0, 0, 0))  # whatever happens in there, this machine runs on
+    """Runs in a process of its own."""
+    libc.prctl(PDEATHSIG, signal.SIGKILL)  # die with the fleet
+    checked(libc.prctl(CAPBSET_DROP, SYS_BOOT, 0, 0, 0))  # whatever happens in there, this machine must not reboot
     os.setsid()
     checked(libc.unshare(NEWNS | NEWUTS | NEWNET))
     mount(None, "/", None, REC | PRIVATE)
     socket.sethostname(name)
-    platform._uname_cache = None  # of this machine, by an import
+    platform._uname_cache = None  # cached for this machine by an import
     build_network(number)
     build_root(folder, name)
     os.environ.update(PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin", HOME="/root")
@@ -230,7 +230,7 @@ def host(folder, name, number, server, double):
 
 
 def main():
-    libc.prctl(PDEATHSIG, signal.SIGKILL)  # with the tests, however they end
+    libc.prctl(PDEATHSIG, signal.SIGKILL)  # die with the tests, however they stop
     folder, *names = sys.argv[1:]
     folder = pathlib.Path(folder)
     sys.path.insert(0, str(folder / "preloaded"))

@@ -17,7 +17,7 @@ SEED = int(os.environ.get("FLEET_SEED", "0")) or random.randrange(1 << 30)
 
 
 def begun(fleet):
-    """A rollout of what is declared, at work."""
+    """A running rollout of the declaration."""
     return subprocess.Popen(
         fleet.command("playbooks/rollout.yml"), cwd=fleet.root, env=fleet.environment(), start_new_session=True, text=True,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -25,7 +25,7 @@ def begun(fleet):
 
 
 def state(fleet, names):
-    """What a host runs and has on disk, as far as a rollout could touch it."""
+    """Return what a host runs and has on disk, as far as a rollout could change it."""
     command = (
         "xl list -v; cat /etc/xen/unikernels/*.cfg; ls -a /etc/xen/unikernels /etc/xen/auto;"
         " ls /var/lib/unikernels/generations /var/lib/unikernels/images"
@@ -34,20 +34,20 @@ def state(fleet, names):
 
 
 def clean(fleet):
-    """No host has a leftover of a change: a second domain, an intent, a vif that belongs to none."""
+    """Assert that no host has leftovers of a change: a second domain, an intent, a vif without a domain."""
     for name in fleet.names:
         listed = fleet.shell(name, "xl list; ls -a /etc/xen/unikernels; ls /sys/class/net")
         assert listed.count("www ") == 1 and "~" not in listed and ".next" not in listed and listed.count("vif") == 1, listed
 
 
 def recorded(fleet, name):
-    """(the image that its newest generation has, how that went)."""
+    """Return (the image in its newest generation, the result of that)."""
     names = "import glob, json; g = json.load(open(sorted(glob.glob('/var/lib/unikernels/generations/[0-9]*'))[-1]))"
     return fleet.shell(name, f"/usr/bin/python3 -c \"{names}; print(g['result'])\"").strip()
 
 
 def order_of(output):
-    """The waves as the plan printed them: lists of the names that are shown."""
+    """Return the waves as the plan printed them: lists of the displayed names."""
     return [re.findall(r"xen\d+", line) for line in output.splitlines() if re.search(r"wave \d+: xen", line)]
 
 
@@ -129,7 +129,7 @@ def test_more_than_may_fail_before_the_first_wave_change_nothing(fleet):
 
 
 def killed(fleet, seconds, **declared):
-    """Begin a rollout, and kill the controller with all that it has begun here after so many seconds."""
+    """Begin a rollout, and kill the controller with all its processes here after so many seconds."""
     fleet.declare(**declared)
     with begun(fleet) as process:
         try:
@@ -140,7 +140,7 @@ def killed(fleet, seconds, **declared):
 
 @pytest.fixture(scope="session")
 def duration(started):
-    """What a rollout takes here, now."""
+    """Measure how long a rollout takes here and now."""
     started.rollout(image="one", rollout={"waves": ["100%"]})
     began = time.monotonic()
     started.rollout(image="two", rollout=WAVES)
@@ -149,7 +149,7 @@ def duration(started):
 
 @pytest.mark.parametrize("number", range(KILLS))
 def test_killed_at_any_moment_it_is_resumed(fleet, duration, number):
-    """The seed is printed: FLEET_SEED repeats it."""
+    """The seed is printed; FLEET_SEED repeats it."""
     seconds = random.Random(SEED + number).uniform(0, duration)
     print(f"FLEET_SEED={SEED}, number {number}: killed after {seconds:.1f} s of {duration:.1f} s")
     killed(fleet, seconds, image="two", rollout=WAVES)

@@ -1,7 +1,7 @@
-"""Tiny PVH guests of our own, a few hundred bytes to a few KB each, made here from nothing.
+"""Our own tiny PVH guests, from a few hundred bytes to a few KB, assembled here.
 
-They carry the notes that Solo5 gives its images, so they pass through everything that a
-unikernel passes through; what they do is written in their few bytes of code.
+They carry the notes that Solo5 gives its images, so they take every path that a unikernel takes; their few bytes of code say what
+they do.
 """
 
 import pathlib
@@ -16,9 +16,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import (
 )
 
 LOAD = 0x100000
-IDLE = b"\xfb\xf4\xeb\xfc"  # sti; hlt; jmp back: runs for ever and costs nothing
+IDLE = b"\xfb\xf4\xeb\xfc"  # sti; hlt; jmp back: runs forever at no cost
 ENDS = b"\xfa\xf4\xeb\xfd"  # cli; hlt: Xen sees the last vCPU go down and powers the domain off
-# mov ecx, 0x2000000; dec ecx; jnz back; ud2: works for a moment, then a triple fault, which Xen takes for a reboot
+# mov ecx, 0x2000000; dec ecx; jnz back; ud2: works for a moment, then a triple fault, which Xen treats as a reboot
 LOOPS = b"\xb9\x00\x00\x00\x02\x49\x75\xfd\x0f\x0b"
 
 
@@ -31,7 +31,7 @@ def note(owner: bytes, kind: int, data: bytes) -> bytes:
 def guest(
     code: bytes = IDLE, target: int | None = 6, pvh: bool = True, memory_size: int = 4096, blocks: tuple[bytes, ...] = ()
 ) -> bytes:
-    """An ELF image; ``target`` is Solo5's number (6 is xen), None leaves its notes out; ``blocks`` names devices."""
+    """Return an ELF image. ``target``: Solo5's number (6 is xen), None for no notes; ``blocks``: names of its devices."""
     notes = b""
     if pvh:
         notes += note(b"Xen", XEN_ELFNOTE_PHYS32_ENTRY, struct.pack("<I", LOAD))
@@ -54,7 +54,7 @@ CFLAGS += ["-fno-asynchronous-unwind-tables", "-fno-strict-aliasing", "-fcf-prot
 
 
 def service(greeting: str = "A guest of our own", **named) -> bytes:
-    """An image that answers HTTP, DNS and ping, or ends as its boot arguments say: service.c, with Debian's compiler."""
+    """Return an image that answers HTTP, DNS and ping, or exits as its boot arguments say: service.c, by Debian's compiler."""
     with tempfile.TemporaryDirectory() as folder:
         flat, whole = f"{folder}/flat", f"{folder}/whole"
         text = greeting.replace("\\", "\\\\").replace('"', '\\"')

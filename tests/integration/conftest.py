@@ -1,4 +1,4 @@
-"""A lab of real machines: site.yml has run on it before the first test, and tests share it."""
+"""A lab of real machines, shared by all tests. site.yml has run on it before the first test."""
 
 import base64
 import hashlib
@@ -31,7 +31,7 @@ def run(*command, check=True, timeout=1500, **named):
 
 
 def playbook(*arguments, check=True, **named):
-    """Run ansible-playbook; the answer has .counts: host -> {"changed": 0, ...} from the recap."""
+    """Run ansible-playbook; the result has .counts: host -> {"changed": 0, ...} from the recap."""
     return counted(run("ansible-playbook", *arguments, check=check, **named))
 
 
@@ -49,16 +49,16 @@ def counted(done):
     return done
 
 
-# What the first runs on a plain machine printed, where tests/run had them beside the stages that need no lab.
+# Output of the first runs on a plain machine, if tests/run made them in parallel with stages that need no lab.
 FIRST_RUNS = pathlib.Path(os.environ.get("LAB_DIR", "/nonexistent")) / "first-runs.json"
-# A lab that was kept is no fresh machine; what needs one is skipped.
+# A lab that was kept is not fresh; tests that need a fresh one are skipped.
 KEPT = bool(os.environ.get("KEEP_LAB")) and not FIRST_RUNS.exists()
 
 
 def first_runs():
-    """Boot plain Debian and run site.yml on it for the first time, and what can be tried only before that."""
+    """Boot plain Debian, try what is only possible before the first run, and run site.yml for the first time."""
     playbook("playbooks/lab.yml")
-    # Plain Debian has no bridge-utils, so this switch must fail, and the old network must come back by itself.
+    # Plain Debian has no bridge-utils, so this switch must fail and the old network must return by itself.
     bridge = run("ansible", "xen1", "-m", "unikernels.xen.xen_bridge", check=False)
     fresh_check = playbook("site.yml", "--check", "--diff")
     return {"failed_bridge": bridge, "fresh_check": fresh_check, "site": playbook("site.yml")}
@@ -67,19 +67,19 @@ def first_runs():
 QUICK_INVENTORY = f"{ROOT / 'inventories/lab'},{preloaded.INVENTORY}"
 
 
-# Short, for a socket's path ends at 108 bytes.
+# Short, since a socket's path is limited to 108 bytes.
 CONTROL = pathlib.Path(tempfile.mkdtemp(prefix="dom0-")) / "ssh"
 
 
 class Dom0:
-    """The lab machine's Dom0 over ssh, one connection for all: a new one takes an emulated machine two seconds."""
+    """The lab machine's Dom0 over one ssh connection: a new one takes an emulated machine two seconds."""
 
     def __init__(self, name="xen1"):
         self.name = name
         variables = json.loads(run("ansible-inventory", "--host", name).stdout)
         port = str(variables["ansible_port"])
         options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "ConnectTimeout=20"]
-        # A machine that was reset is known within 15 s to be another one.
+        # A machine that was reset is noticed within 15 s.
         options += ["ServerAliveInterval=5", "ServerAliveCountMax=3"]
         options += ["ControlMaster=auto", "ControlPersist=60", f"ControlPath={CONTROL}-{port}"]
         self.command = ["ssh", "-q", "-i", variables["ansible_ssh_private_key_file"], "-p", port]
@@ -88,7 +88,7 @@ class Dom0:
         self.command.append("root@127.0.0.1")
 
     def __call__(self, command, check=True, timeout=300, data=None):
-        # None of ours: ssh makes what it is given non-blocking, and Ansible refuses to start with that.
+        # Not our own stdin: ssh makes it non-blocking, and Ansible refuses to start with that.
         stdin = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
         done = subprocess.run([*self.command, command], capture_output=True, text=True, timeout=timeout, check=False, **stdin)
         if check and done.returncode:
@@ -96,7 +96,7 @@ class Dom0:
         return done.stdout
 
     def ship_engine(self):
-        """The collection's own code into Dom0's /root/engine, to call it there without Ansible around it."""
+        """Copy the collection's code to Dom0's /root/engine, to call it there without Ansible."""
         archive = subprocess.run(
             ["tar", "-c", "--exclude=__pycache__", "plugins/module_utils"], cwd=ROOT, capture_output=True, check=True
         ).stdout
@@ -105,14 +105,14 @@ class Dom0:
         subprocess.run([*self.command, unpack], input=archive, capture_output=True, check=True, timeout=60)
 
     def engine(self, code, check=True, timeout=300):
-        """Run Python in Dom0 with the collection's module_utils as ``utils``; what it prints."""
+        """Run Python in Dom0 with the collection's module_utils as ``utils``. Return what it prints."""
         head = "import importlib, json, sys\nsys.path.insert(0, '/root/engine')\n"
         head += "utils = 'ansible_collections.unikernels.xen.plugins.module_utils'\n"
         head += "def load(name): return importlib.import_module(f'{utils}.{name}')\n"
         return self("python3 -", data=head + textwrap.dedent(code), check=check, timeout=timeout)
 
     def domains(self):
-        """Name -> domid of everything but Dom0."""
+        """Return name -> domid of everything but Dom0."""
         rows = [line.split() for line in self("xl list").splitlines()[1:]]
         return {row[0]: int(row[1]) for row in rows if row[1] != "0"}
 
@@ -125,12 +125,12 @@ STATE = (
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item):
-    """With a failure goes what Dom0 looked like at that moment."""
+    """Add Dom0's state at that moment to a failure's report."""
     report = (yield).get_result()
     if report.failed:
         try:
             report.sections.append(("Dom0", Dom0()(STATE, check=False, timeout=120)))
-        except Exception as error:  # no lab, or no Dom0 that answers: that says enough
+        except Exception as error:  # no lab, or Dom0 doesn't answer: nothing to add
             report.sections.append(("Dom0", f"cannot be asked: {error}"))
 
 
@@ -145,7 +145,7 @@ def wait_until(question, seconds, what):
 
 
 def hold(dom0, path, seconds):
-    """Have another process of Dom0 hold the lock of a file for so long; returns, once it holds it, the command that ends it."""
+    """Let another process in Dom0 hold a file's lock for so long. Once it does, return the command that stops it."""
     pid = dom0(f"nohup flock --no-fork {path} sleep {seconds} >/dev/null 2>&1 & echo $!").strip()
     held = f"flock --nonblock {path} true || echo held"
     wait_until(lambda: dom0(held).strip() == "held", 60, f"the lock of {path}")
@@ -160,13 +160,13 @@ def http():
 def dig(*options):
     command = ["dig", "+short", "+time=3", "+tries=2", "@127.0.0.1", "-p", str(PORTS["DNS"]), "www.lab.example", "A", *options]
     lines = run(*command, check=False).stdout.splitlines()
-    # An emulator under load may lose a datagram; dig asks again, as every client does, and says so.
+    # An emulator under load may lose a datagram; dig repeats the query, as every client does, and reports it.
     return "\n".join(line for line in lines if not line.startswith(";;"))
 
 
 @pytest.fixture(scope="session")
 def site():
-    """The first run of site.yml, from plain Debian; .fresh_check and .failed_bridge are the runs before it."""
+    """The first run of site.yml on plain Debian; .fresh_check and .failed_bridge are the runs before it."""
     if FIRST_RUNS.exists():
         runs = {name: subprocess.CompletedProcess(**done) for name, done in json.loads(FIRST_RUNS.read_text()).items()}
     elif KEPT:
@@ -180,7 +180,7 @@ def site():
 
 @pytest.fixture(scope="session")
 def dom0(site):
-    """Dom0; from here on what Ansible runs there starts quickly: the runs before it had Debian's own Python, as users have."""
+    """Dom0 with a faster start of Ansible's modules from here on; the runs before used Debian's own Python, as users do."""
     reached = Dom0()
     preloaded.install(reached.command)
     with pytest.MonkeyPatch.context() as patch:
@@ -196,7 +196,7 @@ def engine(dom0):
 
 @pytest.fixture(scope="session")
 def engine_server(engine, dom0):
-    """engine_server(domain, ...): xen_domains' own function in Dom0, without Ansible around it; what it returned."""
+    """engine_server(domain, ...): call xen_domains' own function in Dom0, without Ansible. Returns its result."""
     server = "/root/engine/server.py"
     dom0(f"cat >{server}", data=(ROOT / "tests/integration/engine_server.py").read_text())
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
@@ -216,7 +216,7 @@ STORE = "/var/lib/unikernels/images"
 
 @pytest.fixture(scope="session")
 def images(dom0, engine):
-    """Tiny guests in the host's store, by the function that takes an image in, and the kernel of the lab's web server."""
+    """Tiny guests in the host's store, put there by the function that takes images in, and the kernel of the lab's web server."""
     guests = {
         "idle": guest(IDLE),
         "idle2": guest(IDLE + b"\x90"),
@@ -241,7 +241,7 @@ def images(dom0, engine):
 
 @pytest.fixture
 def cleared(dom0):
-    """Whatever a test leaves of the domains whose names begin with "try" is gone after it."""
+    """Remove what a test leaves of domains whose names begin with "try"."""
     yield
     dom0(
         "rm -f /usr/local/sbin/xl; for name in $(xl list | awk '$1 ~ /^try/ {print $1}'); do xl destroy $name 2>/dev/null; done;"
@@ -251,7 +251,7 @@ def cleared(dom0):
 
 @pytest.fixture
 def results(play, tmp_path):
-    """Run tasks in one play, each whether or not the one before it failed; what each returned, in their order."""
+    """Run tasks in one play, each even if the one before it failed. Return their results, in order."""
 
     def run_tasks(*tasks, flags=()):
         path = tmp_path / "results.json"
@@ -274,7 +274,7 @@ def results(play, tmp_path):
 
 @pytest.fixture
 def declared(results):
-    """xen_domains with one list as a user's task; the answer of ansible-playbook has what it returned as .result."""
+    """Run xen_domains with one list, as a user's task; its result is .result of ansible-playbook's."""
 
     def declare(*domains, check=True, flags=(), **options):
         done = results({"unikernels.xen.xen_domains": {"domains": list(domains), **options}}, flags=flags)
@@ -287,7 +287,7 @@ def declared(results):
 
 @pytest.fixture
 def play(tmp_path):
-    """Run tasks on xen1 as a user's playbook would."""
+    """Run tasks on xen1 like a user's playbook."""
 
     def run_tasks(*tasks, check=True, arguments=()):
         book = [{"hosts": "xen1", "gather_facts": False, "tasks": list(tasks)}]

@@ -1,6 +1,6 @@
-"""Runs in Dom0: each line on stdin is one call of the engine, made in a child of its own, its answer one line on stdout.
+"""Runs in Dom0: each line on stdin is a call of the engine, made in a child process; its result is one line on stdout.
 
-The engine is imported once. A call whose process was killed is answered by null.
+The engine is imported only once. The result of a call whose process was killed is null.
 """
 
 import importlib
@@ -21,7 +21,7 @@ def answer(request):
 
 
 for line in sys.stdin:
-    # By a file: what a killed call has started may hold a pipe open.
+    # Through a file: processes started by a killed call may hold a pipe open.
     if os.path.exists(ANSWER):
         os.unlink(ANSWER)
     child = os.fork()

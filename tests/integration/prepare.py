@@ -1,4 +1,4 @@
-"""The first runs on a plain machine, kept for the tests: python -m tests.integration.prepare. Fails when site.yml does."""
+"""Make the first runs on a plain machine and save them for the tests: python -m tests.integration.prepare."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

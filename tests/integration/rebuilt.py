@@ -1,9 +1,8 @@
-"""Runs in Dom0, by Debian's own Python: installed packages as newer ones in a repository of files that apt takes for Debian's.
+"""Runs in Dom0 with Debian's own Python. Repackages installed packages as newer ones, in a file repository that apt trusts.
 
     rebuilt.py FOLDER SUFFIX PACKAGE[:SCRIPT]...
 
-Each PACKAGE is built of the files that are installed, with SUFFIX behind its version. SCRIPT (preinst, postinst) is one that
-fails.
+Each PACKAGE is built from its installed files, with SUFFIX after its version. SCRIPT (preinst, postinst) is made to fail.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later

@@ -1,4 +1,4 @@
-"""Nothing but its own, at real vifs: a guest of ours that sends whatever it is asked to."""
+"""Anti-spoofing at real vifs: our guest sends any frame on request, and only its own may pass."""
 
 import json
 
@@ -26,7 +26,7 @@ def puppet(images):
 
 @pytest.fixture
 def pulled(dom0):
-    """What came of each frame: whether the guest's vif saw it, and where else it turned up."""
+    """For each frame: whether the guest's vif saw it, and where else it turned up."""
 
     def pull(kinds, name="try1"):
         wait_until(lambda: f"{name}: ready" in dom0(f"cat /var/log/xen/console/guest-{name}.log", check=False), 60, "ready")
@@ -58,7 +58,7 @@ def test_nothing_but_its_own(declared, puppet, pulled, dom0):
     all_pass(pulled(frames.lawful()))
     assert "proto ra" not in dom0(f"ip -6 route show default via {frames.LINK_LOCAL}")
 
-    # Started again by Xen, and by hand.
+    # Restarted by Xen, and by hand.
     before = dom0.domains()["try1"]
     dom0("xl reboot try1")
     wait_until(lambda: dom0.domains().get("try1", before) != before, 60, "try1 again")
@@ -67,7 +67,7 @@ def test_nothing_but_its_own(declared, puppet, pulled, dom0):
     dom0("xl destroy try1; xl create /etc/xen/unikernels/try1.cfg")
     nothing_passes(pulled(some))
 
-    # Opened by hand, and put right by what a run of the role does.
+    # Opened by hand, and repaired by a run of the role.
     dom0("nft flush ruleset")
     assert "wrong: the tables were not loaded" in dom0("/etc/xen/scripts/unikernels-antispoof keep xenbr0")
     assert dom0("/etc/xen/scripts/unikernels-antispoof check xenbr0") == ""

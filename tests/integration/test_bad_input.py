@@ -1,4 +1,4 @@
-"""Bad input: one clear line, exit code not zero, before any host is changed. The commands are the user's."""
+"""Bad input: one clear line and a non-zero exit code, before any host is changed. The commands are the user's."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ def interface(address="10.0.2.110/24", **more):
 
 @pytest.fixture
 def refused(dom0, tmp_path):
-    """Run site.yml with more variables; it must fail with the words, in one line, and change nothing."""
+    """Run site.yml with these variables; it must fail with the given words in one line, and change nothing."""
 
     def site(words, variables, before_hosts=True):
         image = tmp_path / "good.xen"
@@ -40,7 +40,7 @@ def refused(dom0, tmp_path):
         assert done.returncode != 0
         assert words in output, output[-3000:]
         assert "Traceback" not in output
-        # What a task does on the controller for a host is shown as "xen1 -> localhost".
+        # A task on the controller for a host is shown as "xen1 -> localhost".
         assert "changed: [xen1]" not in done.stdout
         assert dom0.domains() == before
         if before_hosts:
@@ -115,7 +115,7 @@ def test_a_host_that_is_not_debian(refused, dom0):
 
 
 def test_a_host_without_hardware_virtualization(tmp_path):
-    """Where this machine has none it is itself the host that is refused."""
+    """If this machine lacks it, the machine itself is the refused host."""
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         flags = file.read().split()
     if "svm" in flags or "vmx" in flags:
@@ -129,7 +129,7 @@ def test_a_host_without_hardware_virtualization(tmp_path):
 
 
 def test_in_batches_a_failure_leaves_the_hosts_after_it_alone(tmp_path):
-    """On this machine under three names, in check mode; a wrong variable is refused before anything is asked."""
+    """This machine under three names, in check mode; a wrong variable is refused before any host is contacted."""
     inventory = tmp_path / "hosts.yml"
     hosts = {name: {"ansible_connection": "local"} for name in ("first", "second", "third")}
     hosts["first"]["xen_host_domain_cpus"] = "!"

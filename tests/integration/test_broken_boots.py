@@ -1,6 +1,6 @@
-"""Boots that break: each ends with the host back on the entry that worked, without a hand, and with one line.
+"""Boots that fail: each must return to the entry that worked, without manual help, and report one line.
 
-They need nothing but a machine that runs under Xen, and change its boot alone: tests/run boots.
+The tests need only a machine under Xen, and change only its boot: tests/run boots.
 """
 
 import json
@@ -12,22 +12,22 @@ import pytest
 
 from .conftest import Dom0, playbook, wait_until
 
-# Seconds until a boot that nobody can reach goes back: more than a good one takes under emulation to be confirmed.
+# Seconds until an unreachable boot returns: longer than a good one takes, under emulation, to be confirmed.
 CONFIRM = int(os.environ.get("BOOT_CONFIRM", "200"))
 TRIAL = "/etc/systemd/system/unikernels-boot-trial.service"
 MENU = "/boot/grub/grub.cfg"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 EARLY = "Xen or Dom0's kernel ended before a unit of it ran"
 UNREACHED = f"it came up, but no run could reach and confirm it within {CONFIRM} s"
-# Words of a line that GRUB's scripts or our own entries put there.
+# Words of a line that GRUB's scripts or our own entries add.
 OURS = ("placeholder", "BOOT_IMAGE=", "unikernels.boot=", "panic=", "no-real-mode", "edd=off")
-# Emulated, on a machine that does other things as well.
+# For an emulated machine on a busy controller.
 BOOT_SECONDS = int(os.environ.get("BOOT_SECONDS", "900"))
 
 
 @pytest.fixture(scope="module")
 def dom0():
-    """Dom0 with a shorter time for a trial; at the end GRUB's menu is what update-grub wrote."""
+    """Dom0 with a shorter trial. At the end GRUB's menu is restored by update-grub."""
     host = Dom0()
     wait_until(lambda: host("echo up", check=False) == "up\n", 300, "a shell in Dom0")
     text = host(f"cp -n {MENU} {MENU}.kept; cat {TRIAL}")
@@ -38,20 +38,20 @@ def dom0():
 
 
 def lines(dom0):
-    """Xen's and Linux' words of what runs."""
+    """The running command lines of Xen and Linux."""
     texts = dom0("xl info xen_commandline; cat /proc/cmdline").splitlines()
     return [[word for word in text.split() if not word.startswith(OURS)] for text in texts]
 
 
 def declared(xen, linux):
-    """Shell that gives Xen's entries of GRUB's menu these words, as update-grub would, in a hundredth of its time."""
+    """Return shell that puts these words into Xen's entries of GRUB's menu, like update-grub but a hundred times faster."""
     script = f"s#^(\\s*multiboot2?\\s+\\S+ ).*#\\1placeholder {' '.join(xen)}#;"
     script += f"s#^(\\s*module2?\\s+\\S*/vmlinuz\\S+ ).*#\\1placeholder {' '.join(linux)}#"
     return f"sed -E '{script}' {MENU}.kept >{MENU}"
 
 
 def entry(dom0, before):
-    """Of which of our entries the host runs since another boot than ``before``; "" while it can't be asked."""
+    """Return which of our entries the host booted, after boot id ``before``; "" while it can't be asked."""
     text = dom0(f"{BOOT_ID}; cat /proc/cmdline", check=False, timeout=60)
     found = re.search(r"unikernels\.boot=(\w+)", text)
     return "" if not text or before.strip() in text or not found else found[1]
@@ -65,7 +65,7 @@ boot.prepare(xen, boot.read("/proc/cmdline").strip(), platform.release())
 """
 RETURNED = 'print(load("host.boot").state()["returned"])'
 
-# What breaks -> words for Xen, words for Linux, and what the host states of it when it is back.
+# What breaks -> words for Xen, words for Linux, and what the host reports once it is back.
 BROKEN = {
     "Xen does not boot": (["mem=64M"], [], EARLY),
     "Dom0 is too small": (["dom0_mem=48M,max:48M"], [], EARLY),
@@ -78,7 +78,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_boot_that_breaks_ends_on_the_entry_that_worked(name, dom0):
-    """Nobody but the machine itself does anything after the reboot; Xen takes the last of two words."""
+    """Nobody intervenes after the reboot. Xen uses the last of two words."""
     xen, linux, line = BROKEN[name]
     before, boot = lines(dom0), dom0(BOOT_ID)
     dom0(declared([*before[0], *xen], [*before[1], *linux]))
@@ -91,7 +91,7 @@ def test_a_boot_that_breaks_ends_on_the_entry_that_worked(name, dom0):
 
 
 def boots(tmp_path, command):
-    """Declare another boot and boot it by the role; what ansible-playbook answered."""
+    """Declare another boot and let the role boot it. Return the result of ansible-playbook."""
     role = {"name": "unikernels.xen.xen_host", "rolespec_validate": False}
     tasks = [
         {"name": "Look", "ansible.builtin.include_role": {**role, "tasks_from": "preflight"}},
@@ -113,7 +113,7 @@ def test_the_run_reports_a_boot_that_failed_in_one_line(dom0, tmp_path):
 
 
 def changed_word(words, dice):
-    """One word of a line changed as a slip of the pen would: lost, cut, doubled, with another letter or number, or a new one."""
+    """Change one word of a line like a typo: lost, cut, doubled, with another letter or number, or a new word."""
     place = dice.randrange(len(words))
     word = words[place]
     cut = dice.randrange(len(word))
@@ -130,7 +130,7 @@ def changed_word(words, dice):
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("BOOT_WORDS", "2"))))
 def test_a_host_survives_any_other_word_on_its_lines(seed, dom0, tmp_path):
-    """Confirmed or back: never lost. BOOT_WORDS=20 for as many."""
+    """Either confirmed or returned, never lost. BOOT_WORDS=20 sets how many are tried."""
     dice = random.Random(seed)
     before, boot = lines(dom0), dom0(BOOT_ID)
     other = list(before)
@@ -138,7 +138,7 @@ def test_a_host_survives_any_other_word_on_its_lines(seed, dom0, tmp_path):
     other[which] = changed_word(before[which], dice)
     answer = boots(tmp_path, declared(*other))
     wanted = "good" if answer.counts["xen1"]["failed"] else "try"
-    # One that lacks a declared word comes up, and is not confirmed.
+    # A boot that lacks a declared word comes up but is not confirmed.
     wait_until(lambda: entry(dom0, boot) == wanted, CONFIRM + 2 * BOOT_SECONDS, f"the entry {wanted}")
     print(f"seed {seed}: {set(other[which]) ^ set(before[which])}: {'confirmed' if wanted == 'try' else 'the host returned'}")
     assert lines(dom0) == (before if wanted == "good" else other)

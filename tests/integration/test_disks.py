@@ -1,4 +1,4 @@
-"""Disks that are made from what is declared: once, whole, never over data."""
+"""Disks made from a declaration: once, completely, and never over existing data."""
 
 import pytest
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.usefixtures("cleared")
 
 @pytest.fixture
 def with_disks(engine_server, images):
-    """Declare `try` with disks; what xen_domains returns for it, or why it refused."""
+    """Declare `try` with disks. Return the result of xen_domains, or its refusal."""
 
     def declare(*disks, **options):
         one = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 0, "shutdown_timeout": 0}
@@ -41,7 +41,7 @@ def test_an_empty_disk_is_made_once_grown_and_never_shrunk(with_disks, dom0):
 
 
 def test_a_copy_and_a_conversion(with_disks, dom0):
-    """A raw file is copied; a vmdk becomes a raw disk, which xl can attach without QEMU."""
+    """A raw file is copied; a vmdk is converted to a raw disk, which xl can attach without QEMU."""
     dom0("command -v qemu-img >/dev/null || apt-get -qq -y --no-install-recommends install qemu-utils >/dev/null", timeout=600)
     dom0("head -c 1048576 /dev/urandom >/root/source.img && qemu-img convert -O vmdk /root/source.img /root/source.vmdk")
     made = with_disks(
@@ -78,7 +78,7 @@ def test_qcow2_without_qemu_in_dom0_is_refused_in_one_line(with_disks, dom0):
 
 
 def test_qemu_serves_a_qcow2_disk_or_it_is_told_why_not(with_disks, dom0):
-    """Installing QEMU takes minutes there: ansible-playbook playbooks/provision.yml -e xen_host_qemu=true, then this."""
+    """Installing QEMU takes minutes here: run ansible-playbook playbooks/provision.yml -e xen_host_qemu=true first."""
     if dom0("test -x /usr/libexec/xen-qemu-system-i386 && echo there", check=False).strip() != "there":
         pytest.skip("needs QEMU in Dom0")
     disk = {"path": f"{FOLDER}/try.qcow2", "format": "qcow2", "access": "w"}
@@ -87,7 +87,7 @@ def test_qemu_serves_a_qcow2_disk_or_it_is_told_why_not(with_disks, dom0):
     assert dom0("xenstore-read /local/domain/0/backend/qdisk/$(xl domid try)/51712/state").strip() == "2", "waits for the guest"
     assert with_disks({**disk, "size": 4})["changed"] is False
     with_disks({**disk, "size": 4}, state="absent", disks_on_absent="remove")
-    # It has the first bytes of one, and no more.
+    # It has a disk's first bytes and nothing else.
     dom0(f"printf 'QFI\\373\\0\\0\\0\\003' >{disk['path']} && truncate -s 4096 {disk['path']}")
     assert "domain try: QEMU in Dom0 did not attach a disk: " in with_disks(disk)["msg"]
     assert "try" not in dom0.domains()
@@ -115,7 +115,7 @@ def test_a_disk_that_another_domain_writes_is_refused(with_disks, engine_server,
 
 
 def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disks, dom0):
-    """Another host is another process that holds the file server's lock; here that server is the kernel of Dom0."""
+    """The other host is another process with the file server's lock; here that server is Dom0's kernel."""
     path = f"{FOLDER}/try-shared.img"
     disk = {"path": path, "size": 1, "access": "w", "shared": True}
     free = f"flock --nonblock {path}.lock true"
@@ -138,7 +138,7 @@ def test_a_disk_on_shared_storage_is_locked_as_long_as_a_domain_has_it(with_disk
         assert "try is an invalid domain identifier" in by_hand
     finally:
         dom0(end, check=False)
-    # And now the domain's former self still has it for some seconds.
+    # Now the domain's previous instance still has it for some seconds.
     dom0(f"printf 'domain try on host %s\\n%s\\n' $(hostname) $(cat /proc/sys/kernel/random/boot_id) >{path}.lock")
     hold(dom0, f"{path}.lock", 12)
     again = with_disks(disk, memory=20)

@@ -1,4 +1,4 @@
-"""Every example in the modules' documentation runs as it stands there, on other names and addresses."""
+"""Run every example in the modules' documentation as written, with other names and addresses."""
 
 import ast
 import base64
@@ -19,15 +19,15 @@ from tests.guests import guest
 from .conftest import ROOT, playbook
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
-ONLY_LOOK = {"service_health", "service_watch", "xen_console"}  # at the site's own domains, which they leave as they are
+ONLY_LOOK = {"service_health", "service_watch", "xen_console"}  # read-only, on the site's own domains
 ON_THE_CONTROLLER = {
     "image_store", "mirage_image", "mirage_image_info", "mirage_toolchain", "qemu_machine", "source_archive", "standin_image"
 }  # fmt: skip
 
 
-# What would boot the host, reserve it, change its networks, or keep something for it to go back to, is only predicted.
+# Only predicted: what would reboot or reserve the host, change its networks, or record something to roll back to.
 IN_CHECK_MODE = {"xen_boot", "xen_generation", "xen_networks", "xen_rollout"}
-# They need a generation before the present one; test_images goes back to one.
+# These need a previous generation; test_images rolls back to one.
 ELSEWHERE = {"xen_generation_info", "xen_rollback"}
 
 
@@ -42,7 +42,7 @@ def examples(module):
 @pytest.mark.parametrize("module", [module for module in MODULES if module not in ELSEWHERE])
 def test_the_examples_run(module, dom0, tmp_path):
     text = examples(module)
-    # The site's own domains stay as they are.
+    # The site's own domains must not change.
     for old, new in (("name: www", "name: example"), ("10.0.2.101", "10.0.2.121"), ("10.0.2.104", "10.0.2.124")):
         if module not in ONLY_LOOK:
             text = text.replace(old, new)
@@ -77,7 +77,7 @@ def test_the_examples_run(module, dom0, tmp_path):
                 "domains": [{"name": "example", "state": "absent"}, {"name": "www2", "state": "absent"}]
             }
         }
-        # xen_domains' example purges: only in check mode, for the site's domains are ours too.
+        # The example of xen_domains purges, so only in check mode: the site's domains are ours too.
         play["tasks"] = [{**task, "check_mode": True} if "unikernels.xen.xen_domains" in task else task for task in tasks]
         play["post_tasks"] = [removal] if module.startswith("xen_domain") else []
     path = tmp_path / "examples.yml"
@@ -87,7 +87,7 @@ def test_the_examples_run(module, dom0, tmp_path):
 
 
 def _sources(folder):
-    """What the examples of building an image name: sources, a git repository of them, a toolchain, a key, a stored image."""
+    """Make what the image-building examples refer to: sources, a git repository, a toolchain, a key, a stored image."""
     for source in ("hello", "repository"):
         shutil.copytree(HELLO, folder / source)
     git = ["git", "-C", str(folder / "repository"), "-c", "user.name=t", "-c", "user.email=t@example.net"]

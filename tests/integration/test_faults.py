@@ -1,4 +1,4 @@
-"""Whatever dies on the way, the next run makes it what is declared, and nothing is left over. Each fault is produced."""
+"""Whatever dies during a run, the next run converges and leaves nothing over. Each fault is really provoked."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 from .conftest import wait_until
 
-# Stands before the real xl in Dom0's PATH: behind its Nth call it kills the module that called it, with signal 9.
+# Found before the real xl in Dom0's PATH: after its Nth call it kills the module that called it, with SIGKILL.
 KILLER = """#!/bin/sh
 n=$(($(cat /root/xl-calls 2>/dev/null || echo 0) + 1))
 echo $n >/root/xl-calls
@@ -22,7 +22,7 @@ kill -9 $PPID
 
 @pytest.fixture
 def declare(engine_server, images, cleared):
-    """One call of the module's own function in Dom0: its steps, or what it said when it refused; None when it was killed."""
+    """Call the module's function once in Dom0. Return its steps, or its refusal; None if it was killed."""
 
     def call(memory=16, **options):
         one = {"name": "try", "kernel": images["idle"], "memory": memory, "settle": 0, "shutdown_timeout": 0, **options}
@@ -33,13 +33,13 @@ def declare(engine_server, images, cleared):
 
 
 def killed_at(dom0, call):
-    """Make the ``call``-th xl of the next run its last."""
+    """Kill the next run after its ``call``-th call of xl."""
     put = "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl"
     dom0(f"rm -f /root/xl-calls; echo {call} >/root/xl-kill-at; {put}", data=KILLER)
 
 
 def assert_whole(dom0, memory):
-    """It runs as declared, alone, and definition, link and domain agree."""
+    """Assert that it runs as declared, that nothing is left over, and that definition and link agree with it."""
     look = "/usr/sbin/xl list; echo ==; /usr/sbin/xl list -l try; echo ==; cat /etc/xen/auto/try.cfg"
     table, config, definition = dom0(look).split("==\n")
     rows = [line for line in table.splitlines() if line.startswith("try")]
@@ -50,7 +50,7 @@ def assert_whole(dom0, memory):
 
 
 def test_killed_at_any_call_of_xl_the_next_run_converges(declare, dom0):
-    """A replacement, killed behind its first call of xl, behind its second, and so on until it comes through."""
+    """Kill a replacement after its first call of xl, after its second, and so on until it completes."""
     declare(16)
     memory, call = 16, 0
     while True:
@@ -92,11 +92,11 @@ def test_killed_while_it_recreates(declare, dom0):
 
 
 def test_a_lost_connection_does_not_stop_the_work(play, images, cleared, dom0, tmp_path):
-    """The controller and its ssh die; the module in Dom0 ends its work, and a run that comes meanwhile waits for it."""
+    """The controller and its ssh die; the module in Dom0 completes its work, and a concurrent run waits for it."""
     options = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 8, "shutdown_timeout": 0}
     book = tmp_path / "lost.yml"
     book.write_text(json.dumps([{"hosts": "xen1", "gather_facts": False, "tasks": [{"unikernels.xen.xen_domain": options}]}]))
-    # A connection of its own, which dies with it.
+    # A separate connection, which dies with it.
     alone = {**os.environ, "ANSIBLE_SSH_ARGS": "-o ControlMaster=no -o ControlPath=none"}
     victim = subprocess.Popen(["ansible-playbook", str(book)], stdout=subprocess.DEVNULL, start_new_session=True, env=alone)
     wait_until(lambda: "try" in dom0.domains(), 120, "the domain")
@@ -108,7 +108,7 @@ def test_a_lost_connection_does_not_stop_the_work(play, images, cleared, dom0, t
 
 
 def test_a_full_disk_loses_nothing(declare, dom0):
-    """Nothing can be written: the run says so before it builds anything, and the old domain runs as it is defined."""
+    """Nothing can be written: the run fails before it creates anything, and the old domain runs as defined."""
     declare(16)
     before = dom0("cat /etc/xen/unikernels/try.cfg")
     dom0(
@@ -156,13 +156,13 @@ def test_a_xenstored_that_does_not_answer_is_told_in_time(declare, dom0):
 
 
 def test_a_bridge_that_vanishes_between_check_and_run_is_a_failure_and_the_old_one_runs(declare, dom0):
-    """xl finds out; the domain that ran runs on."""
+    """Only xl notices; the running domain continues."""
     dom0("ip link add trybr0 type bridge && ip link set trybr0 up")
     try:
         vif = {"interfaces": [{"bridge": "trybr0"}]}
         declare(16, **vif)
         first = dom0.domains()["try"]
-        # The bridge goes when xl is called, long after the module has looked for it.
+        # The bridge disappears when xl is called, long after the module checked for it.
         dom0(
             "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl",
             data='#!/bin/sh\n[ "$1" != create ] || ip link del trybr0\nexec /usr/sbin/xl "$@"\n',
@@ -177,7 +177,7 @@ def test_a_bridge_that_vanishes_between_check_and_run_is_a_failure_and_the_old_o
 
 
 def test_a_boot_loop_takes_nobodys_place(declare, dom0, images):
-    """It asks to be started again and again, and xl's daemon does it: never healthy, and gone when the old one is back."""
+    """A domain that reboots in a loop never becomes healthy, and is gone once the old one is back."""
     declare(16)
     first = dom0.domains()["try"]
     for update in ("standby", "recreate"):
@@ -189,7 +189,7 @@ def test_a_boot_loop_takes_nobodys_place(declare, dom0, images):
         assert update == "recreate" or dom0.domains()["try"] == first
 
 
-# One byte of a header every second, for ever.
+# One byte of a header every second, forever.
 DRIPS = """
 import socket, time
 server = socket.create_server(("127.0.0.1", 8099))

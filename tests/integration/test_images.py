@@ -1,7 +1,7 @@
-"""From source to a signed image on the host to a domain that answers, and back again, by the playbooks that a user types.
+"""From source to a signed image on the host to a domain that answers, and back, with the playbooks that a user runs.
 
-opam's archive is not reached everywhere, so mirage, opam and dune are doubles (tests/doubles); what they build is a real
-PVH guest that boots and answers.
+opam's archive is not reachable everywhere, so mirage, opam and dune are doubles (tests/doubles). What they build is a real PVH
+guest that boots and answers.
 """
 
 import base64
@@ -27,7 +27,7 @@ ASK = f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http:/
 
 
 class Fleet:
-    """A unikernel's source, keys to sign with, and the variables of a user who declares it."""
+    """A unikernel's source, signing keys, and the variables of a user who declares it."""
 
     def __init__(self, folder):
         self.folder, self.source = folder, folder / "hello"
@@ -53,7 +53,7 @@ class Fleet:
         }  # fmt: skip
 
     def inventory(self):
-        """The lab's machine without the lab's services: what they are is not looked at again and again."""
+        """The lab's machine without the lab's services, so that these are not checked each time."""
         folder = self.folder / "inventory"
         if not folder.exists():
             (folder / "group_vars/lab").mkdir(parents=True)
@@ -82,7 +82,7 @@ def fleet(dom0, tmp_path_factory):
     dom0("rm -f /etc/xen/unikernels/policy /etc/xen/unikernels/versions")
     yield Fleet(tmp_path_factory.mktemp("fleet"))
     dom0(
-        # The policy too: other tests' images are not signed, and a host never opens it again by itself.
+        # Remove the policy too: other tests' images are unsigned, and a host never relaxes its policy by itself.
         "xl destroy try 2>/dev/null; cd /etc/xen/unikernels && rm -f try* /etc/xen/auto/try* policy versions"
         " allowed_signers revoked_keys",
         check=False,
@@ -97,7 +97,7 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert {name: one[name] for name in before} == before, "the others are not touched"
     again = fleet.run("playbooks/deploy.yml")
     assert (again.changed, dom0.domains()) == (0, one)
-    # One line of source: one image is built, one domain replaced.
+    # Change one line of source: one image is built, one domain replaced.
     fleet.change("from one", "from two")
     assert fleet.run("playbooks/deploy.yml", "--check").changed >= 2, "an image to build and a domain to replace"
     assert dom0.domains() == one
@@ -105,11 +105,11 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert "Hello from two" in dom0(ASK)
     two = dom0.domains()
     assert two["try"] != one["try"] and {name: two[name] for name in before} == before
-    # Not back to what a revoked key signed, and back, with what the host has.
+    # Rolling back to an image signed by a revoked key is refused; otherwise it works, from what the host has.
     revoked = {"unikernel_images_revoked_keys": str(fleet.folder / "alice.pub")}
     late = fleet.run("playbooks/rollback.yml", check=False, rollback="try", **revoked)
     assert "its signature by alice@example.net is not good: the key is revoked" in late.words and dom0.domains() == two
-    # The host keeps what it was told: a run without the variables takes no revocation back, only a reset does.
+    # The host keeps its policy: a run without the variables doesn't undo the revocation, only a reset does.
     nothing = {"unikernel_images_allowed_signers": "", "unikernel_images_revoked_keys": ""}
     late = fleet.run("playbooks/rollback.yml", check=False, rollback="try", **nothing)
     assert "the key is revoked" in late.words and dom0.domains() == two
@@ -118,7 +118,7 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
     assert back.changed == 2
     assert "Hello from one" in dom0(ASK)
     assert not [name for name in dom0.domains() if "~" in name]
-    # It names a place: done twice it is as done once.
+    # A rollback names its target, so a second one changes nothing.
     once = dom0.domains()
     assert fleet.run("playbooks/rollback.yml", rollback="try").changed == 0
     assert dom0.domains() == once
@@ -128,7 +128,7 @@ def test_from_source_to_a_signed_image_that_answers_and_back(fleet, dom0):
 
 
 def test_an_older_image_takes_no_newer_ones_place(fleet, dom0):
-    """Signed once, on the host already, and brought again by a controller that does not have the key."""
+    """An older image, signed and once on the host, comes again from a controller without the key."""
     fleet.run("playbooks/images.yml")
     newest, older = json.loads(dom0(f"cat {STORE}/names/hello.json"))["history"][:2]
     old = {"unikernel_images": {"hello": {"file": f"{fleet.variables['unikernel_images_controller']}/images/{older}.xen"}}}
@@ -136,7 +136,7 @@ def test_an_older_image_takes_no_newer_ones_place(fleet, dom0):
         done = fleet.run("playbooks/images.yml", *options, check=False, unikernel_images_signing_key="", **old)
         assert done.returncode and f"image hello ({older[:12]}): is older (version 20" in done.words
         assert json.loads(dom0(f"cat {STORE}/names/hello.json"))["history"][0] == newest
-    # Who has the key declares what is newest.
+    # Whoever has the key decides which image is the newest.
     assert fleet.run("playbooks/images.yml", "--check", **old).changed
     assert fleet.run("playbooks/images.yml", **old).changed and not fleet.run("playbooks/images.yml", **old).changed
     assert json.loads(dom0("cat /etc/xen/unikernels/versions"))["hello"]["sha256"] == older
@@ -145,7 +145,7 @@ def test_an_older_image_takes_no_newer_ones_place(fleet, dom0):
 
 
 def test_another_machine_builds(fleet, dom0):
-    """A host of the inventory, over ssh, with nothing of ours on it: sources go there, each file comes back once."""
+    """Build on a host of the inventory, over ssh, with nothing of ours installed: sources go there, each file returns once."""
     dom0("apt-get -qq -y --no-install-recommends install make bubblewrap python3-pathspec", timeout=600)
     with tarfile.open(fleet.folder / "builder.tar", "w", dereference=True) as archive:
         archive.add(fleet.variables["unikernel_images_toolchain"], "tools")
@@ -153,7 +153,7 @@ def test_another_machine_builds(fleet, dom0):
          data=base64.b64encode((fleet.folder / "builder.tar").read_bytes()).decode())  # fmt: skip
     machine = json.loads(run("ansible-inventory", "-i", fleet.inventory(), "--host", "xen1").stdout)
     builder = {name: value for name, value in machine.items() if name.startswith("ansible_")}
-    # Debian's own: what was just installed is not in one that was loaded before.
+    # Debian's own Python: the preloaded one of the fixture dom0 doesn't see packages that were just installed.
     builder["ansible_python_interpreter"] = "/usr/bin/python3"
     (fleet.folder / "inventory/builder.yml").write_text(json.dumps({"all": {"hosts": {"builder": builder}}}))
     at = {
@@ -170,7 +170,7 @@ def test_another_machine_builds(fleet, dom0):
         return {path.name: path.read_bytes() for path in store.glob("*.*") if path.is_file()}
 
     def built(name, data):
-        """Without what signing adds: the key is on no builder, and a version is the time of signing."""
+        """The image's statement without what signing adds: no builder has the key, and the version is the time of signing."""
         if not name.endswith(".provenance.json"):
             return hashlib.sha256(data).hexdigest()
         statement = json.loads(data)
@@ -191,7 +191,7 @@ def test_another_machine_builds(fleet, dom0):
         again.changed == 0
         and "(item=" not in again.stdout.partition("Fetch missing files from the builder")[2].partition("TASK")[0]
     )
-    # A part of it is lost.
+    # Lose a part of it.
     image = next(name for name in brought if name.endswith(".xen"))
     os.truncate(fleet.folder / "elsewhere/images" / image, 1000)
     fleet.run("playbooks/images.yml", **at)
@@ -199,7 +199,7 @@ def test_another_machine_builds(fleet, dom0):
 
 
 def test_a_host_can_be_asked_by_hand(fleet, dom0):
-    """As docs/images.md says: sha256sum, ssh-keygen and readelf."""
+    """Verify by hand as in docs/images.md: sha256sum, ssh-keygen and readelf."""
     image = dom0("grep -o '[0-9a-f]\\{64\\}' /etc/xen/unikernels/try.cfg").strip()
     dom0(f"echo '{image}  {STORE}/{image}.xen' | sha256sum -c")
     said = dom0(
@@ -218,7 +218,7 @@ def test_a_host_can_be_asked_by_hand(fleet, dom0):
     ],
 )
 def test_what_nobody_signed_who_may_is_refused_before_a_host_is_asked(fleet, dom0, variables, words):
-    fleet.change("Hello from", "Hello again from")  # another image, that nobody has signed yet
+    fleet.change("Hello from", "Hello again from")  # another image, which is not signed yet
     before = dom0.domains()
     if variables.get("unikernel_images_signing_key"):
         variables = {"unikernel_images_signing_key": str(fleet.folder / "mallory")}
@@ -230,7 +230,7 @@ def test_what_nobody_signed_who_may_is_refused_before_a_host_is_asked(fleet, dom
 
 
 def test_an_altered_image_is_named_and_comes_again(fleet, dom0):
-    # What is declared, whatever an earlier test went back to.
+    # The declared image, whatever an earlier test rolled back to.
     fleet.run("playbooks/images.yml")
     image = json.loads(dom0(f"cat {STORE}/names/hello.json"))["history"][0]
     dom0(f"cp {STORE}/{image}.xen /root/kept && echo x >>{STORE}/{image}.xen")
@@ -244,7 +244,7 @@ def test_an_altered_image_is_named_and_comes_again(fleet, dom0):
 
 
 def test_a_host_gets_images_from_a_mirror_and_goes_on_where_it_was_cut(fleet, dom0, play, images):
-    """The mirror is any file server, here one on the controller, that the host reaches through the lab's gateway."""
+    """The mirror is a plain file server on the controller, which the host reaches through the lab's gateway."""
     folder = pathlib.Path(fleet.folder / "mirror")
     folder.mkdir()
     digest = pathlib.Path(images["idle2"]).stem
@@ -274,7 +274,7 @@ def test_a_host_gets_images_from_a_mirror_and_goes_on_where_it_was_cut(fleet, do
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        # A size is known of what the controller has too: then a download that was killed is resumed.
+        # If the controller has the image too, its size is known, and a killed download is resumed.
         (fleet.folder / "copy").mkdir()
         (fleet.folder / f"copy/{digest}.xen").write_bytes(data)
         dom0("mkdir /root/store")

@@ -1,4 +1,4 @@
-"""Replacing a domain that serves: beside the old one, in its place, live, or not at all."""
+"""Replacing a running domain: beside the old one, in its place, live, or not at all."""
 
 import json
 
@@ -9,7 +9,7 @@ ADDRESS = "10.0.2.111"
 
 @pytest.fixture
 def web(declared, images, cleared):
-    """Declare `try`, a web server that answers on ADDRESS; .result is what xen_domains returned for it."""
+    """Declare `try`, a web server that answers on ADDRESS; .result is the result of xen_domains for it."""
 
     def declare(check=True, flags=(), **options):
         one = {
@@ -37,7 +37,7 @@ def test_a_change_of_memory_replaces_it_and_tells_for_how_long_it_was_away(web, 
     assert 0 < warm < recreated["downtime_ms"] and 0 < standby < recreated["downtime_ms"]
     assert dom0.domains()["try"] != first
     assert not [name for name in dom0.domains() if "~" in name]
-    # What is only reported stays as it is, the definition too.
+    # update: never only reports; the domain and its definition stay as they are.
     before = dom0("cat /etc/xen/unikernels/try.cfg"), dom0.domains()["try"]
     reported = web(memory=48, update="never")
     assert (reported.result["changed"], reported.result["differs"]) == (False, ["memory"])
@@ -45,7 +45,7 @@ def test_a_change_of_memory_replaces_it_and_tells_for_how_long_it_was_away(web, 
 
 
 def test_one_that_does_not_serve_is_taken_back(web, dom0):
-    """Silent, dead at once, and never ready: each time the old one serves on."""
+    """A silent, a crashing and a never-ready replacement: each time the old domain continues to serve."""
     web()
     first = dom0.domains()["try"]
     for words, options in (
@@ -66,7 +66,7 @@ def test_one_that_does_not_serve_is_taken_back(web, dom0):
 
 
 def test_a_value_arrives_whole_and_what_differs_has_the_words_that_were_declared(web, dom0):
-    """The guest splits its boot line as MirageOS does."""
+    """The guest splits its boot line like MirageOS."""
     name = 'it\'s two "words" \\ --port=81'
     web(arguments={"port": 80, "name": name})
     read = f"python3 -c \"import urllib.request as u; print(u.urlopen('http://{ADDRESS}/').read().decode())\""
@@ -78,7 +78,7 @@ def test_a_value_arrives_whole_and_what_differs_has_the_words_that_were_declared
 
 
 def test_live_changes_what_xen_and_the_guest_can(web, dom0, images):
-    # A Linux, which takes and gives back what it is offered.
+    # A Linux guest, which accepts and releases devices.
     before = {"live": True, "vcpus": 2, "kernel": images["web"], "memory": 128}
     before["health"] = {"http": f"http://{ADDRESS}/", "within": 180}
     web(**before)
@@ -94,14 +94,14 @@ def test_live_changes_what_xen_and_the_guest_can(web, dom0, images):
     assert " 512   80" in dom0("xl sched-credit2 -d try")
     assert mac in dom0("xl list -l try")
     assert web(**changes).result["changed"] is False
-    # Back again: taken back is what is no longer declared.
+    # Undo the changes: devices that are no longer declared are detached.
     assert web(**before).result["steps"][-2] == f"detach try {mac}"
     assert "256    0" in dom0("xl sched-credit2 -d try")
     assert mac not in dom0("xl list -l try")
     assert web(**before).result["changed"] is False
-    # The web stand-in has no driver for disks: it can't follow, is told back, and says so.
+    # The web stand-in has no disk driver: the change fails, is rolled back, and is reported.
     failed = web(check=False, disks=[{"path": images["idle"]}], **before).result
-    # On a loaded machine xl itself gives up first, and says so in other words.
+    # On a loaded machine xl itself gives up first, with another message.
     assert "could not be attached to the running domain" in failed["msg"]
     assert "the old domain is as it was and is running" in failed["msg"]
     assert "disks" not in json.loads(dom0("xl list -l try"))[0]["config"]

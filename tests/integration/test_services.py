@@ -1,4 +1,4 @@
-"""What an operator of the services does with them later on."""
+"""What an operator later does with the services."""
 
 import datetime
 import json
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from .conftest import playbook
 
-# What Dom0 sees: the name that the certificate is for, the page, and where who asks over HTTP is sent.
+# As Dom0 sees it: the certificate's name, the page, and the redirect from HTTP.
 ASK = """
 import http.client, ssl, socket
 with socket.create_connection(("10.0.2.101", 443), 20) as plain:

@@ -1,4 +1,4 @@
-"""What the README promises, in its order: it answers, a second run changes nothing, it comes back."""
+"""What the README promises, in its order: services answer, a second run changes nothing, all comes back after a reboot."""
 
 import json
 import os
@@ -23,7 +23,7 @@ fresh = pytest.mark.skipif(KEPT, reason="KEEP_LAB: the lab may be one that was k
 @fresh
 def test_check_mode_works_on_a_fresh_machine(site):
     assert site.fresh_check.counts["xen1"]["failed"] == 0
-    # What it predicts: Xen is installed, the bridge made, the machine rebooted, the domains made.
+    # Check mode predicts: install Xen, create the bridge, reboot, create the domains.
     assert site.fresh_check.counts["xen1"]["changed"] >= 5
 
 
@@ -49,7 +49,7 @@ def test_the_resolver_refuses_nothing_it_is_for_and_answers_nxdomain(site):
     assert "status: NXDOMAIN" in done.stdout
 
 
-# Ask from an address of no client's; the answer goes to the gateway, so it is read off the wire. Prints the return codes.
+# Query from an address that is no client's. The answer goes to the gateway, so it is read off the wire. Prints the return codes.
 STRANGER = """
 import socket, struct, time
 DNS, STRANGER, GATEWAY = (socket.inet_aton(one) for one in ("10.0.2.102", "192.0.2.9", "10.0.2.2"))
@@ -159,7 +159,7 @@ def test_a_kernel_swapped_by_hand_is_put_right(site, dom0):
 
 
 def test_killed_in_the_middle_the_next_run_converges(site, dom0):
-    """kill -9 of the whole run while it replaces a domain; nothing is left over."""
+    """kill -9 the whole run while it replaces a domain: the next run leaves nothing over."""
     own = re.search(r'kernel = "(.*)"', dom0("cat /etc/xen/unikernels/www.cfg")).group(1)
     arguments = ["-e", '{"web_arguments": {"name": "killed"}}']
     victim = subprocess.Popen(
@@ -187,7 +187,7 @@ def test_other_arguments_take_a_reboot(site, changes):
 
 
 def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):
-    """A reboot that nobody was told of, in the middle of a replacement: what had proved itself last comes back."""
+    """An unannounced reboot in the middle of a replacement: the last healthy domain comes back."""
     boot = "cat /proc/sys/kernel/random/boot_id"
     before = dom0(boot)
     arguments = ["-e", '{"web_arguments": {"name": "rebooted"}}']
@@ -199,7 +199,7 @@ def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):
     os.killpg(victim.pid, signal.SIGKILL)
     victim.wait(30)
     wait_until(lambda: dom0(boot, check=False) not in ("", before), 600, "another boot of the machine")
-    # A run that begins while the host starts its domains finds them all there.
+    # A run that begins while the host starts its domains waits for all of them.
     starts = "systemctl is-active xendomains"
     wait_until(lambda: dom0(starts, check=False).strip() in ("activating", "active"), 300, "xendomains' begin")
     assert changed(playbook("playbooks/deploy.yml")) == 0

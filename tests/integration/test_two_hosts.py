@@ -1,4 +1,4 @@
-"""What two hosts share: storage, and its locks. A lab of two machines takes twice the time, so it is asked for by name:
+"""What two hosts share: storage and its locks. A lab of two machines takes twice the time, so it runs only on request:
 
 LAB_HOSTS=2 make site, then LAB_HOSTS=2 KEEP_LAB=1 python -m pytest tests/integration/test_two_hosts.py
 """
@@ -22,14 +22,14 @@ SHARED = "/srv/shared"
 DISK = f"{SHARED}/try.img"
 KERNEL = "/root/idle.xen"
 PORT = 12051
-# Debian's nfsd gives a client that is silent 90 s; less here, so that a test needn't wait for it.
+# Debian's nfsd waits 90 s for a silent client; less here to shorten the test.
 LEASE = 20
 EXPORT = "rw,insecure,no_root_squash,no_subtree_check,fsid=0"
 
 
 class Host(Dom0):
     def declare(self, folder, check=True, **options):
-        """`try` with the shared disk, by a user's playbook; what the module returned."""
+        """Declare `try` with the shared disk, by a user's playbook. Return the module's result."""
         one = {"name": "try", "kernel": KERNEL, "memory": 16, "settle": 0, "shutdown_timeout": 0, "autostart": False}
         kept = {"content": "{{ result | to_json }}", "dest": str(folder / "result.json"), "mode": "0600"}
         tasks = [
@@ -46,7 +46,7 @@ class Host(Dom0):
 
 @pytest.fixture(scope="module")
 def hosts():
-    """Both machines, with one folder of xen1's mounted by NFS on each; xen2 reaches it through the lab's gateway."""
+    """Both machines, with one folder of xen1 mounted by NFS on each; xen2 reaches it through the lab's gateway."""
     first, second = Host("xen1"), Host("xen2")
     for host, package in ((first, "nfs-kernel-server"), (second, "nfs-common")):
         install = f"apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install {package}"
@@ -64,7 +64,7 @@ def hosts():
     try:
         for host, server, port in ((first, "127.0.0.1", 2049), (second, "10.0.2.2", PORT)):
             host(f"mkdir -p {SHARED}; mountpoint -q {SHARED} || mount -t nfs4 -o port={port} {server}:/ {SHARED}", timeout=120)
-            # A server that has just started grants no locks, for who had some before; lockd's own time is 50 s.
+            # A server that has just started grants no locks until previous holders could reclaim theirs; lockd waits 50 s.
             host(f"flock {SHARED}/free true", timeout=180)
         yield first, second
     finally:
@@ -75,7 +75,7 @@ def hosts():
 
 
 def kill_machine(name):
-    """As a power cut: no goodbye to the file server."""
+    """Like a power failure: the file server is not notified."""
     folder = pathlib.Path(os.environ.get("LAB_DIR", pathlib.Path.home() / ".cache/unikernels.xen/lab"))
     os.kill(int((folder / f"machines/{name}/pid").read_text()), signal.SIGKILL)
 

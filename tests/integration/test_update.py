@@ -1,4 +1,4 @@
-"""playbooks/update.yml on a host with services, from packages that are newer than what is installed: tests/run boots."""
+"""playbooks/update.yml on a host with services, with packages newer than the installed ones: tests/run boots."""
 
 import pathlib
 import threading
@@ -15,7 +15,7 @@ SMALL = "bridge-utils"
 
 @pytest.fixture(scope="module")
 def dom0():
-    """Dom0, whose only source of packages is ours."""
+    """Dom0 with our packages as apt's only source."""
     host = Dom0()
     wait_until(lambda: host("echo up", check=False) == "up\n", 300, "a shell in Dom0")
     host(f"mkdir -p /srv/sources {REPOSITORY}; mv /etc/apt/sources.list {SOURCES}/* /srv/sources/ 2>/dev/null; true")
@@ -70,7 +70,7 @@ def test_a_package_that_can_not_be_installed_is_named_and_the_host_is_not_booted
     boot = dom0(BOOT_ID)
     answer = update()
     assert "xen1: apt could not install the updates, and the host was not booted: dpkg: error processing package" in words(answer)
-    # It is half installed now, which the next run reports before it changes anything.
+    # Now it is half installed, which the next run reports before it changes anything.
     answer = update()
     assert answer.counts["xen1"]["changed"] == 0 and f"xen1: {SMALL}: half installed" in words(answer)
     assert dom0(BOOT_ID) == boot
@@ -78,7 +78,7 @@ def test_a_package_that_can_not_be_installed_is_named_and_the_host_is_not_booted
 
 
 class Watch(threading.Thread):
-    """The longest time in which each service did not answer."""
+    """Measures the longest time for which each service did not answer."""
 
     def __init__(self):
         super().__init__(daemon=True)

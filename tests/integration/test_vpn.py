@@ -1,4 +1,4 @@
-"""What an operator of the VPN does with it later on: a client leaves, keys are renewed, a second controller comes along."""
+"""What an operator later does with the VPN: a client leaves, keys are renewed, a second controller appears."""
 
 import json
 import os
@@ -13,7 +13,7 @@ UP = "Initialization Sequence Completed"
 
 
 class Client:
-    """Debian's openvpn with a copy of a profile, as a client has it."""
+    """Debian's openvpn with a copy of a profile, as on a client."""
 
     def __init__(self, folder, profile, device):
         self.device, self.log = device, folder / f"{device}.log"
@@ -66,7 +66,7 @@ def test_people_come_and_go_and_keys_are_renewed_with_a_client_connected(site, d
         wait_until(lambda: leaves.count(UP), 120, "bob connected")
         deploy(vpn_clients=["client"])
         stays.connected(2)
-        # Refused at each try, with the profile that was good before.
+        # Refused at each attempt, with the profile that was valid before.
         wait_until(lambda: leaves.count("Connection reset, restarting") >= 3, 120, "bob refused")
         assert leaves.count(UP) == 1
         done = deploy(vpn_days=1900, vpn_renew_days=1870, vpn_ca_days=36500)

@@ -1,4 +1,4 @@
-"""The module on real Xen: each promise of its documentation, each fault really produced."""
+"""The module xen_domain on real Xen: each promise of its documentation, each fault really provoked."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from .conftest import hold
 
 @pytest.fixture
 def task(images, cleared):
-    """A task that declares the domain `try`; it is gone after the test."""
+    """A task that declares the domain `try`, which is removed after the test."""
 
     def one(more=None, /, **options):
         options = {"name": "try", "kernel": images["idle"], "memory": 32, "settle": 0, "shutdown_timeout": 0, **options}
@@ -22,7 +22,7 @@ def task(images, cleared):
 
 @pytest.fixture
 def domain(play, task):
-    """Declare the domain `try` in a play of its own."""
+    """Declare the domain `try` in its own play."""
 
     def declare(check=True, **options):
         return play(task(**options), check=check)
@@ -35,7 +35,7 @@ def changed(done):
 
 
 def test_a_solo5_image_runs_through_its_whole_life(task, results):
-    """Each state, and each again; behind each what xl and the files say."""
+    """Reach each state, twice; compare what xl and the files say after each."""
     look = "xl domid try; xl list try; cat /etc/xen/auto/try.cfg; test -e /etc/xen/unikernels/try.cfg && echo defined"
     life = [
         task({"check_mode": True}), task(), task(), task(state="paused"), task(state="running"), task({"diff": True}, memory=40),

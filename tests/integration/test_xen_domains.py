@@ -1,4 +1,4 @@
-"""Many domains in one call, and what is told of them: by the module, as inventory, on the console."""
+"""Many domains in one call, and how they are reported: by the module, by the inventory, on the console."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("cleared")
 
 @pytest.fixture
 def tiny(images):
-    """A declaration of a tiny domain that idles."""
+    """Declare a tiny domain that idles."""
 
     def one(name, **options):
         return {"name": name, "kernel": images["idle"], "memory": 16, "settle": 0, "shutdown_timeout": 0, **options}
@@ -48,7 +48,7 @@ def test_many_in_one_call_each_with_all_that_xl_offers(declared, tiny, dom0, eng
     made = declared(*domains)
     assert steps(made)["try1"] == ["create try1", "autostart try1"]
     dom0("ip link show vif-try3")
-    # The other way to observe has the same result, and nothing is changed by a second run, however it looks.
+    # Observing through xl gives the same result, and a second run changes nothing either way.
     told = engine(
         """
         import dataclasses
@@ -108,7 +108,7 @@ def test_purge_removes_ours_and_only_ours(declared, tiny, images, dom0):
     # The second machine forwards another port to its VPN endpoint, so the first run there writes the profiles again.
     assert len([task for task in done.changes if not task.startswith("Create and renew keys")]) == 1, done.changes
     after = dom0.domains()
-    # What another test may have left of ours goes as well.
+    # Leftovers of other tests may be removed too.
     assert "try1" in before and "try1" not in after
     kept = ("www", "dns", "vpn", "try-foreign")
     assert {name: after.get(name) for name in kept} == {name: before[name] for name in kept}
@@ -116,7 +116,7 @@ def test_purge_removes_ours_and_only_ours(declared, tiny, images, dom0):
 
 
 def test_what_we_write_is_what_the_real_xl_reads(dom0, images):
-    """Generated declarations with hostile strings, parsed by xl itself and compared."""
+    """Compare generated declarations with hostile strings with what xl itself parses."""
     source = random.Random(20261124)
     texts = HOSTILE
     declarations = []
@@ -136,7 +136,7 @@ def test_what_we_write_is_what_the_real_xl_reads(dom0, images):
     script = "mkdir -p /root/parsed && cd /root/parsed && rm -f *\n"
     for domain in declarations:
         script += f"cat >{domain.name} <<'END-OF-FILE'\n{xl_config(domain)}END-OF-FILE\n"
-    # The dry run looks for the disks; it is the parser that is asked, so they are made.
+    # xl's dry run checks that the disks exist; only its parser matters here, so make them.
     paths = sorted({disk.path for domain in declarations for disk in domain.disks})
     files = json.dumps(paths)
     dom0("python3 -", data=f"import json\nfor path in json.loads({files!r}): open(path, 'w').write('x' * 512)\n")
@@ -181,7 +181,7 @@ def test_the_fleet_as_inventory(dom0, tmp_path):
     found = json.loads(done.stdout)
     www = found["_meta"]["hostvars"]["www.xen1"]
     assert (www["ansible_host"], www["xen_host"]) == ("10.0.2.101", "xen1")
-    assert "http://10.0.2.101" in str(www["url"])  # what compose makes Ansible itself marks as untrusted
+    assert "http://10.0.2.101" in str(www["url"])  # Ansible itself marks what compose makes as untrusted
     assert {"www.xen1", "dns.xen1", "vpn.xen1"} <= set(found["xen_on_xen1"]["hosts"])
     assert found["xen_service_dns"]["hosts"] == ["dns.xen1"]
     assert "www.xen1" in found["small"]["hosts"] and "www.xen1" in found["memory_160"]["hosts"]
@@ -195,7 +195,7 @@ def test_a_fleet_that_was_asked_is_known_for_a_while(dom0, tmp_path):
     )
     command = ["ansible-inventory", "-i", "inventories/lab", "-i", str(source), "--list"]
     first = json.loads(run(*command).stdout)["_meta"]["hostvars"]["www.xen1"]
-    # The host can't be reached any more, and need not be.
+    # The host is unreachable now; the cache must suffice.
     second = run(*command, env={**os.environ, "LAB_SSH_PORT": "1"})
     assert json.loads(second.stdout)["_meta"]["hostvars"]["www.xen1"]["xen_domid"] == first["xen_domid"]
     assert "could not be asked" not in second.stderr

@@ -1,7 +1,7 @@
-"""A Debian with its own systemd in a container, whose uplink is one end of a cable: for what managers of networks really do.
+"""A Debian with its own systemd in a container, whose uplink is one end of a cable, to test what network managers really do.
 
-Its network is a namespace that outlives it, so that it can be "switched off" and booted again; what a boot would find without
-devices is made so by `off`.
+Its network namespace outlives it, so it can be "switched off" and booted again; `off` removes the devices that a boot would not
+find.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ def until(question, what, seconds=WITHIN):
 
 
 def alone():
-    """In mounts and a network of our own: nothing of the machine that the tests run on is touched."""
+    """Enter mounts and a network of our own, so that nothing of the machine that runs the tests is touched."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(0x00020000 | 0x40000000):  # CLONE_NEWNS, CLONE_NEWNET
         raise OSError(ctypes.get_errno(), "unshare needs root")
@@ -51,7 +51,7 @@ def alone():
 
 
 class Machine:
-    """``root``: a Debian as mmdebstrap makes it; ``nspawn``: the program, with its libraries in ``libraries``."""
+    """``root``: a Debian made by mmdebstrap; ``nspawn``: the program, with its libraries in ``libraries``."""
 
     def __init__(self, folder, root, nspawn, libraries=""):
         self.folder, self.nspawn, self.libraries = pathlib.Path(folder), nspawn, libraries
@@ -124,7 +124,7 @@ class Machine:
         return int(children[0]) if children else 0
 
     def off(self):
-        """As a power cut: nothing is told."""
+        """Switch off like a power failure: nothing is notified."""
         os.kill(self.leader, signal.SIGKILL)
         self.process.wait(timeout=WITHIN)
         self.process = None
@@ -142,7 +142,7 @@ class Machine:
         return sh(*words, check=check, seconds=seconds)
 
     def call(self, code):
-        """What the module's own function returns, or its refusal as {"refused": [...]}."""
+        """Return the result of the module's own function, or its refusal as {"refused": [...]}."""
         program = (
             "import json\n"
             "from ansible_collections.unikernels.xen.plugins.module_utils.xen import networks as edge\n"
@@ -182,7 +182,7 @@ class Machine:
         return sh("ping", "-c", "1", "-W", "1", address, check=False).returncode == 0
 
     def guest(self, bridge, index, address, gateway):
-        """A guest at the end of a cable that is named as its vif would be."""
+        """Add a guest at the end of a cable that is named like its vif."""
         sh("ip", "netns", "add", f"guest{index}")
         sh("ip", "-n", "host", "link", "add", f"vif{index}.0", "type", "veth", "peer", "name", "eth0", "netns", f"guest{index}")
         sh("ip", "-n", "host", "link", "set", f"vif{index}.0", "master", bridge, "up")

@@ -1,6 +1,6 @@
-"""Which packets pass between the networks of a host: ``python -m tests.networks.packets`` prints what came through, as JSON.
+"""Which packets pass between a host's networks: ``python -m tests.networks.packets`` prints the results as JSON.
 
-Dom0 is a network of its own with the product's rules and switches of Linux; guests and the outside are others, behind cables.
+Dom0 is one network namespace with the product's rules and switches; guests and the outside are others, connected by cables.
 """
 
 import json
@@ -88,7 +88,7 @@ def build():
 
 
 def at_once(pairs, *words):
-    """``words`` with TARGET in the network of each (source, target), all at the same time: what they print, "" for a failure."""
+    """Run ``words`` with TARGET in the network of each (source, target), all at once. Return their output; "" for a failure."""
     running = [
         subprocess.Popen(
             ["ip", "netns", "exec", source, *(target if word == "TARGET" else word for word in words)],
@@ -105,12 +105,12 @@ def reach(pairs):
 
 
 def asked(pairs, port):
-    """For each the client's address, as the published server sees it; "" for no answer."""
+    """For each pair return the client's address as the published server sees it; "" for no answer."""
     return at_once(pairs, sys.executable, "-c", CLIENT, "TARGET", str(port))
 
 
 def br_netfilter(value):
-    """As Docker switches it on."""
+    """Switch br_netfilter as Docker does."""
     for path in pathlib.Path("/proc/sys/net/bridge").glob("bridge-nf-call-ip*tables"):
         path.write_text(value)
 
@@ -135,7 +135,7 @@ def main():
         server.wait()
     br_netfilter("1")
     neighbours_then = reach([("inside", "10.77.0.11"), ("beside", "fd77::10"), ("shut", "10.88.0.11"), ("shut", "fd88::11")])
-    # What a domain without a filter might try: a source of another network.
+    # What a domain without a filter might try: a source in another network.
     sh("ip", "-n", "routed", "address", "add", "198.18.0.1/32", "dev", "lo")
     sh("ip", "-n", "outside", "route", "add", "198.18.0.0/24", "via", HOST[0])
     sh("ip", "route", "add", "198.18.0.1/32", "dev", "routed")

@@ -1,6 +1,6 @@
-"""The networks of a host on each manager, with its real programs: ``sudo python -m tests.networks.run ROOT [MANAGER...]``.
+"""A host's networks with each manager's real programs: ``sudo python -m tests.networks.run ROOT [MANAGER...]``.
 
-ROOT is a Debian with all four managers, as README.md in this folder makes it. Each manager gets a machine of its own.
+ROOT is a Debian with all four managers, made as README.md in this folder says. Each manager gets a machine of its own.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def netplan(machine, renderer="networkd"):
         0o600,
     )
     machine.write("/etc/cloud/cloud.cfg.d/05_logging.cfg", "{}\n")
-    # It asks udev, which no container has, to look at all devices again.
+    # A stub: netplan makes udev check all devices again, and no container has udev.
     machine.write("/usr/local/sbin/udevadm", "#!/bin/sh\n", 0o755)
     if renderer == "networkd":
         machine.unmask("systemd-networkd.service")
@@ -76,7 +76,7 @@ def netplan(machine, renderer="networkd"):
 
 def netplan_networkmanager(machine):
     netplan(machine, "NetworkManager")
-    # For an MTU netplan writes a .link file, for which it restarts networkd, whoever has the device.
+    # For an MTU netplan writes a .link file, and restarts networkd, whoever manages the device.
     machine.unmask("systemd-networkd.service", start=False)
     machine.unmask("NetworkManager.service")
 
@@ -202,7 +202,7 @@ class Scenario:
         self.step("nat, routed (single /32, gateway fe80::1) and published guests reach and are reached")
 
     def later(self):
-        """Networks change beside guests that run."""
+        """Change networks while guests run."""
         machine = self.machine
         more = {**NETWORKS, "more": {"mode": "nat", "addresses": ["10.78.0.1/24"]}}
         more["inside"] = {"mode": "nat", "addresses": ["10.77.0.1/24", "fd77::1/64", "10.79.0.1/24"], "mtu": 1400}
@@ -237,7 +237,7 @@ class Scenario:
         sh("ip", "-n", "host", "link", "delete", "vif3.0")
 
     def unconfirmed_reboot(self):
-        """A host that dies between the change and its confirmation."""
+        """Let the host die between the change and its confirmation."""
         machine = self.machine
         kept = files(machine)
         result = machine.offer({**NETWORKS, "more": {"mode": "nat", "addresses": ["10.78.0.1/24"]}}, GUESTS)
@@ -273,7 +273,7 @@ def pings(guest, target):
 
 
 def published(target):
-    """The client's address as a guest's program sees it."""
+    """Return the client's address as a guest's program sees it."""
     server = (
         "import socket; s = socket.socket(socket.AF_INET6 if ':' in '{0}' else socket.AF_INET);"
         " s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1); s.bind(('{0}', 8443)); s.listen(); s.settimeout(5);"

@@ -1,4 +1,4 @@
-"""A Python in the test lab's Dom0 that has Ansible's and our libraries loaded already: what it is and how it gets there."""
+"""A Python in the test lab's Dom0 with Ansible's and our libraries already loaded: what it is and how it is installed."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -24,7 +24,7 @@ KillMode=process
 [Install]
 WantedBy=multi-user.target
 """
-# Beside Debian's own Python, which stays what it is; the tests' inventory names this one (INVENTORY).
+# Beside Debian's own Python, which stays unchanged; the tests' inventory names this one (INVENTORY).
 INTERPRETER = "/root/preloaded/python3"
 INVENTORY = HERE / "inventory.yml"
 INSTALL = """set -e
@@ -46,7 +46,7 @@ echo "the preloaded Python does not answer"; journalctl --no-pager -u preloaded-
 
 
 def install(command):
-    """Put it into the Dom0 that ``command``, an ssh without its last argument, reaches; quick where it is there."""
+    """Install it in the Dom0 that ``command`` (ssh without its last argument) reaches; quick if it is there."""
     whole = archive()
     script = INSTALL % hashlib.sha256(whole).hexdigest()
     done = subprocess.run([*command, script], input=whole, capture_output=True, timeout=300, check=False)
@@ -54,7 +54,7 @@ def install(command):
 
 
 def archive():
-    """What Dom0 gets, as a tar archive: the program, the server, ansible.module_utils as the controller has it, and ours."""
+    """Return what Dom0 gets, as a tar archive: the program, the server, the controller's ansible.module_utils, and ours."""
     buffer = io.BytesIO()
     source = pathlib.Path(ansible.__file__).parent
 
@@ -74,7 +74,7 @@ def archive():
         unit.write_text(UNIT)
         tar.add(program, "root/preloaded/python3", filter=plain)
         tar.add(HERE / "server.py", "root/preloaded/server.py", filter=plain)
-        # As in the archive that a module comes in, the package itself is empty.
+        # The package itself is empty, as in a module's archive.
         tar.add(os.devnull, "root/preloaded/ansible/__init__.py", filter=empty)
         tar.add(source / "module_utils", "root/preloaded/ansible/module_utils", filter=plain)
         tar.add(MODULE_UTILS, "root/preloaded/ansible_collections/unikernels/xen/plugins/module_utils", filter=plain)

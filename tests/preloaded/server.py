@@ -1,7 +1,7 @@
-"""Runs what is sent on stdin in a fork of itself, with the collection's module_utils and all that they need loaded.
+"""Run what is sent on stdin in a fork of this process, which has the collection's module_utils and their imports loaded.
 
-In the environment and folder of the process that asks; the exit status goes back as one byte. A module that brings
-module_utils along that differ from those that were loaded gets its own.
+It runs in the environment and folder of the requesting process; the exit status returns as one byte. A module whose own
+module_utils differ from the loaded ones gets its own.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -32,7 +32,7 @@ ANSIBLE = ("basic", "urls", "common.respawn", "_internal._ansiballz._loader", "s
 
 
 class ZipsToo(list):
-    """A package's own path, and that of the archive that a module comes in."""
+    """A package's own path, and that of the module's archive."""
 
     def __init__(self, package):
         super().__init__(sys.modules[package].__path__)
@@ -67,8 +67,8 @@ def load():
 
 
 def forget_if_other(archive, digests):
-    """Have a module whose ``archive`` differs from what was loaded import what it brought along."""
-    zipimport.zipimporter(archive)  # reads the archive's directory, once for all that is imported from it
+    """Make a module whose ``archive`` differs from what was loaded import its own files."""
+    zipimport.zipimporter(archive)  # reads the archive's directory once for all imports from it
     brought = zipimport._zip_directory_cache[archive]
     ours = [name for name in brought if name.startswith(f"{PLUGINS}/module_utils/")]
     if any(digests.get(name, 0) != brought[name][7] for name in ours):  # by zlib's crc32
@@ -77,14 +77,14 @@ def forget_if_other(archive, digests):
 
 
 def received(connection):
-    """(stdin, stdout and stderr of the process that asks, its id)."""
+    """Return (stdin, stdout and stderr of the requesting process, its id)."""
     _, ancillary, _, _ = connection.recvmsg(1, socket.CMSG_SPACE(12))
     pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return array.array("i", ancillary[0][2]), pid
 
 
 def run(connection):
-    """Be the process that asks. Returns its exit status."""
+    """Act as the requesting process. Return its exit status."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     descriptors, pid = received(connection)
     for number, descriptor in enumerate(descriptors):

@@ -1,6 +1,6 @@
-"""In Dom0: pulls a puppet (tests/guests/service.c) at a real vif and sees what comes through. JSON from stdin to stdout.
+"""In Dom0: make a guest (tests/guests/service.c) at a real vif send frames, and see what passes. JSON on stdin and stdout.
 
-It takes Python's own library only, for it is sent there as text.
+It imports only Python's standard library, because it is sent there as text.
 """
 
 import json
@@ -26,7 +26,7 @@ def checksum(data):
 
 
 def pulling(frame, guest, here, address, number):
-    """The datagram that makes the guest send ``frame``; its answer comes to the same port."""
+    """Return the datagram that makes the guest send ``frame``; its answer comes to the same port."""
     udp = struct.pack("!HHHH", 20000 + number, 9, 8 + len(frame), 0) + frame
     head = struct.pack(
         "!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, bytes([10, 0, 0, 1]), bytes(map(int, address.split(".")))
@@ -46,7 +46,7 @@ class Places:
         self.bridge, self.vif = bridge, vif
 
     def seen(self, name):
-        """(frame, whether Dom0 sends it there) for all that has come."""
+        """Return (frame, whether Dom0 sends it there) for everything that has arrived."""
         while True:
             try:
                 data, (_device, _kind, way, *_rest) = self.sockets[name].recvfrom(65536)
@@ -55,7 +55,7 @@ class Places:
             yield data, way == socket.PACKET_OUTGOING
 
     def pull(self, frame, guest, here, address, number):
-        """Whether the guest sent it, and where else it turned up."""
+        """Return whether the guest sent it, and where else it turned up."""
         for name in self.sockets:
             for _frame in self.seen(name):
                 pass

@@ -1,4 +1,4 @@
-"""Ethernet frames, byte by byte: what a guest may send, and what somebody who wants in would try."""
+"""Ethernet frames, byte by byte: those that a guest may send, and those that an attacker would try."""
 
 # ruff: noqa: E501 -- a table, one frame a line
 
@@ -11,7 +11,7 @@ OTHERS, OTHERS6 = "10.0.0.12", "fd00::12"
 THE_GATEWAY, THE_GATEWAY6 = "10.0.0.254", "fe80::fe"
 DOM0, DOM0_6 = "10.0.0.1", "fd00::1"
 LINK_LOCAL = "fe80::216:3eff:fe00:1"
-BEHIND, BEHIND6 = "10.8.0.0/24", "fd08::/61"  # what the guest routes for, where it does
+BEHIND, BEHIND6 = "10.8.0.0/24", "fd08::/61"  # what the guest routes for, if it does
 ALL, ALL_NODES = "ff:ff:ff:ff:ff:ff", "33:33:00:00:00:01"
 TCP, UDP, ICMP, IGMP, ICMP6 = 6, 17, 1, 2, 58
 
@@ -98,7 +98,7 @@ def ra(source=LINK_LOCAL, target="ff02::1"):
 
 
 def options_header(following, first=b"\1\4\0\0\0\0"):
-    """Hop-by-hop or destination options of 8 bytes (PadN)."""
+    """Return hop-by-hop or destination options of 8 bytes (PadN)."""
     return bytes([following, 0]) + first
 
 
@@ -128,7 +128,7 @@ def dhcp(kind=1, chaddr=GUEST):
 
 
 def vlan(frame, *tags):
-    """The frame with 802.1Q or 802.1ad tags (type, number)."""
+    """Return the frame with 802.1Q or 802.1ad tags (type, number)."""
     return frame[:12] + b"".join(struct.pack("!HH", kind, number) for kind, number in tags) + frame[12:]
 
 
@@ -283,7 +283,7 @@ def hostile():
 
 
 def of_a_router():
-    """More that passes, and more that doesn't, with prefixes declared (BEHIND, BEHIND6)."""
+    """Return further frames that pass, and that don't, with prefixes declared (BEHIND, BEHIND6)."""
     inside = "fd08:0:0:7::5"
     return {
         "from an address behind it": ether(ip(udp(), source="10.8.0.77")),

@@ -1,8 +1,8 @@
-"""A host's bridge in a network namespace: ``unshare --net --mount python -m tests.wire.host FOLDER`` prints what came through.
+"""A host's bridge in a network namespace: ``unshare --net --mount python -m tests.wire.host FOLDER`` prints what passes.
 
-vif1.0 and vif2.0 are guests' ports, as Xen's script makes them; "uplink" is the way out. What is sent at the guest's end of a
-cable is looked for at all others' ends and on the bridge itself, which is Dom0. After each frame the guest sends one that may
-pass: where that has arrived, nothing else is still under way.
+vif1.0 and vif2.0 are guests' ports, made by Xen's script; "uplink" is the way out. What is sent at the guest's end of a cable is
+looked for at all other ends and on the bridge itself, which is Dom0. After each frame the guest sends one that may pass: once
+that has arrived, nothing else is in flight.
 """
 
 import json
@@ -71,7 +71,7 @@ def build():
 
 
 def forwarding():
-    """A port begins to forward when Linux has seen its carrier."""
+    """Wait until a port forwards, which it does once Linux has seen its carrier."""
     until = time.monotonic() + PASSED_WITHIN
     while time.monotonic() < until:
         rows = json.loads(sh("bridge", "-j", "link", "show").stdout)
@@ -105,7 +105,7 @@ class Ends:
 
     @staticmethod
     def _receive(end):
-        """A frame that has come in, b"" for one that Dom0 itself has sent, None when there is none."""
+        """Return a frame that has come in, b"" for one that Dom0 itself has sent, None if there is none."""
         try:
             data, (_device, _kind, way, *_rest) = end.recvfrom(65536)
         except BlockingIOError:
@@ -113,7 +113,7 @@ class Ends:
         return b"" if way == socket.PACKET_OUTGOING else data
 
     def passed(self, frame, end="guest1", at=("guest2", "outside", "xenbr0")):
-        """Where the frame turned up."""
+        """Return where the frame turned up."""
         self.drain()
         self.fences += 1
         fence = frames.ether(
@@ -138,7 +138,7 @@ class Ends:
 
 
 class Filter:
-    """The role's own files, with a xenstore of files."""
+    """The role's own files, with a xenstore made of files."""
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -183,7 +183,7 @@ class Filter:
         return sh(self.program, *words, check=False)
 
     def hook(self, command, number, script="vif-bridge", device=None):
-        """As vif-bridge does it: sourced, with its variables and its way to fail."""
+        """Run the hook like vif-bridge: sourced, with its variables and its way to fail."""
         text = f"""
         set -e
         XEN_SCRIPT_DIR={self.folder}/scripts
@@ -202,7 +202,7 @@ def sweep(ends, kinds):
 
 
 def swept(ends, frame):
-    """The others speak up first: where a frame before has led the bridge astray, this one would not arrive for that alone."""
+    """Let the others send first: if an earlier frame had misled the bridge, this one might not arrive for that reason alone."""
     ends.send(frames.arp(sender=frames.OTHERS, sender_mac=frames.OTHER, source=frames.OTHER), "guest2")
     ends.send(frames.arp(sender=frames.THE_GATEWAY, sender_mac=frames.GATEWAY, source=frames.GATEWAY), "outside")
     return ends.passed(frame)
@@ -229,7 +229,7 @@ def main(folder):
     the_filter.vif(3, frames.NOBODY, "")
     told["no tables"] = the_filter.hook("online", 2)
     told["load"] = the_filter.run("load").stdout
-    # A vif that nobody has spoken of sends nothing; its fence does not come through either.
+    # A vif in no map sends nothing; not even its allowed frame passes.
     told["in no map"] = silent(ends)
     the_filter.vif(1, frames.GUEST, f"{frames.ADDRESS} {frames.ADDRESS6}")
     told["online"] = the_filter.hook("online", 1)
@@ -304,7 +304,7 @@ def limits(the_filter):
 
 
 def switch(ends):
-    """A port is led to its guest, and stays so when another guest, without a filter, takes the MAC."""
+    """A port is bound to its guest, and stays so when another guest, without a filter, takes the MAC."""
     sh("nft", "flush", "ruleset")
     to_guest = frames.ether(frames.ip(frames.udp(), source=frames.THE_GATEWAY), source=frames.GATEWAY, target=frames.GUEST)
     unknown = frames.ether(frames.ip(frames.udp(), source=frames.THE_GATEWAY), source=frames.GATEWAY, target="02:00:00:00:00:55")
@@ -323,7 +323,7 @@ def switch(ends):
 
 
 def arrived(ends, frame):
-    """At which guests a frame from outside turns up."""
+    """Return the guests at which a frame from outside turns up."""
     ends.drain()
     ends.send(frame, "outside")
     ends.send(frames.arp(sender=frames.THE_GATEWAY, sender_mac=frames.GATEWAY, source=frames.GATEWAY), "outside")
@@ -341,7 +341,7 @@ def arrived(ends, frame):
 
 
 def announced(ends):
-    """What Dom0 itself makes of the announcements of a domain that has come: the MAC in its table of neighbours."""
+    """Return the MAC in Dom0's neighbour table after the announcement of a new domain."""
     told = {}
     for address in ("10.0.0.77", "fd00::77"):
         sh("ip", "neigh", "replace", address, "lladdr", frames.NOBODY, "nud", "stale", "dev", "xenbr0")
@@ -356,7 +356,7 @@ def announced(ends):
 
 
 def routed():
-    """What Dom0 routes for its domains, where an administrator lets it: theirs, and nothing else."""
+    """Return what Dom0 routes for its domains, if an administrator enables it: theirs, and nothing else."""
     sh("ip", "link", "add", "wan", "type", "veth", "peer", "name", "provider")
     sh("ip", "link", "set", "provider", "up")
     sh("ip", "link", "set", "wan", "up")
@@ -395,7 +395,7 @@ def routed():
 
 
 def silent(ends):
-    """Whether not even what is lawful comes through: the uplink's own frame is the fence."""
+    """True if not even legitimate frames pass; the uplink's own frame marks the end."""
     ends.drain()
     for frame in frames.lawful().values():
         ends.send(frame)
@@ -413,7 +413,7 @@ def silent(ends):
 
 
 def dom0(ends):
-    """What the guest gets from Dom0: an answer of a port, or none; and what Dom0 gets when it asks the guest."""
+    """Return what the guest gets from Dom0 (a port's answer, or none), and what Dom0 gets when it queries the guest."""
     told = {}
     with socket.create_server((frames.DOM0, 2222)), socket.create_server((frames.DOM0_6, 2222), family=socket.AF_INET6):
         told["tcp"] = replies(
@@ -456,7 +456,7 @@ def dom0(ends):
 
 
 def replies(ends, frame):
-    """What the guest is answered by Dom0, which answers what it is asked by ARP behind the frame."""
+    """Return what Dom0 answers to the guest; its answer to an ARP request after the frame marks the end."""
     ends.drain()
     ends.send(frame)
     ends.send(frames.arp(asked=frames.DOM0))

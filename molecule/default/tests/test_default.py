@@ -1,4 +1,4 @@
-"""What a role developer wants to see: Dom0 from the inside, the services from the outside."""
+"""What a role developer wants to see: Dom0 from inside, the services from outside."""
 
 import os
 import pathlib

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. From the options of the modules to what happened: read, observe, plan, check, carry out, look."""
+"""EDGE. Everything behind the modules' options: read, observe, plan, check, carry out, look again."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .perform import Performer
 from .results import Diff, Result
 from .runner import Outcome, Runner
 
-# How long a domain may take to end that was ending when a run began: Xen gives a large one's memory back page by page.
+# How long, in seconds, to wait for a domain that is dying as a run begins: Xen frees the memory of a large one page by page.
 DYING_SECONDS, _BETWEEN = 60, 0.5
 MAX_PARALLEL = 64
 
@@ -56,8 +56,9 @@ def converge(
 ) -> list[Result]:
     """Make every domain of ``options`` what it is declared to be. Raise `Refused` before anything changes.
 
-    At most ``parallel`` domains are worked on at once; with ``stop_at_failure`` none is begun after one has failed. With
-    ``verbose`` a prediction has the primitives of its steps too. ``returns``: they are what ran before, disks and all.
+    At most ``parallel`` domains are changed at once; with ``stop_at_failure`` none is started after one has failed. With
+    ``verbose`` a prediction lists the primitives of its steps too. ``returns``: the options are a previous generation, whose
+    disks were made then.
     """
     if not 1 <= parallel <= MAX_PARALLEL:
         raise Refused(f"parallel: is {parallel}, must be 1..{MAX_PARALLEL}")
@@ -77,7 +78,7 @@ def converge(
             return _carry_out(declarations, plans, host, lock, parallel, stop_at_failure)
     except (LockError, ToolstackError) as error:
         raise Refused(str(error)) from error
-    except OSError as error:  # before anything began: the runner keeps its own
+    except OSError as error:  # before anything began: the runner handles its own errors
         raise Refused(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from error
 
 
@@ -102,7 +103,7 @@ def _look(declarations: list[Declaration]) -> Host:
 
 
 def _settled(declarations: list[Declaration], purge: bool, warn: Callable[[str], None]) -> Host:
-    """A look at the host when none of these domains is in its end, where Xen still has its name, its memory and its disks."""
+    """Observe the host once none of these domains is dying: until then Xen keeps its name, its memory and its disks."""
     names = {declaration.name for declaration in declarations}
     host = _look(declarations)
 
@@ -122,7 +123,7 @@ def _settled(declarations: list[Declaration], purge: bool, warn: Callable[[str],
 def _plans(
     declarations: list[Declaration], purge: bool, returns: bool, real: bool, warn: Callable[[str], None]
 ) -> tuple[list[Plan], Host]:
-    """What to do, after every check that needs the host."""
+    """Plan every declaration, after all checks that need the host."""
     host = _settled(declarations, purge, warn)
     plans, problems = [], []
     if purge:
@@ -177,7 +178,7 @@ def _predicted(each: Plan, verbose: bool) -> Result:
 
 
 def _diff(before: dict[str, Any], after: dict[str, Any]) -> Diff:
-    """With the names of images in place of files in a store, where something differs."""
+    """Return a diff; if the sides differ, image names replace the store's paths."""
     if before == after:
         return {"before": before, "after": after}
     return {"before": with_image(before, image_name), "after": with_image(after, image_name)}
@@ -203,7 +204,7 @@ def _result(each: Plan, outcome: Outcome, before: Host, after: Host | None) -> R
 
 
 def _differs(each: Plan, outcome: Outcome, before: Host, after: Host) -> bool:
-    """Is it, after a failure, other than before? Disks that were made or grown stay so."""
+    """True if a domain is not as it was before a failed run. Disks that were made or grown stay so."""
     disks = any(title.startswith(("make_disk ", "grow_disk ")) for title in outcome["steps"])
     return disks or _view(each, before) != _view(each, after)
 
@@ -216,7 +217,7 @@ def _state(name: str, host: Host) -> str:
 
 
 def _view(each: Plan, host: Host) -> dict[str, Any]:
-    """What was seen of a domain, in a user's words."""
+    """Return what was observed of a domain, in the words of the options."""
     observed = host.find(each.name)
     domain = described(observed, host.definitions.get(each.name)).domain if observed else None
     return view(domain, _state(each.name, host), each.name in host.autostart, each.wanted)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Performs primitives: one short function for each, through ``xl``, Xen's bindings where they are, and Dom0's files."""
+"""EDGE. Perform primitives: one short function for each, through ``xl``, Xen's bindings where installed, and Dom0's files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition
 from ..xen.watch import BETWEEN, Idle, Look, ended, look, restarting, wait_for_state
 from ..xen.xl import ToolstackError, last_words, must, xl
 
-# How long the name of a destroyed domain may stay taken, and how long xl's daemon may take to build a rebooting domain again.
+# How long a destroyed domain may keep its name, and how long xl's daemon may take to rebuild a rebooting domain; seconds.
 DESTROY_SECONDS = 30
 REBOOT_SECONDS = 30
 _MAX_PAUSES = 8
@@ -35,7 +35,7 @@ _ALL_LINES = 100_000
 
 
 class Performer:
-    """Carries out steps for one domain. It remembers the ids and the ends of consoles that it has seen on the way."""
+    """Carry out steps for one domain. It remembers the domain ids, and where each console's log ended before an unpause."""
 
     def __init__(self, hypercalls: Hypercalls | None = None) -> None:
         self.hypercalls = hypercalls
@@ -47,7 +47,7 @@ class Performer:
 
     @singledispatchmethod
     def perform(self, step: do.Step) -> float | None:
-        """Do it; ToolstackError or OSError when it fails. For `AwaitHealthy`: when it was seen healthy (monotonic)."""
+        """Perform a step; ToolstackError or OSError if it fails. For `AwaitHealthy` return when it was healthy (monotonic)."""
         raise NotImplementedError(type(step).__name__)
 
     # -- disks -----------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ class Performer:
         self._pause(step.name)
 
     def _pause(self, name: str) -> Look:
-        """Once, for Xen counts. How it was before."""
+        """Pause a running domain, once: Xen counts pauses. Return its state before."""
         seen = self.look(name)
         if seen.state == "running":
             try:
@@ -113,16 +113,16 @@ class Performer:
                 now = self.look(name)
                 if (now.domid, now.state) == (seen.domid, "running"):
                     raise
-                return now  # it ended by itself, or came again, in that moment
+                return now  # it stopped, or restarted, at that moment
         return seen
 
     @perform.register
     def _(self, step: do.Unpause) -> None:
-        """However often it was paused."""
+        """Unpause, however often it was paused."""
         self._marks[step.name] = console.mark(step.name)
         for _count in range(_MAX_PAUSES):
             seen = self.look(step.name)
-            if seen.state != "paused":  # running, or ended already, as who awaits its health will see
+            if seen.state != "paused":  # running, or already stopped, which AwaitHealthy reports
                 return
             self._domids[step.name] = seen.domid
             if self.hypercalls:
@@ -133,7 +133,7 @@ class Performer:
     @perform.register
     def _(self, step: do.Shutdown) -> None:
         if step.within:
-            # Without -w: xl's own waiting has no limit. A guest that doesn't listen makes it fail; so be it.
+            # Without -w, since xl's own waiting has no limit. It fails for a guest that doesn't listen, which is destroyed below.
             try:
                 xl("shutdown", step.name, timeout=step.within)
                 wait_for_state(step.name, ("gone", "shutdown"), step.within, self.hypercalls)
@@ -150,12 +150,12 @@ class Performer:
         if self.look(name).state == "gone":
             return
         code, out, err = xl("destroy", name)
-        # A domain that is just ending by itself makes destroy fail, and is gone all the same.
+        # xl destroy fails for a domain that is just stopping by itself, though it is gone afterwards.
         if wait_for_state(name, ("gone",), DESTROY_SECONDS, self.hypercalls) != "gone":
             raise ToolstackError(f"domain {name}: 'xl destroy' failed ({code}): {last_words(err + out)}; it is still there")
 
     def _hold_still(self, name: str) -> None:
-        """One that restarts would come back after its end, built by xl's daemon: a paused one can't ask for that."""
+        """Pause the domain: if it rebooted meanwhile, xl's daemon would build it again after it was destroyed."""
 
         def still() -> bool:
             seen = self._pause(name)
@@ -186,7 +186,7 @@ class Performer:
 
     @perform.register
     def _(self, step: do.AwaitHealthy) -> float:
-        """A domain that ends, or is started again, before it is healthy is a failure; a boot loop passes no check."""
+        """Wait until healthy. A domain that stops or restarts before that fails, so a boot loop never passes."""
         name, mark, began = step.name, self._marks.get(step.name, 0), time.monotonic()
         domid = self._domids.get(name) or self.look(name).domid
         judge = self._judge(step, mark)
@@ -208,7 +208,7 @@ class Performer:
             time.sleep(BETWEEN)
 
     def _judge(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
-        """Asked for each look: true when it is healthy, ToolstackError when the time is over."""
+        """Return the check for each look: true when healthy, ToolstackError when the time is over."""
         return self._asking(step.name, step.health, mark) if step.health else self._settling(step, mark)
 
     def _asking(self, name: str, health: Health, mark: int) -> Callable[[Look], bool]:
@@ -232,7 +232,7 @@ class Performer:
         return ask(health, end)
 
     def _settling(self, step: do.AwaitHealthy, mark: int) -> Callable[[Look], bool]:
-        """``settle`` seconds after it printed its ready line, or was seen waiting for work, or ``ready_within`` is over."""
+        """Return a check: true ``settle`` seconds after the ready line, or after it was seen idle, or after ``ready_within``."""
         idle, latest = Idle(), time.monotonic() + step.ready_within
         since = time.monotonic() if not step.settle and not step.ready else 0.0
 
@@ -268,7 +268,7 @@ class Performer:
         try:
             bridge_ports.lead_to(self.look(step.name).domid)
         except ToolstackError:
-            # One that has ended has no vif any more; who awaits its health says why it ended.
+            # A domain that stopped has no vif any more; AwaitHealthy reports why it stopped.
             if self.look(step.name).state == "running":
                 raise
 
@@ -291,7 +291,7 @@ class Performer:
     def _(self, step: do.Define) -> None:
         os.makedirs(DEFINITIONS, mode=0o755, exist_ok=True)
         write_whole(definition_path(step.name), step.text.encode("utf-8"), 0o600)
-        # Healthy, or declared otherwise: the keeper counts from here.
+        # The domain is healthy, or declared stopped or paused: the keeper's count of restarts begins again.
         restarts.forget(step.name)
         _remove(intent_path(step.name))
 
@@ -304,9 +304,9 @@ class Performer:
     @perform.register
     def _(self, step: do.Autostart) -> None:
         os.makedirs(AUTOSTART, mode=0o755, exist_ok=True)
-        # Hidden: xendomains starts every other name that it finds here.
+        # A hidden name: xendomains starts every other file that it finds here.
         temporary = os.path.join(AUTOSTART, f".{step.name}.{os.getpid()}")
-        _remove(temporary)  # of a run that died, when its number comes again
+        _remove(temporary)  # left by a run that died with the same process id
         os.symlink(definition_path(step.name), temporary)
         os.rename(temporary, autostart_path(step.name))
 
@@ -341,7 +341,7 @@ class Performer:
 
 
 def scheduler_of(info: str) -> str:
-    """xl's command for the scheduler that ``xl info`` names; "" for one that has no weights."""
+    """Return xl's command for the scheduler that ``xl info`` names; "" for one without weights."""
     found = re.search(r"^xen_scheduler\s*: (\S+)", info, re.MULTILINE)
     command = f"sched-{found[1]}" if found else ""
     return command if command in SCHEDULERS.values() else ""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What Xen would find out half-way: files, kernels, disks and bridges that a plan needs and that must be there."""
+"""EDGE. Check what a plan needs: files, kernels, disks and bridges. Xen would find out only half-way through."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ from ..xen.shared_storage import holder
 
 # Where Debian's libxl looks for the QEMU that serves qcow2 disks.
 QEMU = "/usr/libexec/xen-qemu-system-i386"
-# In an answer about a kernel that several domains may have, the place of the domain's name.
+# Placeholder for the domain's name in a kernel's refusal, which several domains may share.
 _ANY = "%DOMAIN%"
 
 
 class Findings:
-    """``problems`` refuse the run; ``missing`` too, though in check mode an earlier task may make it; ``warnings`` do not."""
+    """Reasons against a plan. ``problems`` refuse it; so does ``missing``, but in check mode an earlier task may still make it.
+
+    ``warnings`` don't.
+    """
 
     def __init__(self) -> None:
         self.problems: list[str] = []
@@ -40,7 +43,7 @@ class Findings:
 
 
 class Kernels:
-    """May they boot, by what they are now and by the policy of images that the host holds? Each file is read once a run."""
+    """Check that kernels can boot, and may boot by the host's image policy. Each file is read once per run."""
 
     def __init__(self) -> None:
         self._known: dict[str, str | None] = {}
@@ -55,7 +58,7 @@ class Kernels:
 
 
 def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Findings:
-    """What stands in the way of ``plan``. ``returns``: it brings back what ran before, whose disks had been made."""
+    """Return what stands in the way of ``plan``. ``returns``: it restores a previous generation, whose disks were made then."""
     findings = Findings()
     if plan.declaration.state == "absent":
         return findings
@@ -138,7 +141,7 @@ def _check_names(where: str, path: str, form: str, findings: Findings) -> None:
 
 
 def _check_origins(plan: Plan, host: Host, findings: Findings, returns: bool) -> None:
-    """Disks that are to be made or grown."""
+    """Check the disks to be made or grown."""
     made = {step.origin.path for step in plan.steps if type(step) is MakeDisk}
     for origin in plan.declaration.origins:
         where = f"domain {plan.name}: disks: {origin.path}"
@@ -195,7 +198,7 @@ def _serials(origin: Origin, plan: Plan, host: Host) -> list[str]:
 
 
 def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:
-    """Why an empty disk would stand in the place of one with data; None where it would not."""
+    """Return why making an empty disk would hide lost data; None if it would not."""
     if origin.content is not None:
         return None
     whose = _whose(plan, origin.path, host) or ("this domain" if returns else "")
@@ -209,7 +212,7 @@ def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:
 
 
 def _in_the_way(path: str) -> str | None:
-    """What is there and is no disk: a new one would never come in its place."""
+    """Return what is at the path if it is not a disk; a new one would never replace it."""
     if not os.path.lexists(path):
         return None
     kind = "a link whose target does not exist" if not os.path.exists(path) else "a folder" if os.path.isdir(path) else "a pipe"
@@ -217,7 +220,7 @@ def _in_the_way(path: str) -> str | None:
 
 
 def _whose(plan: Plan, path: str, host: Host) -> str:
-    """Which domain had this disk, by a definition or by what runs; "" for none. A domain may have got another name."""
+    """Return whose disk this was, by a definition or a running domain, even under another domain name; "" for nobody's."""
     plain = plain_path(path)
     users = [one for one in host.domains if any(plain_path(disk.path) == plain for disk in one.domain.disks)]
     names = [base_name(one.domain.name) for one in users]
@@ -234,7 +237,7 @@ def _needs_qemu_img(origin: Origin) -> bool:
 
 
 def report(findings: list[Findings], refuse: bool, warn: Callable[[str], None]) -> list[str]:
-    """What refuses the run. Without ``refuse`` (check mode) what is missing is a warning: a real run may bring it before."""
+    """Return what refuses the run. Without ``refuse`` (check mode) ``missing`` is a warning: a real run may create it first."""
     problems = [line for each in findings for line in each.problems]
     missing = [line for each in findings for line in each.missing]
     for line in (line for each in findings for line in each.warnings):

@@ -15,9 +15,9 @@ class Diff(TypedDict):
 
 
 class Result(TypedDict, total=False):
-    """What happened to one domain. ``state`` is what was seen last; in check mode what was declared.
+    """What happened to one domain. ``state``: as last seen; in check mode as declared.
 
-    ``steps``: titles of the phases that were completed, in check mode of those that would be; ``primitives``: in check mode
+    ``steps``: titles of the phases that were completed; in check mode, of those that would be. ``primitives``: in check mode,
     what these consist of.
     """
 
@@ -37,7 +37,7 @@ class Result(TypedDict, total=False):
 
 
 class Results(TypedDict, total=False):
-    """What a module returns for several domains; with ``failed`` the arguments of fail_json."""
+    """What a module returns for several domains; with ``failed``, the arguments of fail_json."""
 
     changed: bool
     domains: list[dict[str, Any]]

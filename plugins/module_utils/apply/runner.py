@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Carries out plans, several at once, and takes back what fails. It knows nothing of what a step does."""
+"""EDGE. Carry out plans, several at once, and roll back those that fail. It knows nothing of what a step does."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from ..plan.recovery import way_back
 from ..plan.steps import Build, Define, Rename, Step
 from ..xen.xl import ToolstackError
 
-# What is not as declared when everything is done is looked at again so many times, so many seconds apart: a domain that
-# its user lets restart is away for a moment.
+# A domain that is not as declared at the end is looked at this many times, this many seconds apart: one that its user just
+# restarted is away for a moment.
 _LOOKS, _BETWEEN = 3, 2.0
 
 
@@ -41,7 +41,7 @@ class Outcome(TypedDict, total=False):
 
 
 class Budget:
-    """Memory for domains that stand by: those worked on at once must fit beside each other. MiB."""
+    """Memory for the domains that are created at the same time, in MiB."""
 
     def __init__(self, free: int) -> None:
         self._free = free
@@ -50,7 +50,7 @@ class Budget:
 
     @contextmanager
     def held(self, phase: Phase) -> Iterator[None]:
-        """Wait until there is room for what the phase builds; whoever is alone goes ahead and hears from Xen."""
+        """Wait until there is memory for the phase. The only phase at work does not wait: Xen itself refuses it if need be."""
         needed = phase.builds
         with self._changed:
             self._changed.wait_for(lambda: self._free >= needed or not self._at_work)
@@ -68,7 +68,7 @@ class Budget:
 
 
 class Runner:
-    """``look``: observes the host; ``performer``: makes one for a domain; ``note``: says what is being done."""
+    """Carries out plans. ``look``: observe the host; ``performer``: make one for a domain; ``note``: log what is being done."""
 
     def __init__(
         self, look: Callable[[], Host], performer: Callable[[], Performs], note: Callable[[str], None], free_memory: int
@@ -80,8 +80,8 @@ class Runner:
         self._stopped = threading.Event()
 
     def run(self, plans: list[Plan], parallel: int, stop_at_failure: bool) -> tuple[list[Outcome], Host | None]:
-        """What happened to each, and the host as it was seen last; None when it could not be looked at."""
-        from concurrent.futures import ThreadPoolExecutor  # here: it takes long to load, and most runs change nothing
+        """Return what happened to each domain, and the host as last seen; None if it could not be observed."""
+        from concurrent.futures import ThreadPoolExecutor  # here: it loads slowly, and most runs change nothing
 
         def carry_out(plan: Plan) -> Outcome:
             if self._stopped.is_set():
@@ -122,7 +122,7 @@ class Runner:
                         if not isinstance(error, Exception):
                             raise
                         return outcome
-                    # What is defined has been healthy: what fails from here on takes nothing back.
+                    # A definition is written once the domain is healthy: failures from here on roll nothing back.
                     committed = committed or isinstance(step, Define)
                     if phase.downtime and step is phase.downtime[1]:
                         outcome["downtime_ms"] = round(((at or time.monotonic()) - began) * 1000)
@@ -131,7 +131,7 @@ class Runner:
         return outcome
 
     def _take_back(self, plan: Plan, performer: Performs, outcome: Outcome) -> Outcome:
-        """To what was, from what is seen now: the very steps of the next run, had this one died."""
+        """Roll back to what was there before, with the steps that the next run would take had this one died."""
         former = plan.former
         try:
             steps = way_back(plan.name, self._look(), former)
@@ -144,7 +144,7 @@ class Runner:
             outcome["rolled_back"] = False
             return outcome
         if former.alive and (current is None or current.state != former.state):
-            # Nothing to start it from, or it has ended once more.
+            # There was nothing to start it from, or it has stopped again.
             outcome["msg"] += f"; the old domain is not back (seen: {current.state if current else 'gone'}): run it again"
             outcome["rolled_back"] = False
         elif former.alive:
@@ -161,7 +161,7 @@ class Runner:
     # -- all of them -----------------------------------------------------------------------------
 
     def _last_look(self, plans: list[Plan], outcomes: list[Outcome]) -> tuple[list[Outcome], Host]:
-        """What is reported was seen: a domain that is not as declared when all is done is a failure, and is taken back."""
+        """Look at the host once more: a domain that is not as declared has failed, and is rolled back."""
         done = [bool(outcome["steps"]) and not outcome["failed"] for outcome in outcomes]
         host = self._look()
         for _again in range(_LOOKS - 1):
@@ -201,9 +201,9 @@ def _failure(name: str, step: Step | None, error: BaseException) -> Outcome:
 
 
 def _line(error: BaseException) -> str:
-    """One line, of whatever kind of error."""
+    """Return any error as one line."""
     if isinstance(error, OSError) and error.strerror:
-        name = error.filename2 or error.filename  # of two, the one that was to be
+        name = error.filename2 or error.filename  # of two names, the target's
         return f"{name}: {error.strerror}" if name else error.strerror
     text = " ".join(str(error).split())
     return text if isinstance(error, ToolstackError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

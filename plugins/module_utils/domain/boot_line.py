@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The boot line of a unikernel, both ways: words to one line as MirageOS reads it, and back; addresses in it. Pure.
+"""The boot line of a unikernel: join words into the line that MirageOS reads, and split it again; addresses in it. Pure.
 
-The grammar is mirage-bootvar's (parse_argv): only a space separates words. A backslash takes the next character as it
-is, inside double quotes too. A double quote begins and ends a quoted part. A single quote is an ordinary character. A
-line that ends in a quoted part or behind a backslash is an error, and an empty word is no word.
+The grammar is mirage-bootvar's (parse_argv). Only a space separates words. A backslash makes the next character literal, inside
+double quotes too. A double quote begins or ends a quoted part. A single quote is an ordinary character. A line that ends inside a
+quoted part or after a backslash is an error. Empty words are dropped.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from .spec import Domain, Interface
 
 _SPECIAL = re.compile(r'[ "\\]')
 _TO_ESCAPE = re.compile(r'["\\]')
-# What Mirage's lib_runtime calls the options of an interface; several interfaces have a group each.
+# The options of an interface as Mirage's lib_runtime calls them; with several interfaces each has a group.
 ADDRESS_FIELDS = ("address", "gateway", "address6", "gateway6", "group")
 _ADDRESS_WORD = re.compile(r"--(?:([a-z][a-z0-9-]*)-)?(ipv[46])(-gateway)?=([0-9a-fA-F.:]+(?:/[0-9]{1,3})?)")
 
 
 class AddressWord(NamedTuple):
-    """One word of a boot line that gives an interface its address or gateway."""
+    """A word of a boot line that sets an interface's address or gateway."""
 
     group: str
     family: str  # ipv4 | ipv6
@@ -36,19 +36,19 @@ class AddressWord(NamedTuple):
 
 
 def quote_word(word: str) -> str:
-    """One word as it must stand in the line; one without space, quote and backslash stands as it is."""
+    """Quote a word for the boot line; a word without space, double quote or backslash stays as it is."""
     if word and not _SPECIAL.search(word):
         return word
     return '"' + _TO_ESCAPE.sub(r"\\\g<0>", word) + '"'
 
 
 def join(words: Iterable[str]) -> str:
-    """The line that MirageOS splits into just these words."""
+    """Return the line that MirageOS splits into exactly these words."""
     return " ".join([quote_word(word) for word in words])
 
 
 def split(line: str) -> list[str]:
-    """The words that MirageOS makes of the line; ValueError when it can't."""
+    """Return the words that MirageOS splits the line into; raise ValueError if it can't."""
     if '"' not in line and "\\" not in line:
         return [word for word in line.split(" ") if word]
     words: list[str] = []
@@ -74,7 +74,7 @@ def split(line: str) -> list[str]:
 
 
 def address_word(word: str) -> AddressWord | None:
-    """The word as an option that gives an interface its address or gateway, None when it is something else."""
+    """Parse a word that sets an interface's address or gateway; None for any other word."""
     shape = _ADDRESS_WORD.fullmatch(word)
     if not shape:
         return None
@@ -88,7 +88,7 @@ def address_word(word: str) -> AddressWord | None:
 
 
 def address_words(line: str) -> list[AddressWord]:
-    """All of them in a line, in their order; in one that MirageOS would refuse as well, for it may be another system's."""
+    """Return all address words of a line, in order. A line that MirageOS refuses (another system's?) is split at spaces."""
     try:
         words = split(line)
     except ValueError:
@@ -97,13 +97,13 @@ def address_words(line: str) -> list[AddressWord]:
 
 
 def addresses(line: str) -> list[str]:
-    """ADDRESS/PREFIX of every interface that the line configures; those without a group first."""
+    """Return ADDRESS/PREFIX of every interface that the line configures, those without a group first."""
     found = [word for word in address_words(line) if not word.gateway]
     return [word.value for word in sorted(found, key=lambda word: bool(word.group))]
 
 
 def interface_words(interfaces: Iterable[Interface]) -> list[str]:
-    """The words that give the interfaces their addresses, as they stand at the head of a line."""
+    """Return the words that give the interfaces their addresses; they come first in a boot line."""
     words = []
     for interface in interfaces:
         for value, gateway in ((interface.address, interface.gateway), (interface.address6, interface.gateway6)):
@@ -117,10 +117,10 @@ def interface_words(interfaces: Iterable[Interface]) -> list[str]:
 
 
 def read_back(domain: Domain, like: Domain | None = None) -> tuple[tuple[Interface, ...], list[str] | str]:
-    """A domain's interfaces with the addresses at the head of its boot line, and the words behind these.
+    """Return a domain's interfaces with the addresses at the head of its boot line, and the words after these.
 
-    The line doesn't say which interface has which group: ``like``, the domain that is declared, says it, else they have
-    them in their order. A line that we would have written otherwise stays text, for it may have another grammar.
+    The line doesn't say which interface has which group. ``like``, the declared domain, says it; without it, the groups belong to
+    the interfaces in order. A line that we would have quoted differently is returned as text: it may have another grammar.
     """
     try:
         words = split(domain.arguments)
@@ -161,7 +161,7 @@ def _bare(interface: Interface) -> Interface:
 
 
 def _own_options(domain: Domain) -> set[str]:
-    """The options among a declared domain's arguments that look like an interface's."""
+    """Return the options among a declared domain's own arguments, which may look like an interface's."""
     try:
         words = split(domain.arguments)
     except ValueError:
@@ -170,14 +170,14 @@ def _own_options(domain: Domain) -> set[str]:
 
 
 def _groups(head: list[AddressWord], like: Domain | None, count: int) -> dict[str, int]:
-    """Group -> index of its interface."""
+    """Map each group to the index of its interface."""
     seen = list(dict.fromkeys(word.group for word in head))
     if like is None:
         return {group: index for index, group in enumerate(seen)}
     groups: dict[str, int] = {}
     for index, interface in enumerate(like.interfaces):
         groups.setdefault(interface.group, index)
-    # A group that got another name: the interface whose group the line doesn't have.
+    # A renamed group belongs to an interface whose declared group is not in the line.
     free = [index for group, index in groups.items() if group not in seen and index < count]
     for group in seen:
         if group not in groups and free:
@@ -186,7 +186,7 @@ def _groups(head: list[AddressWord], like: Domain | None, count: int) -> dict[st
 
 
 def _option_of(word: AddressWord, interface: Interface, like: Interface | None) -> str:
-    """address and address6 may both be an IPv6 address: as it is declared, else the first that comes."""
+    """Return the option that a word sets. For an IPv6 address it is address or address6: as declared, else the first one free."""
     second = word.family == "ipv6" and (
         bool(like.address6) or not like.address if like else bool(interface.address and ":" not in interface.address)
     )

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Do the declarations of one host fit together, with its other domains, its networks, CPUs and memory? Pure."""
+"""Check that the declarations of one host fit together, and with its other domains, networks, CPUs and memory. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .spec import Declaration, Domain, plain_path
 
 
 def clashes(declarations: list[Declaration]) -> list[str]:
-    """One line for every name, MAC or address that two declarations of one host claim."""
+    """Return one line for every name, MAC or address that two declarations of one host claim."""
     names = Counter(declaration.name for declaration in declarations)
     lines = [f"domain {name}: declared twice; a name is unique on its host" for name, count in names.items() if count > 1]
     seen: dict[tuple[str, str], str] = {}
@@ -37,9 +37,9 @@ def clashes(declarations: list[Declaration]) -> list[str]:
 def outside_networks(
     declarations: list[Declaration], networks: dict[str, list[str]], subnets: dict[str, list[str]] | None = None
 ) -> list[str]:
-    """One line for every address outside the networks of its bridge; a bridge without networks is not judged.
+    """Return one line for every address outside the networks of its bridge. A bridge without networks is not checked.
 
-    ``networks``: the host's own addresses on it; ``subnets``: what is behind it beside their networks.
+    ``networks``: the host's own addresses on each bridge; ``subnets``: further networks that are reached through it.
     """
     lines = []
     for declaration in declarations:
@@ -61,7 +61,7 @@ def outside_networks(
 
 
 def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
-    """One line for every UUID, MAC or address that a running domain has which is not among the declared ones."""
+    """Return one line for every UUID, MAC or address that a domain outside the declarations uses already."""
     names = {declaration.name for declaration in declarations}
     lines = []
     for observed in domains:
@@ -91,7 +91,7 @@ def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) ->
 
 
 def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """Those that Xen knows of: in the boot arguments, as MirageOS takes them, and of the hotplug script."""
+    """Return the addresses that Xen knows of: those in MirageOS boot arguments, and those the hotplug script lets through."""
     words = boot_line.addresses(observed.domain.arguments)
     words += [word for interface in observed.domain.interfaces for word in interface.ip.split()]
     found = set()
@@ -104,9 +104,9 @@ def _addresses(observed: Observed) -> set[ipaddress.IPv4Address | ipaddress.IPv6
 
 
 def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
-    """One line for every disk that two domains would have, one of them for writing."""
+    """Return one line for every disk that two domains would have open, one of them for writing."""
     wanted = [one for one in declarations if one.state in ("running", "paused")]
-    users: dict[str, list[tuple[str, str]]] = {}  # path -> name and access of each
+    users: dict[str, list[tuple[str, str]]] = {}  # path -> (name, access) of each user
     for domain in (*(one.domain for one in domains), *(one.domain for one in wanted)):
         for disk in domain.disks:
             users.setdefault(plain_path(disk.path), []).append((base_name(domain.name), disk.access))
@@ -124,7 +124,7 @@ def shared_disks(declarations: list[Declaration], domains: tuple[Observed, ...])
 
 
 def removed_disks(declarations: list[Declaration], host: Host) -> list[str]:
-    """One line for every disk that goes with its domain and that a domain which stays has too."""
+    """Return one line for every disk that would be removed with its domain although another domain uses it."""
     gone = {declaration.name for declaration in declarations if declaration.state == "absent"}
     users = [(base_name(one.domain.name), disk) for one in host.domains for disk in one.domain.disks]
     users += [(declaration.name, disk) for declaration in declarations for disk in declaration.domain.disks]
@@ -141,7 +141,7 @@ def removed_disks(declarations: list[Declaration], host: Host) -> list[str]:
 
 
 def cpu_refusal(domain: Domain, host: Host) -> str | None:
-    """One line when the domain is pinned to CPUs on which it can't run, else None."""
+    """Return one line if the domain is pinned to CPUs on which it can't run, else None."""
     chosen = cpu_set(domain.cpus)
     if chosen is None:
         return None

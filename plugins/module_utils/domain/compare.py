@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What differs between a declared and a running domain, in the words of the modules' options. Pure."""
+"""Compare a declared with a running domain, in the words of the modules' options. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .cpus import cpu_set, cpu_text
 from .fields import COMPARED
 from .spec import CONTENT_PATH, Disk, Domain, Interface, RestartLimit
 
-# The image store's files, named by their content.
+# Files in the image store are named after their content.
 _STORED = re.compile(r"/.*/([0-9a-f]{64})\.xen")
 _PLAIN = tuple(key for key in COMPARED if key not in ("maxmem", "cpus"))
 _VALUES = attrgetter(*_PLAIN)
@@ -28,15 +28,15 @@ _DIGITS = 12
 
 
 def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list[str]:
-    """The options in which the two differ, as paths: memory, interfaces[0].rate, extra_config.pool; not name and uuid.
+    """Return the options that differ, as paths: memory, interfaces[0].rate, extra_config.pool. Name and UUID are not compared.
 
-    ``default_cpus``: where the host lets domains run; xl narrows every domain's own choice to it. Xen doesn't
-    report extra_config: the caller says in ``running`` what is known of it. An address is in the boot line, so that its
-    path belongs to the option arguments: see `option_of`.
+    ``default_cpus``: where the host lets domains run; xl narrows every domain's own choice to it. Xen doesn't report
+    extra_config: the caller puts what it knows of it into ``running``. Addresses are in the boot line, so a change of
+    interfaces[0].address is a change of the option arguments: see `option_of`.
     """
     same = _VALUES(wanted) == _VALUES(running)
     differing = set() if same else {key for key in _PLAIN if getattr(wanted, key) != getattr(running, key)}
-    # It follows memory where nothing else is declared.
+    # Compared as the difference to memory, which it equals by default.
     if (wanted.maxmem or wanted.memory) - wanted.memory != (running.maxmem or running.memory) - running.memory:
         differing.add("maxmem")
     if wanted.cpus != running.cpus and narrowed(wanted.cpus, default_cpus) != narrowed(running.cpus, default_cpus):
@@ -44,13 +44,13 @@ def differences(wanted: Domain, running: Domain, default_cpus: str = "") -> list
     if not differing:
         return []
     paths = [path for key in COMPARED if key in differing for path in _paths(key, wanted, running)]
-    # What an interface may send from follows from its addresses.
+    # By default ip follows from the addresses, so don't report both.
     readdressed = {path.partition(".")[0] for path in paths if path.endswith((".address", ".address6"))}
     return [path for path in paths if not (path.endswith("].ip") and path.partition(".")[0] in readdressed)]
 
 
 def option_of(path: str) -> str:
-    """The option of a domain, as a row of `fields.DOMAIN`, that has to change for a path of `differences`."""
+    """Return the option (a row of `fields.DOMAIN`) that has to change for a path of `differences`."""
     if path == "image":
         return "kernel"
     option, _dot, field = path.partition(".")
@@ -59,7 +59,7 @@ def option_of(path: str) -> str:
 
 
 def options_of(paths: Iterable[str]) -> tuple[str, ...]:
-    """The options of several paths, each once, in their order."""
+    """Return the options of several paths, each once, in order."""
     return tuple(dict.fromkeys(map(option_of, paths)))
 
 
@@ -87,7 +87,7 @@ def _argument_paths(wanted: Domain, running: Domain) -> list[str]:
         left = new[index] if index < len(new) else blank
         right = old[index] if index < len(old) else blank
         differing = [field for field in ADDRESS_FIELDS if getattr(left, field) != getattr(right, field)]
-        # A group is seen in the words of an address only.
+        # A group can be read back only from an address word.
         if not (left.address or left.address6) or not (right.address or right.address6):
             differing = [field for field in differing if field != "group"]
         paths += [f"interfaces[{index}].{field}" for field in differing]
@@ -97,7 +97,7 @@ def _argument_paths(wanted: Domain, running: Domain) -> list[str]:
 def _device_paths(
     option: str, key: str, wanted: tuple[Interface | Disk, ...], running: tuple[Interface | Disk, ...]
 ) -> list[str]:
-    """Devices are the same by MAC or vdev, else by their place."""
+    """Return the paths of devices that differ. Devices are paired by MAC or vdev, or else by position."""
     keys = {getattr(device, key) for device in wanted}
     by_key = {getattr(device, key): index for index, device in enumerate(running)}
     paths, paired = [], set()
@@ -115,13 +115,13 @@ def _device_paths(
 def _differing_fields(wanted: Interface | Disk, running: Interface | Disk) -> list[str]:
     names = [field.name for field in dataclasses.fields(wanted) if field.compare]
     differing = [name for name in names if getattr(wanted, name) != getattr(running, name)]
-    # What was declared was its content; the path follows from it.
+    # The user declared content; the path follows from it.
     content = isinstance(wanted, Disk) and CONTENT_PATH.fullmatch(wanted.path)
     return ["content" if name == "path" and content else name for name in differing]
 
 
 def narrowed(cpus: str, default_cpus: str) -> str:
-    """The CPUs that ``cpus`` becomes on a host that lets domains run on ``default_cpus`` only."""
+    """Return the CPUs that ``cpus`` amounts to on a host that lets domains run only on ``default_cpus``."""
     chosen, allowed = cpu_set(cpus), cpu_set(default_cpus)
     if chosen is None or allowed is None:
         return cpus or default_cpus
@@ -132,11 +132,11 @@ def narrowed(cpus: str, default_cpus: str) -> str:
 
 
 def as_options(domain: Domain, like: Domain | None = None) -> dict[str, Any]:
-    """A domain in the words of the modules' options, for diffs and return values; what can be left out is there too.
+    """Return a domain as the modules' options, for diffs and return values; options at their default are included.
 
-    ``like``: the domain that is declared, itself or beside a running one, which knows its interfaces' groups.
+    ``like``: the declared domain, which knows the groups of its interfaces; it may be ``domain`` itself.
     """
-    options = dict(vars(domain))  # not asdict: nothing in it changes, and its deep copy is half of a plan's time
+    options = dict(vars(domain))  # not asdict: nothing in it changes, and a deep copy takes half the time of a plan
     interfaces, options["arguments"] = read_back(domain, like)
     options["interfaces"] = [dict(vars(interface)) for interface in interfaces]
     options["disks"] = [dict(vars(disk)) for disk in domain.disks]
@@ -150,7 +150,7 @@ def as_options(domain: Domain, like: Domain | None = None) -> dict[str, Any]:
 
 
 def view(domain: Domain | None, state: str, autostart: bool, like: Domain | None = None) -> dict[str, Any]:
-    """One side of a diff. An interface's options that say nothing are left out."""
+    """Return one side of a diff, without the interface options that are empty."""
     if domain is None:
         return {"state": state}
     options = {key: value for key, value in as_options(domain, like).items() if key in ("name", "service", *COMPARED)}
@@ -170,7 +170,7 @@ def view(domain: Domain | None, state: str, autostart: bool, like: Domain | None
 
 
 def with_image(side: dict[str, Any], name_of: Callable[[str], str]) -> dict[str, Any]:
-    """One side of a diff with the image in place of a kernel that lies in a store; ``name_of``: its path -> its name or ""."""
+    """Return one side of a diff with the image instead of a kernel in the store. ``name_of``: path -> image name, or ""."""
     stored = _STORED.fullmatch(str(side.get("kernel", "")))
     if not stored:
         return side

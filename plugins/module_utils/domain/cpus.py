@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 
-# Above any machine's; it bounds what a range such as 0-9999 makes us count.
+# Above any real machine; bounds the work for a range such as 0-9999.
 MOST = 4096
 
 
 def cpu_set(text: str) -> set[int] | None:
-    """The CPUs; None for all of them. ValueError, in one line, for anything else."""
+    """Parse CPUs; None means all. Raise ValueError, in one line, for anything else."""
     if text.strip() in ("", "all"):
         return None
     chosen: set[int] = set()
@@ -28,7 +28,7 @@ def cpu_set(text: str) -> set[int] | None:
 
 
 def cpu_text(cpus: set[int]) -> str:
-    """{0, 1, 2, 8} as 0-2,8."""
+    """Format CPUs: {0, 1, 2, 8} as 0-2,8."""
     ranges: list[list[int]] = []
     for cpu in sorted(cpus):
         if ranges and ranges[-1][1] == cpu - 1:

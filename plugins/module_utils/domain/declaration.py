@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From what a user wrote, in the words of the modules' options, to a `Declaration`. Pure.
+"""Turn a user's options for a domain into a `Declaration`. Pure.
 
-`declaration_of` returns it or raises `SpecError` with one line that names the domain, the option and
-what is allowed. Everything that later reaches an xl file, a boot line or a path has passed here.
+`declaration_of` returns it or raises `SpecError` with one line that names the domain, the option and what is allowed. Everything
+that later reaches an xl file, a boot line or a path has been checked here.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from .options import Reader, SpecError, not_text, pattern_problem, shown, text_p
 from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid, plain_path
 from .xl_config import ExtraValue
 
-# Solo5's xen platform code keeps the command line in 8192 bytes and cuts longer ones silently.
+# Solo5's Xen platform code keeps 8192 bytes of command line and silently cuts longer ones.
 MAX_ARGUMENTS = 8191
-# xenstore and file names; "~" is ours (see spec.NEXT).
+# What xenstore and file names allow; "~" is ours (see spec.NEXT).
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 RESERVED_NAMES = ("Domain-0", "Xenstore", "auto")
-# What a declaration may have that is not for a domain but for the roles around it.
+# Keys of a declaration that roles use, not the domain.
 ROLE_KEYS = ("image",)
-# What xl's parser can keep of a number (strtol).
+# The largest number that xl's parser can hold (strtol).
 _MAX_LONG = (1 << 63) - 1
-# watchdog: true. Three failures that far apart are more than a moment's load.
+# The interval for watchdog: true. Three failures in a row at this interval are more than a short peak of load.
 WATCHDOG_SECONDS = 10
 
 
 def _cpus(reader: Reader) -> str:
-    """CPU numbers and ranges, ^ takes away, as xl's own option; "" for all."""
+    """Read CPU numbers and ranges, with ^ for exclusion, as xl's option cpus; "" for all."""
     value = reader.options.get("cpus")
     if value is None:
         return ""
@@ -114,9 +114,9 @@ def _extra_value(reader: Reader, key: str, value: Any) -> ExtraValue:
 
 
 def arguments_of(value: Any, fail: Callable[[str, str], SpecError]) -> list[str] | str:
-    """Boot arguments as words: from a list of them, or a mapping (port: 80 -> --port=80). Text is the whole line as it is.
+    """Return boot arguments as words, from a list or a mapping (port: 80 -> --port=80). Text is the whole line, unchanged.
 
-    In a mapping true gives the bare option, false and null leave it out, and a list repeats it.
+    In a mapping, true gives the bare option, false and null omit it, and a list repeats it.
     """
     if isinstance(value, str):
         if text_problem(value):
@@ -148,7 +148,7 @@ def _option_words(key: Any, value: Any, fail: Callable[[str, str], SpecError]) -
 
 
 def _word(value: Any, fail: Callable[[str, str], SpecError]) -> str:
-    """A number is taken as it is written shortest; one that has no such form is no word."""
+    """Return a boot argument as text. A number is written in its shortest form; infinity, NaN and huge numbers are refused."""
     finite = isinstance(value, float) and value - value == 0
     number = isinstance(value, int) and not isinstance(value, bool) and -_MAX_LONG <= value <= _MAX_LONG
     if not (isinstance(value, str) or number or finite):
@@ -157,7 +157,7 @@ def _word(value: Any, fail: Callable[[str, str], SpecError]) -> str:
 
 
 def declarations_of(options: list[dict[str, Any]], host: str) -> list[Declaration]:
-    """All declarations of a host; SpecError with every problem of all of them."""
+    """Return all declarations of a host; raise SpecError with the problems of all of them."""
     declarations, problems = [], []
     for item in options:
         try:
@@ -170,9 +170,9 @@ def declarations_of(options: list[dict[str, Any]], host: str) -> list[Declaratio
 
 
 def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None) -> Declaration:
-    """Read one declaration. ``host`` goes into derived MAC and UUID; ``kernel`` replaces the option (roles).
+    """Read one declaration. ``host`` goes into the derived MAC and UUID; ``kernel`` replaces that option (for roles).
 
-    SpecError has a line for each problem; only what follows from two options waits until each of them is right.
+    SpecError has a line for each problem. Rules that combine options are checked only if those options are valid.
     """
     if not isinstance(options, dict):
         raise SpecError(f"a domain must be a mapping, not {type(options).__name__}")
@@ -181,7 +181,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
     if kernel is not None:
         reader.known += ROLE_KEYS
         reader.options["kernel"] = kernel
-    # A misspelt key before what is then missing.
+    # Report unknown keys first: a misspelt one explains a missing option.
     reader.attempt("", reader.finish, None)
     interfaces, disks, origins = _devices(reader, host, name)
     domain = _domain(reader, host, name, interfaces, disks)
@@ -212,7 +212,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
 
 
 def _name(value: Any) -> str:
-    """Everything else is named after it, so a wrong name is the only problem reported."""
+    """Check the name. Messages, MACs and paths depend on it, so a wrong name is the only problem reported."""
     rule = (
         "name: must be 1..63 letters, digits, '_', '.', '-', begin with a letter or digit and not be "
         + ", ".join(RESERVED_NAMES)
@@ -284,7 +284,7 @@ def _domain(reader: Reader, host: str, name: str, interfaces: tuple[Interface, .
 
 
 def _keeping(reader: Reader, state: str, health: Health | None) -> dict[str, Any]:
-    """What the keeper in Dom0 does for it. Only a domain that is to run is started again."""
+    """Read what the keeper in Dom0 does for the domain. Only one with state: running is restarted."""
     restart = reader.attempt("restart", lambda: reader.choice("restart", "on-failure", RESTARTS), "on-failure")
     limit = reader.attempt("restart_limit", lambda: _restart_limit(reader), RestartLimit())
     every = reader.attempt("watchdog", lambda: _watchdog(reader, restart, health), 0)
@@ -310,7 +310,7 @@ def _restart_limit(reader: Reader) -> RestartLimit:
 
 
 def _watchdog(reader: Reader, restart: str, health: Health | None) -> int:
-    """Seconds between two questions; 0: none are asked."""
+    """Return the seconds between two health checks; 0 for no watchdog."""
     if "watchdog" not in reader.options:
         return 0
     try:
@@ -354,7 +354,7 @@ def _pattern(reader: Reader, option: str) -> str:
 
 
 def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
-    """The boot line: the interfaces' addresses, then the arguments; or text as it is."""
+    """Return the boot line: the interfaces' addresses, then the arguments; or the user's text unchanged."""
     given = arguments_of(reader.options.get("arguments") or [], reader.fail)
     words = boot_line.interface_words(interfaces)
     if isinstance(given, str) and words:
@@ -364,7 +364,7 @@ def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
             " mapping (MirageOS), or leave address and gateway out and write them into the text (others)",
         )
     if isinstance(given, list):
-        # MirageOS exits with its usage line when an option comes twice.
+        # MirageOS prints its usage and exits when an option comes twice.
         options = [word.partition("=")[0] for word in words]
         for option in sorted({option for option in options if options.count(option) > 1}):
             raise reader.fail(

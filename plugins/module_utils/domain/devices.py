@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From what a user wrote of a domain's interfaces and disks to `Interface`, `Disk` and `Origin`. Pure."""
+"""Turn a user's options for interfaces and disks into `Interface`, `Disk` and `Origin`. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # Linux IFNAMSIZ - 1
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 VDEV = re.compile(r"(xvd|hd|sd)[a-z]{1,2}[0-9]{0,2}")
 GROUP = re.compile(r"[a-z][a-z0-9-]{0,30}")
-# The hotplug script is a name in /etc/xen/scripts or a path; xl splits a vif at commas.
+# The hotplug script: a name in /etc/xen/scripts or a path. No comma, at which xl splits a vif.
 SCRIPT = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./-]{0,200}")
-# xl's own grammar of a rate (xen/tools/libs/util/libxlu_vif.c), without octal and the like.
+# xl's own grammar of a rate (xen/tools/libs/util/libxlu_vif.c), without octal numbers and the like.
 RATE = re.compile(r"([1-9][0-9]{0,9})([GMK]?)([Bb])/s(?:@([1-9][0-9]{0,6})(us|ms|s))?")
 _RATE_FACTORS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _INTERVAL_FACTORS = {"us": 1, "ms": 1000, "s": 1_000_000}
@@ -33,7 +33,7 @@ _MIB = 1 << 20
 
 
 def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
-    """One interface, with its problems in ``reader``."""
+    """Read one interface; its problems are added to ``reader``."""
     reader.attempt("", reader.finish, None)
     address, address6, gateway, gateway6 = _addresses(reader)
     antispoofing = reader.value("antispoofing")
@@ -56,12 +56,12 @@ def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
 
 
 def claimed(device: Interface) -> list[Address]:
-    """The addresses that an interface is declared to have."""
+    """Return the addresses that an interface declares."""
     return [Address(device.bridge, value, device.mac) for value in (device.address, device.address6) if value]
 
 
 def _addresses(reader: Reader) -> tuple[str, str, str, str]:
-    """address, address6, gateway, gateway6."""
+    """Return address, address6, gateway and gateway6."""
     address = reader.attempt("address", partial(_address, reader, "address"), "")
     address6 = reader.attempt("address6", partial(_address, reader, "address6"), "")
     if address6 and ":" not in address6:
@@ -70,7 +70,7 @@ def _addresses(reader: Reader) -> tuple[str, str, str, str]:
         reader.problems += reader.fail("address6", "is given, but address is an IPv6 address already").problems
     gateways, on_link = [], reader.value("gateway_on_link")
     for option, beside, value in (("gateway", "address", address), ("gateway6", "address6", address6)):
-        # Without the address that it belongs to nothing can be said of a gateway.
+        # A gateway can't be checked without a valid address.
         if beside in reader.failed:
             gateways.append("")
         else:
@@ -114,7 +114,8 @@ def _gateway(reader: Reader, option: str, address: str, on_link: bool) -> str:
     network = ipaddress.ip_interface(address).network
     if gateway.version != network.version or gateway.is_multicast or gateway.is_unspecified or gateway.is_loopback:
         raise reader.fail(option, f"{value} can't be the gateway of {address}")
-    # A single address has no neighbours, and a link-local gateway is always one: both are asked for on the link (RFC 3021, 4291).
+    # A single address has no neighbours, and a link-local gateway is always on the link: both are resolved there (RFC 3021,
+    # 4291).
     asked = network.num_addresses == 1 or gateway.is_link_local or on_link
     if gateway not in network and not asked:
         raise reader.fail(
@@ -129,10 +130,10 @@ def _gateway(reader: Reader, option: str, address: str, on_link: bool) -> str:
 def _mac(reader: Reader, derived: str) -> str:
     value = reader.options.get("mac", derived)
     number = value if isinstance(value, int) and not isinstance(value, bool) else -1
-    if isinstance(value, str) and re.fullmatch("[0-9]{9,13}", value):  # Ansible has made text of the number
+    if isinstance(value, str) and re.fullmatch("[0-9]{9,13}", value):  # Ansible turned the number into text
         number = int(value)
     if 60**5 <= number < 100 * 60**5:
-        # YAML 1.1 reads digits with colons between them as a number of base 60.
+        # YAML 1.1 reads digits separated by colons as a number in base 60.
         digits = [number // 60**power % 60 for power in range(4, -1, -1)]
         text = ":".join(f"{digit:02}" for digit in (number // 60**5, *digits))
         raise reader.fail("mac", f'is {number}, which YAML read as a number; write it in quotes: "{text}"')
@@ -175,7 +176,7 @@ def _rate(reader: Reader) -> str:
 
 
 def _own(reader: Reader, addresses: list[str], antispoofing: bool) -> str:
-    """What the vif may send from, as it stands in the definition."""
+    """Return the addresses that the vif may send from, as xl's ip= has them."""
     try:
         return own(addresses, reader.text("ip", ""), antispoofing)
     except ClaimError as error:
@@ -193,7 +194,7 @@ def _script(reader: Reader) -> str:
 
 
 def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
-    """One disk and what its file is made from, with its problems in ``reader``."""
+    """Read one disk and what its file is made from; its problems are added to ``reader``."""
     reader.attempt("", reader.finish, None)
     vdev = reader.attempt("vdev", lambda: _vdev(reader, "xvd" + "abcdefghijklmnop"[index % 16]), "")
     form, access, shared, size = (reader.value(option) for option in ("format", "access", "shared", "size"))
@@ -215,13 +216,13 @@ def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
 
 
 def below_dev(path: str) -> bool:
-    """Does a path name something below /dev, however it is written? What a link leads to is seen on the host only."""
+    """True if a path is below /dev, however it is spelt. Symbolic links can be resolved only on the host."""
     plain = plain_path(path)
     return plain == "/dev" or plain.startswith("/dev/")
 
 
 def path_of(reader: Reader, option: str, default: str | None) -> str:
-    """A whole path on the host."""
+    """Read an absolute path on the host."""
     value = reader.text(option, default)
     if value and value[0] in "~$":
         raise reader.fail(option, f"{shown(value)} must be an absolute path; ~ and $ are not expanded")
@@ -238,7 +239,7 @@ def _vdev(reader: Reader, default: str) -> str:
 
 
 def _content(reader: Reader, access: str, form: str) -> str | None:
-    """Text that may have lines, which other options may not."""
+    """Read content, the only option that may have several lines."""
     content = reader.options.get("content")
     if content is None:
         return None
@@ -257,7 +258,7 @@ def _content(reader: Reader, access: str, form: str) -> str | None:
 
 
 def _qcow2(reader: Reader, access: str, shared: bool) -> None:
-    # xen_block_drive_create in QEMU's hw/block/xen-block.c: the mode is the file's alone, and its locking is off.
+    # xen_block_drive_create in QEMU's hw/block/xen-block.c applies the mode only to the file layer, and switches locking off.
     if access != "w":
         raise reader.fail("access", "qcow2 disks can't be read-only; set access: w or format: raw")
     if shared:

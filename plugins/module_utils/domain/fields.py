@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""THE table of a domain's options: type, default, bounds, keys of xl.cfg, compared, changed live. Pure.
+"""THE table of a domain's options: type, default, bounds, keys of xl.cfg, whether compared, whether changed live. Pure.
 
-The modules' argument specs, what is compared with a running domain, what Xen can change in one, and the keys that
-extra_config must leave alone come from here. A new option is a row, its documentation in the module xen_domain, an
-attribute of `spec.Domain`, and in xl_config how Xen reports it.
+It feeds the modules' argument specs, the comparison with a running domain, the live changes, and the keys that extra_config may
+not have. A new option is a row here, its documentation in the module xen_domain, an attribute of `spec.Domain`, and code in
+xl_config that reads it from Xen's report.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .spec import CPU_WEIGHT, DISK_FORMATS, EVENT_ACTIONS, RESTARTS, STATES, TYP
 
 @dataclass(frozen=True)
 class Field:
-    """One option. ``type``, ``default``, ``choices`` as Ansible's argument spec has them; bounds for whole numbers."""
+    """One option. ``type``, ``default``, ``choices``: as in Ansible's argument spec; ``low``, ``high``: bounds of a number."""
 
     name: str
     type: str = "str"
@@ -31,10 +31,10 @@ class Field:
     choices: tuple[str, ...] = ()
     required: bool = False
     no_log: bool = False
-    options: tuple[Field, ...] = ()  # of a list's elements
-    xl: tuple[str, ...] = ()  # its keys in xl.cfg, first the one that we write
+    options: tuple[Field, ...] = ()  # of each element of a list
+    xl: tuple[str, ...] = ()  # its keys in xl.cfg; the first is the one that we write
     compared: bool = False
-    live: bool = False  # Xen can change it in a running domain, or add and remove it
+    live: bool = False  # Xen can change it in, or add it to and remove it from, a running domain
 
 
 _MEMORY = {"type": "int", "low": 4, "high": 16 << 20, "unit": "MiB"}
@@ -53,12 +53,12 @@ INTERFACE = (
     Field("rate"),
     Field("script"),
     Field("vifname"),
-    # The least of RFC 791; the most that a vif's length field holds.
+    # RFC 791's minimum; the maximum of a vif's length field.
     Field("mtu", "int", USUAL_MTU, 68, 65535, "bytes"),
     Field("group"),
 )
 DISK = (
-    # Not Ansible's "path": what it makes of ~ and $ depends on where it looks, and xl takes them as they are.
+    # Not Ansible's type "path", which expands ~ and $ wherever it runs; xl takes them literally.
     Field("path"),
     Field("vdev"),
     Field("format", default="raw", choices=DISK_FORMATS),
@@ -105,14 +105,14 @@ DOMAIN = (
     Field("adopt", "bool", False),
 )  # fmt: skip
 
-# Of both modules, not of a domain.
+# Options of both modules that are not part of a domain.
 LOCK = Field("lock_timeout", "int", 60)
 
 COMPARED = tuple(field.name for field in DOMAIN if field.compared)
 LIVE = frozenset(field.name for field in DOMAIN if field.live)
-# What our own options write; extra_config must not repeat it.
+# Keys that our own options write; extra_config must not repeat them.
 OUR_KEYS = {key: field.name for field in DOMAIN for key in field.xl}
-# Keys of xl.cfg that would make something else of the domain than what its options say, or run programs of Dom0.
+# Keys of xl.cfg that contradict the domain's options, or run programs in Dom0.
 REFUSED_KEYS = {
     "bootloader": "runs a program in Dom0 that selects a kernel other than the option kernel",
     "bootloader_args": "belongs to bootloader, which selects a kernel other than the option kernel",
@@ -129,7 +129,7 @@ REFUSED_PREFIXES = {"device_model_": "selects the program of Dom0 that serves th
 
 
 def argument_spec(fields: Iterable[Field]) -> dict[str, Any]:
-    """Ansible's argument spec for a table of options."""
+    """Return Ansible's argument spec for a table of options."""
     return {field.name: _argument(field) for field in fields}
 
 
@@ -149,7 +149,7 @@ def _argument(field: Field) -> dict[str, Any]:
 
 
 def extra_key_refusal(key: str) -> str:
-    """Why a key of xl.cfg can't stand in extra_config; "" when it can."""
+    """Return why a key of xl.cfg can't be in extra_config; "" if it can."""
     if key in OUR_KEYS:
         return "has an option of its own" + (f": {OUR_KEYS[key]}" if OUR_KEYS[key] != key else "")
     if key in REFUSED_KEYS:

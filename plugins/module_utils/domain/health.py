@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The `health` of a declaration: from what a user wrote to a `Health` that every check can carry out. Pure.
+"""Read the option `health` of a declaration into a `Health` that every check can carry out. Pure.
 
-A target is taken apart here, once, and completely: what passes never fails later but by the network, the service or a
-file on the host. Names are ASCII, for that is what a resolver, a certificate and a request hold.
+A target is parsed once, here, and completely. Later a check can fail only because of the network, the service or a file on the
+host. Names are ASCII, like those of resolvers, certificates and requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 from .options import Reader, pattern_problem
 from .spec import HEALTH_KINDS, Health
 
-# The options of each kind, beside `within`.
+# The options of each kind, in addition to `within`.
 KIND_OPTIONS = {
     "http": ("status", "contains", "host", "ca", "insecure"),
     "tcp": (),
@@ -33,23 +33,23 @@ _OPTION_KINDS = {
     for options in KIND_OPTIONS.values()
     for option in options
 }
-# Those that dnspython 2.3 (Debian 12) knows and that a server answers with records of; any other as TYPE123 (RFC 3597).
+# Record types that dnspython 2.3 (Debian 12) knows and that occur in answers; others are written as TYPE123 (RFC 3597).
 RECORD_TYPES = (
     *("A", "AAAA", "AFSDB", "CAA", "CDNSKEY", "CDS", "CERT", "CNAME", "CSYNC", "DNAME", "DNSKEY", "DS", "EUI48", "EUI64"),
     *("HINFO", "HTTPS", "LOC", "MX", "NAPTR", "NS", "NSEC", "NSEC3", "NSEC3PARAM", "OPENPGPKEY", "PTR", "RP", "RRSIG"),
     *("SMIMEA", "SOA", "SPF", "SRV", "SSHFP", "SVCB", "TLSA", "TXT", "URI", "ZONEMD"),
 )
-# Types of questions and of things around a message, not of records in an answer (RFC 6895, section 3.1): OPT, TKEY to ANY.
+# Types of questions and of message metadata, which no answer contains (RFC 6895, section 3.1): OPT, and TKEY to ANY.
 _NO_RECORDS = (0, 41, *range(249, 256))
-# Longer than any address that is meant; below the 8 KiB that web servers take for a request line.
+# Longer than any sensible URL; below the 8 KiB that web servers accept for a request line.
 MAX_URL = 2000
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
-# Of a command, all words together: less than what Linux starts a program with (MAX_ARG_STRLEN, 128 KiB for one word).
+# Bytes of a whole command: below what Linux starts a program with (MAX_ARG_STRLEN, 128 KiB for one word).
 MAX_COMMAND = 100_000
 MAX_PATTERN = 1000
 MAX_NAME, MAX_LABEL = 253, 63  # RFC 1035, section 2.3.4, as text
 _HOST_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
-# Of a name that is asked for, not connected to: also "*" and, in reverse zones, "/" (RFC 2317).
+# A label of a name that is queried, not connected to: also "*" and, in reverse zones, "/" (RFC 2317).
 _DNS_LABEL = re.compile(r"[A-Za-z0-9_*/-]+")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _STRINGS = re.compile(rf"(?:{_STRING.pattern}\s*)+")
@@ -58,7 +58,7 @@ _AUTHORITY = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?")
 
 
 def health_of(reader: Reader, value: Any) -> Health | None:
-    """The option ``health`` of ``reader``'s domain. Raises `SpecError`."""
+    """Read the option ``health`` of ``reader``'s domain. Raise `SpecError` if it is wrong."""
     reader.known.append("health")
     if value is None:
         return None
@@ -107,7 +107,7 @@ def _http(reader: Reader) -> dict[str, Any]:
 
 
 def _split_url(reader: Reader, url: str) -> tuple[str, str, str]:
-    """(scheme, authority, path and query), of printable ASCII without spaces."""
+    """Split a URL of printable ASCII without spaces into (scheme, authority, path and query)."""
     parts = re.fullmatch(r"(https?)://([^/?#]*)([^#]*)(#.*)?", url, re.IGNORECASE)
     if not parts:
         raise reader.fail("http", f"is {_shown(url)}, must be a URL, as in http://10.0.0.10/")
@@ -125,7 +125,7 @@ def _split_url(reader: Reader, url: str) -> tuple[str, str, str]:
 
 
 def _agrees_with_urllib(reader: Reader, url: str, address: str) -> None:
-    """A second opinion: what two parsers read differently is no address to rely on."""
+    """Refuse a URL in which urllib finds another host: what two parsers read differently can't be relied on."""
     try:
         hostname = urllib.parse.urlsplit(url).hostname or ""
     except ValueError as error:
@@ -172,7 +172,7 @@ def _record_type(reader: Reader) -> str:
 
 
 def canonical_answer(record: str, text: str) -> str:
-    """A record's text in the one form in which two are compared. ValueError when it is no address and must be."""
+    """Return a record's text in the form used for comparison. Raise ValueError if it must be an address and is none."""
     if record == "A":
         return str(ipaddress.IPv4Address(text.strip()))
     if record == "AAAA":
@@ -185,11 +185,11 @@ def canonical_answer(record: str, text: str) -> str:
 
 
 def _joined(text: str) -> str:
-    """Strings of at most 255 bytes, in quotes, belong together (RFC 7208, section 3.3); a user may write the text alone."""
+    """Join quoted strings of at most 255 bytes (RFC 7208, section 3.3); a user may also write the text without quotes."""
     if not _STRINGS.fullmatch(text):
         return text
     data = "".join(string[1:-1] for string in _STRING.findall(text)).encode("utf-8")
-    # A byte as backslash and DDD, another character as itself (RFC 1035, section 5.1).
+    # A backslash with DDD is that byte, with another character that character (RFC 1035, section 5.1).
     data = _ESCAPE.sub(lambda part: bytes([int(part[1]) & 255]) if len(part[1]) == 3 else part[1], data)
     return data.decode("utf-8", "replace")
 
@@ -243,7 +243,7 @@ _FIELDS = {"http": _http, "tcp": _tcp, "dns": _dns, "openvpn": _openvpn, "consol
 
 
 def _host_port(reader: Reader, option: str, text: str, default: int | None) -> tuple[str, int]:
-    """ADDRESS or ADDRESS:PORT, where ADDRESS is a name, an IPv4 address or [an IPv6 address], which comes back without them."""
+    """Parse ADDRESS or ADDRESS:PORT. ADDRESS is a name, an IPv4 address or an IPv6 address in brackets, returned without them."""
     form = "ADDRESS:PORT" if default is None else "ADDRESS or ADDRESS:PORT"
     if text.count(":") > 1 and not text.startswith("["):
         raise reader.fail(option, f"{_shown(text)}: write an IPv6 address in brackets, as in [2001:db8::1]:80")
@@ -278,13 +278,13 @@ def _host(reader: Reader, option: str, host: str) -> str:
     _check_name(reader, option, host, _HOST_LABEL)
     last = host.rstrip(".").rpartition(".")[2]
     if re.fullmatch(r"[0-9]+|0[xX][0-9a-fA-F]*", last):
-        # inet_aton(3), and so every resolver, would take 10.1 and 0x7f.1 for addresses.
+        # inet_aton(3), and so every resolver, takes 10.1 and 0x7f.1 for addresses.
         raise reader.fail(option, f"{_shown(host)} is neither a name nor an IPv4 address, as in 10.0.0.10")
     return host
 
 
 def _of_one_service(reader: Reader, option: str, host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
-    """Linux connects the zero address to the host itself, whose own services would pass the check."""
+    """Refuse an address that isn't one service's own. Linux connects zero to the host itself, which would pass the check."""
     why = ""
     if address.is_unspecified:
         why = "is zero, and would ask Dom0 itself"

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What was seen on a host in one go: its domains as Xen reports them, and the files beside them. Pure."""
+"""What was observed on a host at once: its domains as Xen reports them, and our files. Pure."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from .spec import CONTENT_PATH, Domain, owned, plain_path
 
 
 def base_name(name: str) -> str:
-    """The name that a user declared, of a domain and of both sides of its replacement."""
+    """Return the declared name of a domain or of either side of its replacement (NAME~next, NAME~prev)."""
     return name.split("~")[0]
 
 
-# A disk's path in a definition, as xl_config quotes it.
+# The path of a disk in a definition, as xl_config quotes it.
 _TARGET, _ESCAPED = re.compile(r'target=((?:[^"\\]|\\.)*)"'), re.compile(r"\\(.)")
-# The first line of an intent: the state of the domain before the change.
+# How the first line of an intent begins; the state of the domain before the change follows.
 _REPLACES = "# replaces: "
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What a change was about to make of a domain when the run died, or is about to: the text of its definition to be."""
+    """What a change is about to make of a domain. ``text``: its future definition."""
 
     text: str
-    former: str  # its state before: running, paused, stopped or absent
+    former: str  # the domain's state before the change: running, paused, stopped or absent
 
     def content(self) -> str:
-        """The file that holds it; `intent_of` reads it."""
+        """Return the content of its file; `intent_of` reads it back."""
         return f"{_REPLACES}{self.former}\n{self.text}"
 
 
@@ -47,7 +47,7 @@ def defined_uuid(text: str) -> str:
 
 
 def defined_memory(text: str) -> int:
-    """MiB; 0 where the text names none."""
+    """Return the memory that a definition names, in MiB; 0 if none."""
     found = re.search(r"^memory = ([0-9]{1,9})$", text, re.MULTILINE)
     return int(found.group(1)) if found else 0
 
@@ -59,7 +59,7 @@ class Observed:
     domid: int
     state: str
     domain: Domain
-    max_vcpus: int = 0  # 0: as many as it uses
+    max_vcpus: int = 0  # 0: as many as it uses now
     shutdown_reason: str = ""
     cpu_seconds: float = 0.0
 
@@ -70,16 +70,16 @@ class Observed:
 
 @dataclass(frozen=True)
 class Host:
-    """Everything that was observed on one host in one go. Memory in MiB, files in bytes."""
+    """Everything that was observed on one host at once. Memory in MiB, files in bytes."""
 
     domains: tuple[Observed, ...] = ()
     definitions: dict[str, str] = field(default_factory=dict)
     intents: dict[str, Intent] = field(default_factory=dict)
     autostart: frozenset[str] = frozenset()
     free_memory: int = 0
-    cpus: int = 0  # 0: not known
+    cpus: int = 0  # 0: unknown
     default_cpus: str = ""  # where xl.conf lets domains run; "": everywhere
-    disk_sizes: dict[str, int] = field(default_factory=dict)  # of the files that are there
+    disk_sizes: dict[str, int] = field(default_factory=dict)  # of existing files
     content_disks: tuple[str, ...] = ()  # paths of all disks made from content
 
     @cached_property
@@ -99,13 +99,13 @@ class Host:
         return self._by_name.get(name)
 
     def contents_of(self, name: str) -> list[str]:
-        """Paths of the disks made from content that was declared for the domain, now or earlier."""
+        """Return the paths of the disks made from content that this domain declares or once declared."""
         return self._contents.get(name, [])
 
     @cached_property
     def _defining(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        # An intent is written when its disks are there.
+        # By the time an intent is written, its disks exist.
         begun = [(name, intent.text) for name, intent in self.intents.items()]
         for name, text in [*self.definitions.items(), *begun]:
             for quoted in _TARGET.findall(text):
@@ -113,17 +113,17 @@ class Host:
         return found
 
     def defining(self, path: str) -> list[str]:
-        """The names under which a definition, or a change that was begun, has a disk at ``path``, however it is spelt."""
+        """Return the names of domains with a disk at ``path``, however spelt, in their definition or in a begun change."""
         return self._defining.get(plain_path(path), [])
 
     @property
     def ours(self) -> set[str]:
-        """The names of which something of ours is here: a domain, a file, or what a dead run has left of one."""
+        """Names of which anything of ours is here: a domain, a file, or what a dead run left behind."""
         running = {base_name(observed.domain.name) for observed in self.domains if self.owns(observed)}
         return running.union(self.definitions, self.intents, self.autostart, self._contents)
 
     def owns(self, observed: Observed) -> bool:
-        """Ours: created by us (by its UUID) or adopted (the definition we keep has its UUID)."""
+        """True if the domain is ours: we created it (its UUID shows it) or adopted it (our definition has its UUID)."""
         if observed.domid == 0:
             return False
         base = base_name(observed.domain.name)

@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Takes typed options out of what a user wrote; every refusal is one line that names the place and the option. Pure.
+"""Read typed options from what a user wrote; every refusal is one line that names the place and the option. Pure.
 
-Numbers and booleans as text are taken as Ansible's own argument specs take them, so that modules and roles give the
-same answer.
+Numbers and booleans given as text are read as Ansible's argument specs read them, so that modules and roles agree.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ T = TypeVar("T")
 _TRUE = {"y", "yes", "on", "1", "true", "t"}
 _FALSE = {"n", "no", "off", "0", "false", "f"}
 _MAX_SHOWN = 80
-# Far above every bound; the number 1e999999999 would take all memory.
+# Far above every bound; converting 1e999999999 to an integer would take all memory.
 MAX_DIGITS = 18
 
 
 class SpecError(ValueError):
-    """One line for each problem: which domain, which option, what is allowed."""
+    """The problems of a declaration, one line each: which domain, which option, what is allowed."""
 
     def __init__(self, *problems: str) -> None:
         super().__init__("; and ".join(problems))
@@ -39,16 +38,16 @@ class SpecError(ValueError):
 
 
 def shown(value: Any) -> str:
-    """Any value in a message: one line, and short."""
+    """Return any value as one short line for a message."""
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # a number of thousands of digits; lists inside lists without an end
+    except (ValueError, RecursionError):  # a number with thousands of digits; lists nested without end
         return "too large to print"
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
 def not_text(value: Any) -> str:
-    """What is wrong with a value that should be text, and what to write."""
+    """Return what is wrong with a value that should be text, and what to write instead."""
     if isinstance(value, bool):
         return f"is {value}: YAML reads an unquoted yes, no, on or off as true or false; write it in quotes"
     if isinstance(value, (int, float)):
@@ -59,7 +58,7 @@ def not_text(value: Any) -> str:
 
 
 def text_problem(value: str) -> str:
-    """Why text can't stand in an xl file or a boot line; "" when it can."""
+    """Return why text can't be in an xl file or a boot line; "" if it can."""
     if CONTROL.search(value):
         return "must not contain a newline or another control character"
     try:
@@ -70,7 +69,7 @@ def text_problem(value: str) -> str:
 
 
 def whole_number(text: str) -> int | str:
-    """The whole number that a text is to Ansible (64, 64.0, 6.4e1, digits of any script); the text when it is none."""
+    """Return the whole number that Ansible reads in a text (64, 64.0, 6.4e1, digits of any script); the text if it is none."""
     try:
         number = decimal.Decimal(text.strip())
         whole = number.is_finite() and number.adjusted() < MAX_DIGITS and number == number.to_integral_value()
@@ -80,9 +79,9 @@ def whole_number(text: str) -> int | str:
 
 
 def pattern_problem(text: str) -> str:
-    """Why a text is no regular expression; "" when it is one."""
+    """Return why a text is not a regular expression; "" if it is one."""
     try:
-        with warnings.catch_warnings():  # of what a later Python may read otherwise
+        with warnings.catch_warnings():  # about what a later Python may read differently
             warnings.simplefilter("ignore")
             re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
@@ -91,7 +90,7 @@ def pattern_problem(text: str) -> str:
 
 
 class Reader:
-    """Takes options out of a mapping one by one; every refusal names the domain and the option."""
+    """Reads options from a mapping one by one; every refusal names the domain and the option."""
 
     def __init__(self, where: str, options: dict[Any, Any], fields: tuple[Field, ...] = ()) -> None:
         self.where = where
@@ -105,7 +104,7 @@ class Reader:
         return SpecError(f"{self.where}: {option}: {problem}")
 
     def attempt(self, option: str, read: Callable[[], T], fallback: T) -> T:
-        """What ``read`` returns; after a refusal, which is kept in ``problems``, the fallback."""
+        """Return what ``read`` returns. If it refuses, keep the problem in ``problems`` and return the fallback."""
         try:
             return read()
         except SpecError as refusal:
@@ -114,7 +113,7 @@ class Reader:
             return fallback
 
     def value(self, option: str) -> Any:
-        """What the option is by its row in the table; its problem is kept, and its default taken for what follows."""
+        """Read an option by its row in the table. If it is wrong, keep the problem and return its default."""
         field = self.fields[option]
         if field.type == "int":
             default = field.low if field.default is None else field.default
@@ -131,7 +130,7 @@ class Reader:
             raise SpecError(*self.problems)
 
     def text(self, option: str, default: str | None = None, numbers: bool = False) -> str:
-        """Text; with ``numbers`` a whole number is taken too (a status, for example)."""
+        """Read text. ``numbers``: accept a whole number too (a status, for example)."""
         self.known.append(option)
         value = self.options.get(option, default)
         if value is None:

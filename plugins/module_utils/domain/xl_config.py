@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A `Domain` as xl.cfg text, and what Xen reports of a domain as a `Domain`. Pure.
+"""Write a `Domain` as xl.cfg text, and read one from what Xen reports. Pure.
 
-Source of the keys: xl.cfg(5), xl-disk-configuration(5), xl-network-configuration(5).
-xl ignores unknown keys and misreads unquoted text, so every value is either a number we made
-or a string in double quotes with only backslash and double quote escaped.
+Source of the keys: xl.cfg(5), xl-disk-configuration(5), xl-network-configuration(5). xl ignores unknown keys and misreads
+unquoted text, so every value is either a number that we made or a string in double quotes in which only backslash and double
+quote are escaped.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from .spec import (
 )
 
 EXTRA = "# extra_config"
-# What Xen doesn't know of a domain: comments, which the keeper in Dom0 reads too.
+# Comments in the definition for what Xen doesn't know of a domain; the keeper in Dom0 reads them too.
 SERVICE, RESTART, RESTART_LIMIT, WATCHDOG = "# service: ", "# restart: ", "# restart_limit: ", "# watchdog: "
 
 
-# What extra_config can say: a number, text, or a list of text.
+# A value of extra_config: a number, text, or a list of text.
 ExtraValue = Union[int, str, tuple[str, ...]]
 T = TypeVar("T")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def quote(text: str) -> str:
-    """A string for xl's parser (xen/tools/libs/util/libxlu_cfg_l.l): only \\ and \" are special to it."""
+    """Quote a string for xl's parser (xen/tools/libs/util/libxlu_cfg_l.l), where only \\ and \" are special."""
     if CONTROL.search(text):
         raise ValueError("a control character can't be written to an xl file")
     if "\\" in text or '"' in text:
@@ -67,7 +67,7 @@ def _extra_text(value: ExtraValue) -> str:
 
 
 def _extra_value(text: str) -> ExtraValue:
-    """What `_extra_text` has written; anything else, written by hand, as it stands."""
+    """Read a value that `_extra_text` has written; anything else, written by hand, stays text."""
     if re.fullmatch(r"-?[0-9]{1,19}", text):
         return int(text)
     texts = [re.sub(r"\\(.)", r"\1", quoted) for quoted in _QUOTED.findall(text)]
@@ -76,7 +76,7 @@ def _extra_value(text: str) -> ExtraValue:
 
 
 def vif(one: Interface) -> str:
-    """An interface as xl's vif specification (xl-network-configuration(5))."""
+    """Return an interface as xl's vif specification (xl-network-configuration(5))."""
     words = [f"mac={one.mac}", f"bridge={one.bridge}"]
     ip = one.ip if one.antispoofing else UNFILTERED
     words += [f"ip={ip}"] if ip else []
@@ -87,13 +87,13 @@ def vif(one: Interface) -> str:
 
 
 def vbd(one: Disk) -> str:
-    """A disk as xl's disk specification. target= takes the rest of the string, commas and all (xl-disk-configuration(5))."""
+    """Return a disk as xl's disk specification. target= takes the rest of the string, commas too (xl-disk-configuration(5))."""
     script = f"script={SHARED_SCRIPT}," if one.shared else ""
     return f"{script}format={one.format},vdev={one.vdev},access={one.access},target={one.path}"
 
 
 def xl_config(domain: Domain, name: str | None = None) -> str:
-    """The whole definition file. ``name`` replaces the domain's (for the one that stands by)."""
+    """Return the whole definition file. ``name`` replaces the domain's (for a replacement beside it)."""
     lines = [
         "# Written by unikernels.xen; a change by hand is undone by the next run.",
         *_notes(domain),
@@ -130,7 +130,7 @@ def xl_config(domain: Domain, name: str | None = None) -> str:
 
 
 def extra_config(text: str) -> tuple[tuple[str, ExtraValue], ...]:
-    """The extra_config of a definition of ours: Xen doesn't report it, so it is read from there."""
+    """Return the extra_config of a definition of ours; Xen doesn't report it."""
     lines = text.partition(EXTRA + "\n")[2].rstrip("\n").split("\n")
     return tuple((key, _extra_value(value)) for key, equals, value in (line.partition(" = ") for line in lines) if equals)
 
@@ -150,8 +150,8 @@ def _notes(domain: Domain) -> list[str]:
 
 
 def notes_of(text: str) -> dict[str, Any]:
-    """The fields of a `Domain` that stand in comments of its definition; what is broken there is as if it weren't there."""
-    head = text.partition("\nname = ")[0].split("\n")  # where we write them; a file can have thousands of lines behind it
+    """Return the fields of a `Domain` kept in comments of its definition; a broken comment is ignored."""
+    head = text.partition("\nname = ")[0].split("\n")  # where we write them; thousands of lines may follow
     restart = _note(head, RESTART)
     return {
         "service": _note(head, SERVICE),
@@ -182,7 +182,7 @@ def _watchdog(value: Any) -> Watchdog:
 
 
 def service_of(text: str) -> str:
-    """The service of a domain, from its definition."""
+    """Return the service of a domain, from its definition."""
     return _note(text.partition("\nname = ")[0].split("\n"), SERVICE)
 
 
@@ -215,7 +215,7 @@ def _disk(disk: dict[str, Any]) -> Disk:
 
 
 def domain_from_libxl(config: dict[str, Any]) -> Domain:
-    """The configuration part of one entry of ``xl list -l``; what libxl left out has libxl's default."""
+    """Return a domain from the config part of one entry of ``xl list -l``; keys that libxl left out have libxl's defaults."""
     create, build = config.get("c_info", {}), config.get("b_info", {})
     most = int(build.get("max_vcpus", 1))
     most_memory = int(build.get("max_memkb", 0)) // 1024

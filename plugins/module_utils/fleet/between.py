@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What hosts claim of each other: addresses and MACs of one network, disks on shared storage. Pure."""
+"""Find what several hosts claim at once: addresses and MACs in one network, disks on shared storage. Pure."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..domain.spec import MAC_PREFIX, Declaration, derived_mac, plain_path
 from ..network.kinds import ROUTED
 from .plain import flag
 
-# Modes of `xen_host_networks` whose addresses end at their host.
+# Modes of `xen_host_networks` whose addresses are used on one host only.
 _LOCAL = ("nat", "isolated")
 
 
 @dataclass(frozen=True)
 class Site:
-    """One host with what it declares. ``derived``: name and index of the interfaces whose MAC is ours to choose."""
+    """One host and its declarations. ``derived``: (domain, index) of the interfaces whose MAC we choose."""
 
     host: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -31,11 +31,11 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Hosts of one site share their bridged networks and their storage."""
+        """The site's name. Hosts of one site share their bridged networks and their storage."""
         return str(self.values.get("xen_host_site") or "")
 
     def network(self, bridge: str) -> tuple[str, str]:
-        """The network behind a bridge; the host's own where it does not reach beyond it."""
+        """Return an identifier of the network behind a bridge: the site's, or the host's own if it doesn't extend beyond it."""
         networks = self.values.get("xen_host_networks")
         mode = networks.get(bridge) if isinstance(networks, dict) else None
         local = isinstance(mode, dict) and mode.get("mode") in _LOCAL
@@ -52,15 +52,15 @@ class Site:
 
     @property
     def nodes(self) -> tuple[str, ...]:
-        """What the host may call itself, for MACs are derived there from its own name."""
+        """The names that the host may use for itself: it derives MACs from its own name."""
         return tuple(dict.fromkeys((self.host, self.host.split(".", maxsplit=1)[0])))
 
 
 def distinct_macs(sites: list[Site]) -> Iterator[tuple[str, str, int, str]]:
-    """Host, domain, index and another MAC for each interface whose derived one somebody of its site has already.
+    """Yield (host, domain, index, another MAC) for each derived MAC that is already taken within the site.
 
-    24 bits are derived, so among a few thousand interfaces two are the same. A MAC that was written down stays, and of two
-    that were derived the one of the host whose name sorts first.
+    Only 24 bits are derived, so a few thousand interfaces have collisions. A declared MAC is never changed; of two derived ones,
+    the host whose name sorts first keeps it.
     """
     taken: dict[str, set[str]] = {}
     for site in sites:
@@ -97,7 +97,7 @@ def _another_mac(host: str, name: str, index: int, taken: set[str]) -> str:
 
 
 def fleet_clashes(sites: list[Site]) -> list[tuple[str, str, str]]:
-    """Two hosts and a line for each address, written MAC or shared disk that both claim."""
+    """Return (host, host, line) for each address, declared MAC or shared disk that two hosts claim."""
     lines: list[tuple[str, str, str]] = []
     seen: dict[tuple[str, ...], tuple[str, str]] = {}
     for site in sites:

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From the variables of all hosts to what each is to run, with every mistake of every host. Pure.
+"""Compile the variables of all hosts into what each is to run, and report every mistake of every host. Pure.
 
-`compile_fleet` reads each host alone, then looks between hosts (`between`). What it returns for a host without problems is
-what the roles and modules take: the host's own list and its services, with addresses and MACs that no other host claims.
+`compile_fleet` reads each host alone, then compares hosts (`between`). For a host without problems it returns what the roles and
+modules take: the host's own list and its services, with addresses and MACs that no other host claims.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .origins import problems_of
 from .plain import flag, holds_unresolved, number, one_line
 
 SERVICES = {web.NAME: web.OPTIONS, dns.NAME: dns.OPTIONS, vpn.NAME: vpn.OPTIONS}
-# Options of a unikernel that are yes or no.
+# Boolean options of a unikernel.
 _FLAGS = ("autostart", "adopt", "live")
 # Where a service's declaration has an option that is a variable of the service.
 _FROM_VARIABLES = re.compile(r"(interfaces|arguments|health|memory|name|publish|accept|reach)\b(.*)", re.DOTALL)
@@ -69,7 +69,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class Asked:
-    """Which variables count: names of the services, and of the two variables for a host's own unikernels and images."""
+    """Which variables to read: names of the services, and of the two variables for a host's own unikernels and images."""
 
     services: tuple[str, ...] = tuple(SERVICES)
     unikernels: str = "unikernels"
@@ -90,17 +90,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The variables of one host that are set, in builtin types, and what the keys of its VPN endpoints are, by their names."""
+    """The variables of one host that are set, in builtin types; the keys of its VPN endpoints, by name."""
 
     values: Mapping[str, Any]
-    folders: Mapping[str, str] = field(default_factory=dict)  # where each PKI is by default
+    folders: Mapping[str, str] = field(default_factory=dict)  # default folder of each PKI
     materials: Mapping[str, Material] = field(default_factory=dict)
 
 
 def compile_fleet(
     hosts: Mapping[str, Resolved], asked: Asked, sources: Callable[[str], str], reported: frozenset[str] | None = None
 ) -> Fleet:
-    """``sources``: service -> folder of our own unikernel. ``reported``: hosts whose mistakes count; None: all."""
+    """Compile all hosts. ``sources``: service -> folder of our own unikernel. ``reported``: hosts to report on; None: all."""
     fleet, sites = Fleet(), []
     for host, resolved in hosts.items():
         lines: list[str] = []
@@ -154,7 +154,7 @@ def _complete_limits(fleet: Fleet, site: Site, reported: frozenset[str] | None) 
 
 
 def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Problem]:
-    """Two VPN endpoints with one folder of keys would write each other's profiles."""
+    """Report VPN endpoints that share a folder of keys: they would overwrite each other's profiles."""
     holders: dict[str, tuple[str, str]] = {}
     problems = []
     for host, declared in fleet.hosts.items():
@@ -168,7 +168,7 @@ def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Probl
 
 
 def report(problems: list[Problem]) -> str:
-    """All problems, a line each; what several hosts have in common is one line."""
+    """Return all problems, a line each; a problem of several hosts is one line."""
     hosts: dict[str, list[str]] = {}
     for problem in problems:
         hosts.setdefault(one_line(problem.line), []).append(problem.host)
@@ -218,7 +218,7 @@ def _place(values: Mapping[str, Any], declared: Declared, lines: list[str]) -> G
         return Guests()
     networks, problems = read_networks(offered, managed is not False)
     lines += problems
-    if problems:  # what is on a network that could not be read can't be judged
+    if problems:  # without a network's declaration, nothing on it can be checked
         offered = offered if isinstance(offered, dict) else {}
         networks = {**{str(name): Network(str(name), UNKNOWN) for name in offered}, **networks}
     ssh = number(values.get("ansible_port", 22)) or 22
@@ -229,7 +229,7 @@ def _given(values: Mapping[str, Any], variable: str, kind: type, what: str, line
     value = values.get(variable, kind())
     if isinstance(value, kind):
         return value
-    # A variable that is set to nothing is a slip of the pen, and an empty list would remove all domains where they are purged.
+    # A variable that is set to nothing is a mistake: as an empty list it would remove all domains (with purge).
     if not holds_unresolved(value):
         named = "nothing" if value is None else type(value).__name__
         lines.append(f"{variable} must be {what}, not {named}")
@@ -346,7 +346,7 @@ def _on_its_network(service: Service, server: Server) -> dict[str, Any]:
 
 
 def _only_ipv6(unikernel: dict[str, Any]) -> None:
-    """A Mirage stack of both families that is given no IPv4 address takes 10.0.0.2 for its own; ours can be told not to."""
+    """Disable IPv4 on a unikernel that has only IPv6 addresses: a dual Mirage stack would otherwise take 10.0.0.2."""
     versions = [address.version for interface in unikernel["interfaces"] for _option, address in addresses(interface)]
     if versions and 4 not in versions:
         unikernel["arguments"] = {"ipv6-only": "true", **unikernel["arguments"]}
@@ -356,13 +356,13 @@ def _declarations(
     host: str, declared: Declared, places: list[str], lines: list[str]
 ) -> tuple[list[Declaration], set[tuple[str, int]]]:
     declarations: list[Declaration] = []
-    derived: set[tuple[str, int]] = set()  # name and index of interfaces whose MAC is ours to choose
+    derived: set[tuple[str, int]] = set()  # (domain, index) of the interfaces whose MAC we choose
     for unikernel, place in zip(declared.unikernels, places):
         _take_flags(unikernel)
         options = {key: value for key, value in unikernel.items() if key not in ROLE_KEYS}
         try:
-            # Which file an image is becomes known later; any absolute path stands for it here. Without an image too, so
-            # that a misspelt one is named as the unknown key that it is.
+            # The image's file is not known yet; any absolute path serves as placeholder. Also without an image, so that a
+            # misspelt "image" is reported as the unknown key that it is.
             declaration = declaration_of(options, host, kernel=None if unikernel.get("kernel") else "/image")
         except SpecError as error:
             lines += [_in_users_words(line, place, declared.servers) for line in error.problems]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What follows from the state of a rollout: does the next wave start, is all rolled back, how did it end. Pure."""
+"""Decide what follows from the state of a rollout: the next wave, a rollback, or the end. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Verdict:
 
 
 def failures(state: State, before_wave: int | None = None) -> list[str]:
-    """Hosts that failed: in a wave that is over, or lost before theirs. Of a wave that is over each must be done."""
+    """Return the failed hosts: in a finished wave (where each must be done), or lost before their wave."""
     last = len(state.waves) if before_wave is None else before_wave
     over = {host for index in state.run_waves if index < last for host in state.waves[index]}
     return [host for host in state.order if state.turns.get(host) in (FAILED, LOST) or (host in over and host not in state.turns)]
@@ -43,7 +43,7 @@ def stop_reason(state: State, before_wave: int | None = None) -> str:
 
 
 def hold_reason(state: State, rollout: Rollout, wave: int, now: datetime.datetime) -> str:
-    """Why wave number ``wave`` (from 0) does not start yet, and what to type."""
+    """Return why wave number ``wave`` (from 0) must wait, with the command to continue; "" if it need not."""
     resume = f"ansible-playbook playbooks/rollout.yml -e resume={state.id}"
     for earlier in range(wave):
         waits = [host for host in state.remaining[earlier] if state.turns.get(host) != LOST]
@@ -81,7 +81,7 @@ def progress(state: State, wave: int, now: datetime.datetime, bake: int = 0) -> 
 
 
 def seconds_left(state: State, wave: int, now: datetime.datetime, bake: int) -> int:
-    """An estimate from the waves that are over; each takes at least the time that it is watched."""
+    """Estimate the time left from the finished waves; each wave takes at least its bake time."""
     over = [begun for index, begun in state.run_waves.items() if index < wave]
     ahead = sum(1 for hosts in state.remaining[wave:] if hosts)
     if not over:
@@ -108,7 +108,7 @@ class Ending:
 
 
 def ending(state: State, rollout: Rollout, now: datetime.datetime) -> Ending:
-    """How this run of the rollout ends."""
+    """Return how this run of the rollout ends."""
     done = [host for host in state.order if state.turns.get(host) == DONE and state.backs.get(host) != BACK]
     failed = failures(state)
     lines = [f"rollout {state.id}: {len(done)} of {len(state.order)} hosts done, {len(failed)} failed"]
@@ -153,7 +153,7 @@ def _returned(state: State, lines: list[str]) -> Ending:
 
 
 def way_back(state: State, host: str) -> str:
-    """The command that rolls one host back to what it had before this rollout; "" where it had nothing."""
+    """Return the command that rolls one host back to its state before this rollout; "" if it had none."""
     number = state.before.get(host, 0)
     return f"ansible-playbook playbooks/rollback.yml -e to={number} --limit {host}" if number else ""
 
@@ -164,6 +164,6 @@ def _listed(state: State, hosts: list[str]) -> str:
 
 
 def rounds(bake: int) -> list[int]:
-    """When, in seconds since the watch began, the hosts are asked what they saw: not often, and for the last time at its end."""
+    """Return when to ask the hosts for their health, in seconds after the bake began: rarely, and finally at its end."""
     step = max(30, bake // 10)
     return [*range(step, bake, step), bake]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The folder of a host's generations, and bringing one of them back."""
+"""EDGE. The folder of a host's generations, and rolling back to one of them."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .host_note import NoteError
 from .note_file import read_note
 
 FOLDER = "/var/lib/unikernels/generations"
-# What happened to one domain, as the engine reports it.
+# What happened to one domain, as the apply room reports it.
 Outcome = TypeVar("Outcome", bound=Mapping[str, Any])
 _FILE = re.compile(r"([0-9]{6,9})\.json")
 
 
 def listing(folder: str) -> tuple[list[Generation], list[str]]:
-    """All that can be read, the oldest first, and a line for each file that can't."""
+    """Return all readable generations, oldest first, and a line for each file that can't be read."""
     kept, problems = [], []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
         if not _FILE.fullmatch(name):
@@ -42,9 +42,9 @@ def listing(folder: str) -> tuple[list[Generation], list[str]]:
 
 
 def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tuple[int, bool]:
-    """Keep a generation; its number and whether something was written. Raises OSError.
+    """Save a generation. Return its number and whether something was written. Raise OSError.
 
-    Without ``whole`` the host runs on what the newest generation has beside it.
+    Without ``whole``, domains of the newest generation that ``new`` doesn't mention are kept in it.
     """
 
     def complete(kept: list[Generation]) -> Generation:
@@ -61,7 +61,7 @@ def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tup
         if written is None:
             return max(one.number for one in kept), False
         if written.number not in (one.number for one in kept):
-            # A file that can't be read has a number too.
+            # The number of an unreadable file is taken too.
             written = dataclasses.replace(written, number=max([*numbers, 0]) + 1)
         _write(folder, written)
         kept = [one for one in kept if one.number != written.number] + [written]
@@ -73,7 +73,7 @@ def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tup
 
 
 def rollouts_of(folder: str) -> dict[str, int]:
-    """Rollout -> the generation that it left; a note that can't be read says nothing."""
+    """Map each rollout to the generation that it left; {} if the note can't be read."""
     try:
         return read_note(folder).generations
     except NoteError:
@@ -88,7 +88,7 @@ def back(
     note: Generation,
     check: bool,
 ) -> tuple[Generation, list[Outcome], bool]:
-    """Bring a generation back with ``apply``: it, what happened to each domain, and whether a generation was written."""
+    """Roll back with ``apply``. Return the generation, what happened to each domain, and whether a generation was written."""
     kept, problems = listing(folder)
     if not kept:
         raise GenerationError("; ".join(problems) or "to: the host has no generation: nothing was deployed yet")
@@ -103,7 +103,7 @@ def back(
 
 
 def overview(folder: str, to: Any, names: list[str]) -> dict[str, Any]:
-    """All generations, and with ``to`` what bringing that one back would take. GenerationError where it can't be."""
+    """Return all generations and, with ``to``, what rolling back to that one would take. Raise GenerationError if it can't be."""
     kept, problems = listing(folder)
     result: dict[str, Any] = {"generations": [generations.summary_of(one) for one in kept], "problems": problems, "rollouts": {}}
     try:

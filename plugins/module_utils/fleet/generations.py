@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What was applied to a host, as numbered generations: which is kept, which is the previous one, how two differ. Pure.
+"""Numbered generations of what was applied to a host: which to keep, which is the previous one, how two differ. Pure.
 
-A generation is the whole declaration of a host as its domains were made from it, with the images' digests in it. One that was
-brought back is a new generation that says which it repeats, so the previous one is always that before the last new declaration:
-going back twice ends in the same place.
+A generation is the whole declaration of a host that its domains were created from, with the digests of its images. A rollback
+makes a new generation that says which one it repeats. So the previous generation is always the one before the last new
+declaration: rolling back twice ends in the same place.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEEP = 20
-# Texts with keys in them are kept for this many alone.
+# Texts that may contain keys are kept only in this many generations.
 KEEP_KEYS = 2
 APPLIED, FAILED = "applied", "failed"
 _KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; secondary \S+ \S+ hmac-", re.MULTILINE)
@@ -28,21 +28,21 @@ _WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
 
 
 class GenerationError(ValueError):
-    """One line: which generation can't be read or gone back to, and why."""
+    """One line: why a generation can't be read or rolled back to."""
 
 
 @dataclass(frozen=True)
 class Generation:
     number: int
     domains: list[dict[str, Any]] = field(default_factory=list)  # as xen_domains takes them
-    images: dict[str, str] = field(default_factory=dict)  # name of a domain -> name of its image
+    images: dict[str, str] = field(default_factory=dict)  # domain -> name of its image
     time: str = ""
     by: str = ""
     revision: str = ""
     rollout: str = ""
     result: str = APPLIED
-    repeats: int = 0  # the generation that was brought back; 0: declared
-    dropped: bool = False  # texts with keys in them are gone
+    repeats: int = 0  # the generation that was rolled back to; 0: none, this is a new declaration
+    dropped: bool = False  # texts that may contain keys were removed
 
     @property
     def names(self) -> list[str]:
@@ -50,7 +50,7 @@ class Generation:
 
     @property
     def digest(self) -> str:
-        """The same for the same declaration, in whatever order it was written."""
+        """A digest of the declaration, whatever the order in which it was written."""
         domains = sorted(self.domains, key=lambda domain: str(domain.get("name")))
         return hashlib.sha256(json.dumps(domains, sort_keys=True).encode("utf-8")).hexdigest()
 
@@ -60,7 +60,7 @@ def text_of(generation: Generation) -> str:
 
 
 def read(text: str) -> Generation:
-    """GenerationError for what is cut off, of another format, or not ours."""
+    """Parse a generation. Raise GenerationError if the text is cut off, of another format, or not ours."""
     try:
         values = json.loads(text)
         if not isinstance(values, dict) or values.pop("format", None) != 1:
@@ -85,13 +85,13 @@ def _is_domain(value: Any) -> bool:
 
 
 def plain_words(text: Any) -> str:
-    """What a run says of itself, as one short line."""
+    """Return what a run says of itself as one short line."""
     words = " ".join(str(text).split())[:200]
     return words if _WORDS.fullmatch(words) else re.sub(r"[^\w .,:;@/+=()-]", "?", words)
 
 
 def merged(kept: list[Generation], new: Generation) -> Generation:
-    """``new`` with the domains of the newest generation that it says nothing of: they run on."""
+    """Return ``new`` plus the domains of the newest generation that it doesn't mention: they keep running."""
     newest = max(kept, key=lambda one: one.number, default=Generation(0))
     domains = [one for one in newest.domains if str(one.get("name")) not in new.names]
     images = {name: image for name, image in newest.images.items() if name not in new.names}
@@ -99,7 +99,7 @@ def merged(kept: list[Generation], new: Generation) -> Generation:
 
 
 def present(generation: Generation) -> Generation:
-    """Without domains that are declared to be gone."""
+    """Return the generation without the domains that it declares absent."""
     domains = [one for one in generation.domains if one.get("state") != "absent"]
     names = {str(one.get("name")) for one in domains}
     images = {name: image for name, image in generation.images.items() if name in names}
@@ -107,7 +107,7 @@ def present(generation: Generation) -> Generation:
 
 
 def next_of(kept: list[Generation], new: Generation) -> Generation | None:
-    """``new`` with its number; that of the newest when it is the same declaration, and None when nothing is to be written."""
+    """Return ``new`` with its number: the newest's if the declaration is the same; None if there is nothing to write."""
     newest = max(kept, key=lambda one: one.number, default=None)
     if newest is None:
         return dataclasses.replace(new, number=1)
@@ -123,7 +123,7 @@ def too_old(numbers: list[int]) -> list[int]:
 
 
 def without_keys(kept: list[Generation]) -> list[Generation]:
-    """Those that hold keys and are too old for it, without them."""
+    """Return the generations that still contain keys though they are too old for that, without the keys."""
     lean = []
     for generation in sorted(kept, key=lambda one: one.number)[:-KEEP_KEYS]:
         domains = [{**domain, "disks": [_lean(disk) for disk in domain["disks"]]} if "disks" in domain else domain
@@ -139,9 +139,10 @@ def _lean(disk: Any) -> Any:
 
 
 def target_of(kept: list[Generation], to: Any, rollouts: Mapping[str, int] | None = None) -> Generation:
-    """The generation that ``to`` names: C(previous), a number, or C(rollout=ID). GenerationError with what can be named instead.
+    """Return the generation that ``to`` names: C(previous), a number, or C(rollout=ID). Raise GenerationError with the choices.
 
-    ``rollouts``: rollout -> the generation that the host had at its end, which may be an older one that it did not change.
+    ``rollouts``: rollout -> the generation that the host had at its end; it may be an older one, which that rollout did not
+    change.
     """
     ordered = sorted(kept, key=lambda one: one.number)
     known = ", ".join(f"{one.number}" for one in ordered if one.result == APPLIED) or "none"
@@ -175,7 +176,7 @@ def _of_rollout(ordered: list[Generation], rollout: str, rollouts: Mapping[str, 
 
 
 def to_apply(kept: list[Generation], target: Generation, names: list[str]) -> list[dict[str, Any]]:
-    """What xen_domains gets to bring ``target`` back: its domains, and those gone that only later generations declare."""
+    """Return the options for xen_domains that bring ``target`` back: its domains, and later ones declared absent."""
     later = {name for one in kept if one.number > target.number for name in one.names}
     unknown = sorted(set(names) - set(target.names) - later)
     if unknown:
@@ -193,7 +194,7 @@ def to_apply(kept: list[Generation], target: Generation, names: list[str]) -> li
 
 
 def after(newest: Generation, target: Generation, applied: list[dict[str, Any]], names: list[str]) -> Generation:
-    """The declaration that the host has when ``applied`` has been done: all of the target, or some domains of it."""
+    """Return the host's declaration after ``applied`` was carried out: all of the target, or only some of its domains."""
     if not names:
         return dataclasses.replace(target, repeats=target.number)
     changed = {str(domain["name"]): domain for domain in applied}
@@ -204,7 +205,7 @@ def after(newest: Generation, target: Generation, applied: list[dict[str, Any]],
 
 
 def differences(old: Generation, new: Generation) -> list[str]:
-    """What ``new`` declares otherwise than ``old``, in a user's words and without any value that may be secret."""
+    """Return what ``new`` declares differently from ``old``, in the words of the options, without values that may be secret."""
     before, later = ({str(one.get("name")): one for one in which.domains} for which in (old, new))
     lines = [f"{name}: removed" for name in sorted(before.keys() - later.keys())]
     for name, domain in later.items():
@@ -220,7 +221,7 @@ def differences(old: Generation, new: Generation) -> list[str]:
 
 
 def summary_of(generation: Generation) -> dict[str, Any]:
-    """What may be shown of a generation: no arguments and no content of disks."""
+    """Return what may be shown of a generation: no arguments and no content of disks."""
     return {
         "number": generation.number, "time": generation.time, "by": generation.by, "revision": generation.revision,
         "rollout": generation.rollout, "result": generation.result, "repeats": generation.repeats,
@@ -233,11 +234,11 @@ def summary_of(generation: Generation) -> dict[str, Any]:
 
 
 def _asked(health: Any) -> Any:
-    """A health check as far as it may be shown: the words of a command may be secret."""
+    """Return what may be shown of a health check: the arguments of a command may be secret."""
     return None if isinstance(health, dict) and "command" in health else health
 
 
 def digest_of(domain: dict[str, Any]) -> str:
-    """The digest in the path of a stored image; "" for another kernel."""
+    """Return the digest in the path of a stored image; "" for another kernel."""
     digest = re.fullmatch(r".*/([0-9a-f]{64})\.xen", str(domain.get("kernel") or ""))
     return digest.group(1) if digest else ""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host itself keeps of rollouts: the one under way with the generation to roll back to, and the last ones. Pure."""
+"""What a host itself records of rollouts: the current one with the generation to roll back to, and the last ones. Pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 KEEP = 20
-# Results of a rollout that was not taken back.
+# Results of a rollout that was not rolled back.
 DONE = ("done", "incomplete")
 
 
 class NoteError(ValueError):
-    """One line: why the host takes no part in a rollout, or its note can't be read."""
+    """One line: why the host can't take part in a rollout, or why its note can't be read."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Entry:
     id: str
     by: str = ""
     at: str = ""
-    before: int = 0  # generation that the host had before; 0: none
-    after: int = 0  # generation that it had at the end
+    before: int = 0  # the host's generation before; 0: none
+    after: int = 0  # the host's generation at the end
     result: str = ""
 
 
@@ -38,7 +38,7 @@ class Note:
 
     @property
     def generations(self) -> dict[str, int]:
-        """Rollout -> the generation that the host had when it was done."""
+        """Map each rollout to the host's generation at its end."""
         return {entry.id: entry.after for entry in self.past if entry.result in DONE and entry.after}
 
 
@@ -69,9 +69,9 @@ def _entry(values: Any) -> Entry:
 
 
 def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) -> Note:
-    """``note`` with ``new`` under way. NoteError with the name of the rollout that is.
+    """Return ``note`` with ``new`` as current rollout. Raise NoteError if there is another current rollout.
 
-    ``ended``: rollouts that the controller knows to be over, which a host that could not be reached then does not.
+    ``ended``: rollouts that the controller knows to be over; a host that could not be reached then doesn't know it.
     """
     current = note.under_way
     if current and current.id == new.id:
@@ -82,13 +82,13 @@ def reserved(note: Note, new: Entry, ended: Collection[str], take_over: bool) ->
             f" -e resume={current.id} resumes it, -e abort={current.id} rolls it back;"
             " if its journal is lost, -e take_over=true ends it on this host"
         )
-    # A rollout that is aborted again returns to where it began; what was left as it is may have changed since.
+    # A rollout that is aborted a second time returns to its original generation; the host may have changed since the first time.
     earlier = next((entry for entry in note.past if entry.id == new.id and entry.result not in DONE), None)
     return dataclasses.replace(note, under_way=dataclasses.replace(new, before=earlier.before) if earlier else new)
 
 
 def released(note: Note, rollout: str, result: str, newest: int) -> Note:
-    """``note`` with that rollout at its end; any other is left as it is."""
+    """Return ``note`` with that rollout ended; any other rollout is left as it is."""
     current = note.under_way
     if current is None or current.id != rollout:
         return note

@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What happened in a rollout, as lines of JSON, and the state that follows from them. Pure.
+"""The events of a rollout, as lines of JSON, and the state that follows from them. Pure.
 
-A line is written before what it announces, and after what it reports, so a rollout can be resumed from any line. A line that was
-cut in the middle counts as not written: what it reports is done again, which changes nothing where it was done.
+A line that announces something is written before it, a line that reports something after it, so a rollout can be resumed from any
+line. A line that was cut off counts as not written: what it would report is done again, which changes nothing if it was done.
 
 event    fields
-begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> of its declaration), by, revision,
-         to (the generation that is brought back, or "")
+begin    id, order, waves, max_failed, approve, rollout (the variable), digests (host -> digest of its declaration), by, revision,
+         to (the generation to roll back to, or "")
 run      mode (begin, resume, abort), by, node, pid, started: a run of Ansible takes the rollout over
 accept   digests, waves, rollout, max_failed, approve: what changed meanwhile, with which the rollout is resumed
 approve  wave, by
@@ -33,12 +33,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 DONE, FAILED, LOST, BACK, STUCK = "done", "failed", "lost", "back", "stuck"
-# How a rollout ends.
+# Results of a rollout.
 COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED = "done", "incomplete", "rolled back", "aborted", "refused"
-# How a run ends that leaves the rollout under way.
+# Results of a run that leaves the rollout unfinished.
 STOPPED, WAITING = "stopped", "waiting"
 RESULTS = (COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED, STOPPED, WAITING)
-# Of hosts that refused before any wave.
+# The wave number of hosts that refused before any wave.
 NO_WAVE = -1
 _UNDER_WAY = (STOPPED, WAITING)
 ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
@@ -51,31 +51,31 @@ class JournalError(ValueError):
 
 @dataclass
 class State:
-    """A rollout as its journal has it."""
+    """A rollout's state, computed from its journal."""
 
     id: str = ""
-    begun: str = ""  # when
+    begun: str = ""  # the time
     by: str = ""
     revision: str = ""
-    to: str = ""  # previous, a number or rollout=ID, where an earlier generation is brought back
+    to: str = ""  # previous, a number or rollout=ID, if it rolls back to a generation
     rollout: dict[str, Any] = field(default_factory=dict)
     waves: list[list[str]] = field(default_factory=list)
     max_failed: int = 0
     approve: list[int] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)
     run: dict[str, Any] = field(default_factory=dict)
-    last: str = ""  # when the last line was written
+    last: str = ""  # the time of the last line
     ready: bool = False
     before: dict[str, int] = field(default_factory=dict)
     turns: dict[str, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)  # host -> why it failed
     begun_waves: dict[int, str] = field(default_factory=dict)  # wave -> when
-    run_waves: dict[int, str] = field(default_factory=dict)  # those that the last run of Ansible began
+    run_waves: dict[int, str] = field(default_factory=dict)  # wave -> when the last run of Ansible began it
     judged: dict[int, str] = field(default_factory=dict)  # wave -> why it failed as a whole, or ""
     approved: list[int] = field(default_factory=list)
     backs: dict[str, str] = field(default_factory=dict)
     stuck: dict[str, str] = field(default_factory=dict)  # host -> why it was not rolled back
-    settled: set[str] = field(default_factory=set)  # done in a run that ended: others may have changed them since
+    settled: set[str] = field(default_factory=set)  # done in an earlier run: others may have changed them since
     aborted: bool = False
     returning: str = ""  # why all touched hosts are rolled back
     result: str = ""
@@ -100,12 +100,12 @@ class State:
 
     @property
     def remaining(self) -> list[list[str]]:
-        """Of each wave the hosts that are not done."""
+        """The hosts of each wave that are not done."""
         return [[host for host in wave if self.turns.get(host) != DONE] for wave in self.waves]
 
     @property
     def to_return(self) -> list[str]:
-        """Hosts to roll back, those that changed last first."""
+        """The hosts to roll back, those that changed last first."""
         return [host for host in reversed(self.touched) if self.backs.get(host) != BACK]
 
 
@@ -114,7 +114,7 @@ def line_of(event: str, at: str, **fields: Any) -> str:
 
 
 def read(text: str) -> State:
-    """JournalError where there is no whole first line. Other lines that can't be read are named in ``problems``."""
+    """Compute the state. Raise JournalError if the first line is incomplete; other bad lines are listed in ``problems``."""
     state = State()
     lines = text.split("\n")
     for number, line in enumerate(lines, 1):
@@ -155,7 +155,7 @@ def warnings(state: State) -> list[str]:
 
 
 def has_ended(last_line: str) -> bool:
-    """Whether the last line of a journal says that it is over, so that the others need not be read."""
+    """True if the last line of a journal ends the rollout, so that the others need not be read."""
     try:
         entry = json.loads(last_line)
         return bool(entry["event"] == "end" and entry["result"] in RESULTS and entry["result"] not in _UNDER_WAY)
@@ -296,7 +296,7 @@ def _texts(value: Any) -> dict[str, str]:
 
 
 def changes(state: State, waves: list[list[str]], digests: Mapping[str, str]) -> list[str]:
-    """What the inventory and the declaration have otherwise than when the rollout began."""
+    """Return how inventory and declaration differ from those with which the rollout began."""
     hosts = {host for wave in waves for host in wave}
     known = set(state.order)
     lines = [f"{names(sorted(known - hosts))}: no longer in this run (removed, or left out by --limit)"] if known - hosts else []
@@ -307,7 +307,7 @@ def changes(state: State, waves: list[list[str]], digests: Mapping[str, str]) ->
 
 
 def with_changes(state: State, waves: list[list[str]]) -> list[list[str]]:
-    """The waves of a rollout that is resumed with another inventory: new hosts come last; those that are gone go if unchanged."""
+    """Return the waves of a rollout resumed with another inventory: new hosts last, removed ones dropped if unchanged."""
     hosts = {host for wave in waves for host in wave}
     known, touched = set(state.order), set(state.touched)
     kept = [[host for host in wave if host in hosts or host in touched] for wave in state.waves]

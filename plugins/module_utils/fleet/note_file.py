@@ -23,7 +23,7 @@ def path_of(generations: str) -> str:
 
 
 def read_note(generations: str) -> Note:
-    """NoteError where there is one that can't be read."""
+    """Read the note. Raise NoteError if it can't be read."""
     path = path_of(generations)
     try:
         with open(path, encoding="utf-8") as file:
@@ -38,7 +38,7 @@ def read_note(generations: str) -> Note:
 
 
 def change_note(generations: str, change: Callable[[Note], Note], check: bool) -> tuple[Note, bool]:
-    """The note as it is after ``change``, and whether that is another one. Raises NoteError, OSError."""
+    """Return the note after ``change``, and whether it differs. Raise NoteError or OSError."""
     if check:
         before = read_note(generations)
         after = change(before)

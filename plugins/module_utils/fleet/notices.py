@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Who hears of a rollout's end, and what: a webhook gets JSON, an address of mail a letter. Pure."""
+"""Notifications of a rollout's end: JSON to a webhook, a message to a mail address. Pure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def is_mail(target: str) -> bool:
 
 
 def targets_of(where: str, value: Any, problems: list[str]) -> tuple[str, ...]:
-    """A webhook's URL or an address of mail, or a list of these."""
+    """Read a webhook's URL or a mail address, or a list of these."""
     entries = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else value
     if not isinstance(entries, list) or not entries or len(entries) > MAX_TARGETS:
         problems.append(f"{where}: must be a webhook's URL, an address of mail, or a list of at most {MAX_TARGETS} of these")
@@ -38,12 +38,12 @@ def targets_of(where: str, value: Any, problems: list[str]) -> tuple[str, ...]:
 
 
 def shown(target: str) -> str:
-    """A target without what may be secret in it: of a webhook its server."""
+    """Return a target without anything that may be secret: of a webhook only the server."""
     return target if is_mail(target) else re.sub(r"(?<=://)(?:[^/@]*@)?([^/?]*).*", r"\1/...", target)
 
 
 def letter(to: str, sender: str, summary: dict[str, Any]) -> bytes:
-    """A letter as sendmail takes it."""
+    """Return a mail message as sendmail takes it."""
     message = email.message.EmailMessage()
     message["To"], message["From"] = to, sender
     message["Subject"] = " ".join(f"Rollout {summary['id']}: {summary['result']}".split())

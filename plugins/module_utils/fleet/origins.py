@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""`unikernel_images`: where each image comes from. Pure."""
+"""The variable `unikernel_images`: where each image comes from. Pure."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ KEYS = (
     "content",
 )
 _TEXTS = ("source", "version", "subfolder", "lock", "file", "url", "sha256", "standin", "content")
-# What an origin has besides itself.
+# The options of each origin.
 _FITTING = {
     "source": ("version", "subfolder", "configure", "overlay", "update_lock", "lock"),
     "file": ("sha256",),
     "url": ("sha256",),
     "standin": ("content",),
 }
-# As the image store takes names (image/store.py, NAME): they become names of files.
+# The image store's rule for names (image/store.py, NAME): they become file names.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _DIGEST = re.compile(r"[0-9A-Fa-f]{64}")
 
 
 def problems_of(name: str, image: Any) -> list[str]:
-    """One line for what is wrong with the image of that name; [] when all is well."""
+    """Return one line for each mistake in the image of that name."""
     where = f"image {name}"
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return [f"unikernel_images: {name!r}: a name must be 1..64 letters, digits, '.', '_', '+', '-', first a letter or digit"]
@@ -76,13 +76,13 @@ def _types(where: str, image: dict[str, Any]) -> list[str]:
 
 
 def _not_text(value: Any) -> str:
-    # YAML reads 1.10 as 1.1, and a commit of digits as a number without its first 0.
+    # YAML reads 1.10 as 1.1, and an all-digit commit as a number without its leading 0.
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return f"is {value!r}, must be text" + (": put it in quotes, for YAML reads it as a number" if number else " of one line")
 
 
 def _values(where: str, image: dict[str, Any], origin: str) -> list[str]:
-    """What is wrong with values of the right type."""
+    """Return what is wrong with values that have the right type."""
     lines = [
         f"{where}: {key}: is for {' or '.join(each for each in SOURCES if key in _FITTING[each])}, and this image has {origin}"
         for key in image

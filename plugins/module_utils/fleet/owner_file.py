@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The host's file of its owners."""
+"""EDGE. The file that lists a host's owners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "/var/lib/unikernels/owners.json"
 
 
 def claim(path: str, owner: str, purge: bool, take_over: bool, check: bool) -> None:
-    """Note that ``owner`` deploys to this host. OwnerError with one line where it must not."""
+    """Record that ``owner`` deploys to this host. Raise OwnerError, one line, if it must not."""
     try:
         try:
             with open(path, encoding="utf-8") as file:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which inventories deploy to a host: one must not remove what another one declares. Pure."""
+"""Which inventories deploy to a host, so that none removes what another one declares. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_OWNERS = 20
 
 
 class OwnerError(ValueError):
-    """One line: whose host it is, and what to do."""
+    """One line: who else deploys to the host, and what to do."""
 
 
 def text_of(owners: Sequence[str]) -> str:
@@ -32,7 +32,7 @@ def read(text: str) -> list[str]:
 
 
 def claimed(owners: Sequence[str], owner: str, purge: bool, take_over: bool) -> list[str]:
-    """The owners when ``owner`` deploys. OwnerError where it would remove domains that another one may have declared."""
+    """Return the owners once ``owner`` deploys. Raise OwnerError if it would remove domains that another may have declared."""
     others = [entry for entry in owners if entry != owner]
     if take_over:
         return [owner]
@@ -45,7 +45,7 @@ def claimed(owners: Sequence[str], owner: str, purge: bool, take_over: bool) -> 
 
 
 def owner_name(remote: str, inside: str, node: str, path: str) -> str:
-    """What an inventory is called: its repository and the place in it, the same in each clone; else controller and path."""
+    """Return an inventory's name: its repository and path inside, equal in all clones; else controller and path."""
     match = re.fullmatch(r"(?:[a-z+]+://)?(?:[^@/]*@)?([^/:]+(?::[0-9]+(?=/))?)[:/]+(.+?)(?:\.git)?/?", remote.strip())
     if match and not remote.startswith(("/", ".", "file:")):
         return f"{match.group(1)}/{match.group(2)}:{inside or '.'}"

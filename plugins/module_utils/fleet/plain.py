@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a user wrote, as plain text, numbers, lists and mappings; every refusal is one line that names the place. Pure."""
+"""Convert a user's values to plain text, numbers, lists and mappings; every refusal is one line that names the place. Pure."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 30
-# Values of one variable of one host; aliases in YAML can name a billion in ten lines.
+# How many values one variable of one host may have: YAML aliases can expand to a billion in ten lines.
 MAX_VALUES = 100_000
-# As Ansible's own boolean filter reads them.
+# As Ansible's own filter bool reads them.
 _TRUE, _FALSE = ("yes", "on", "true", "y", "t", "1"), ("no", "off", "false", "n", "f", "0")
 _SIMPLE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 
 
 class _Unresolved:
-    """Stands where a variable could not be resolved; the reason was reported there."""
+    """The value of a variable that could not be resolved; the reason was reported already."""
 
     def __repr__(self) -> str:
         return "(not resolved)"
@@ -33,12 +33,12 @@ UNRESOLVED = _Unresolved()
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line, with nothing in it that a terminal would act on or that can't be encoded."""
+    """Return ``text`` on one line, without control characters and characters that can't be encoded."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def inside(where: str, key: Any) -> str:
-    """The place of an item: unikernels[0].arguments."""
+    """Return the place of an item, such as unikernels[0].arguments."""
     if isinstance(key, str) and _SIMPLE_KEY.fullmatch(key):
         return f"{where}.{key}"
     return f"{where}[{key!r}]"
@@ -53,7 +53,7 @@ def holds_unresolved(value: Any) -> bool:
 
 
 def plain(value: Any, where: str, problem: Callable[[str], None]) -> Any:
-    """``value`` in builtin types alone; what has no such form is reported and left out as `UNRESOLVED`."""
+    """Return ``value`` in builtin types only. A part without such a form is reported and becomes `UNRESOLVED`."""
     budget = [MAX_VALUES]
 
     def walk(item: Any, place: str, depth: int) -> Any:
@@ -112,17 +112,17 @@ def _encodable(text: str) -> bool:
 
 
 def flag(value: Any) -> bool | None:
-    """A yes or no as Ansible's users write it; None when it is something else."""
+    """Read a boolean as Ansible's users write it; None if it is none."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int):
-        return {0: False, 1: True}.get(value)  # not by its text: one with thousands of digits has none
+        return {0: False, 1: True}.get(value)  # not by its text: Python refuses to convert thousands of digits
     word = value.strip().lower() if isinstance(value, str) else ""
     return True if word in _TRUE else False if word in _FALSE else None
 
 
 def number(value: Any) -> int | None:
-    """A whole number, also as text; None when it is something else."""
+    """Read a whole number, also from text; None if it is none."""
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,12}\s*", value):
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Queries to a Prometheus that a rollout depends on: their declaration, their address, and what an answer means. Pure."""
+"""Prometheus queries that a rollout depends on: their declaration, their URL, and the meaning of an answer. Pure."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..domain.options import shown
 KEYS = ("prometheus", "query", "below", "above", "nothing")
 NOTHING = ("fail", "pass")
 MAX_QUERIES = 20
-# Of an answer's series this many are named.
+# How many series of an answer are named.
 _SHOWN = 3
 
 
 class QueryError(ValueError):
-    """One line: why an answer can't be judged."""
+    """One line: why an answer can't be read."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Query:
 
 
 def queries_of(value: Any, problems: list[str]) -> tuple[Query, ...]:
-    """The queries, and a line for each mistake. Lines name ``rollout: queries``."""
+    """Read the queries and add a line to ``problems`` for each mistake, beginning with ``rollout: queries``."""
     if not isinstance(value, list) or len(value) > MAX_QUERIES:
         problems.append(
             f"rollout: queries: must be a list of at most {MAX_QUERIES}, as in"
@@ -80,7 +80,7 @@ def _query(where: str, value: Any, problems: list[str]) -> Query | None:
 
 
 def is_url(value: Any) -> bool:
-    """Whether it is an address of http or https that can be asked for as it stands."""
+    """True if a value is an http or https URL that can be requested as it is."""
     if not isinstance(value, str) or not re.fullmatch(r"https?://[!-~]+", value) or "#" in value:
         return False
     try:
@@ -103,7 +103,7 @@ def _bound(where: str, key: str, value: Any, problems: list[str]) -> float | Non
 
 
 def judge(query: Query, answer: bytes) -> str:
-    """Why the answer is bad, in one line; "" when every value keeps the bounds. QueryError for what is no answer."""
+    """Return why the answer is bad, in one line; "" if every value is within bounds. Raise QueryError if it is no answer."""
     values = _values(answer)
     if not values:
         return "" if query.nothing == "pass" else "has no result"

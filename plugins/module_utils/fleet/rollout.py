@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The variable `rollout`: what it declares, with every mistake in it. Pure."""
+"""Read the variable `rollout` and every mistake in it. Pure."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class RolloutError(ValueError):
-    """A line for each variable that can't be read."""
+    """One line for each variable that can't be read."""
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Hosts and shares are as they were written: an int, or a share of all hosts as a negative number of percent."""
+    """The options of a rollout. Amounts: a number of hosts, or a share of all hosts as a negative percentage."""
 
     waves: tuple[int, ...] = (-100,)
     spread: str = ""
@@ -42,7 +42,7 @@ class Rollout:
     every: int = 5
     failures: int = 2
     watchers: tuple[str, ...] = ("host",)
-    deadline: int = 0  # 0: as long as it takes
+    deadline: int = 0  # 0: no limit
     queries: tuple[Query, ...] = ()
     max_failed: int = 0
     on_failure: str = "rollback"
@@ -52,7 +52,7 @@ class Rollout:
 
 
 def rollout_of(value: Any) -> tuple[Rollout, list[str]]:
-    """What `rollout` declares, and a line for each mistake in it."""
+    """Return what `rollout` declares, and a line for each mistake in it."""
     problems: list[str] = []
     if not isinstance(value, Mapping):
         named = "nothing" if value is None else type(value).__name__

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Rollouts as the status of a fleet shows them: the one under way with its waves, and how the last ones ended. Pure."""
+"""Rollouts as the status of a fleet shows them: the current one with its waves, and the results of the last ones. Pure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entry_of(state: State) -> dict[str, Any]:
 
 
 def lines_of(rollouts: list[dict[str, Any]]) -> list[str]:
-    """For a terminal: all that is under way, and the last one that has ended."""
+    """Return lines for a terminal: all current rollouts, and the last one that ended."""
     lines = []
     for entry in [one for one in rollouts if one["under_way"]] + [one for one in rollouts if not one["under_way"]][:1]:
         back = f", {counted(entry['rolled_back'], 'host')} rolled back" if entry["rolled_back"] else ""
@@ -54,7 +54,7 @@ def _wave_words(wave: dict[str, Any]) -> str:
 
 
 def page_part(rollouts: list[dict[str, Any]]) -> str:
-    """For the HTML page; "" where there was none."""
+    """Return the part of the HTML page; "" if there was no rollout."""
     parts = []
     for entry in rollouts:
         words = [f"of {entry['begun']} by {entry['by']}", counted(entry["hosts"], "host")]

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which hosts need the same images, so that the controller gets them once. Pure."""
+"""Find hosts that need the same images, so that the controller acquires them once. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# What else decides how the controller gets an image, and whether it signs it: variables of the roles.
+# Further variables of the roles that decide how the controller acquires an image, and whether it signs it.
 SETTINGS = (
     *(
         f"unikernel_images_{name}"
@@ -25,13 +25,13 @@ SETTINGS = (
 
 
 def needed(unikernels: Iterable[Mapping[str, Any]], images: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of ``images`` that ``unikernels`` need."""
+    """Return the part of ``images`` that ``unikernels`` need."""
     names = {one.get("image") for one in unikernels if one.get("state") != "absent"}
     return {name: image for name, image in images.items() if name in names}
 
 
 def same_images(hosts: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, str]:
-    """Host -> the first that needs the same; ``hosts``: host -> (images that it needs, the settings that it has)."""
+    """Map each host to the first host with the same needs. ``hosts``: host -> (images that it needs, its settings)."""
     first: dict[str, str] = {}
     return {
         host: first.setdefault(json.dumps([images, settings], sort_keys=True, default=str), host)

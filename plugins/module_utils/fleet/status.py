@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The state of a fleet, from what hosts answered, as rows, as a table for a terminal and as one HTML page. Pure."""
+"""The state of a fleet, computed from the hosts' answers: as rows, as a table for a terminal, and as one HTML page. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from .rollout_status import page_part
 
-# More hosts than this are summed up in a terminal.
+# With more hosts than this, the terminal shows a summary.
 MAX_TABLE = 60
 
 
@@ -60,7 +60,7 @@ class HostStatus:
 
 
 def status_of(name: str, results: Mapping[str, Any]) -> HostStatus:
-    """``results``: what the modules returned for C(host), C(domains), C(generations) and C(health)."""
+    """Return one host's status. ``results``: what the modules returned for C(host), C(domains), C(generations), C(health)."""
     host = HostStatus(name)
     info, domains, generations, health = (_mapping(results.get(key)) for key in ("host", "domains", "generations", "health"))
     if info.get("unreachable") or not info:
@@ -105,7 +105,7 @@ def _under_way(generations: Mapping[str, Any]) -> list[str]:
 
 
 def _answers(health: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a domain to C(healthy) or what came instead."""
+    """Map each domain to C(healthy) or the answer that came instead."""
     answers = {str(name): "healthy" for name in _items(health.get("healthy"))}
     for answer in _mappings(health.get("answers")):
         answers[str(answer.get("name"))] = "healthy" if answer.get("healthy") else _line(f"unhealthy: {answer.get('msg')}")
@@ -152,7 +152,7 @@ def _shown(limit: list[str] | None) -> str:
 
 
 def table(hosts: list[HostStatus]) -> list[str]:
-    """Lines for a terminal; the hosts to look at come first, and of many that are well only the number is given."""
+    """Return lines for a terminal: hosts that need attention first; of many healthy ones only the number."""
     ill, well = [one for one in hosts if not one.well], [one for one in hosts if one.well]
     shown = ill + (well if len(hosts) <= MAX_TABLE else [])
     rows = [["HOST", "IS", "XEN", "FREE MiB", "GENERATION", "DOMAINS", "HEALTHY"]]
@@ -227,12 +227,12 @@ text.oninput=which.onchange=show;order.onchange=sort;sort();show();
 """
 _MARKS = {"as declared": "✓", "look at it": "▲", "not reached": "✕"}
 _CLASSES = {"as declared": "well", "look at it": "look", "not reached": "lost"}
-# As the list is sorted at first: what needs a look comes first.
+# The order in which the list is sorted at first: what needs attention comes first.
 _URGENCY = {"not reached": "1", "look at it": "2", "as declared": "3"}
 
 
 def page(hosts: list[HostStatus], at: str, rollouts: Sequence[dict[str, Any]] = ()) -> str:
-    """One HTML page that asks nobody for anything: no server, no address outside."""
+    """Return one self-contained HTML page: it loads nothing from any server."""
     options = "".join(f"<option>{html.escape(word)}</option>" for word in _MARKS)
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Health that is asked for again and again: how many times in a row each check failed. Pure."""
+"""Count, for repeated health checks, how many times in a row each failed. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 
 class Watch:
-    """What fails ``failures`` times in a row is bad."""
+    """A check is bad when it failed ``failures`` times in a row."""
 
     def __init__(self, failures: int) -> None:
         self._failures = failures
@@ -20,11 +20,11 @@ class Watch:
 
     @property
     def doubtful(self) -> bool:
-        """Whether something failed the last time that is not bad yet."""
+        """True if a check failed last time but is not bad yet."""
         return any(row for name, row in self._rows.items() if name not in self.bad)
 
     def take(self, answers: Mapping[str, str]) -> None:
-        """``answers``: name of a check -> why it failed, or ""."""
+        """Take the next answers. ``answers``: check -> why it failed, or ""."""
         self.rounds += 1
         for name, words in answers.items():
             self._rows[name] = self._rows.get(name, 0) + 1 if words else 0

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which host is in which wave of a rollout. Pure."""
+"""Which host belongs to which wave of a rollout. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .rollout import Rollout
 class Plan:
     waves: list[list[str]] = field(default_factory=list)
     max_failed: int = 0
-    approve: list[int] = field(default_factory=list)  # indices of `waves` before which a person agrees
+    approve: list[int] = field(default_factory=list)  # indices of `waves` that a person must approve first
 
     @property
     def order(self) -> list[str]:
@@ -31,12 +31,12 @@ class Plan:
 
 
 def hosts_of(amount: int, hosts: int) -> int:
-    """How many hosts an amount is; a share is rounded up for waves that must have somebody in them."""
+    """Return how many hosts an amount is. A share is rounded up, so that a wave is never empty."""
     return min(hosts, amount) if amount >= 0 else math.ceil(-amount * hosts / 100)
 
 
 def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
-    """``hosts``: host -> value of the variable `spread`, or None where the host has none."""
+    """Plan the waves. ``hosts``: host -> value of the variable `spread`, or None if the host has none."""
     problems: list[str] = []
     lacking = [host for host, value in hosts.items() if rollout.spread and value is None]
     if lacking:
@@ -58,7 +58,7 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
                 f"rollout: waves[{index}]: is {upto} of {len(hosts)} hosts, fewer than the wave before it has ({reached}):"
                 " waves are cumulative"
             )
-        # In a small fleet several waves are the same hosts; who agrees to one of them agrees to all.
+        # In a small fleet several waves have the same hosts; approving one of them approves all.
         agreed = agreed or index + 1 in rollout.approve
         if upto > reached:
             approve += [len(waves)] if agreed else []
@@ -69,7 +69,7 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
 
 
 def filled(waves: list[list[str]], lost: Container[str], done: Container[str]) -> list[list[str]]:
-    """The waves where none but the last is without a host that can be reached: else the next one would have no canary."""
+    """Move a reachable host into each wave but the last that has none: otherwise the next wave would have no canary."""
     result = [list(wave) for wave in waves]
     for index, wave in enumerate(result[:-1]):
         if wave and all(host in lost for host in wave):
@@ -84,7 +84,7 @@ def filled(waves: list[list[str]], lost: Container[str], done: Container[str]) -
 
 
 def _order(rollout: Rollout, hosts: Mapping[str, Any]) -> list[str]:
-    """Of each value of `spread` in turn; the last host of each is left to the end."""
+    """Order the hosts: one of each value of `spread` in turn; the last host of each value comes at the end."""
     if not rollout.spread:
         return list(hosts)
     groups: dict[str, list[str]] = {}

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The hours of a week in which waves may start. Pure: what time it is, the caller states."""
+"""The hours of a week in which waves may start. Pure: the caller states the time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DAY_MINUTES = 24 * 60
 
 @dataclass(frozen=True)
 class Window:
-    """Minutes of a day; where ``end`` is not after ``begin`` the window ends on the next day."""
+    """Minutes of a day. If ``end`` is not after ``begin``, the window ends on the next day."""
 
     days: tuple[int, ...] = tuple(range(7))
     begin: int = 0
@@ -44,7 +44,7 @@ class Window:
         return (local.weekday() in self.days and minute >= self.begin) or (yesterday in self.days and minute < self.end)
 
     def opens(self, moment: datetime.datetime) -> datetime.datetime | None:
-        """When it is open next, at the minute; None where it is not within eight days, which no valid window is."""
+        """Return when it opens next, to the minute; None if not within eight days, which a valid window always does."""
         if self.open_at(moment):
             return moment
         later = moment.replace(second=0, microsecond=0)
@@ -64,7 +64,7 @@ def _clock(minute: int) -> str:
 
 
 def window_of(value: Any, problems: list[str]) -> Window | None:
-    """The window, or None and a line for each mistake. Lines name ``rollout: window``."""
+    """Return the window, or None and a line for each mistake. Lines begin with ``rollout: window``."""
     if not isinstance(value, Mapping):
         problems.append(
             f"rollout: window: must be a mapping, as in {{days: Mon-Fri, from: '08:00', to: '16:00', zone: Europe/Berlin}},"
@@ -85,7 +85,7 @@ def window_of(value: Any, problems: list[str]) -> Window | None:
 
 
 def _days(value: Any, problems: list[str]) -> tuple[int, ...]:
-    """Mon-Fri, or Mon,Wed-Fri, or a list of these."""
+    """Read days: Mon-Fri, or Mon,Wed-Fri, or a list of these."""
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list) else [None]
     chosen: set[int] = set()
     for part in parts:
@@ -107,7 +107,7 @@ def _day(word: str) -> str:
 
 
 def _minute(key: str, value: Any, problems: list[str]) -> int:
-    # YAML 1.1 reads 16:30 without quotes as a number to the base of 60.
+    # YAML 1.1 reads an unquoted 16:30 as a number in base 60.
     if isinstance(value, int) and not isinstance(value, bool) and 60 <= value <= _DAY_MINUTES:
         value = _clock(value)
     match = _TIME.fullmatch(value) if isinstance(value, str) else None

@@ -4,8 +4,8 @@
 
 """EDGE. Ask a service, in its own protocol, whether it serves.
 
-Each check makes one attempt, which has a deadline as a whole, whatever the service sends and however slowly. It returns
-None when the service answered as declared, else one line that says what came instead. Waiting and repeating is the caller's.
+Each check makes one attempt, with one deadline for all of it, whatever the service sends and however slowly. It returns None when
+the service answered as declared, else one line that says what came instead. Waiting and repeating are left to the caller.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Protocol
 
 from ..domain.spec import Health
 
-# One attempt: longer than a slow answer, short enough to try again soon.
+# Seconds for one attempt: longer than a slow answer takes, short enough to try again soon.
 ATTEMPT_SECONDS = 5.0
-# A program that an operator wrote may have to look at more than one thing.
+# Longer for an operator's program, which may check several things.
 COMMAND_SECONDS = 30.0
-# An attempt that begins just before the end of `within` still has time for an answer.
+# An attempt that begins just before the end of `within` still gets this long for an answer.
 MIN_SECONDS = 1.0
 MAX_LINE = 500
 
 
 def ask(health: Health, deadline: float | None = None) -> str | None:
-    """None when the service answers as declared, else one line; never an exception. Not for kind ``console``.
+    """Return None if the service answers as declared, else one line. Never raises. Not for kind ``console``.
 
-    ``deadline``: when the caller's patience ends, in the time of `time.monotonic`. The attempt ends then, or after
-    ATTEMPT_SECONDS (COMMAND_SECONDS), whichever comes first, but is given MIN_SECONDS.
+    ``deadline``: when the caller stops waiting, in the time of `time.monotonic`. The attempt ends then, or after ATTEMPT_SECONDS
+    (COMMAND_SECONDS), whichever comes first, but gets at least MIN_SECONDS.
     """
     began = time.monotonic()
     seconds = COMMAND_SECONDS if health.kind == "command" else ATTEMPT_SECONDS
@@ -37,13 +37,13 @@ def ask(health: Health, deadline: float | None = None) -> str | None:
     try:
         answer = _module_of(health.kind).check(health, began + seconds)
     except Exception as error:
-        # All of them: a check that raises in the middle of a replacement would leave it half done.
+        # Catch everything: a check that raised during a replacement would leave it half done.
         answer = reason(error)
     return None if answer is None else one_line(f"{health.target}: {answer}")
 
 
 def lacking(health: Health) -> str | None:
-    """What a check needs of the machine where it is made and is not there, in one line: asked before anything is changed."""
+    """Return what the machine that makes a check lacks for it, in one line; called before anything is changed."""
     if health.kind == "console":
         return None
     try:
@@ -54,17 +54,17 @@ def lacking(health: Health) -> str | None:
 
 
 class Check(Protocol):
-    """A module with the check of one kind."""
+    """A module that implements one kind of check."""
 
     def prepare(self, health: Health, /) -> object:
-        """Raise when this machine lacks a library or a file for it."""
+        """Raise if this machine lacks a library or a file for the check."""
 
     def check(self, health: Health, deadline: float, /) -> str | None:
-        """One attempt, until ``deadline``; None, or what came instead. May raise."""
+        """Make one attempt, until ``deadline``. Return None, or what came instead. May raise."""
 
 
 def _module_of(kind: str) -> Check:
-    """Loaded when it is used: ssl and dnspython take long, and most runs ask nothing."""
+    """Import the module on first use: ssl and dnspython load slowly, and most runs check nothing."""
     if kind == "http":
         from . import http_check
 
@@ -89,7 +89,7 @@ def _module_of(kind: str) -> Check:
 
 
 def reason(error: Exception) -> str:
-    """What went wrong, in words where the error has some."""
+    """Return what went wrong, as the error's own text if it has any."""
     text = str(error)
     if isinstance(error, OSError) and text:
         return text
@@ -97,6 +97,6 @@ def reason(error: Exception) -> str:
 
 
 def one_line(text: str) -> str:
-    """What a service sent may stand in it: nothing that moves a cursor, nothing that fills a screen."""
+    """Make one short line, free of control characters, of text that a service sent."""
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= MAX_LINE else text[: MAX_LINE - 3] + "..."

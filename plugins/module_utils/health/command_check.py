@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Does a program on the host end with 0? It and all that it started end with the attempt."""
+"""EDGE. Check that a program on the host exits with 0. It and all that it started are killed when the attempt ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..domain.spec import Health
 
 _POLL_SECONDS = 0.005
 _KILL_SECONDS = 1.0
-# What of its output is kept: the end, where a program says why it failed.
+# How much of the output is kept: the end, where a program says why it failed.
 _MAX_OUTPUT = 8192
 
 
@@ -31,7 +31,8 @@ def check(health: Health, deadline: float) -> str | None:
     read_end, write_end = os.pipe()
     try:
         try:
-            # Words as bytes: what the locale makes of text is not what was declared. A session of its own, to end it as a whole.
+            # Encode the words here, so that the locale changes nothing. A session of its own, so that the whole group can be
+            # killed.
             process = subprocess.Popen(
                 [word.encode("utf-8") for word in health.command],
                 stdin=subprocess.DEVNULL, stdout=write_end, stderr=write_end, start_new_session=True,
@@ -43,17 +44,17 @@ def check(health: Health, deadline: float) -> str | None:
         output = _Tail(read_end)
         ended = _ends(process.pid, output, deadline)
         try:
-            # Not reaped yet, so the number is still its own. No SIGTERM before: nobody waits for a check to tidy up.
+            # The process is not reaped yet, so its id is still its own. No SIGTERM first: nobody waits for a check to clean up.
             os.killpg(process.pid, signal.SIGKILL)
         except OSError:
-            pass  # it was alone, and has ended
+            pass  # nothing else was running
         try:
             code = process.wait(_KILL_SECONDS)
         except subprocess.TimeoutExpired:
             return "could not be killed: it waits for a device or a file server"
         output.read(0)
     finally:
-        # Not read to its end: a child in a session of its own may hold the other one for ever.
+        # Don't read to the end: a child in a session of its own may hold the other end open forever.
         os.close(read_end)
     if not ended:
         return f"did not end within {time.monotonic() - began:.0f} s"
@@ -61,7 +62,7 @@ def check(health: Health, deadline: float) -> str | None:
 
 
 def _ends(pid: int, output: _Tail, deadline: float) -> bool:
-    """Does it end before the deadline? It stays a zombie. Its output is read meanwhile, or it would stand still."""
+    """True if the process exits before the deadline; it stays a zombie. Its output is read meanwhile so that it never blocks."""
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         if time.monotonic() >= deadline:
             return False
@@ -70,14 +71,14 @@ def _ends(pid: int, output: _Tail, deadline: float) -> bool:
 
 
 class _Tail:
-    """The end of what comes out of a pipe."""
+    """The end of what a pipe delivers."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor, self._text, self._open = descriptor, b"", True
         os.set_blocking(descriptor, False)
 
     def read(self, seconds: float) -> None:
-        """What is there now, or comes first within ``seconds``."""
+        """Read what is there, or what comes first within ``seconds``."""
         if not self._open:
             time.sleep(seconds)
         elif select.select([self._descriptor], [], [], seconds)[0]:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Connections on which no single step, and not all of them together, takes longer than until a deadline."""
+"""EDGE. Connections on which neither a single step nor all of them together outlast a deadline."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import threading
 import time
 from typing import Any
 
-# Between two sendings of a datagram that was not answered.
+# Seconds before a datagram without an answer is sent again.
 _RESEND_SECONDS = 1.0
 MAX_DATAGRAM = 65535
 
 
 def left(deadline: float) -> float:
-    """Seconds until ``deadline`` (monotonic), more than 0. TimeoutError after it."""
+    """Return the seconds until ``deadline`` (monotonic), more than 0. Raise TimeoutError after it."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:
         raise TimeoutError("no complete answer in time")
@@ -29,9 +29,9 @@ def left(deadline: float) -> float:
 
 
 class Stream(io.RawIOBase):
-    """A connected socket, also a TLS one. http.client takes it for a socket, `io.BufferedReader` for a file.
+    """A connected socket, TLS or not. http.client takes it for a socket, `io.BufferedReader` for a file.
 
-    A socket's own timeout is one for each call: a peer that sends a byte now and then is never late.
+    A socket's own timeout applies to each call: a peer that sends a byte now and then would never time out.
     """
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
@@ -59,7 +59,7 @@ class Stream(io.RawIOBase):
 
 
 def resolve(address: str, port: int, kind: socket.SocketKind, deadline: float) -> list[Any]:
-    """What getaddrinfo knows, which has no time limit of its own: a name is asked for in a thread that may be left behind."""
+    """Return getaddrinfo's answer. It has no time limit, so a name is resolved in a thread that may be left behind."""
     try:
         return socket.getaddrinfo(address, port, type=kind, flags=socket.AI_NUMERICHOST)
     except socket.gaierror:
@@ -85,7 +85,7 @@ def resolve(address: str, port: int, kind: socket.SocketKind, deadline: float) -
 
 
 def connect(address: str, port: int, deadline: float) -> socket.socket:
-    """Over TCP, to the first of its addresses that takes it; each has its share of the time. The caller closes it."""
+    """Connect by TCP to the first address that accepts; each gets its share of the time. The caller closes the socket."""
     infos = resolve(address, port, socket.SOCK_STREAM, deadline)
     problem: OSError = OSError(f"the name {address} has no address")
     for index, (family, kind, protocol, _name, where) in enumerate(infos):
@@ -101,11 +101,11 @@ def connect(address: str, port: int, deadline: float) -> socket.socket:
 
 
 class Datagrams:
-    """Over UDP: sends a request, again where nothing comes, and gives the answers one after another."""
+    """UDP: sends a request, repeats it if nothing comes, and returns the answers one by one."""
 
     def __init__(self, address: str, port: int, deadline: float) -> None:
         infos = resolve(address, port, socket.SOCK_DGRAM, deadline)
-        # Nobody says on connecting that an address is dead. Of a name with both kinds the one that most services have.
+        # UDP can't tell a dead address. For a name with both families take IPv4, which most services have.
         family, kind, protocol, _name, where = min(infos, key=lambda info: info[0] != socket.AF_INET)
         self._deadline = deadline
         self._socket = socket.socket(family, kind, protocol)
@@ -126,17 +126,17 @@ class Datagrams:
         self._socket.send(data)
 
     def receive(self, again: bytes) -> bytes:
-        """The next one; ``again`` is sent each second until it comes. TimeoutError at the deadline."""
+        """Return the next answer; ``again`` is sent each second until it comes. Raise TimeoutError at the deadline."""
         while True:
             self._socket.settimeout(min(_RESEND_SECONDS, left(self._deadline)))
             try:
                 return self._socket.recv(MAX_DATAGRAM)
-            except socket.timeout:  # another class than TimeoutError before Python 3.10
+            except socket.timeout:  # a different class from TimeoutError before Python 3.10
                 self.send(again)
 
 
 def read_file(path: str, limit: int) -> bytes:
-    """A file that a declaration names, at most ``limit`` bytes of it. OSError also for what is no file (a pipe never ends)."""
+    """Return at most ``limit`` bytes of a file named in a declaration. OSError also if it is no file (a pipe never ends)."""
     descriptor = os.open(path.encode("utf-8"), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Does a DNS server answer a question, and as declared? dnspython reads and writes the messages.
+"""EDGE. Check that a DNS server answers a question, and as declared. dnspython encodes and decodes the messages.
 
-Only the messages: its own sockets count the time by a clock that can be set.
+It is not used for the sockets: dnspython measures time by a clock that can be set.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from .connection import Datagrams, Stream, connect
 
 _MISSING = "the Python library dnspython is missing where this runs (Debian's python3-dnspython, by the role xen_host)"
 
-# Reading a message is not interrupted by a deadline. dnspython 2.3 takes 11 s for 64 KiB of records whose names point from one
-# to the next; with so many records as this it takes half a second.
+# Decoding a message can't be interrupted at a deadline. dnspython 2.3 takes 11 s for 64 KiB of records whose names point from one
+# to the next, and half a second for this many records.
 MAX_RECORDS = 200
-_TRUNCATED = 2  # the flag TC in a message's third byte
+_TRUNCATED = 2  # the flag TC in the third byte of a message
 
 
 def prepare(_health: Health) -> None:
@@ -50,9 +50,9 @@ def _over_udp(health: Health, question: Any, deadline: float) -> Any:
         while True:
             answer = socket.receive(again=wire)
             if answer[:2] == wire[:2] and answer[2:3] and answer[2] & _TRUNCATED:
-                break  # it may be cut anywhere, so nothing else in it is read
+                break  # it may be cut off anywhere, so nothing else in it is read
             response = _parsed(answer)
-            # Anybody may send a datagram in a server's name.
+            # Anybody can send a datagram in a server's name.
             if question.is_response(response):
                 return response
     return _over_tcp(health, question, deadline)
@@ -94,7 +94,7 @@ def _problem(health: Health, response: Any) -> str | None:
 
     if response.rcode():
         return f"response code {dns.rcode.to_text(response.rcode())}"
-    chain = response.resolve_chaining()  # CNAME by CNAME
+    chain = response.resolve_chaining()  # follows CNAMEs
     if chain.answer is None:
         end = str(chain.canonical_name)
         alias = f", an alias of {end}" if chain.cnames else ""

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Does a web server answer with the status, and the text, that was declared?
+"""EDGE. Check that a web server answers with the declared status and text.
 
-No redirect is followed and no proxy is used: the answer is the one of this URL.
+Redirects are not followed and proxies are not used: the answer is that of the URL itself.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import ssl
 from ..domain.spec import Health
 from .connection import Stream, connect, left, read_file
 
-# In how much of the body the text may stand.
+# How much of the body is searched for the text, in bytes.
 MAX_BODY = 65536
 _CERTIFICATE = r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----"
-_MAX_CA = 4 << 20  # Debian's own file of all authorities has 200 KiB
+_MAX_CA = 4 << 20  # Debian's own bundle of all authorities has 200 KiB
 
 
 def check(health: Health, deadline: float) -> str | None:
@@ -27,7 +27,7 @@ def check(health: Health, deadline: float) -> str | None:
     sock = connect(health.address, health.port, deadline)
     try:
         if context:
-            # OpenSSL's part in Python takes a socket's timeout for the whole handshake.
+            # Python's ssl applies a socket's timeout to the whole handshake.
             sock.settimeout(left(deadline))
             sock = context.wrap_socket(sock, server_hostname=health.name)
         return _ask(health, Stream(sock, deadline))
@@ -38,7 +38,7 @@ def check(health: Health, deadline: float) -> str | None:
 
 
 def prepare(health: Health) -> ssl.SSLContext | None:
-    """Whom it trusts; None without TLS."""
+    """Return the TLS context with the trusted authorities; None without TLS."""
     if not health.tls:
         return None
     if health.insecure:
@@ -52,7 +52,7 @@ def prepare(health: Health) -> ssl.SSLContext | None:
     try:
         if not certificates:
             raise ValueError
-        # An authority of one's own and no other: that is the one that was declared.
+        # With a declared ca, trust no other authority.
         return ssl.create_default_context(cadata="\n".join(certificates))
     except (ssl.SSLError, ValueError):
         raise OSError(f"ca: {health.ca} holds no certificates (PEM)") from None
@@ -63,7 +63,7 @@ def _ask(health: Health, stream: Stream) -> str | None:
         f"GET {health.path} HTTP/1.1\r\nHost: {health.host}\r\nUser-Agent: unikernels.xen\r\nAccept: */*\r\n"
         "Connection: close\r\n\r\n".encode("ascii")
     )
-    # Only its reading of answers: its connections have a time limit for each read and none for all.
+    # Use only its parser: its connections limit each read, but not all of them together.
     response = http.client.HTTPResponse(stream, method="GET")  # type: ignore[arg-type]
     response.begin()
     if str(response.status) != health.expect:

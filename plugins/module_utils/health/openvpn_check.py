@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Does an OpenVPN endpoint answer a client that has its tls-crypt key, with a certificate that is good?
+"""EDGE. Check that an OpenVPN endpoint answers a client that has its tls-crypt key, with a valid certificate.
 
-A reset (P_CONTROL_HARD_RESET_CLIENT_V2) that is wrapped with the key is answered by one that is wrapped too and
-acknowledges ours by our session's random number: nothing but a live endpoint with that key can say it. Then TLS begins, far
-enough to have the endpoint's certificate; it is checked against the CA where the file with the key has it. No session comes
-of it, and no certificate of a client is needed. (OpenVPN's doc/tls-crypt-v2.txt and src/openvpn/tls_crypt.h; openvpn-rfc.)
+We send a reset (P_CONTROL_HARD_RESET_CLIENT_V2) wrapped with the key. The answer is wrapped too and acknowledges our random
+session id: only a live endpoint with that key can send it. Then TLS begins, just far enough to get the endpoint's certificate,
+which is verified if the file with the key also has the CA. No session is established and no client certificate is needed.
+(OpenVPN's doc/tls-crypt-v2.txt and src/openvpn/tls_crypt.h; openvpn-rfc.)
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from collections.abc import Callable
 from ..domain.spec import Health
 from .connection import Datagrams, Stream, connect, read_file
 
-# Opcodes, in the upper five bits of a packet's first byte.
+# Opcodes: the upper five bits of a packet's first byte.
 _CONTROL, _ACK, _CLIENT_RESET, _SERVER_RESET = 4, 5, 7, 8
 _SESSION, _PACKET_ID, _TAG = 8, 8, 32  # bytes
 _HEADER = 1 + _SESSION
 _WRAPPED = _HEADER + _PACKET_ID + _TAG
-_KEY_BYTES = 256  # a static key: for each direction 64 bytes for the cipher and 64 for the HMAC; 32 of them count
+_KEY_BYTES = 256  # a static key: per direction 64 bytes for the cipher and 64 for the HMAC, of which 32 are used
 _MAX_KEY_FILE = 65536
 _MAX_PACKET = 4096
-# A handshake has about ten; an endpoint that sends more is none.
+# A handshake takes about ten packets; whatever sends more is no endpoint.
 _MAX_PACKETS = 64
-# Of TLS in one packet, as OpenVPN's own clients send it.
+# Bytes of TLS in one packet, as OpenVPN's own clients send it.
 _MAX_PAYLOAD = 1000
 _CLOSES = "it closed the connection during the TLS handshake"
 _MISSING = "the Python library cryptography is missing where this runs (Debian's python3-cryptography, by the role xen_host)"
@@ -54,7 +54,7 @@ class Key:
     def _crypt(self, tag: bytes, data: bytes) -> bytes:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-        # The same both ways in counter mode, which begins at the tag.
+        # Encrypts and decrypts alike: counter mode, whose initial counter is the tag.
         crypt = Cipher(algorithms.AES(self._cipher), modes.CTR(tag[:16])).encryptor()
         return crypt.update(data) + crypt.finalize()
 
@@ -63,7 +63,7 @@ class Key:
         return header + packet_id + tag + self._crypt(tag, plain)
 
     def unwrap(self, packet: bytes) -> bytes | None:
-        """What was in it; None when it was not wrapped with this key."""
+        """Return a packet's content; None if it was not wrapped with this key."""
         if len(packet) < _WRAPPED:
             return None
         header, packet_id, tag = packet[:_HEADER], packet[_HEADER : _HEADER + _PACKET_ID], packet[_WRAPPED - _TAG : _WRAPPED]
@@ -72,7 +72,7 @@ class Key:
 
 
 def static_key(path: str) -> bytes:
-    """The 256 bytes of a file that ``openvpn --genkey`` wrote."""
+    """Return the 256 bytes of a file that ``openvpn --genkey`` wrote."""
     text = read_file(path, _MAX_KEY_FILE).decode("latin-1")
     inside = re.search(r"-----BEGIN OpenVPN Static key V1-----([0-9a-fA-F\s]*)-----END OpenVPN Static key V1-----", text)
     key = bytes.fromhex("".join(inside.group(1).split())) if inside and len("".join(inside.group(1).split())) % 2 == 0 else b""
@@ -83,12 +83,12 @@ def static_key(path: str) -> bytes:
 
 def client_reset(static: bytes, session: bytes) -> bytes:
     packet_id = struct.pack(">II", 1, int(time.time()) & 0xFFFFFFFF)
-    # Nothing acknowledged; the first packet of the control channel.
+    # No acknowledgements; the first packet of the control channel.
     return Key(static, server=False).wrap(bytes([_CLIENT_RESET << 3]) + session, packet_id, b"\0" + struct.pack(">I", 0))
 
 
 def problem_of(packet: bytes, static: bytes, session: bytes) -> str | None:
-    """None when ``packet`` answers our reset."""
+    """Return None if ``packet`` answers our reset, else what it is."""
     plain = Key(static, server=True).unwrap(packet)
     if plain is None:
         return "what answers is not OpenVPN, or has another tls-crypt key"
@@ -100,7 +100,7 @@ def problem_of(packet: bytes, static: bytes, session: bytes) -> str | None:
 
 
 def _parts(plain: bytes, has_id: bool) -> tuple[int | None, bytes]:
-    """Number and content of a control packet; of an acknowledgement neither."""
+    """Return number and content of a control packet; (None, b"") for a bare acknowledgement."""
     acknowledged = plain[0] if plain else 0
     rest = plain[1 + 4 * acknowledged + (_SESSION if acknowledged else 0) :]
     if not has_id or len(rest) < 4:
@@ -109,12 +109,12 @@ def _parts(plain: bytes, has_id: bool) -> tuple[int | None, bytes]:
 
 
 class Conversation:
-    """Our side of the control channel, behind the resets: everything is acknowledged, and comes in its order."""
+    """Our side of the control channel, after the resets: it acknowledges everything and puts it in order."""
 
     def __init__(self, static: bytes, session: bytes, reset: bytes, send: Callable[[bytes], None]) -> None:
         self._ours, self._server = Key(static, server=False), Key(static, server=True)
         self._session, self._theirs, self._send = session, reset[1:_HEADER], send
-        self._sent, self._wrapped = 0, 1  # the reset was number 0, and the first packet
+        self._sent, self._wrapped = 0, 1  # the reset was message 0 and wrapped packet 1
         self._expected = 1
         self._early: dict[int, bytes] = {}
         self._acknowledge = [0]
@@ -133,7 +133,7 @@ class Conversation:
             self._send(self._packet(_CONTROL, struct.pack(">I", self._sent) + data[start : start + _MAX_PAYLOAD]))
 
     def take(self, packet: bytes) -> bytes:
-        """What of TLS is complete up to this packet."""
+        """Return the TLS data that is complete with this packet."""
         plain = self._server.unwrap(packet)
         if plain is None or packet[1:_HEADER] != self._theirs:
             return b""
@@ -163,19 +163,19 @@ def _context(authorities: str) -> ssl.SSLContext:
 
 
 def _ended(certificate: bytes | None) -> str | None:
-    """Where there is no CA to check it with, at least its time."""
+    """Check the expiry of a certificate that can't be verified for lack of a CA."""
     if not certificate:
         return "it shows no certificate"
     from cryptography import x509
 
     found = x509.load_der_x509_certificate(certificate)
-    # Without a zone before cryptography 42, and UTC all the same.
+    # Before cryptography 42 the time has no zone; it is UTC.
     after = getattr(found, "not_valid_after_utc", None) or found.not_valid_after.replace(tzinfo=datetime.timezone.utc)
     return f"its certificate expired on {after:%Y-%m-%d}" if after.timestamp() < time.time() else None
 
 
 def certificate_problem(conversation: Conversation, receive: Callable[[], bytes], authorities: str) -> str | None:
-    """None when the endpoint's certificate is good: its time, and its CA where ``authorities`` (PEM) has one."""
+    """Return None if the endpoint's certificate is valid: issued by one of ``authorities`` (PEM) if any, and not expired."""
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     tls = _context(authorities).wrap_bio(incoming, outgoing)
     for _round in range(_MAX_PACKETS):
@@ -187,7 +187,8 @@ def certificate_problem(conversation: Conversation, receive: Callable[[], bytes]
         except ssl.SSLCertVerificationError as error:
             return f"its certificate is not valid: {error.verify_message}"
         except ssl.SSLError as error:
-            # Up to TLS 1.2 it asks for ours before the handshake is complete; then its own was found good already.
+            # Up to TLS 1.2 the endpoint asks for our certificate before the handshake completes; by then we have verified its
+            # own.
             asks = "alert" in str(error.reason or "").lower() and tls.version() in (None, "TLSv1.2")
             return None if asks and authorities else f"no TLS behind its tls-crypt key: {error.reason or error}"
         packet = receive()
@@ -198,7 +199,7 @@ def certificate_problem(conversation: Conversation, receive: Callable[[], bytes]
 
 
 def prepare(health: Health) -> bytes:
-    """The key."""
+    """Return the static key."""
     try:
         import cryptography  # noqa: F401
     except ImportError:
@@ -207,7 +208,7 @@ def prepare(health: Health) -> bytes:
 
 
 def authorities_in(path: str) -> str:
-    """Certificates (PEM) beside the key."""
+    """Return the certificates (PEM) in the key's file."""
     text = read_file(path, _MAX_KEY_FILE).decode("latin-1")
     return "\n".join(re.findall(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]*-----END CERTIFICATE-----", text))
 
@@ -226,7 +227,7 @@ def check(health: Health, deadline: float) -> str | None:
         conversation = Conversation(static, session, answer, wire.send)
         try:
             return certificate_problem(conversation, wire.receive, authorities_in(health.key))
-        except ConnectionError:  # reset rather than ended
+        except ConnectionError:  # a reset instead of an orderly close
             return _CLOSES
 
 

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The first line of a console that a regular expression matches, in bounded time.
+"""EDGE. Find the first console line that a regular expression matches, in bounded time.
 
-The lines are a guest's, so it chooses what a pattern has to try: ``(a+)+$`` takes years for forty characters, and Python's
-matching can't be interrupted within a process. So a pattern that repeats anything is matched in a process of its own.
-Bounded are: a line to MAX_LINE characters (the rest is not looked at), a search to MATCH_SECONDS.
+The guest writes the lines, so it decides how much a pattern has to try: ``(a+)+$`` takes years for forty characters, and Python
+can't interrupt matching within a process. So a pattern that repeats anything is matched in a separate process. Lines are matched
+up to MAX_LINE characters (the rest is ignored), for at most MATCH_SECONDS.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import sys
 
 MAX_LINE = 1000
 MATCH_SECONDS = 5.0
-# What can make the number of ways to match grow faster than the line.
+# Whatever can make the number of ways to match grow faster than the line.
 _REPEATS = re.compile(r"[*+?{]|(?:\|[^|]*){9}", re.DOTALL)
-# A number for the first line that matches. -I and -S: nothing of the host's Python is loaded but the standard library.
+# Prints the number of the first line that matches. -I and -S: load only the standard library, nothing else of the host's Python.
 _PROGRAM = (
     "import json,re,sys\n"
     "pattern, lines = json.load(sys.stdin)\n"
@@ -30,7 +30,7 @@ _PROGRAM = (
 
 
 def first_match(pattern: str, lines: list[str], seconds: float = MATCH_SECONDS) -> str | None:
-    """The line, whole, or None. TimeoutError when the time was not enough to know."""
+    """Return the first line that matches, uncut, or None. Raise TimeoutError if the time did not suffice."""
     heads = [line[:MAX_LINE] for line in lines]
     if not heads:
         return None
@@ -39,7 +39,7 @@ def first_match(pattern: str, lines: list[str], seconds: float = MATCH_SECONDS) 
 
 
 def problem_of(pattern: str, lines: list[str]) -> str | None:
-    """None when a line matches, else one line that says that none does, or why that is not known."""
+    """Return None if a line matches, else one line that says that none does, or why that is unknown."""
     try:
         return None if first_match(pattern, lines) is not None else f"no line on its console matches {pattern!r}"
     except OSError as error:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Ask several services again and again, until one is ill or the time is over."""
+"""EDGE. Check several services repeatedly, until one is unhealthy or the time is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .waiting import ask_all, declared_checks
 
 
 def watch(domains: Sequence[Any], seconds: int, every: int, failures: int) -> dict[str, Any]:
-    """What the module `service_watch` returns: the arguments of exit_json, or with ``failed`` those of fail_json."""
+    """Return the result of the module `service_watch`: arguments of exit_json, or with ``failed`` of fail_json."""
     try:
         checks = [
             (name, dataclasses.replace(health, within=min(health.within, every))) for name, health in declared_checks(domains)
@@ -29,7 +29,7 @@ def watch(domains: Sequence[Any], seconds: int, every: int, failures: int) -> di
         asked = time.monotonic()
         state.take({answer["name"]: answer["msg"] for answer in ask_all(checks)})
         over = time.monotonic() >= end
-        # What failed for the first time at the end gets its remaining tries.
+        # A check that first fails at the very end still gets its remaining tries.
         if state.bad or (over and not (state.doubtful and extra)):
             break
         extra -= 1 if over else 0

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Does a service accept a TCP connection?"""
+"""EDGE. Check that a service accepts a TCP connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .connection import connect
 
 
 def prepare(_health: Health) -> None:
-    """Nothing is needed."""
+    """Nothing is needed for this check."""
 
 
 def check(health: Health, deadline: float) -> str | None:

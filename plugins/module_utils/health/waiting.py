@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Ask several services at once, each until it answers or its time is over."""
+"""EDGE. Check several services at once, each until it is healthy or its time is over."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..domain.spec import STATES, Health
 from .checks import ask, lacking
 
 BETWEEN = 0.3
-# A thread for each service, so that each has all of its time, up to this many.
+# One thread for each service, up to this many, so that none waits for another.
 MAX_THREADS = 200
 
 
 class Answer(TypedDict):
-    """What came of one service's check; ``msg`` is empty when it is healthy."""
+    """The result of one service's check. ``msg``: empty if it is healthy."""
 
     name: str
     healthy: bool
@@ -31,7 +31,7 @@ class Answer(TypedDict):
 
 
 def declared_checks(domains: Sequence[Any]) -> list[tuple[str, Health]]:
-    """(name, check) of those that are to run and can be asked: a console is not a service. SpecError."""
+    """Return (name, check) of the domains that should run, without console checks. Raise SpecError."""
     checks, problems = [], []
     for index, options in enumerate(domains):
         reader = Reader(f"domains[{index}]", options)
@@ -49,9 +49,9 @@ def declared_checks(domains: Sequence[Any]) -> list[tuple[str, Health]]:
 
 
 def wait_for(name: str, health: Health, began: float) -> Answer:
-    """Until it answers as declared, or ``within`` seconds after ``began`` and not more than one attempt longer."""
+    """Check until healthy, or until ``within`` seconds after ``began`` (and at most one attempt longer)."""
     absent = lacking(health)
-    if absent:  # waiting does not bring it
+    if absent:  # waiting does not help
         return {"name": name, "healthy": False, "msg": f"domain {name}: health: {absent}", "seconds": 0.0}
     deadline = began + health.within
     while True:
@@ -64,14 +64,14 @@ def wait_for(name: str, health: Health, began: float) -> Answer:
 
 
 def ask_all(checks: Sequence[tuple[str, Health]]) -> list[Answer]:
-    """In the order of ``checks``. All of their times begin now."""
+    """Check all services at the same time; return the answers in the order of ``checks``."""
     began = time.monotonic()
     with ThreadPoolExecutor(max(1, min(len(checks), MAX_THREADS))) as pool:
         return list(pool.map(lambda check: wait_for(check[0], check[1], began), checks))
 
 
 def service_health(domains: Sequence[Any]) -> dict[str, Any]:
-    """What the module `service_health` returns: the arguments of exit_json, or with ``failed`` those of fail_json."""
+    """Return the result of the module `service_health`: arguments of exit_json, or with ``failed`` of fail_json."""
     try:
         answers = ask_all(declared_checks(domains))
     except SpecError as error:

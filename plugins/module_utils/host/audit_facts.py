@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What an audit and the role's refusals need to know of a host's doors; reads only."""
+"""EDGE. What an audit and the role's refusals need to know of a host's access and hardening; reads only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .boot import read
 from .hardening import MICROCODE, ROUTER_ADVERTISEMENTS, SYSCTLS, parse_sshd
 
 CONSOLES = "/var/log/xen/console"
-# Path -> the bits that it may have.
+# Path -> the mode bits that it may have.
 _MODES = {
     CONSOLES: 0o700,
     "/etc/xen/unikernels": 0o755,
@@ -29,22 +29,22 @@ _MODES = {
     "/run/unikernels-xen/lock": 0o600,
     "/boot/grub/unikernels-xen.cfg": 0o600,
 }
-_ADDRCONF = 0x00040000  # RTF_ADDRCONF of Linux' ipv6_route.h: the route came by a router's advertisement
+_ADDRCONF = 0x00040000  # RTF_ADDRCONF of Linux's ipv6_route.h: the route comes from a router advertisement
 
 
 class UpdatesError(Exception):
-    """One line: why apt can't name the updates that wait; packages that are half installed are such a reason."""
+    """One line: why apt can't list the pending updates; half-installed packages, for example."""
 
 
 def microcode() -> dict[str, Any]:
-    """The package with microcode for this CPU, and whether it is there or can be had."""
+    """Return the package with microcode for this CPU, whether it is installed, and whether apt can install it."""
     cpuinfo = read("/proc/cpuinfo")
     vendor = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo, re.MULTILINE)
     flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
     package = MICROCODE.get(vendor[1], "") if vendor else ""
     names = ("/sys/class/dmi/id/sys_vendor", "/sys/class/dmi/id/product_name")
     machine = " ".join(read(path) for path in names).lower()
-    # Under Xen every Dom0 has the flag, so the firmware's word decides there.
+    # Every Dom0 has the hypervisor flag, so under Xen the firmware's strings decide.
     virtual = any(word in machine for word in ("qemu", "kvm", "vmware", "virtualbox", "bochs", "virtual machine"))
     if flags and "hypervisor" in flags[1].split() and not os.path.exists("/proc/xen/capabilities"):
         virtual = True
@@ -59,7 +59,7 @@ def microcode() -> dict[str, Any]:
 
 
 def ssh() -> dict[str, Any]:
-    """Who logs in here, from where, and whether by a key's file."""
+    """Return who logs in here, from where, and whether with a key from a file."""
     environment = _session()
     user = environment.get("SUDO_USER") or environment.get("USER") or "root"
     try:
@@ -69,7 +69,7 @@ def ssh() -> dict[str, Any]:
     keys = "\n".join(read(f"{home}/.ssh/{name}") for name in ("authorized_keys", "authorized_keys2"))
     config = "\n".join(read(path) for path in ["/etc/ssh/sshd_config", *sorted(glob.glob("/etc/ssh/sshd_config.d/*.conf"))])
     elsewhere = re.search(r"^\s*(?:TrustedUserCAKeys|AuthorizedKeysCommand)\s+(?!none)\S", config, re.MULTILINE | re.IGNORECASE)
-    # Several of either kind; 'ListenAddress [::1]:2222' has one of its own, and without one those of Port.
+    # sshd may listen on several ports: 'ListenAddress [::1]:2222' names its own; otherwise those of Port apply.
     ports = re.findall(r"^\s*(?:Port\s+|ListenAddress\s+(?:\[[^]\s]*\]|[^:\s]+):)(\d+)", config, re.MULTILINE | re.IGNORECASE)
     client = environment.get("SSH_CONNECTION", "").split(" ")[0]
     return {
@@ -83,7 +83,7 @@ def ssh() -> dict[str, Any]:
 
 
 def _session() -> dict[str, str]:
-    """The environment with SSH_CONNECTION: ours, or, where sudo took it away, of the process that called it."""
+    """Return our environment with SSH_CONNECTION; if sudo removed it, the one of a process that called us."""
     found = dict(os.environ)
     process = os.getppid()
     while process > 1 and "SSH_CONNECTION" not in found:
@@ -100,7 +100,7 @@ def _session() -> dict[str, str]:
 
 
 def needs_router_advertisements() -> bool:
-    """Whether the host is reached, or reaches anything, only by a route that a router advertised."""
+    """True if a route from a router advertisement is the only way to or from the host."""
     rows = [line.split() for line in read("/proc/net/ipv6_route").splitlines()]
     advertised = any(row[0] == "0" * 32 and row[1] == "00" and int(row[8], 16) & _ADDRCONF for row in rows if len(row) > 8)
     if not advertised:
@@ -110,7 +110,7 @@ def needs_router_advertisements() -> bool:
 
 
 def audit_facts() -> dict[str, Any]:
-    """What hardening.audit takes, beside what facts.gather has."""
+    """Return what hardening.audit needs in addition to facts.gather."""
     return {
         "sysctls": {key: _sysctl(key) for key in {**SYSCTLS, **ROUTER_ADVERTISEMENTS}},
         "sshd": parse_sshd(command_output("sshd", "-T")) if os.path.exists("/etc/ssh/sshd_config") else {},
@@ -124,7 +124,7 @@ def audit_facts() -> dict[str, Any]:
 
 
 def blocked_modules() -> list[str]:
-    """Modules that modprobe does not load, whoever asks, and that are not loaded."""
+    """Return the modules that modprobe refuses to load and that are not loaded."""
     paths = sorted(path for folder in ("/etc", "/run", "/lib") for path in glob.glob(f"{folder}/modprobe.d/*.conf"))
     text = "\n".join(map(read, paths))
     blocked = re.findall(r"^\s*install\s+(\S+)\s+(?:/usr)?/bin/(?:true|false)\s*$", text, re.MULTILINE)
@@ -133,7 +133,7 @@ def blocked_modules() -> list[str]:
 
 
 def management_loaded() -> bool:
-    """Whether the kernel has the packet filter of Dom0: whoever flushes all rules takes it away."""
+    """True if the kernel has Dom0's packet filter; flushing all rules removes it."""
     return "policy drop" in command_output("nft", "list", "table", "inet", "unikernels_management")
 
 
@@ -143,8 +143,8 @@ def _sysctl(key: str) -> dict[str, str]:
 
 
 def command_output(*command: str) -> str:
-    """What it prints; "" where it is missing or fails to run."""
-    # sshd and nft are where only root's PATH leads.
+    """Return what a command prints; "" if it is missing or can't be run."""
+    # sshd and nft are only on root's PATH.
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if not shutil.which(command[0], path=path):
         return ""
@@ -159,9 +159,9 @@ def command_output(*command: str) -> str:
 
 
 def waiting_updates() -> dict[str, bool]:
-    """Packages that the lists on the host have a newer version of, and whether a security archive has it.
+    """Map each package with a newer version in the host's package lists to whether a security archive has that version.
 
-    Those that are held too. Needs no network.
+    Held packages are included. Needs no network.
     """
     command = ["apt-get", "-s", "-qq", "--ignore-hold", "dist-upgrade"]
     try:
@@ -177,19 +177,19 @@ def waiting_updates() -> dict[str, bool]:
 
 
 def updates_of(text: str) -> dict[str, bool]:
-    """What `apt-get -s dist-upgrade` prints."""
+    """Parse what `apt-get -s dist-upgrade` prints."""
     rows = re.findall(r"^Inst (\S+) .*?\((\S+) ([^)]*)\)", text, re.MULTILINE)
     return {name: "security" in origin.lower() for name, _version, origin in rows}
 
 
 def half_installed(text: str) -> list[str]:
-    """Packages whose installation or configuration has begun and not ended; dpkg's second letter (dpkg-query(1))."""
+    """Return the packages whose installation or configuration was not finished: dpkg's second letter (dpkg-query(1))."""
     rows = (line.split() for line in text.splitlines())
     return [row[0] for row in rows if len(row) > 1 and row[1][1:2] in ("H", "U", "F", "W", "t")]
 
 
 def updates() -> dict[str, Any]:
-    """What waits, as xen_host_info returns it; ``updates_problem`` where apt can't say."""
+    """Return the pending updates as xen_host_info has them; ``updates_problem`` if apt can't list them."""
     try:
         waiting, problem = waiting_updates(), ""
     except UpdatesError as error:

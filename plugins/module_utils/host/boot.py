@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A boot that is new is tried once; the entry that worked stays GRUB's default until the new one is confirmed."""
+"""EDGE. Try a new boot once; the entry that worked stays GRUB's default until the new boot is confirmed."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from .boot_entries import (
 )
 
 MENU = "/boot/grub/grub.cfg"
-# GRUB's menu reads it (/etc/grub.d/21_unikernels-xen).
+# Read by GRUB's menu (/etc/grub.d/21_unikernels-xen).
 OWN_MENU = "/boot/grub/unikernels-xen.cfg"
 GRUBENV = "/boot/grub/grubenv"
-# Of this boot only: /run is empty at the next.
+# Exists for this boot only: /run is empty at the next.
 CONFIRMED = "/run/unikernels-boot-confirmed"
-# Which boot a trial was prepared in, and the last word on it: the unit below adds its own before it goes back.
+# The boot id in which a trial was prepared, then why it ended: the unit below adds its reason before it goes back.
 RETURNED = "/var/lib/unikernels/boot-returned"
 UNIT = "unikernels-boot-trial.service"
 WANTED = f"/etc/systemd/system/sysinit.target.wants/{UNIT}"
@@ -56,13 +56,13 @@ def read(path: str) -> str:
 
 
 def environment_refusal() -> str:
-    """Why GRUB can't write grubenv on this machine; "" when it can."""
+    """Return why GRUB can't write grubenv on this machine; "" if it can."""
     number, filesystem = mount_of(read("/proc/self/mountinfo"), os.path.realpath("/boot/grub"))
     return unwritable(filesystem, os.path.realpath(f"/sys/dev/block/{number}"))
 
 
 def state() -> dict[str, Any]:
-    """How this boot came about, and what the next one will be."""
+    """Return which entry this boot came from and which one comes next."""
     values = environment(read(GRUBENV))
     this = booted(read("/proc/cmdline"))
     kept = part_of(read(OWN_MENU), GOOD)
@@ -82,19 +82,19 @@ def _boot_id() -> str:
 
 
 def _returned() -> str:
-    """Why a trial that was prepared in an earlier boot did not last; "" when there was none."""
+    """Return why a trial prepared in an earlier boot failed; "" if there was none."""
     prepared, _newline, reasons = read(RETURNED).partition("\n")
     return (reasons.strip().splitlines() or [_EARLY])[-1] if prepared not in ("", _boot_id()) else ""
 
 
 def same_files_as_booted() -> bool | None:
-    """Whether Xen and Linux of GRUB's menu are the files that booted; None when that is not known."""
+    """True if the Xen and Linux of GRUB's menu are the files that booted; None if unknown."""
     if not booted(read("/proc/cmdline")) or not os.path.exists(OWN_MENU):
         return None
     entry, good = xen_entry(read(MENU)), xen_entry(part_of(read(OWN_MENU), GOOD))
     if not entry or not good:
         return None
-    # Xen and Linux; an initrd is written again whenever a module's package changes.
+    # Only Xen and Linux: an initrd is rewritten whenever a package with modules changes.
     pairs = zip(entry.files[:2], good.files[:2])
     try:
         return all(os.path.samefile(on_host(menu), on_host(kept)) for menu, kept in pairs)
@@ -103,8 +103,8 @@ def same_files_as_booted() -> bool | None:
 
 
 def keep(xen_line: str, linux_line: str, release: str) -> None:
-    """Make what runs now, with its files, GRUB's default for as long as nothing else is confirmed."""
-    # Not the other one of ours: it may have the same arguments, and other files under the same names.
+    """Make what runs now, with its files, GRUB's default until another boot is confirmed."""
+    # Skip our other entry: it may have the same arguments but other files under the same names.
     own = booted(linux_line)
     menus = ([part_of(read(OWN_MENU), own)] if own else []) + [read(MENU)]
     entry = running_entry(menus, xen_line, linux_line, release)
@@ -125,7 +125,7 @@ def keep(xen_line: str, linux_line: str, release: str) -> None:
 
 
 def prepare(xen_line: str, linux_line: str, release: str) -> None:
-    """Let the next boot, and only that, be Xen's first entry of GRUB's menu."""
+    """Make the next boot, and only that one, use Xen's first entry of GRUB's menu."""
     reason = environment_refusal()
     if reason:
         raise BootError(
@@ -149,7 +149,7 @@ def prepare(xen_line: str, linux_line: str, release: str) -> None:
 
 
 def confirm(xen_line: str, linux_line: str, release: str) -> None:
-    """Make the boot that was tried the one that worked; BootError when this is another one."""
+    """Confirm the boot on trial as the one that worked. Raise BootError if this boot is another one."""
     if booted(linux_line) != TRY:
         raise BootError(f"this boot came from another entry than the one on trial: {_returned() or 'no trial was under way'}")
     if not xen_line:
@@ -162,7 +162,7 @@ def confirm(xen_line: str, linux_line: str, release: str) -> None:
 
 
 def _second_name(source: str, target: str) -> None:
-    """The file under another name: an update replaces names, never what is in a file that has one."""
+    """Link the file under another name: an update replaces names, and never writes into an existing file."""
     if os.path.exists(target) and os.path.samefile(source, target):
         return
     with contextlib.suppress(FileNotFoundError):
@@ -178,7 +178,7 @@ def _second_name(source: str, target: str) -> None:
 
 def _set_environment(*words: str) -> None:
     _run("grub-editenv", GRUBENV, "set", *words)
-    # GRUB does not replay a journal: what it is to read must be in its place.
+    # GRUB doesn't replay a journal: what it reads must be in its final place.
     os.sync()
 
 

@@ -4,8 +4,8 @@
 
 """Two entries of our own in GRUB's menu: the boot that worked last, and the next one, which is tried once. Pure.
 
-The entry to try is Xen's first one of GRUB's menu; GRUB boots it one time (next_entry) and then again what saved_entry names,
-which is the entry that worked, with its files under names of their own, so that no update takes them away.
+The entry to try is Xen's first one of GRUB's menu. GRUB boots it once (next_entry), then again what saved_entry names: the entry
+that worked, whose files have names of their own, so that no update removes them.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-# On Dom0's line: which of our entries booted. Linux passes over a word with a dot whose module it does not know.
+# On Dom0's line: which of our entries booted. Linux ignores a word with a dot whose module it doesn't know.
 MARK = "unikernels.boot"
 TRY, GOOD = "try", "good"
-# Whatever ends Dom0's kernel before anybody can confirm it ends in a reboot; initramfs-tools knows the word as well.
+# A kernel panic before anybody can confirm the boot must reboot; initramfs-tools reads the word too.
 ADDED = "panic=30"
 IDS = {TRY: "unikernels-try", GOOD: "unikernels-good"}
 # Folders below /boot with the files of the entry that worked.
 FOLDER = "unikernels-"
-# An entry that can't be loaded, because a file is missing: the one that worked, and then whatever is first.
+# If an entry can't be loaded because a file is missing: boot the one that worked, then the first one.
 HEAD = f'# Written by unikernels.xen (module xen_boot).\nset fallback="{IDS[GOOD]} 0"\n'
-# GRUB writes its environment into the blocks of a file that it knows: not where it only reads.
+# GRUB writes its environment straight into a file's blocks, so not on file systems that it can only read.
 _READ_ONLY = ("btrfs", "zfs", "squashfs", "f2fs", "overlay", "iso9660", "nfs", "nfs4", "9p", "tmpfs")
 
-# Debian's grub.d/20_linux_xen puts the word in front of both; it adds the rest to Xen's where the firmware is no BIOS.
+# Debian's grub.d/20_linux_xen puts the first word into both lines; it adds the others to Xen's if the firmware is not a BIOS.
 _NOT_DECLARED = {"placeholder", "no-real-mode", "edd=off", ADDED}
 
 _HEAD = re.compile(r"^([ \t]*)menuentry\s+(['\"])(.*?)\2")
@@ -42,7 +42,7 @@ _PLAIN_WORD = re.compile(r"[A-Za-z0-9_=,.:/+@%-]+")
 
 @dataclass(frozen=True)
 class Entry:
-    """A menuentry of GRUB's: its title and the lines between its braces."""
+    """A menuentry of GRUB: its title and the lines between its braces."""
 
     title: str
     body: tuple[str, ...]
@@ -73,7 +73,7 @@ class Entry:
 
     @property
     def files(self) -> list[str]:
-        """Paths of Xen, Linux and what is loaded beside them, as GRUB sees them."""
+        """The paths of Xen, Linux and what is loaded with them, as GRUB sees them."""
         paths: list[str] = []
         for line in self.body:
             match = _XEN.match(line) or _DOM0.match(line) or _LINUX.match(line)
@@ -83,7 +83,7 @@ class Entry:
 
 
 def entries(menu: str) -> list[Entry]:
-    """All menu entries of a grub.cfg, also those of submenus, in their order."""
+    """Return all menu entries of a grub.cfg, in order, including those of submenus."""
     found: list[Entry] = []
     lines = iter(menu.splitlines())
     for line in lines:
@@ -99,18 +99,18 @@ def entries(menu: str) -> list[Entry]:
 
 
 def xen_entry(menu: str) -> Entry | None:
-    """Xen's first entry: what Debian's own configuration would boot."""
+    """Return Xen's first entry: what Debian's own configuration would boot."""
     return next((entry for entry in entries(menu) if entry.under_xen), None)
 
 
 def plain_words(line: str) -> set[str]:
-    """The arguments of a line, without those that GRUB's scripts and our own entries add themselves."""
+    """Return the arguments of a line without those that GRUB's scripts and our own entries add."""
     added = ("${", "BOOT_IMAGE=", "initrd=", f"{MARK}=")
     return {word for word in line.split() if not word.startswith(added)} - _NOT_DECLARED
 
 
 def running_entry(menus: Iterable[str], xen_line: str, linux_line: str, release: str) -> Entry | None:
-    """The entry of one of ``menus`` that boots what runs; where the menu has changed since, one with the lines that run."""
+    """Return the entry of one of ``menus`` that boots what runs; if the menu has changed, one with the running arguments."""
     kernel = f"vmlinuz-{release}"
     candidates = [
         entry
@@ -129,13 +129,13 @@ def _quoted(word: str) -> str:
 
 
 def _sorted_out(line: str) -> str:
-    """The words of a line that runs, as GRUB's script takes them, without those that are of GRUB."""
+    """Return the words of a running command line, quoted for GRUB's script, without those that GRUB and we add."""
     words = [word for word in line.split() if not word.startswith(("BOOT_IMAGE=", "initrd=", f"{MARK}="))]
     return " ".join(_quoted(word) for word in words)
 
 
 def with_lines(entry: Entry, xen_line: str, linux_line: str) -> Entry:
-    """``entry`` with the arguments ``xen_line`` and ``linux_line``."""
+    """Return ``entry`` with the arguments ``xen_line`` and ``linux_line``."""
     body = []
     for line in entry.body:
         xen, linux = _XEN.match(line), _DOM0.match(line) or _LINUX.match(line)
@@ -148,7 +148,7 @@ def with_lines(entry: Entry, xen_line: str, linux_line: str) -> Entry:
 
 
 def moved(path: str, folder: str) -> str:
-    """GRUB's ``path`` of a file of /boot, for the one of the same name in ``folder`` of /boot; "" leaves it where it is."""
+    """Return GRUB's ``path`` of a file in /boot, moved into ``folder`` of /boot; unchanged if ``folder`` is ""."""
     parent, name = os.path.split(path)
     if os.path.basename(parent).startswith(FOLDER):
         parent = os.path.dirname(parent)
@@ -156,25 +156,25 @@ def moved(path: str, folder: str) -> str:
 
 
 def on_host(path: str) -> str:
-    """GRUB's ``path`` of a file as Linux sees it: /boot may be a file system of its own, or in a subvolume."""
+    """Return GRUB's ``path`` as Linux sees it: /boot may be a file system of its own, or in a subvolume."""
     parent, name = os.path.split(path)
     folder = os.path.basename(parent)
     return os.path.join("/boot", folder, name) if folder.startswith(FOLDER) else os.path.join("/boot", name)
 
 
 def own_entry(entry: Entry, kind: str, folder: str = "") -> str:
-    """The text of our entry (TRY or GOOD) that boots what ``entry`` boots, with its files from ``folder`` of /boot."""
+    """Return the text of our entry (TRY or GOOD) that boots what ``entry`` boots, with its files from ``folder`` of /boot."""
     titles = {TRY: "next boot, tried once", GOOD: "as it booted last"}
     body = []
     for line in entry.body:
         xen, linux, more = _XEN.match(line), _DOM0.match(line) or _LINUX.match(line), _FILES.match(line)
         if line.strip() == "savedefault":
-            continue  # GRUB would make the tried one the default itself
+            continue  # it would make GRUB save the tried entry as default
         if xen:
             line = f"{xen[1]}{moved(xen[2], folder)}{xen[3]}"
         elif linux:
             words = [word for word in linux[3].split() if not word.startswith(f"{MARK}=")]
-            # The last one counts, and 0, or what is no number, waits for ever.
+            # The last one counts; 0, or anything but a number, waits forever.
             panics = [word for word in words if word.startswith("panic=")]
             if not panics or not _REBOOTS.fullmatch(panics[-1]):
                 words.append(ADDED)
@@ -188,25 +188,25 @@ def own_entry(entry: Entry, kind: str, folder: str = "") -> str:
 
 
 def part_of(text: str, kind: str) -> str:
-    """Our entry of that kind in ``text``, which own_entry made; "" when it has none."""
+    """Return our entry of that kind in ``text``, as own_entry wrote it; "" if there is none."""
     match = re.search(rf"^menuentry [^\n]*--id {IDS[kind]} \{{$.*?^\}}$\n?", text, re.MULTILINE | re.DOTALL)
     return match[0] if match else ""
 
 
 def booted(linux_line: str) -> str:
-    """Which of our entries this boot came from; "" for another one."""
+    """Return which of our entries this boot came from; "" if another one."""
     kinds = [word.partition("=")[2] for word in linux_line.split() if word.startswith(f"{MARK}=")]
     return kinds[-1] if kinds and kinds[-1] in IDS else ""
 
 
 def environment(text: str) -> dict[str, str]:
-    """What grubenv has: key -> value."""
+    """Parse grubenv into key -> value."""
     rows = (line.partition("=") for line in text.splitlines() if "=" in line and not line.startswith("#"))
     return {key: value for key, _equals, value in rows}
 
 
 def mount_of(mountinfo: str, path: str) -> tuple[str, str]:
-    """(device number, file system) of the mount in /proc/self/mountinfo that ``path`` lies in."""
+    """Return (device number, file system) of the mount in /proc/self/mountinfo that contains ``path``."""
     best, found = "", ("", "")
     for line in mountinfo.splitlines():
         words = line.split()
@@ -220,7 +220,7 @@ def mount_of(mountinfo: str, path: str) -> tuple[str, str]:
 
 
 def unwritable(filesystem: str, device: str) -> str:
-    """Why GRUB can't write into a file of that file system; "" when it can. ``device``: the block device's path below /sys."""
+    """Return why GRUB can't write into a file there; "" if it can. ``device``: the block device's path below /sys."""
     if filesystem in _READ_ONLY:
         return f"GRUB can't write to {filesystem}"
     parts = device.split("/")

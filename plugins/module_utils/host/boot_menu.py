@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The boot arguments of Xen and its Dom0: declared, in GRUB's menu, and running. Pure: texts in, arguments out."""
+"""Compare the boot arguments of Xen and Dom0: declared, in GRUB's menu, and running. Pure: texts in, arguments out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .boot_entries import plain_words, xen_entry
 
 
 def other_arguments(menu: str, xen: str, linux: str) -> bool:
-    """Whether Xen's first entry of ``menu`` (grub.cfg) boots with other arguments than ``xen`` and ``linux``, which run."""
+    """True if Xen's first entry of ``menu`` (grub.cfg) has other arguments than the running ``xen`` and ``linux``."""
     entry = xen_entry(menu)
     if not entry:
         return False
@@ -22,16 +22,16 @@ def other_arguments(menu: str, xen: str, linux: str) -> bool:
 
 
 def written_arguments(part: str) -> list[str]:
-    """What the role's own part of GRUB's configuration (roles/xen_host/templates/grub.cfg.j2) gives both of them."""
+    """Return the arguments in the role's own part of GRUB's configuration (roles/xen_host/templates/grub.cfg.j2)."""
     lines = re.findall(r'^GRUB_CMDLINE_(?:XEN|LINUX_XEN_REPLACE)="(.*)"$', part, re.MULTILINE)
     return [word for line in lines for word in line.split()]
 
 
 def differing_arguments(info: dict[str, Any], xen: Iterable[str], linux: Iterable[str]) -> list[str]:
-    """Arguments that a boot would bring or take away, on the host that ``info`` (xen_host_info) describes.
+    """Return the arguments that a reboot would add or remove on the host that ``info`` (xen_host_info) describes.
 
-    Those of ``xen`` and ``linux`` that don't run, and those that the role wrote before, that run, and that are in neither:
-    what runs beside these is the administrator's.
+    These are the ones of ``xen`` and ``linux`` that don't run, and the ones that the role wrote earlier, that run and are no
+    longer declared. Other running arguments are the administrator's.
     """
     runs = {"xen": info["xen_arguments"].split(), "linux": info["linux_arguments"].split()}
     declared_words = {"xen": list(xen), "linux": list(linux)}
@@ -40,7 +40,7 @@ def differing_arguments(info: dict[str, Any], xen: Iterable[str], linux: Iterabl
     return lacking + [word for word in info["written_arguments"] if word not in kept and word in running]
 
 
-# Without these a machine does not find its root file system or its network, or nobody sees it boot: the words of
+# Without these a machine doesn't find its root file system or its network, or shows nothing while it boots. From
 # kernel-parameters.txt, initramfs-tools(7), crypttab's cryptopts, dracut.cmdline(7), bootparam(7) and ZFS's initramfs script.
 _NEEDED = re.compile(
     r"(?:net\.ifnames|biosdevname|ifname|ip|BOOTIF|nfsroot|netroot|root|rootfstype|rootflags|rootdelay|rootwait|ro|rw|boot|bootdegraded"
@@ -51,16 +51,16 @@ _NEEDED = re.compile(
 
 
 def kept_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
-    """Arguments that the ``machine`` boots with and needs to come up, and that are not ``named`` for it under Xen.
+    """Return the arguments that the ``machine`` needs to come up and that are not ``named`` for it under Xen.
 
-    GRUB puts what is named for Xen in place of the machine's own line, so what is in neither is lost.
+    GRUB replaces the machine's own line with the one named for Xen, so an argument that is not copied is lost.
     """
     keys = {word.partition("=")[0] for word in named}
     return [word for word in machine if _NEEDED.fullmatch(word) and word.partition("=")[0] not in keys]
 
 
 def lost_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
-    """Arguments of the ``machine`` that it has not under Xen, where others are ``named``: somebody set them for something."""
+    """Return the ``machine``'s arguments that it loses under Xen because others are ``named``: somebody had set them."""
     named = list(named)
     keys = {word.partition("=")[0] for word in named}
     kept = kept_arguments(machine, named)
@@ -68,6 +68,6 @@ def lost_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
 
 
 def linux_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
-    """Dom0's arguments as GRUB gets them: what the ``machine`` needs of its own, and those ``named``; [] to keep its line."""
+    """Return Dom0's arguments for GRUB: those that the ``machine`` needs, then the ``named`` ones; [] to keep its own line."""
     named = list(named)
     return kept_arguments(machine, named) + named if named else []

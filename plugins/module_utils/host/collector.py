@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Reads a Xen host and its domains, once, and writes their metrics into the file that node_exporter serves.
+"""EDGE. Read a Xen host and its domains once, and write their metrics into the file that node_exporter serves.
 
-What can't be read is a part that failed (xen_collector_success) and a line in the journal; the rest is written all the same.
+A part that can't be read is marked as failed (xen_collector_success) and logged to the journal; all others are written.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ from .metrics import Sample, sample
 
 FILE = "unikernels_xen.prom"
 STATE = "/var/lib/unikernels/metrics.json"
-# Whatever changes it changes what apt would install.
+# A change of these changes what apt would install.
 _PACKAGES = ("/var/lib/apt/lists", "/var/lib/dpkg/status")
-_SECTOR = 512  # of /sys/block/*/stat, whatever the disk's own is
-# One that hangs has its own limit (health.checks).
+_SECTOR = 512  # the unit of /sys/block/*/stat, whatever the disk's own sector size
+# A service that hangs is limited by health.checks.
 _CHECKS_AT_ONCE = 16
 _VBD = re.compile(r"vbd-([0-9]+)-([0-9]+)")
 
 
 class Collector:
-    """One reading. ``memory``: what the reading before has left."""
+    """One reading. ``memory``: what the previous reading left."""
 
     def __init__(self, images: str, memory: dict[str, Any], health: bool = True) -> None:
         self.images, self.health, self.memory = images, health, memory
@@ -78,8 +78,8 @@ class Collector:
         try:
             yield
             problem = ""
-        except Exception as error:  # one part that can't be read takes no other away
-            # systemd takes the number for the line's priority (sd-daemon(3)).
+        except Exception as error:  # one part that fails must not take others with it
+            # systemd reads the number as the line's priority (sd-daemon(3)).
             problem = " ".join(str(error).split())[:500] or type(error).__name__
             print(f"<4>unikernels-metrics: {part}: {problem}", file=sys.stderr, flush=True)
         self.samples.append(sample("xen_collector_success", not problem, part=part))
@@ -119,7 +119,7 @@ class Collector:
         return round(max(0.0, self.now - float(since)), 1)
 
     def _updates(self) -> list[Sample]:
-        """apt takes seconds of a CPU, so it is asked only when its lists or what is installed have changed."""
+        """Return the pending updates. apt takes seconds of CPU, so it runs only if its lists or installed packages changed."""
         stamp = [os.stat(path).st_mtime_ns for path in _PACKAGES if os.path.exists(path)]
         before = self.memory.get("updates")
         if isinstance(before, dict) and before.get("stamp") == stamp:
@@ -147,7 +147,7 @@ class Collector:
         for folder, _folders, names in os.walk(self.images):
             count += sum(name.endswith(".xen") for name in names)
             for name in names:
-                with contextlib.suppress(FileNotFoundError):  # a run may just have removed it
+                with contextlib.suppress(FileNotFoundError):  # a run may have removed it just now
                     size += os.lstat(os.path.join(folder, name)).st_blocks * _SECTOR
         return [sample("xen_host_images", count), sample("xen_host_image_store_bytes", size)]
 
@@ -165,7 +165,7 @@ class Collector:
         return metrics.domain_samples(facts)
 
     def _printed(self, names: list[str]) -> dict[str, int]:
-        """Domain -> bytes that its console's log has got since it was first looked at."""
+        """Map each domain to the bytes that its console's log has grown since it was first read."""
         consoles = self.memory.get("consoles")
         before: dict[str, Any] = consoles if isinstance(consoles, dict) else {}
         found: dict[str, int] = {}
@@ -189,7 +189,7 @@ class Collector:
 
 
 def _asked(health: Health) -> tuple[bool, float]:
-    # First: it loads what the check needs, which is no time of the service.
+    # First, because it loads what the check needs; that must not count as the service's time.
     absent = lacking(health)
     began = time.monotonic()
     problem = absent or ask(health)
@@ -198,7 +198,7 @@ def _asked(health: Health) -> tuple[bool, float]:
 
 def _lists_read() -> float | None:
     times = [os.stat(path).st_mtime for path in glob.glob("/var/lib/apt/lists/*Release")]
-    # A mirror's file keeps the mirror's time; apt touches the folder.
+    # A list keeps the mirror's timestamp, but apt touches the folder.
     return int(max([*times, os.stat("/var/lib/apt/lists").st_mtime])) if times else None
 
 
@@ -210,7 +210,7 @@ def _started(domids: list[int]) -> dict[int, float]:
 
 
 def _disks() -> dict[int, list[dict[str, Any]]]:
-    """Domain id -> what each of its disks has read and written, where Linux' own back end serves it."""
+    """Map each domain id to what each of its disks has read and written, if Linux's own backend serves it."""
     rows: list[tuple[int, str, int, int]] = []
     for path in sorted(glob.glob("/sys/bus/xen-backend/devices/vbd-*")):
         match = _VBD.fullmatch(os.path.basename(path))
@@ -239,7 +239,7 @@ def _remembered(path: str) -> dict[str, Any]:
 
 
 def main(folder: str, images: str, health: bool, memory_path: str = STATE) -> int:
-    """Write the file in ``folder``; 1, and a line, when that is not possible."""
+    """Write the file in ``folder``. Return 1, with a line on stderr, if that fails."""
     collector = Collector(images, _remembered(memory_path), health)
     text = metrics.text_of(collector.run())
     try:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which of two Debian versions is older (deb-version(7)), without dpkg. Pure."""
+"""Compare two Debian versions (deb-version(7)) without dpkg. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _END = 0
 
 
 def is_older(version: str, than: str) -> bool:
-    """Whether ``version`` sorts before ``than``."""
+    """True if ``version`` sorts before ``than``."""
     return _key(version) < _key(than)
 
 
@@ -26,7 +26,7 @@ def _key(version: str) -> tuple[int, list[tuple[list[int], int]], list[tuple[lis
 
 
 def _parts(text: str) -> list[tuple[list[int], int]]:
-    """Letters and numbers in turn; each run of letters has an end, which sorts after a tilde and before anything else."""
+    """Return letters and numbers in turn. Each run of letters has an end mark, which sorts after a tilde and before all else."""
     found = [([*map(_order, letters), _END], int(digits or "0")) for letters, digits in _PART.findall(text)]
     while found and found[-1] == ([_END], 0):
         found.pop()

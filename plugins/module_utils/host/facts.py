@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What a machine is, as a Xen host or as one to be; reads only."""
+"""EDGE. Facts of a machine that is, or will become, a Xen host; reads only."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
 from .hardening import PASSWORD_FILE
 
-# What the role xen_host writes.
+# Written by the role xen_host.
 MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
-# There once the filter was confirmed.
+# Exists once the filter was confirmed.
 MANAGEMENT = "/etc/systemd/system/sysinit.target.wants/unikernels-management.service"
 MENU_SCRIPT = "/etc/grub.d/21_unikernels-xen"
 
@@ -38,7 +38,7 @@ def os_release() -> tuple[str, str]:
 
 
 def of_xen(info: dict[str, str]) -> dict[str, Any]:
-    """What is read from ``xl info`` alone, which says nothing where Xen does not run."""
+    """Return the facts from ``xl info`` alone; empty values if Xen doesn't run."""
     capabilities = info.get("virt_caps", "").split()
     return {
         "pvh_capable": "hvm" in capabilities,
@@ -80,7 +80,7 @@ def network_style(device: str) -> str:
 
 
 def pending_reboot(xen_arguments: str, linux_arguments: str) -> bool:
-    """Debian's mark, or other arguments in the menu, or a hypervisor or kernel that was installed since this boot."""
+    """True if Debian asks for a reboot, GRUB's menu has other arguments, or Xen or Linux was installed after this boot."""
     if os.path.exists("/run/reboot-required"):
         return True
     if xen_arguments and other_arguments(read(MENU), xen_arguments, linux_arguments):
@@ -95,7 +95,7 @@ def pending_reboot(xen_arguments: str, linux_arguments: str) -> bool:
 
 
 def boot_menu_stale() -> bool:
-    """A run that was killed between its file and update-grub leaves a menu without what the file says."""
+    """True if a run died between writing its file and update-grub, so that the menu lacks what the file says."""
     if os.path.exists(MENU_SCRIPT) and os.path.basename(OWN_MENU) not in read(MENU):
         return True
     parts = [path for path in (MENU_PART, PASSWORD_FILE) if os.path.exists(path)]
@@ -106,18 +106,18 @@ def boot_menu_stale() -> bool:
 
 
 def missing_packages(names: list[str]) -> list[str]:
-    """Those that dpkg does not call installed. A tenth of the time of the module apt, which loads the whole archive."""
+    """Return the packages that are not installed. Takes a tenth of the time of the module apt, which loads the whole archive."""
     if not names or not shutil.which("dpkg-query"):
         return names
-    # It ends with 1 where it does not know one of them, and tells of the others all the same.
+    # It exits with 1 if it doesn't know one of them, but lists the others.
     asked = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names]
     told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
     return [name for name in names if f"{name} installed" not in told]
 
 
 def machine_arguments() -> list[str]:
-    """The kernel arguments that the administrator has in GRUB's configuration, for Linux with and without Xen."""
-    # It is a shell's text, which update-grub reads in this order.
+    """Return the kernel arguments that the administrator set in GRUB's configuration, for Linux with and without Xen."""
+    # Shell files, which update-grub reads in this order.
     script = (
         'for part in /etc/default/grub /etc/default/grub.d/*.cfg; do [ "$part" = "$1" ] || [ ! -r "$part" ] || . "$part"; done'
         ' >/dev/null 2>&1; printf %s "$GRUB_CMDLINE_LINUX"'
@@ -132,7 +132,7 @@ def machine_arguments() -> list[str]:
 
 
 def foreign_domains() -> list[str]:
-    """Names of the domains, whatever their state, that no definition of this collection is for."""
+    """Return the names of domains, whatever their state, without a definition of this collection."""
     with Xenstore() as store:
         ids = [domid for domid in store.directories(["/local/domain"])[0] if domid != "0"]
         names = store.read([f"/local/domain/{domid}/name" for domid in ids])
@@ -141,7 +141,7 @@ def foreign_domains() -> list[str]:
 
 
 def installed_versions() -> dict[str, str]:
-    """Versions of the packages of Xen, of Linux and of microcode that are installed."""
+    """Return the installed versions of the packages of Xen, Linux and microcode."""
     patterns = {"xen": "xen-hypervisor-*-amd64", "kernel": "linux-image-amd64", "microcode": "*-microcode"}
     found = dict.fromkeys(patterns, "")
     if shutil.which("dpkg-query"):
@@ -155,16 +155,16 @@ def installed_versions() -> dict[str, str]:
 
 
 def running_versions(xen: str) -> dict[str, str]:
-    """Those that run: Xen's own number, the package's of Linux, the revision of the CPU's microcode."""
+    """Return the running versions: Xen's own number, Linux's package version, the revision of the CPU's microcode."""
     kernel = re.search(r"Debian (\S+)", platform.version())
     revision = re.search(r"^microcode\s*:\s*(\S+)", read("/proc/cpuinfo"), re.MULTILINE)
     return {"xen": xen, "kernel": kernel[1] if kernel else platform.version(), "microcode": revision[1] if revision else ""}
 
 
 def package_lists_age() -> int:
-    """Days since apt last read its lists; -1 when it never did."""
+    """Return the days since apt last updated its lists; -1 if never."""
     times = [os.stat(path).st_mtime for path in glob.glob("/var/lib/apt/lists/*Release")]
-    # A mirror's file keeps the mirror's time; apt touches the folder.
+    # A list keeps the mirror's timestamp, but apt touches the folder.
     times += [os.stat(path).st_mtime for path in ("/var/lib/apt/lists",) if times]
     return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
 
@@ -173,7 +173,7 @@ _NO_UPDATES = {"security_updates": None, "updates": None, "held_updates": None, 
 
 
 def _memory() -> int:
-    """What this system has, in MiB."""
+    """Return this system's memory in MiB."""
     return int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
 
 

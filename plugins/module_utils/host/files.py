@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Several files, links and folders of a host as they are declared, each written whole or not at all."""
+"""EDGE. Bring several files, links and folders of a host to their declared state; each file is written atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ END = "# END unikernels.xen"
 
 
 class FilesError(Exception):
-    """One line: which path, and why it can't be what is declared."""
+    """One line: which path can't be made as declared, and why."""
 
 
 @dataclass
@@ -30,14 +30,14 @@ class Changes:
 
 
 def with_block(text: str, block: str) -> str:
-    """``text`` with our block at its end, in place of the one that it has; nothing else of it is lost, whatever was edited."""
+    """Return ``text`` with our block at its end, replacing an earlier one. Nothing else is lost, however the file was edited."""
     lines = block.rstrip().split("\n")
     kept: list[str] = []
     rows = text.removesuffix("\n").split("\n") if text else []
     while rows:
         row = rows.pop(0)
         if row == BEGIN:
-            # To its end; where that was lost, as far as it is ours for certain, and the rest stays.
+            # Up to our end mark; if that was deleted, only as far as the lines are certainly ours.
             end = next((place for place, inner in enumerate(rows) if inner in (BEGIN, END)), None)
             if end is not None and rows[end] == END:
                 rows = rows[end + 1 :]
@@ -50,7 +50,7 @@ def with_block(text: str, block: str) -> str:
 
 
 def apply(wanted: dict[str, Any], check_mode: bool) -> Changes:
-    """Make folders, files and links what ``wanted`` (the options of the module host_files) has, and remove what is absent."""
+    """Make folders, files and links as ``wanted`` (the options of the module host_files), and remove those declared absent."""
     changes = Changes()
     for kind, carry_out in (("folders", _folder), ("files", _file), ("links", _link)):
         for entry in wanted[kind]:
@@ -100,7 +100,7 @@ def _file(entry: dict[str, Any], changes: Changes, check_mode: bool) -> None:
     changes.paths.append(path)
     if entry.get("diff", True):
         shown = {"before": old, "after": new, "before_header": path, "after_header": path}
-        # Bytes that are no text are kept in the file, and shown as what JSON can carry.
+        # Bytes that aren't text are kept in the file, and replaced in what is shown, since JSON can't carry them.
         changes.diffs.append({key: text.encode("utf-8", "replace").decode() for key, text in shown.items()})
     if not check_mode:
         write_whole(path, new.encode("utf-8", "surrogateescape"), mode)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What makes a Xen host harder to break into: the settings, and whether a host has them. Pure: what was read in, lines out.
+"""The settings that harden a Xen host, and whether a host has them. Pure: what was read in, lines out.
 
 docs/hardening.md has each control, what it stops and how to check it by hand.
 """
@@ -15,12 +15,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-# Key -> value, as sysctl.d(5) has them; those with a star are set for each interface, also for one that comes later (udev).
+# Key -> value, as in sysctl.d(5). Keys with a star are set for each interface, including later ones (udev).
 SYSCTLS = {
     "net.ipv4.conf.*.accept_redirects": "0",
     "net.ipv4.conf.*.secure_redirects": "0",
     "net.ipv4.conf.*.accept_source_route": "0",
-    # Loose: what comes from an address that is reached over another interface is no forgery on a host with several.
+    # Loose: on a host with several interfaces, a source that is routed over another one is not forged.
     "net.ipv4.conf.*.rp_filter": "2",
     "net.ipv6.conf.*.accept_redirects": "0",
     "net.ipv6.conf.*.accept_source_route": "0",
@@ -30,7 +30,7 @@ SYSCTLS = {
     "kernel.kexec_load_disabled": "1",
 }
 ROUTER_ADVERTISEMENTS = {"net.ipv6.conf.*.accept_ra": "0"}
-# Values that are as good as ours, or better.
+# Values as good as ours, or better.
 _AS_GOOD = {"net.ipv4.conf.*.rp_filter": ("1", "2"), "kernel.unprivileged_bpf_disabled": ("1", "2")}
 
 # sshd_config(5).
@@ -47,8 +47,8 @@ SSHD = {
 }
 _SSHD_AS_GOOD = {"permitrootlogin": ("prohibit-password", "without-password", "no", "forced-commands-only")}
 
-# Modules of Linux that a Dom0 has no use for, and that had holes: old protocols (the rest of CIS 3.2 and of Debian's own list),
-# file systems of foreign disks, and what reads memory from outside.
+# Linux modules that a Dom0 doesn't need and that had vulnerabilities: old protocols (the rest of CIS 3.2 and of Debian's own
+# list), file systems of foreign disks, and whatever reads memory from outside.
 MODULES = (
     *("dccp", "rds", "tipc", "n_hdlc", "ax25", "netrom", "rose", "x25", "decnet", "appletalk", "ipx", "psnap", "can", "atm"),
     *("cramfs", "freevxfs", "jffs2", "hfs", "hfsplus"),
@@ -62,7 +62,7 @@ MODULES_FILE = "/etc/modprobe.d/unikernels-xen.conf"
 AUDIT_FILE = "/etc/audit/rules.d/unikernels-xen.rules"
 PASSWORD_FILE = "/etc/grub.d/01_unikernels-password"  # noqa: S105
 UPDATES_FILE = "/etc/apt/apt.conf.d/52unikernels-xen"
-# What takes a reboot (regular expressions, from the name's beginning).
+# Packages whose update needs a reboot (regular expressions, from the beginning of the name).
 BOOTED_PACKAGES = ("xen-", "libxen", "grub-", "linux-image-", "intel-microcode$", "amd64-microcode$")
 _WRITTEN = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
 
@@ -83,18 +83,18 @@ class Control:
 
 
 def sysctl_text(keeps_router_advertisements: bool) -> str:
-    """The lines of a file in sysctl.d; a key that this kernel has not is passed over (-)."""
+    """Return the lines for sysctl.d; a key that this kernel lacks is ignored (-)."""
     values = SYSCTLS if keeps_router_advertisements else {**SYSCTLS, **ROUTER_ADVERTISEMENTS}
     return "".join(f"-{key} = {value}\n" for key, value in values.items())
 
 
 def sshd_text() -> str:
-    """The lines of a file in sshd_config.d."""
+    """Return the lines for sshd_config.d."""
     return "".join(f"{key} {value}\n" for key, value in SSHD.items())
 
 
 def updates_text(which: str) -> str:
-    """apt.conf's lines for unattended-upgrades: a day's updates but for what takes a reboot, and never a reboot."""
+    """Return unattended-upgrades' lines for apt.conf: daily updates except those that need a reboot; never reboot."""
     origins = ["origin=Debian,codename=${distro_codename}-security,label=Debian-Security"]
     origins += ["origin=Debian,codename=${distro_codename},label=Debian"] if which == "all" else []
     rows = [
@@ -109,20 +109,20 @@ def updates_text(which: str) -> str:
 
 
 def modules_text() -> str:
-    """modprobe.d's lines."""
+    """Return the lines for modprobe.d."""
     return "".join(f"install {name} /bin/false\n" for name in MODULES)
 
 
 def audit_text(images: str) -> str:
-    """auditd's rules (auditctl(8)): who changes what boots and what runs, and who calls the toolstack."""
+    """Return auditd's rules (auditctl(8)): log who changes what boots and what runs, and who calls the toolstack."""
     watched = {"/etc/xen": "xen", "/boot": "xen-boot", images: "xen-images"}
     lines = [f"-w {path} -p wa -k {key}" for path, key in watched.items()]
-    # Debian's xl is a script that calls that of the Xen which runs.
+    # Debian's xl is a script that calls the xl of the running Xen.
     return "\n".join([*lines, "-w /usr/sbin/xl -p x -k xl", "-w /usr/lib/xen-common/bin -p wa -k xen", ""])
 
 
 def password_script(password: str) -> str:
-    """A script of /etc/grub.d; our own entries boot without the password (--unrestricted)."""
+    """Return a script for /etc/grub.d; our own entries boot without the password (--unrestricted)."""
     menu = f'set superusers="root"\npassword_pbkdf2 root {password}\n'
     return f"#!/bin/sh\n{_WRITTEN}cat <<'MENU'\n{menu}MENU\n"
 
@@ -137,7 +137,7 @@ def files(
     audited_images: str = "",
     grub_password: bool = False,
 ) -> dict[str, list[Any]]:
-    """What the module host_files takes: the files of the controls that are on, and the paths of those that are off."""
+    """Return the options of the module host_files: the files of enabled controls, the paths of disabled ones."""
     journal = f"[Journal]\nStorage=persistent\nSystemMaxUse={journal_size}M\n"
     texts = {
         SYSCTL_FILE: sysctl_text(info["needs_router_advertisements"]) if sysctl else "",
@@ -147,10 +147,10 @@ def files(
         AUDIT_FILE: audit_text(audited_images) if audited_images else "",
     }
     folders = [JOURNAL_FILE.rpartition("/")[0]] if journal_size else []
-    # Before its package, so that it begins with them.
+    # Written before its package is installed, which then starts with these rules.
     folders += ["/etc/audit", "/etc/audit/rules.d"] if audited_images else []
     absent = [path for path, text in texts.items() if not text] + ([] if updates != "none" else [UPDATES_FILE])
-    # apt.conf's comment is another one, and '#clear' is none.
+    # apt.conf has its own comments, and '#clear' is a directive.
     apt = [{"path": UPDATES_FILE, "content": _WRITTEN.replace("#", "//", 1) + updates_text(updates)}] if updates != "none" else []
     return {
         "folders": [{"path": path, "mode": "0750" if "audit" in path else "0755"} for path in folders],
@@ -169,7 +169,7 @@ def xen_arguments(
     core_scheduling: bool = False,
     pinned: bool = False,
 ) -> list[str]:
-    """Xen's whole command line; what is ``named`` there wins over what hardening would add."""
+    """Return Xen's whole command line. What the user has ``named`` wins over what hardening would add."""
     named = list(named)
     keys = {word.partition("=")[0] for word in named}
     words = [f"dom0_mem={memory}M,max:{memory}M"] + ([f"dom0_max_vcpus={vcpus}"] if vcpus else [])
@@ -181,7 +181,7 @@ def xen_arguments(
 
 
 def ssh_refusals(ssh: dict[str, Any], hardened: bool, by_password: bool) -> list[str]:
-    """Why nobody could log in any more when sshd takes keys only; ``ssh``: of xen_host_info."""
+    """Return why nobody could log in if sshd accepted keys only. ``ssh``: from xen_host_info."""
     if not hardened or not ssh["sshd"]:
         return []
     if by_password:
@@ -194,7 +194,7 @@ def ssh_refusals(ssh: dict[str, Any], hardened: bool, by_password: bool) -> list
 
 
 def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
-    """Why ``networks`` (xen_host_management_networks) are wrong, or would lock this very run out."""
+    """Return why ``networks`` (xen_host_management_networks) are wrong, or would lock this very run out."""
     name = "xen_host_management_networks"
     if not networks:
         return []
@@ -203,7 +203,7 @@ def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
     parsed = []
     for network in networks:
         try:
-            # Python takes anything behind a '%' for the zone of an IPv6 address, and this becomes nftables' text.
+            # Python accepts anything after '%' as the zone of an IPv6 address, and this becomes nftables' text.
             parsed.append(ipaddress.ip_network(network if isinstance(network, str) and "%" not in network else ""))
         except ValueError:
             return [f"{name}: {network!r} is not a network, as in 192.0.2.0/24 or 2001:db8::/32"]
@@ -211,7 +211,7 @@ def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
         return []
     try:
         client = ipaddress.ip_address(ssh["client"])
-    except ValueError:  # sshd says UNKNOWN where the run comes over no network
+    except ValueError:  # sshd says UNKNOWN if the run comes over no network
         return []
     if any(client.version == network.version and client in network for network in parsed):
         return []
@@ -219,7 +219,7 @@ def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
 
 
 def management_table(networks: Iterable[str], ports: Iterable[int]) -> str:
-    """nftables' text: nothing reaches the host but ``ports`` from ``networks``, answers, and what a network needs to work."""
+    """Return nftables' text: only ``ports`` from ``networks``, answers, and what a network needs to work reach the host."""
     numbers = ", ".join(map(str, sorted(set(ports))))
     parsed = [ipaddress.ip_network(network) for network in networks]
     rules = []
@@ -253,7 +253,7 @@ def management_table(networks: Iterable[str], ports: Iterable[int]) -> str:
 
 
 def audit(seen: dict[str, Any]) -> list[Control]:
-    """Each control on the host of which ``seen`` (audit_facts) was read, in the order of docs/hardening.md."""
+    """Return each control with its result on the host described by ``seen`` (audit_facts), in the order of docs/hardening.md."""
     return [*_boot(seen), *_sysctls(seen["sysctls"]), *_sshd(seen["sshd"]), *_rest(seen)]
 
 
@@ -337,12 +337,12 @@ def _rest(seen: dict[str, Any]) -> list[Control]:
     ]  # fmt: skip
 
 
-# What is no default: it needs a network that only the administrator knows.
+# Not on by default: it needs a network that only the administrator knows.
 OPTIONAL = ("input is filtered",)
 
 
 def summary(host: str, controls: Iterable[Control]) -> list[str]:
-    """The lines for a reader: failures with what was seen and what is needed, then how many there are."""
+    """Return the report: failures with what was seen and what is needed, then the counts."""
     controls = list(controls)
     failed = [control for control in controls if not control.passed]
     lines = [
@@ -354,5 +354,5 @@ def summary(host: str, controls: Iterable[Control]) -> list[str]:
 
 
 def parse_sshd(text: str) -> dict[str, str]:
-    """What `sshd -T` prints."""
+    """Parse the output of `sshd -T`."""
     return dict(re.findall(r"^(\w+) (.*)$", text, re.MULTILINE))

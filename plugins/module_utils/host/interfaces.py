@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A file of interfaces(5) with the uplink's addresses moved to a bridge over it. Pure.
+"""Rewrite a file of interfaces(5) so that a bridge over the uplink has the uplink's addresses. Pure.
 
-What belongs to an address moves, what belongs to the device stays with the device. What is neither for sure is refused.
-Source of the words: interfaces(5), bridge-utils-interfaces(5), and those that vlan, ifenslave, ethtool and wpasupplicant add.
+Options of an address move to the bridge, options of the device stay. An option that is neither for certain is refused. Source of
+the options: interfaces(5), bridge-utils-interfaces(5), and those that vlan, ifenslave, ethtool and wpasupplicant add.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _OF_DEVICE = re.compile(
     r"mtu|hwaddress|slaves|(bond|vlan|wpa|wireless|ethernet|hardware|offload|driver|change|link|dma|flow-control|rx|tx)[-_].*"
 )
 _COMMANDS = ("pre-up", "up", "post-up", "down", "pre-down", "post-down")
-# Programs that speak of addresses and routes, and the objects of ip(8) that do.
+# Programs that handle addresses and routes, and the objects of ip(8) that do.
 _ADDRESSES = re.compile(r"(\S*/)?(ip(\s+-\S+)*\s+(a|addr|address|r|ro|route|rule|neigh)\b|route\b)")
 _DEVICES = re.compile(r"(\S*/)?(ethtool|ip(\s+-\S+)*\s+(l|link)\b|tc|iw|iwconfig|mii-tool)\b")
 
@@ -29,7 +29,7 @@ class InterfacesError(ValueError):
 
 @dataclass
 class _Stanza:
-    """A first line and what belongs to it, comments and empty lines too; a line that continues after a backslash is one."""
+    """A first line and what belongs to it, including comments and empty lines. Lines continued by a backslash are one."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -39,7 +39,7 @@ class _Stanza:
 
     @property
     def names(self) -> list[str]:
-        """The devices of an ``auto`` or ``allow-`` line."""
+        """Return the devices of an ``auto`` or ``allow-`` line."""
         return self.words[1:] if re.fullmatch(r"auto|allow-\S+", (self.words or [""])[0]) else []
 
     def configures(self, device: str) -> bool:
@@ -59,14 +59,14 @@ def _stanzas(text: str) -> list[_Stanza]:
 
 
 def has(text: str, device: str) -> bool:
-    """Whether the file configures the device."""
+    """True if the file configures the device."""
     return any(group.configures(device) for group in _stanzas(text))
 
 
 def bridged(text: str, uplink: str, bridge: str) -> str:
-    """The new text. What the uplink was configured with (DHCP or static, IPv4 and IPv6) the bridge gets.
+    """Return the new text. The bridge gets the uplink's configuration (DHCP or static, IPv4 and IPv6).
 
-    The bridge takes over the uplink's MAC, so that a DHCP server hands out the same lease.
+    The bridge also takes the uplink's MAC, so that a DHCP server gives it the same lease.
     """
     groups = _stanzas(text)
     if any(group.configures(bridge) for group in groups):
@@ -120,7 +120,7 @@ def _check(groups: list[_Stanza], uplink: str, bridge: str) -> None:
 
 
 def _starting(group: _Stanza, uplink: str, bridge: str) -> str:
-    """An ``auto`` or ``allow-`` line. A bridge is not plugged in, so that it starts with the host in any case."""
+    """Return an ``auto`` or ``allow-`` line. A bridge can't be hot-plugged, so it always gets auto."""
     if not any(name == uplink or _alias([name], uplink) for name in group.names):
         return group.lines[0]
     names = [bridge + name[len(uplink) :] if name == uplink or _alias([name], uplink) else name for name in group.names]
@@ -131,7 +131,7 @@ def _starting(group: _Stanza, uplink: str, bridge: str) -> str:
 
 
 def _split(group: _Stanza, uplink: str, bridge: str, kept: list[str]) -> list[str]:
-    """The lines that go with the address; the device's own are added to ``kept``, once for both families."""
+    """Return the lines that move with the address. The device's own are added to ``kept``, once for both families."""
     moved = []
     for line in group.lines[1:]:
         words = line.split()
@@ -151,7 +151,7 @@ def _speaks_of(line: str, uplink: str) -> bool:
 
 
 def _renamed(line: str, uplink: str, bridge: str) -> str:
-    """A line that moves, with the bridge's name where it has the uplink's."""
+    """Return a line that moves, with the uplink's name replaced by the bridge's."""
     words = line.split()
     pattern = rf"(?<![\w.:-]){re.escape(uplink)}(?![\w.-])"
     if not words or words[0].startswith("#") or not re.search(pattern, line):
@@ -165,7 +165,7 @@ def _renamed(line: str, uplink: str, bridge: str) -> str:
 
 
 def sources(text: str) -> list[str]:
-    """The patterns of other files that it reads, in their order."""
+    """Return the patterns of other files that the file sources, in order."""
     found = []
     for group in _stanzas(text):
         if group.words[:1] == ["source"]:

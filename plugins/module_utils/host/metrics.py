@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What Prometheus reads of a Xen host: its metrics and their text. Pure: what was read in, lines out.
+"""The metrics of a Xen host as Prometheus reads them. Pure: what was read in, lines out.
 
-The text is that of a file for node_exporter's textfile collector. docs/monitoring.md has what each metric is for.
+The text is a file for node_exporter's textfile collector. docs/monitoring.md says what each metric is for.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ FAMILIES: dict[str, Family] = {
     "xen_collector_duration_seconds": Family("gauge", "Time that reading took."),
     "xen_collector_timestamp_seconds": Family("gauge", "When this was read."),
 }
-# Of a domain; "stopped" is one that is defined and does not run.
+# States of a domain; "stopped": defined, but not running.
 STATES = ("running", "paused", "shutdown", "crashed", "dying", "stopped")
 _TRAFFIC = {
     "xen_domain_network_receive_bytes_total": "received_bytes",
@@ -85,19 +85,19 @@ _TRAFFIC = {
     "xen_domain_network_transmit_packets_total": "sent_packets",
 }
 _MIB = 1 << 20
-# What a domain is called is its owner's word, on a host with domains of others too.
+# Labels for a domain's name, which its owner chose; others may have domains on this host too.
 MAX_LABEL = 200
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def sample(name: str, value: Any, **labels: Any) -> Sample:
-    """A value of a family; KeyError for one that the table has not."""
+    """Return a value of a family; KeyError if the table lacks it."""
     FAMILIES[name]
     return Sample(name, float(value), tuple((key, str(text)) for key, text in labels.items()))
 
 
 def text_of(samples: Iterable[Sample]) -> str:
-    """The file. A series that is there twice would spoil all of it: the first one stays."""
+    """Return the file's text. A duplicate series would invalidate all of it, so the first one wins."""
     rows: dict[str, dict[str, str]] = {}
     for one in samples:
         series = one.name + _labels(one.labels)
@@ -129,7 +129,7 @@ def _number(value: float) -> str:
 
 
 def host_samples(info: Mapping[str, Any]) -> list[Sample]:
-    """Of a host as `xl info` and the collector describe it; what is None is not known and left out."""
+    """Return the samples of a host as `xl info` and the collector describe it. None means unknown and is left out."""
     found = [
         sample("xen_host_info", 1, xen=info["xen"], kernel=info["kernel"], debian=info["debian"]),
         sample("xen_host_under_xen", info["under_xen"]),
@@ -150,7 +150,7 @@ def host_samples(info: Mapping[str, Any]) -> list[Sample]:
 
 
 def update_samples(security: int, every: int) -> list[Sample]:
-    """Security updates that wait, and all updates."""
+    """Return the samples of pending security updates, and of all pending updates."""
     return [
         sample("xen_host_updates_pending", security, kind="security"),
         sample("xen_host_updates_pending", every, kind="all"),
@@ -158,7 +158,10 @@ def update_samples(security: int, every: int) -> list[Sample]:
 
 
 def generation_samples(generations: list[dict[str, Any]]) -> list[Sample]:
-    """Of what was applied, the oldest first; each has number, applied, and domains: name -> anything that compares."""
+    """Return the samples of the applied generations, oldest first.
+
+    Each has number, applied, and domains: name -> anything that can be compared.
+    """
     if not generations:
         return []
     newest = generations[-1]
@@ -180,7 +183,7 @@ def generation_samples(generations: list[dict[str, Any]]) -> list[Sample]:
 
 
 def state_of(facts: Mapping[str, Any]) -> str:
-    """One of STATES."""
+    """Return a domain's state, one of STATES."""
     state = str(facts["state"])
     if state == "shutdown" and facts.get("shutdown_reason") == "crash":
         return "crashed"
@@ -188,7 +191,7 @@ def state_of(facts: Mapping[str, Any]) -> str:
 
 
 def domain_samples(facts: Iterable[Mapping[str, Any]]) -> list[Sample]:
-    """Of domains as xen_domain_info describes them."""
+    """Return the samples of domains as xen_domain_info describes them."""
     found, counts = [], dict.fromkeys(STATES, 0)
     for one in facts:
         counts[state_of(one)] += 1
@@ -235,7 +238,7 @@ def _domain(facts: Mapping[str, Any]) -> list[Sample]:
 
 
 def health_samples(answers: Mapping[str, tuple[bool, float]]) -> list[Sample]:
-    """Domain -> (whether it passed, seconds)."""
+    """Return the samples of health checks. ``answers``: domain -> (passed, seconds)."""
     found = [sample("xen_domain_healthy", healthy, domain=name) for name, (healthy, _seconds) in answers.items()]
     return found + [
         sample("xen_domain_health_check_duration_seconds", seconds, domain=name) for name, (_healthy, seconds) in answers.items()
@@ -246,7 +249,7 @@ def health_samples(answers: Mapping[str, tuple[bool, float]]) -> list[Sample]:
 
 
 def dropped(listing: Any) -> dict[str, int]:
-    """Chain -> packets that its rules dropped, from `nft -j list table bridge unikernels`."""
+    """Map each chain to the packets that its rules dropped, from `nft -j list table bridge unikernels`."""
     found: dict[str, int] = {}
     rows = listing.get("nftables", []) if isinstance(listing, dict) else []
     for row in rows:
@@ -263,7 +266,7 @@ def dropped(listing: Any) -> dict[str, int]:
 
 
 def filter_samples(drops: Mapping[str, int]) -> list[Sample]:
-    """Of the chains that all vifs share; those of one vif are its domain's."""
+    """Return the samples of the chains that all vifs share; a vif's own chain counts for its domain."""
     return [
         sample("xen_host_filtered_packets_total", count, chain=chain)
         for chain, count in drops.items()
@@ -275,14 +278,14 @@ def filter_samples(drops: Mapping[str, int]) -> list[Sample]:
 
 
 def grown(before: Any, size: int) -> int:
-    """Bytes that a log has got since it had ``before`` (None: not known) bytes; it begins again when it is too long."""
+    """Return how many bytes a log has grown since it had ``before`` bytes (None: unknown). If it is shorter, it was rotated."""
     if not isinstance(before, int) or isinstance(before, bool):
         return 0
     return size - before if size >= before else size
 
 
 def lock_holder(locks: str, inode: int) -> int:
-    """Of /proc/locks: the process that holds the flock of the file; 0 for none. One that waits is marked by an arrow."""
+    """Return from /proc/locks the process that holds the file's flock; 0 for none. Waiting ones have an arrow."""
     for line in locks.splitlines():
         words = line.split()
         if len(words) > 5 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):

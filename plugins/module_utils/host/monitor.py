@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The variables of the role xen_monitor, and node_exporter's configuration from them. Pure: values in, refusals and texts out."""
+"""Check the variables of the role xen_monitor and write node_exporter's configuration. Pure: values in, texts out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from .variables import flag_refusal, text_refusal
 
-# node_exporter runs as a user of its own, who may open no port below.
+# node_exporter runs as its own user, who can't open a lower port.
 MIN_PORT, MAX_PORT = 1024, 65535
 MIN_INTERVAL, MAX_INTERVAL = 15, 3600
 _LISTEN = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]*):([0-9]{1,5})")
@@ -21,7 +21,7 @@ _FILES = ("xen_monitor_certificate", "xen_monitor_key", "xen_monitor_client_ca")
 
 
 def listen_refusal(value: Any) -> str:
-    """Why the exporter can't listen at ``value`` (ADDRESS:PORT); "" when it can."""
+    """Return why the exporter can't listen at ``value`` (ADDRESS:PORT); "" if it can."""
     name = "xen_monitor_listen"
     wanted = f"must be ADDRESS:PORT, as in 192.0.2.1:9100, [2001:db8::1]:9100 or :9100, with a port {MIN_PORT}..{MAX_PORT}"
     match = _LISTEN.fullmatch(value) if isinstance(value, str) else None
@@ -36,7 +36,7 @@ def listen_refusal(value: Any) -> str:
 
 
 def variable_refusals(variables: dict[str, Any]) -> list[str]:
-    """One line for each of the role's ``variables`` (by name) that is wrong whatever the host."""
+    """Return one line for each of the role's ``variables`` (by name) that is wrong on any host."""
     listen, interval = variables["xen_monitor_listen"], variables["xen_monitor_interval"]
     if isinstance(listen, list) and listen:
         lines = [listen_refusal(value) for value in listen]
@@ -61,9 +61,9 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
 
 
 def exporter_arguments(listen: Iterable[str], folder: str, tls: bool) -> list[str]:
-    """node_exporter's words, for a unit of systemd."""
+    """Return node_exporter's arguments for a systemd unit."""
     words = [f"--web.listen-address={address}" for address in listen] + [f"--collector.textfile.directory={folder}"]
-    # %d is where systemd puts the unit's credentials.
+    # %d is the folder where systemd puts the unit's credentials.
     return words + (["--web.config.file=%d/web.yml"] if tls else [])
 
 
@@ -71,7 +71,7 @@ TLS_FOLDER = "/etc/unikernels-monitor"
 
 
 def web_config(client_ca: bool) -> str:
-    """node_exporter's TLS configuration; its files lie beside it."""
+    """Return node_exporter's TLS configuration; its files are in the same folder."""
     lines = ["tls_server_config:", "  cert_file: tls.crt", "  key_file: tls.key", "  min_version: TLS12"]
     if client_ca:
         lines += ["  client_auth_type: RequireAndVerifyClientCert", "  client_ca_file: ca.crt"]
@@ -79,7 +79,7 @@ def web_config(client_ca: bool) -> str:
 
 
 def tls_files(certificate: str, key: str, client_ca: str) -> dict[str, list[Any]]:
-    """What the module host_files takes: the files of TLS with these texts (PEM, "" for none), and those that must be gone."""
+    """Return options of the module host_files: TLS files with these texts (PEM, "" for none), and those to remove."""
     texts = {"web.yml": web_config(bool(client_ca)) if certificate else "", "tls.crt": certificate, "tls.key": key}
     texts["ca.crt"] = client_ca
     paths = {f"{TLS_FOLDER}/{name}": text for name, text in texts.items()}

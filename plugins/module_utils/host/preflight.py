@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""May this machine become a Xen host, and does what is declared fit on it? Pure: facts in, refusals out."""
+"""Check that a machine can become a Xen host and that the declared domains fit on it. Pure: facts in, refusals out."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .debian_version import is_older
 from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
-# Releases whose Xen has no security support of its developers any more (xenbits.xen.org/docs/*/SUPPORT.html).
+# Releases whose Xen no longer gets security support from its developers (xenbits.xen.org/docs/*/SUPPORT.html).
 ENDED_XEN = {"12": "4.17"}
 MAX_LISTS_AGE = 14
-# Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image is 1..60 MiB.
+# Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image takes 1..60 MiB.
 MIN_DISK_MIB = 1500
-# What Dom0 needs to work: a definition, a log, an image that a run brings.
+# What Dom0 needs to work: room for a definition, a log, a new image.
 MIN_FREE_MIB = 100
-# Xen's own heap and Dom0's page tables on a small machine, measured 94 MiB on 2560 MiB; rounded up.
+# Xen's own heap and Dom0's page tables on a small machine: 94 MiB measured with 2560 MiB, rounded up.
 XEN_MIB = 160
-# For the first domain of a host; below it there is no use for it.
+# For the first domain; a host with less is of no use.
 MIN_DOMAINS_MIB = 256
 
 
 def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
-    """One line for each reason why the machine that ``info`` (xen_host_info) describes can't be a Xen host."""
+    """Return one line for each reason why the machine in ``info`` (xen_host_info) can't be a Xen host."""
     lines = []
     if info["distribution"] != "debian" or info["release"] not in SUPPORTED_RELEASES:
         lines.append(
@@ -56,14 +56,14 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append(
             f"has {info['free_disk']} MiB free on / of Dom0; images, definitions and logs need {MIN_FREE_MIB}: make room"
         )
-    # What else the networks need of the host, xen_networks asks.
+    # Everything else that networks need of the host is checked by xen_networks.
     if manage_network and bridge not in info["bridges"] and not info["uplink"]:
         lines.append("has no default route, so its uplink is not known: set xen_host_uplink")
     return lines + list(info.get("cut_off", []))
 
 
 def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
-    """One line for each variable that the machine ``info`` is too small for."""
+    """Return one line for each variable that is too large for the machine in ``info``."""
     cpus = info["cpus"]
     lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, cpus)]
     if int(dom0_vcpus) > cpus:
@@ -72,10 +72,10 @@ def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> l
 
 
 def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over: bool) -> list[str]:
-    """One line for each reason why the host must not be configured, or not be booted (if the run ``reboots`` it)."""
+    """Return one line for each reason not to configure the host, or not to reboot it (if the run ``reboots``)."""
     lines = []
     strangers = ", ".join(info["foreign_domains"])
-    # Once taken over it is a host of this collection's: what else runs there is then known to its administrator.
+    # A host that was taken over once stays ours: its administrator knows of the other domains.
     if strangers and not take_over and (reboots or not info["written_arguments"]):
         what = "a reboot would stop them" if reboots else "its defaults would become those of this role"
         lines.append(
@@ -90,20 +90,20 @@ def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over
 
 
 def version_refusals(info: dict[str, Any], least: str) -> list[str]:
-    """One line when Xen on the host, as its package says or as it runs, is older than ``least``; "" allows all."""
+    """Return one line if the installed or running Xen is older than ``least``; "" allows all."""
     installed, running = info["installed"]["xen"], info["running"]["xen"]
     if not least or not installed:
         return []
     if is_older(installed, least):
         return [f"has Xen {installed}, and xen_host_min_xen is {least}: install a newer one (playbooks/update.yml)"]
-    # What runs states its upstream version alone.
+    # A running Xen reports only its upstream version.
     if info["under_xen"] and is_older(running, re.split(r"[+~-]", least)[0]):
         return [f"runs Xen {running}, and xen_host_min_xen is {least}: Xen {installed} is installed, and waits for a reboot"]
     return []
 
 
 def warnings(info: dict[str, Any]) -> list[str]:
-    """One line for each thing that works today and that somebody should know of."""
+    """Return one line for each thing that works today but needs attention."""
     lines = []
     if info["release"] in ENDED_XEN:
         lines.append(
@@ -124,7 +124,7 @@ def warnings(info: dict[str, Any]) -> list[str]:
 
 
 def twin_refusals(names: dict[str, str]) -> list[str]:
-    """One line for each host name that several of the inventory's hosts have; ``names``: inventory name -> host name."""
+    """Return one line for each host name that several hosts of the inventory have. ``names``: inventory name -> host name."""
     hosts: dict[str, list[str]] = {}
     for host, name in names.items():
         hosts.setdefault(name, []).append(host)
@@ -138,14 +138,14 @@ def twin_refusals(names: dict[str, str]) -> list[str]:
 
 
 def placement_refusals(declarations: list[Declaration], info: dict[str, Any], dom0_memory: int, bridge: str) -> list[str]:
-    """One line for each reason why what is declared can't run on the host, before anything on it changes."""
+    """Return one line for each reason why the declared domains can't run on the host, before anything changes."""
     networks = {name: list(addresses) for name, addresses in info["bridges"].items()}
-    # The bridge will have the uplink's addresses.
+    # The bridge will get the uplink's addresses.
     networks.setdefault(bridge, list(info["networks"].get(info["uplink"], [])))
     lines = outside_networks(declarations, networks, info.get("offered"))
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
-    # What is declared for Dom0, not what it has: a run that gives it more reboots before the domains start.
+    # Dom0's declared memory, not its present one: a run that gives it more reboots before the domains start.
     total = info["memory"] - XEN_MIB - dom0_memory
     if needed > total:
         names = ", ".join(one.name for one in wanted)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""May a host be updated, and what was left? Pure: what xen_host_info and apt printed in, lines out."""
+"""Check whether a host can be updated and what an update left undone. Pure: what xen_host_info and apt printed in, lines out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SHOWN = 10
 
 
 def variable_refusals(values: Mapping[str, Any]) -> list[str]:
-    """One line for each variable of playbooks/update.yml that is none of its words."""
+    """Return one line for each variable of playbooks/update.yml with a wrong value."""
     return [
         f"{name}: is {value!r}, must be {' or '.join(CHOICES[name])}"
         for name, value in values.items()
@@ -29,7 +29,7 @@ def _names(packages: list[str]) -> str:
 
 
 def refusals(info: Mapping[str, Any], which: str, held: str) -> list[str]:
-    """Why updating the host that ``info`` (xen_host_info, with updates) describes would end half done."""
+    """Return why updating the host in ``info`` (xen_host_info, with updates) would stop half-way."""
     if info["updates_problem"]:
         return [f"{info['updates_problem']}; 'dpkg --audit' and 'apt-get --fix-broken install' help"]
     stuck = [name for name in info["held_updates"] if which == "all" or name in info["security_updates"]]
@@ -42,7 +42,7 @@ def refusals(info: Mapping[str, Any], which: str, held: str) -> list[str]:
 
 
 def leftovers(info: Mapping[str, Any], which: str) -> list[str]:
-    """What an update has left undone that nobody holds."""
+    """Return the updates that were not installed though nobody holds them."""
     if info["updates_problem"]:
         return [str(info["updates_problem"])]
     waiting = info["updates"] if which == "all" else info["security_updates"]
@@ -51,7 +51,7 @@ def leftovers(info: Mapping[str, Any], which: str) -> list[str]:
 
 
 def apt_reason(result: Mapping[str, Any]) -> str:
-    """Of what the module apt returned when it failed: the line that says why."""
+    """Return the line that says why the module apt failed, from its result."""
     text = "\n".join(str(result.get(key) or "") for key in ("stderr", "stdout", "msg"))
     lines = [" ".join(line.split()) for line in text.splitlines()]
     for pattern in (r"dpkg: error processing .*", r"E: (?!Sub-process).*", r"E: .*"):

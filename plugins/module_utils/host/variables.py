@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The variables of the role xen_host, read as Xen, xl and GRUB read what becomes of them. Pure: values in, refusals out.
+"""Check the variables of the role xen_host as Xen, xl and GRUB will read them. Pure: values in, refusals out.
 
-Nothing here needs a host: a wrong value is refused before the first one is asked. What depends on the machine is in preflight.
+A wrong value is refused before the first host is contacted. Checks that depend on the machine are in preflight.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 from ..domain.cpus import cpu_set
 from .hardening import management_refusals
 
-# Below it Debian's kernel with systemd, sshd, Python and xenstored does not come up, or not for long.
+# With less, Debian's kernel with systemd, sshd, Python and xenstored doesn't come up, or not for long.
 MIN_DOM0_MIB = 512
 # Xen's own limit on x86 (CONFIG_BIGMEM, 16 TiB).
 MAX_DOM0_MIB = 16 << 20
-# Xen's NR_CPUS can't be configured above it (xen/arch/Kconfig).
+# Xen's NR_CPUS can't be configured higher (xen/arch/Kconfig).
 MAX_CPUS = 4095
 # Xen copies 1024 bytes of its line (xen/common/kernel.c), Linux 2048 (COMMAND_LINE_SIZE); GRUB adds words of its own.
 MAX_XEN_LINE, MAX_LINUX_LINE = 900, 1700
 
-# Variable -> unit, least, most.
+# Variable -> unit, minimum, maximum.
 _NUMBERS = {
     "xen_host_dom0_memory": ("MiB", MIN_DOM0_MIB, MAX_DOM0_MIB),
     "xen_host_dom0_vcpus": ("virtual CPUs, 0 for as many as the machine has", 0, MAX_CPUS),
@@ -34,7 +34,7 @@ _NUMBERS = {
     "xen_host_start_timeout": ("seconds", 10, 3600),
     "xen_host_stop_timeout": ("seconds", 1, 600),
     "xen_host_journal_size": ("MiB, 0 to leave it as it is", 0, 65536),
-    # Xen's own bounds (CSCHED2_MIN_WEIGHT is 1, 16 bits); any other domain has 256 by default.
+    # Xen's own bounds (CSCHED2_MIN_WEIGHT is 1, 16 bits); other domains have 256 by default.
     "xen_host_dom0_weight": ("a domain has 256 by default", 1, 65535),
 }
 _FLAGS = (
@@ -59,7 +59,7 @@ _CHOICES = {"xen_host_updates": ("security", "all", "none")}
 _FOLDERS = ("xen_host_images", "xen_monitor_images")
 _TEXTS = (*_CHOICES, "xen_host_images", "xen_host_min_xen", "xen_host_grub_password")
 _LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
-# What another variable writes: two of a kind on one line, and the last one wins.
+# Arguments that other variables set: with two of them on a line the last one wins.
 _WRITTEN_ELSEWHERE = {
     "xen_host_xen_arguments": {
         "dom0_mem": "xen_host_dom0_memory",
@@ -69,8 +69,8 @@ _WRITTEN_ELSEWHERE = {
     },
     "xen_host_linux_arguments": {},
 }
-# With these a boot that fails ends in a machine that waits for a hand: Xen that stops where it panicked, Linux that does (panic=0
-# is for ever), and systems that never start the unit which goes back (sysinit.target has it; emergency.target comes without).
+# With these, a boot that fails waits for a hand: Xen or Linux that stops at a panic (panic=0 waits forever), and systems that
+# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't).
 _NO_WAY_BACK = {
     "xen_host_xen_arguments": re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=n.*"),
     "xen_host_linux_arguments": re.compile(
@@ -79,21 +79,21 @@ _NO_WAY_BACK = {
     ),
 }
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
-# As every other part takes it (modules/xen_bridge.py); Linux has 15 letters for it.
+# The rule of every other part (modules/xen_bridge.py); Linux has 15 characters for the name.
 _DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-# It becomes part of units and of a shell's line.
+# It becomes part of units and of a shell command line.
 _FOLDER = re.compile(r"(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+")
-# A Debian version (deb-version(7)), or the beginning of one: 4.17.5, 4.17.5+23-ga4e5191dc0-1+deb12u1.
+# A Debian version (deb-version(7)) or the beginning of one: 4.17.5, 4.17.5+23-ga4e5191dc0-1+deb12u1.
 _VERSION = re.compile(r"[0-9]+(\.[0-9]+)+[A-Za-z0-9.+~-]*")
-# What grub-mkpasswd-pbkdf2 prints.
+# The output of grub-mkpasswd-pbkdf2.
 _GRUB_PASSWORD = re.compile(r"grub\.pbkdf2\.sha512\.[1-9][0-9]{3,7}\.[0-9A-F]{32,256}\.[0-9A-F]{64,256}")
 _SAFE_LINE = re.compile(r"[A-Za-z0-9_=,.:/+ -]*")
 
 
 def number_refusal(name: str, value: Any) -> str:
-    """Why ``value`` is not what the variable ``name`` must be; "" when it is."""
+    """Return why ``value`` is wrong for the variable ``name``; "" if it is right."""
     unit, least, most = _NUMBERS[name]
-    # "0768" is octal to Xen; "1e3", "1024M", " 1024" and true reach its line as they are.
+    # "0768" is octal to Xen; "1e3", "1024M", " 1024" and true would reach its line unchanged.
     text = str(value)
     whole = not isinstance(value, (bool, float)) and re.fullmatch(r"0|[1-9][0-9]{0,8}", text, re.ASCII) is not None
     if whole and least <= int(text) <= most:
@@ -102,7 +102,7 @@ def number_refusal(name: str, value: Any) -> str:
 
 
 def cpus_refusal(value: Any, cpus: int = MAX_CPUS + 1) -> str:
-    """Why xen_host_domain_cpus can't be xl's vm.cpumask on a machine with so many ``cpus``; "" when it can."""
+    """Return why xen_host_domain_cpus can't be xl's vm.cpumask on a machine with ``cpus`` CPUs; "" if it can."""
     name, example = "xen_host_domain_cpus", "as in 2-15 or 0-3,^1, or empty for all"
     if isinstance(value, (bool, float)) or not isinstance(value, (str, int)):
         return f"{name}: is {value!r}, must be a set of CPUs, {example}"
@@ -123,7 +123,7 @@ def cpus_refusal(value: Any, cpus: int = MAX_CPUS + 1) -> str:
 
 
 def line_refusal(name: str, value: Any) -> str:
-    """Why ``value`` can't stand on a boot line; "" when it can."""
+    """Return why ``value`` can't be on a boot line; "" if it can."""
     if value is None or value == "":
         return ""
     if not isinstance(value, str):
@@ -144,16 +144,16 @@ def line_refusal(name: str, value: Any) -> str:
 
 
 def device_refusal(name: str, value: Any) -> str:
-    """Why ``value`` is not the name of a network device; "" when it is. It becomes part of files and of programs' arguments."""
+    """Return why ``value`` is not a network device's name; "" if it is. It becomes part of files and of arguments."""
     if name == "xen_host_uplink" and value in (None, ""):
-        return ""  # that of the default route
+        return ""  # the device of the default route
     if isinstance(value, str) and _DEVICE.fullmatch(value):
         return ""
     return f"{name}: is {value!r}, must be the name of a network device, as in xenbr0"
 
 
 def flag_refusal(name: str, value: Any) -> str:
-    """Why ``value`` is neither yes nor no; "" when it is. Words are those that Ansible's own filter bool takes."""
+    """Return why ``value`` is neither yes nor no; "" if it is. Accepts the words of Ansible's own filter bool."""
     if isinstance(value, bool) or (value in (0, 1) and not isinstance(value, float)):
         return ""
     if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "on", "off", "1", "0"):
@@ -162,7 +162,7 @@ def flag_refusal(name: str, value: Any) -> str:
 
 
 def text_refusal(name: str, value: Any) -> str:
-    """Why ``value`` is not the text that the variable ``name`` must be; "" when it is."""
+    """Return why ``value`` is not the text that the variable ``name`` needs; "" if it is."""
     if name in _CHOICES:
         wanted = ", ".join(_CHOICES[name])
         return "" if isinstance(value, str) and value in _CHOICES[name] else f"{name}: is {value!r}, must be one of {wanted}"
@@ -180,7 +180,7 @@ def text_refusal(name: str, value: Any) -> str:
 
 
 def ports_refusal(name: str, value: Any) -> str:
-    """Why ``value`` is no list of TCP ports; "" when it is."""
+    """Return why ``value`` is not a list of TCP ports; "" if it is."""
     good = isinstance(value, list) and all(
         not isinstance(port, (bool, float)) and re.fullmatch(r"[1-9][0-9]{0,4}", str(port), re.ASCII) and int(port) < 65536
         for port in value
@@ -189,7 +189,7 @@ def ports_refusal(name: str, value: Any) -> str:
 
 
 def conflicts(variables: dict[str, Any]) -> list[str]:
-    """One line for each pair of variables that are right alone and wrong together."""
+    """Return one line for each pair of variables that are valid alone but not together."""
     flags = {name: is_on(value) for name, value in variables.items() if name in _FLAGS and not flag_refusal(name, value)}
     lines = []
     if flags.get("xen_host_core_scheduling") and flags.get("xen_host_smt") is False:
@@ -206,12 +206,12 @@ def conflicts(variables: dict[str, Any]) -> list[str]:
 
 
 def is_on(value: Any) -> bool:
-    """What a flag that `flag_refusal` takes means; the text "false" (-e NAME=false) is no."""
+    """Return the meaning of a flag that `flag_refusal` accepts; the text "false" (-e NAME=false) is false."""
     return value.lower() in ("true", "yes", "on", "1") if isinstance(value, str) else bool(value)
 
 
 def variable_refusals(variables: dict[str, Any]) -> list[str]:
-    """One line for each of the role's ``variables`` (by name) that can't be what it is for, without a look at any host."""
+    """Return one line for each of the role's ``variables`` (by name) that is wrong on any host."""
     lines = []
     for name, value in variables.items():
         if name in _NUMBERS:
@@ -233,7 +233,7 @@ def variable_refusals(variables: dict[str, Any]) -> list[str]:
     return [line for line in lines if line] + conflicts(variables)
 
 
-# What can be judged without a look at any host.
+# Everything that can be checked without a host.
 HOST_VARIABLES = (
     *_NUMBERS, *_FLAGS, *_TEXTS, *_LINES, *_DEVICES,
     "xen_host_domain_cpus", "xen_host_management_networks", "xen_host_management_ports",
@@ -241,5 +241,5 @@ HOST_VARIABLES = (
 
 
 def host_refusals(variables: dict[str, Any]) -> list[str]:
-    """`variable_refusals`, and whether the networks that may manage the host are networks."""
+    """Return `variable_refusals`, and whether the networks that may manage the host are networks."""
     return variable_refusals(variables) + management_refusals(variables.get("xen_host_management_networks"), {})

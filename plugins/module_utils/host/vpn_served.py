@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What a host keeps of its VPN endpoints: which CA each serves, what asks it for its health, when its certificates end."""
+"""EDGE. What a host records of its VPN endpoints: their CA, the key for their health check, the expiry of their certificates."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ..service.vpn import FOLDER as FOLDER
 from ..service.vpn import HEALTH_KEY
 
 _CA, _ENDS = "ca", "ends.json"
-# What is kept for an endpoint of before this was kept: the disks of a domain, named after it and their content's digest.
+# Where an endpoint from before there were records shows: a domain's disks, named after it and their content's digest.
 DISKS = "/var/lib/unikernels/disks"
 _MAX_DISK = 1 << 20
 
 
 class ServedError(Exception):
-    """One line."""
+    """One line: an endpoint would change its CA."""
 
 
 def _text(path: str) -> str:
@@ -42,13 +42,13 @@ def known_ca(path: str, name: str) -> str:
 
 
 def _serves_unknown(name: str, disks: str) -> bool:
-    """Whether a domain of that name has an endpoint's disk, though which CA it serves was never kept."""
+    """True if a domain of that name has an endpoint's disk, but its CA was never recorded."""
     files = glob.glob(os.path.join(glob.escape(disks), f"{glob.escape(name)}-*.img"))
     return any("<tls-crypt>" in _text(file) for file in files)
 
 
 def refusal(path: str, endpoint: Mapping[str, Any], disks: str = DISKS) -> str:
-    """Why the controller's CA is not this host's; "" when it is, or when none is known."""
+    """Return why the controller's CA is not the one that this host serves; "" if it is, or if none is recorded."""
     name, ca, known = endpoint["name"], endpoint["ca"], known_ca(path, endpoint["name"])
     if endpoint["new_ca"] or (known == ca and ca):
         return ""
@@ -63,7 +63,7 @@ def refusal(path: str, endpoint: Mapping[str, Any], disks: str = DISKS) -> str:
 
 
 def keep(path: str, endpoints: Sequence[Mapping[str, Any]], write: bool, disks: str = DISKS) -> bool:
-    """Whether something changed, or would. ServedError for another CA, before anything is written."""
+    """Record the endpoints. Return whether something changes. Raise ServedError for another CA, before anything is written."""
     lines = [line for line in (refusal(path, endpoint, disks) for endpoint in endpoints) if line]
     if lines:
         raise ServedError("; ".join(lines))
@@ -72,7 +72,7 @@ def keep(path: str, endpoints: Sequence[Mapping[str, Any]], write: bool, disks: 
         if not endpoint["ca"]:
             continue  # its keys are created in this run
         files = {
-            # Which CA comes last: where it is known, all else is there.
+            # The CA comes last: once it is recorded, so is all else.
             HEALTH_KEY: endpoint["health"],
             _ENDS: json.dumps(endpoint["ends"], sort_keys=True) + "\n",
             _CA: endpoint["ca"] + "\n",
@@ -97,7 +97,7 @@ def _days(text: Any, now: float) -> int | None:
 
 
 def days_left(path: str, now: float) -> tuple[list[str], dict[str, dict[str, int]]]:
-    """A line for each endpoint that is known here, and all of its certificates' days."""
+    """Return a line for each endpoint recorded here, and the days left of all its certificates."""
     lines, found = [], {}
     for name in sorted(os.listdir(path)) if os.path.isdir(path) else []:
         try:

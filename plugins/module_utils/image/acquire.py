@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. An image for the store, built from source or given, with its statement and its name: what ``mirage_image`` does."""
+"""EDGE. Get an image into the store, built from source or finished, with its statement and name: module ``mirage_image``."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from .sandbox import private
 from .steps import BuildError
 from .store import NAME, StoreError, describe, image_path, point, put, write_whole
 
-# Gets a URL into a path, where a file of this digest is wanted; False where the server has none.
+# (url, path, wanted sha256) -> True once the file is at path; False if the server doesn't have it.
 Download = Callable[[str, str, str], bool]
 
 
 def acquire(params: dict[str, Any], check: bool, download: Download) -> tuple[bool, dict[str, Any]]:
-    """(changed, what the module returns). StoreError, BuildError or SignatureError."""
+    """Return (changed, the module's result). Raise StoreError, BuildError or SignatureError."""
     if params["name"] and not NAME.fullmatch(params["name"]):
         raise StoreError(f"name: {params['name']!r} may have letters, digits and . _ + - only, at most 64")
     changed, manifest = _from_source(params, check) if params["source"] else _finished(params, check, download)
@@ -42,7 +42,7 @@ def acquire(params: dict[str, Any], check: bool, download: Download) -> tuple[bo
 
 
 def secrets_of(url: str) -> set[str]:
-    """The words of an address that nobody is shown."""
+    """Return the parts of a URL that must not be shown."""
     try:
         parts = urlsplit(url)
         words = {parts.password or "", unquote(parts.password or ""), parts.query}
@@ -54,7 +54,7 @@ def secrets_of(url: str) -> set[str]:
 
 
 def _finished(params: dict[str, Any], check: bool, download: Download) -> tuple[bool, dict[str, Any]]:
-    """Store a finished image. (changed, manifest)"""
+    """Store a finished image. Return (changed, manifest)."""
     store, digest = params["store"], (params["sha256"] or "").lower()
     if params["sha256"] and not re.fullmatch("[0-9a-f]{64}", digest):
         raise StoreError(f"sha256: {params['sha256']!r} is not 64 hexadecimal digits")
@@ -82,7 +82,7 @@ def _finished(params: dict[str, Any], check: bool, download: Download) -> tuple[
 
 
 def _from_source(params: dict[str, Any], check: bool) -> tuple[bool, dict[str, Any]]:
-    """Build an image. (changed, manifest)"""
+    """Build an image. Return (changed, manifest)."""
     if is_url(params["source"]):
         if not params["version"]:
             raise BuildError(f"source {shown(params['source'])}: a git repository needs version: the revision to build")
@@ -123,7 +123,7 @@ def _build(params: dict[str, Any], check: bool, source: mirage.Source, name: str
 
 
 def _lock(params: dict[str, Any]) -> str:
-    """The lock file that is kept outside of the source's folder; one that came as text lies among the builder's files."""
+    """Return the path of a lock file kept outside the source's folder; one given as text is a file of the builder's."""
     if params["lock"]:
         return local_folder(params["lock"])
     if not params["lock_text"]:

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which packages of an image are known to be vulnerable, by an offline copy of advisories in the form of OSV's schema.
+"""Find vulnerable packages in an image, by an offline copy of advisories in OSV's schema.
 
-Versions are compared as opam does, which is Debian's order (opam's manual, "version ordering"). No file, no network.
+Versions are compared as opam does, which is Debian's order (opam's manual, "version ordering"). No file access, no network.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ _PARTS = re.compile(r"([^0-9]*)([0-9]*)")
 
 
 class AdvisoriesError(ValueError):
-    """One line: why a text is no list of advisories."""
+    """One line: why a text is not a list of advisories."""
 
 
 @dataclass(frozen=True)
 class Advisory:
-    """One vulnerability of one package: it is in ``versions``, and from each ``introduced`` on before its ``fixed``."""
+    """A vulnerability of a package: it affects ``versions``, and every version from ``introduced`` until before ``fixed``."""
 
     id: str
     package: str
     versions: tuple[str, ...]
-    ranges: tuple[tuple[str, str, str], ...]  # introduced, fixed, last affected; "" for none
+    ranges: tuple[tuple[str, str, str], ...]  # (introduced, fixed, last affected); "" for none
 
 
 def _order(character: str) -> int:
-    """A tilde comes before the end, letters before all else."""
+    """Sort key of a character: a tilde comes before the end, letters before everything else."""
     return -1 if character == "~" else ord(character) if character.isalpha() else ord(character) + 256
 
 
 def compare(left: str, right: str) -> int:
-    """-1, 0 or 1, as ``left`` is older than, as old as, or newer than ``right``."""
+    """Return -1, 0 or 1 if ``left`` is older than, equal to or newer than ``right``."""
     for (words, number), (other_words, other_number) in _pairs(left, right):
         for index in range(max(len(words), len(other_words))):
             mine = _order(words[index]) if index < len(words) else 0
@@ -59,7 +59,7 @@ def _pairs(left: str, right: str) -> list[tuple[tuple[str, str], tuple[str, str]
 
 
 def read(text: str | bytes) -> list[Advisory]:
-    """The advisories for opam's packages in a file: one JSON object, a list of them, or one in each line."""
+    """Return the advisories for opam packages in a file: one JSON object, a list of them, or one on each line."""
     try:
         text = text.decode() if isinstance(text, bytes) else text
         try:
@@ -90,7 +90,7 @@ def _advisories(entry: dict[str, Any]) -> list[Advisory]:
 
 
 def _ranges(events: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """An ``introduced`` begins a range, the next ``fixed`` or ``last_affected`` ends it."""
+    """Return the version ranges: ``introduced`` begins one, the next ``fixed`` or ``last_affected`` ends it."""
     ranges, introduced = [], None
     for event in events:
         if "introduced" in event:
@@ -115,7 +115,7 @@ def affects(advisory: Advisory, name: str, version: str) -> bool:
 
 
 def vulnerable(packages: list[dict[str, str]], advisories: list[Advisory]) -> list[dict[str, str]]:
-    """Name, version and advisory of each package that one is about."""
+    """Return name, version and advisory of each affected package."""
     return [
         {**package, "advisory": advisory.id}
         for package in packages

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A unikernel's sources as one file, for a builder that is another machine. The same sources give the same bytes."""
+"""EDGE. Pack a unikernel's sources into one file for a builder on another machine. Equal sources give equal bytes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _NAMED = re.compile(r"(.+)-[0-9a-f]{64}\.tar")
 
 
 def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: str, check: bool) -> tuple[bool, str]:
-    """The sources of ``folder``, with those of each (path inside, folder) over them, as ``target``/NAME-SHA256.tar.
+    """Pack the sources of ``folder``, overlaid with each (path inside, folder), as ``target``/NAME-SHA256.tar.
 
-    (whether it has yet to be, or was written; its path)
+    Return (whether it is, or in check mode would be, written; its path).
     """
     private(target)
     handle, draft = tempfile.mkstemp(prefix=INCOMING, dir=target)
@@ -37,7 +37,7 @@ def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: s
         changed = not os.path.exists(path)
         if changed and not check:
             with open(draft, "rb") as file:
-                os.fsync(file.fileno())  # a name that tells the content is never looked behind again
+                os.fsync(file.fileno())  # the name has the digest, so the content is never checked again
             os.rename(draft, path)
         return changed, path
     finally:
@@ -46,7 +46,7 @@ def pack(folder: str, overlay: tuple[tuple[str, str], ...], name: str, target: s
 
 
 def name_of(path: str) -> str | None:
-    """The name that ``pack`` was given, for a file of its; None for anything else."""
+    """Return the name given to ``pack`` from the file's name; None if it is not one of its files."""
     found = _NAMED.fullmatch(os.path.basename(path))
     return found.group(1) if found and os.path.isfile(path) else None
 
@@ -73,7 +73,7 @@ def _write(folder: str, overlay: tuple[tuple[str, str], ...], path: str) -> None
 
 @contextlib.contextmanager
 def unpacked(path: str, work: str) -> Iterator[str]:
-    """A folder below ``work`` with what ``path`` holds, for as long as it is needed. BuildError."""
+    """Unpack ``path`` into a folder below ``work``, for the time of the context. Raise BuildError."""
     private(work)
     with tempfile.TemporaryDirectory(prefix="sources-", dir=os.path.realpath(work)) as folder:
         try:
@@ -81,7 +81,7 @@ def unpacked(path: str, work: str) -> Iterator[str]:
                 room = os.path.getsize(path)
                 for member in archive:
                     room -= member.size
-                    if member.issparse() or room < 0:  # an archive of ours has neither, and a file of holes fills a disk
+                    if member.issparse() or room < 0:  # our archives have neither, and a sparse file could fill the disk
                         raise tarfile.TarError(f"{member.name} is larger than the archive")
                     _unpack(archive, member, folder)
         except (OSError, tarfile.TarError) as error:

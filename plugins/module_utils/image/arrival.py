@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Images arrive at a store: what was shipped or comes from a mirror is verified, taken in, and gets its names."""
+"""EDGE. Images arrive at a store: verify what was shipped or comes from a mirror, take it in, and set its names."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from .store import (
     write_whole,
 )
 
-# What libxl keeps of each domain that runs.
+# The configuration that libxl keeps of each running domain.
 LIBXL = "/var/lib/xen/userdata-d.*"
-# What a host can go back to, as `fleet.generation_folder` keeps it.
+# The generations that a host can roll back to, from `fleet.generation_folder`.
 GENERATIONS = "/var/lib/unikernels/generations/*"
 
 
 def receive(request: Request) -> dict[str, Any]:
     """Do what is asked for; the module's result. StoreError, SignatureError or PolicyError: one line."""
     policy, lines, changed = _policy(request)
-    # Two runs write to one unfinished file otherwise. The other one may be at its mirrors.
+    # Otherwise two runs could write to the same unfinished file. The other one may be waiting for its mirrors.
     with contextlib.nullcontext() if request.check else locked(request.store, request.mirror_timeout + LOCK_SECONDS):
         arrivals = _Arrivals(request)
         if not request.check:
@@ -59,9 +59,9 @@ def receive(request: Request) -> dict[str, Any]:
         incomplete = {file.partition(".")[0] for file in missing}
         names = {name: digest for name, digest in request.wanted.items() if digest not in incomplete}
         signers, signed = _signers(request, policy, names)
-        # Before a name means a newer image it is known that an older one is older.
+        # Record the highest version before a name means a newer image: from then on older ones are refused.
         highest, backwards, newer = _highest(request, policy, signed)
-    # `point` has the lock itself: what was taken in stays for an hour, whatever prunes.
+    # `point` takes the lock itself. Nothing is lost meanwhile: a prune keeps what arrived within the last hour.
     for name, digest in names.items():
         changed = point(request.store, name, digest, request.check) or changed
     removed = _prune(request)
@@ -84,7 +84,7 @@ def _shown(policy: Policy) -> dict[str, Any]:
 
 
 def _policy(request: Request) -> tuple[Policy, list[str], bool]:
-    """The policy that holds from now on, one line for each wish that was not granted, and whether it changes."""
+    """Return the policy from now on, one line for each setting that was not accepted, and whether the policy changes."""
     if not request.trust:
         return request.given, [], False
     try:
@@ -94,7 +94,7 @@ def _policy(request: Request) -> tuple[Policy, list[str], bool]:
             raise
         held = None
     if held is None and request.given == Policy():
-        return request.given, [], False  # nobody has said anything yet: required for this call, and nothing is kept
+        return request.given, [], False  # no policy anywhere: signatures are required in this call, nothing is kept
     policy, lines = merge(held, request.given, request.reset)
     entrances = logins(homes())
     for line in policy.allowed_signers or ():
@@ -112,7 +112,7 @@ def _described(store: str, digest: str) -> bool:
 
 
 def present(request: Request) -> dict[str, str]:
-    """The files of the wanted images that the store has, with the digest of each as it is now."""
+    """Map each file of the wanted images in the store to its digest, computed now."""
     there = {}
     for digest in request.digests:
         for kind in KINDS:
@@ -123,24 +123,24 @@ def present(request: Request) -> dict[str, str]:
 
 
 class _Arrivals:
-    """What comes in during one call."""
+    """What arrives during one call."""
 
     def __init__(self, request: Request) -> None:
         self.request = request
         self.taken: list[str] = []
-        self.reasons: list[str] = []  # why mirrors did not give what they were asked for
+        self.reasons: list[str] = []  # why mirrors didn't deliver
         self.until = time.monotonic() + request.mirror_timeout
-        self.there = present(request)  # every image is read once in a call
+        self.there = present(request)  # each image is read only once per call
 
     def take_in(self) -> None:
         for file in lacking(self.request, self.there):
             if self.given(file) or self.shipped(file) or self.mirrored(file):
                 self.taken.append(file)
-                # An image was read when it was taken in.
+                # An image was hashed when it was taken in.
                 self.there[file] = self.sha256(file) or digest_of(os.path.join(self.request.store, file))
 
     def describe(self) -> None:
-        """Every image has a description that can be read; one that came without gets it from its own bytes."""
+        """Write missing or unreadable descriptions of images from their own bytes."""
         for name, digest in sorted(self.request.wanted.items()):
             if self.there.get(digest + SUFFIX) == digest and not _described(self.request.store, digest):
                 describe_again(self.request.store, digest, name)
@@ -148,7 +148,7 @@ class _Arrivals:
                 self.taken.append(f"{digest}.json")
 
     def given(self, file: str) -> bool:
-        """A text that came with the call."""
+        """Write a text that came with the call. Return whether there was one."""
         if file not in self.request.texts:
             return False
         write_whole(os.path.join(self.request.store, file), self.request.texts[file], 0o644)
@@ -166,7 +166,7 @@ class _Arrivals:
         return True
 
     def sha256(self, file: str) -> str:
-        """What a file must be; "" where nobody said it (a statement is checked against the image, whoever gave it)."""
+        """Return a file's expected digest; "" if unknown (a statement is checked against its image, whoever delivers it)."""
         known = self.request.files.get(file)
         return known.sha256 if known else file.partition(".")[0] if file.endswith(SUFFIX) else ""
 
@@ -174,7 +174,7 @@ class _Arrivals:
         digest, _dot, kind = file.partition(".")
         known = self.request.files.get(file)
         if kind == "json" and not known:
-            return False  # nobody says what it must be: it is written from the image itself
+            return False  # without an expected digest it is written from the image itself
         path = os.path.join(self.request.store, INCOMING + file)
         for mirror in self.request.mirrors:
             try:
@@ -201,7 +201,7 @@ def _refuse_incomplete(request: Request, missing: list[str], reasons: list[str])
 
 
 def _signers(request: Request, policy: Policy, names: dict[str, str]) -> tuple[dict[str, str], dict[str, versions.Arrived]]:
-    """Name to who signed its image, and to what was signed; SignatureError for the first that may not be what its name means."""
+    """Return (name -> signer of its image, name -> what was signed). Raise SignatureError for the first that is not valid."""
     signers, signed = {}, {}
     for name, digest in names.items() if request.trust else ():
         signer, problem, version = signature_of(request.store, digest, policy, [name])
@@ -215,10 +215,10 @@ def _signers(request: Request, policy: Policy, names: dict[str, str]) -> tuple[d
 def _highest(
     request: Request, policy: Policy, signed: dict[str, versions.Arrived]
 ) -> tuple[dict[str, versions.Highest], list[str], bool]:
-    """(the highest version of each name from now on, one line for each that goes back, whether that is a change).
+    """Return (the highest version of each name, one line for each name that goes back, whether the record changes).
 
-    PolicyError for an older image than its name has meant, unless this is a rollback. Without signatures a version is no
-    more than what somebody wrote, and none is kept.
+    Raise PolicyError for an image older than its name's highest, unless this is a rollback. Without required signatures a version
+    proves nothing, so none is recorded.
     """
     if not request.trust or not policy.required:
         return {}, [], False
@@ -241,7 +241,7 @@ def _highest(
 
 
 def stopped(request: Request, policy: Policy) -> list[str]:
-    """One line for each defined domain that could not start under ``policy``."""
+    """Return one line for each defined domain that could not start under ``policy``."""
     known: dict[str, str | None] = {}
     answers = [check_definition(path, policy, known) for path in definitions_in(request.definitions)]
     return [answer for answer in answers if answer]
@@ -252,7 +252,7 @@ def definitions_in(folder: str) -> list[str]:
 
 
 def used_by_domains(definitions: str) -> set[str]:
-    """Digests that a definition, a domain that runs, or a generation to go back to names as its kernel."""
+    """Return the digests of kernels in a definition, a running domain, or a generation to roll back to."""
     used: set[str] = set()
     for path in [*definitions_in(definitions), *glob.glob(LIBXL), *glob.glob(GENERATIONS)]:
         try:
@@ -264,7 +264,7 @@ def used_by_domains(definitions: str) -> set[str]:
 
 
 def _prune(request: Request) -> list[str]:
-    # Where no definitions are to be seen, nobody can say what is in use.
+    # Without a folder of definitions nobody knows what is in use.
     if request.keep is None or not os.path.isdir(request.definitions) or not os.path.isdir(request.store):
         return []
     with contextlib.nullcontext() if request.check else locked(request.store):

@@ -4,9 +4,9 @@
 
 """EDGE. The commands of one build, each in a cell.
 
-Two kinds of cells. Foreign code (config.ml, dune rules, Makefiles) has the build's folder and no network. What has the network,
-opam and opam-monorepo, has a folder of its own with nothing in it that foreign code wrote but the names of packages.
-Between them only this module carries files, as plain files.
+There are two kinds of cells. Foreign code (config.ml, dune rules, Makefiles) gets the build's folder and no network. opam and
+opam-monorepo get the network and a folder of their own, which contains nothing that foreign code wrote except names of packages.
+Only this module carries files between them, and only regular files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sources import LOCK, read, source_files
 from .steps import BuildError, Steps
 from .store import write_whole
 
-# Sources say nothing about time; every image is as old as this (2020-01-01).
+# The timestamp of everything in an image (2020-01-01), so that builds are reproducible.
 EPOCH = "1577836800"
 _IMAGE = 1 << 30
 _TEXT = 16 << 20
@@ -34,7 +34,7 @@ _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
 def local_path(address: str) -> str:
-    """The folder that an address of the user's means, or ""."""
+    """Return the folder that a user's address means; "" if it is a URL."""
     path = re.sub(r"^(git\+)?file://", "", address).partition("#")[0]
     return path if path.startswith("/") else ""
 
@@ -45,24 +45,24 @@ def proxies(settings: Settings) -> dict[str, str]:
 
 
 def helpers(settings: Settings) -> tuple[str, ...]:
-    """Folders of the user's that opam may read: the archive, its mirrors, the overlays."""
+    """Return the user's folders that opam may read: the archive, its mirrors, the overlays."""
     return tuple(filter(None, map(local_path, (settings.archive, *settings.mirrors, *settings.overlays.values()))))
 
 
 class Building:
-    """One request, in ``folder`` and others that begin with its name; all of them are gone after ``clean``."""
+    """Builds one request in ``folder`` and others whose names begin with it; ``clean`` removes them all."""
 
     limits = Limits()
 
     def __init__(self, request: Request, tools: Toolchain, folder: str, steps: Steps) -> None:
         self.request, self.tools, self.base, self.steps = request, tools, folder, steps
         self.lock_text: bytes | None = None
-        # By digest, and opam looks at each again: what one project fetched is no other's code.
+        # By digest, and verified by opam on each use: one project can't plant code in another's downloads.
         self.downloads = os.path.join(os.path.dirname(folder), "downloads")
-        self.lock_path = ""  # below the source's folder
+        self.lock_path = ""  # relative to the source's folder
         real = os.path.join(tools.folder, "opam")
         bins = (os.path.join(tools.folder, "bin"), os.path.join(real, SWITCH, "bin"))
-        # Not the whole folder: settings.json may have a proxy's password.
+        # Not the whole folder: settings.json may contain a proxy's password.
         self.visible = (
             *(path for path in (real, bins[0]) if os.path.isdir(path) and not os.path.islink(path)),
             *(target for folder in bins for target in sandbox.links_out(folder)),
@@ -72,7 +72,7 @@ class Building:
         sandbox.remove(*(self.base + part for part in ("", "-again", "-fetch", "-root", ".image", "-again.image")))
 
     def once(self, attempt: str) -> str:
-        """Build in a fresh folder; the path of the image."""
+        """Build in a fresh folder. Return the path of the image."""
         folder = self.base + attempt
         self._lay_out(folder)
         self._configure(folder)
@@ -104,9 +104,9 @@ class Building:
 
     def _compile(self, folder: str) -> None:
         cell = self.cell(folder)
-        # An older lock file is one that make would make again: what stands in it is what is built.
+        # Touch the committed lock file: make would regenerate an older one, and then build something else.
         locks = [path for path in source_files(self.request.source.folder) if LOCK.fullmatch(path)]
-        # `make build` ends with 0 also when nothing was built (mirage 4.11): the file is the proof.
+        # `make build` exits with 0 even if it built nothing (mirage 4.11): only the file proves it.
         sandbox.remove(*self._in_dist(folder))
         self.steps.run(cell, "make build", ["sh", "-c", 'for lock; do touch -c -- "$lock"; done; exec make build', "sh", *locks])
 
@@ -118,7 +118,7 @@ class Building:
         if len(images) != 1:
             raise BuildError(f"{self.request.name}: make build left {len(images) or 'no'} image in dist/: {self.steps.reason()}")
         image = self._taken(folder, images[0])
-        # Half of a unikernel's file is its symbols: a host has no use for them, and OCaml's backtraces don't need them.
+        # Half of a unikernel's file is its symbols: no host needs them, nor do OCaml's backtraces.
         with contextlib.suppress(ImageError):
             if inspect_file(image).debug_info:
                 self.steps.run(self.cell(folder), "strip", ["strip", "--strip-all", images[0]])
@@ -135,7 +135,7 @@ class Building:
         return folder + ".image"
 
     def _lock_is_as_it_was(self, folder: str) -> None:
-        """What stands in the statement is the lock file that was built, so nobody may have written another one."""
+        """Raise BuildError if the build changed the lock file: the statement must name the one that was built."""
         if self.request.update_lock or self.request.lock:
             return  # it was never in the build's folder
         try:
@@ -159,7 +159,7 @@ class Building:
             raise BuildError(f"{self.request.name}: lock file {self.request.lock or self.lock_path}: {refusal}")
 
     def _package(self, folder: str) -> str:
-        """The name of the package that configure wrote, NAME-xen."""
+        """Return the package name that configure wrote, NAME-xen."""
         names = [os.path.basename(path)[: -len(".opam")] for path in sandbox.listed(folder, "mirage", "-xen.opam")]
         if len(names) != 1 or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", names[0]):
             raise BuildError(
@@ -180,13 +180,13 @@ class Building:
             ) from error
 
     def _installed(self) -> dict[str, str]:
-        """Package to version of all that the toolchain's switch has."""
+        """Map each package in the toolchain's switch to its version."""
         folder = os.path.join(self.tools.folder, "opam", SWITCH, ".opam-switch", "packages")
         names = os.listdir(folder) if os.path.isdir(folder) else []
         return {**dict(name.split(".", 1) for name in names if "." in name), **self.tools.versions}
 
     def _made_lock(self, folder: str, name: str) -> bytes:
-        """As the Makefile's target `lock` does it, without the Makefile: that is foreign code's, and this has the network."""
+        """Make the lock file like the Makefile's target `lock`, without running that foreign code: this cell has the network."""
         try:
             opam = sandbox.read(folder, f"mirage/{name}.opam", _TEXT)
         except (SandboxError, OSError) as error:
@@ -213,7 +213,7 @@ class Building:
             raise BuildError(f"{self.request.name}: opam monorepo lock made no lock file: {self.steps.reason()}") from error
 
     def _overlays(self, opam: str) -> list[tuple[str, str]]:
-        """The repositories that configure asks for, from where the builder has them."""
+        """Return the repositories that configure asks for, replaced by the builder's own."""
         return [(name, self.tools.settings.overlays.get(name, address)) for name, address in lock_file.repositories(opam)]
 
     def _fetch_folder(self, repositories: bool) -> str:
@@ -234,7 +234,7 @@ class Building:
         return fetch
 
     def _pull(self, folder: str) -> None:
-        """The sources that the lock file names, by their digests, into the build's folder."""
+        """Fetch the sources in the lock file, verified by their digests, into the build's folder."""
         fetch, name = self._fetch_folder(repositories=False), os.path.basename(self.lock_path)
         text = self.lock_text or b""
         write_whole(os.path.join(fetch, name), text, 0o644)
@@ -257,14 +257,14 @@ class Building:
     # -- cells --------------------------------------------------------------------------------------
 
     def cell(self, folder: str) -> Cell:
-        """Nothing of the user's but what the toolchain needs: the same everywhere."""
+        """Return a cell with only what the toolchain needs: the same environment on every machine."""
         root = os.path.join(self.tools.folder, "opam")
         switch = os.path.join(root, SWITCH)
         lib = os.path.join(switch, "lib")
         path = [os.path.join(switch, "bin"), os.path.join(self.tools.folder, "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
         environment = {
             "PATH": ":".join(path), "HOME": folder, "OPAMROOT": root,
-            # What `opam env` says: dune finds the switch's libraries by the first.
+            # As `opam env` sets them: dune finds the switch's libraries by the first.
             "OPAM_SWITCH_PREFIX": switch, "CAML_LD_LIBRARY_PATH": f"{lib}/stublibs:{lib}/ocaml/stublibs:{lib}/ocaml",
             "OPAMYES": "1", "OPAMCOLOR": "never", "OPAMSWITCH": SWITCH, "LC_ALL": "C.UTF-8", "TZ": "UTC",
             "SOURCE_DATE_EPOCH": EPOCH, "BUILD_PATH_PREFIX_MAP": f"/build={folder}", "DUNE_CACHE": "disabled",
@@ -272,7 +272,7 @@ class Building:
         return Cell(folder, environment, visible=self.visible, limits=self.limits, enabled=self.request.sandbox)
 
     def fetching(self, folder: str) -> Cell:
-        """With the network, and an opam root of its own."""
+        """Return a cell with the network and an opam root of its own."""
         cell = self.cell(folder)
         environment = {
             **cell.environment, **proxies(self.tools.settings), "OPAMVAR_monorepo": "opam-monorepo", "OPAMROOTISOK": "1",
@@ -281,7 +281,7 @@ class Building:
         root = self.base + "-root"
         writable = (root, self.downloads) if os.path.isdir(root) else ()
         if writable:
-            # opam-monorepo lays out whole repositories for a while.
+            # opam-monorepo temporarily unpacks whole repositories.
             environment.update(OPAMROOT=root, TMPDIR=os.path.join(root, "tmp"))
         helping = (os.path.join(self.tools.folder, "gitconfig"), *helpers(self.tools.settings))
         more = tuple(path for path in helping if os.path.exists(path))

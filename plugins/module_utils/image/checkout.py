@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A git repository at one revision, as a folder. A full commit that is there already costs no process.
+"""EDGE. Check out a git repository at one revision. A full commit that is cached costs no process.
 
-A tree of the cache is compared with the commit's own digests each time; one that differs is fetched again. A password of an
-address is handed to git by its environment: no statement, message, log, process list or name of a folder has it.
+A cached tree is compared with the commit's own digests each time; if it differs, it is fetched again. git gets a URL's password
+through its environment, so that no statement, message, log, process list or folder name contains it.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::).*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*", re.DOTALL)
 _ADDRESS = re.compile(r"(https|ssh|file)://[^\s-][^\s]*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*")
 _SECONDS = 300
-# Written beside a tree: what says that it is the commit's.
+# Files beside a tree that prove it is the commit's.
 _COMMIT_TEXT, _MODULES = ".commit", ".modules"
-# What would make files differ from git's objects.
+# Attributes that would make files differ from git's objects.
 _AS_IT_IS = "* -text -ident -filter -working-tree-encoding\n"
 
 
 @dataclass(frozen=True)
 class Address:
-    """``url``: for git, without a password; ``user`` and ``password``: those of the address."""
+    """``url``: for git, without a password; ``user``, ``password``: those of the URL."""
 
     url: str
     user: str = ""
@@ -88,14 +88,14 @@ def address_of(url: str) -> Address:
 
 
 def _is_ours(path: str) -> None:
-    """A repository of somebody else on this machine has hooks and a configuration of his."""
+    """Refuse another local user's repository: it could contain hooks and configuration of theirs."""
     with contextlib.suppress(FileNotFoundError):
         owner = os.stat(path).st_uid
         if owner not in (0, os.geteuid()):
             raise BuildError(f"source file://{path}: belongs to another user of this machine; use a copy that you own")
 
 
-# For git's own question of who asks: the words stand in its environment.
+# git's credential helper; it prints what is in its environment.
 _HELPER = '!f() { test "$1" = get && printf "username=%s\\npassword=%s\\n" "$UNIKERNELS_USER" "$UNIKERNELS_PASSWORD"; }; f'
 
 
@@ -128,7 +128,7 @@ def _git(address: Address, *arguments: str, folder: str | None = None) -> bytes:
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"git {arguments[0]} did not end within {_SECONDS} s") from error
     finally:
-        with contextlib.suppress(ProcessLookupError):  # ssh as well
+        with contextlib.suppress(ProcessLookupError):  # kills ssh as well
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode:
@@ -168,10 +168,10 @@ def _without_secrets(words: str, address: Address) -> str:
 
 
 def _resolve(address: Address, revision: str) -> str:
-    """The commit of exactly this branch or tag: git's own answer has every ref that ends like it."""
+    """Return the commit of exactly this branch or tag: git's own answer includes every ref that ends like it."""
     names = {f"refs/heads/{revision}": "branch", f"refs/tags/{revision}": "tag", f"refs/tags/{revision}^{{}}": "tag"}
     commits: dict[str, str] = {}
-    # An annotated tag is listed twice; the line with ^{} is the commit, and comes behind.
+    # An annotated tag has two lines; the one with ^{} names the commit and comes second.
     for line in _git(address, "ls-remote", "--", address.url, *names).decode("utf-8", "replace").splitlines():
         commit, _tab, name = line.partition("\t")
         if name in names and COMMIT.fullmatch(commit):
@@ -187,7 +187,7 @@ def _resolve(address: Address, revision: str) -> str:
 
 
 def _is_commit(tree: str, commit: str) -> bool:
-    """Whether the folder is what the commit says. A tree that was made by an older version has no text beside it."""
+    """True if the folder is the commit's tree. A tree without its proof was made by an older version."""
     try:
         with open(tree + _COMMIT_TEXT, "rb") as file:
             wanted = tree_of(commit, file.read())

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A file from an HTTP(S) server that may be slow, broken or hostile: bounded in size and in time.
+"""EDGE. Download from an HTTP(S) server that may be slow, broken or hostile: bounded in size and time.
 
-A download that was killed is resumed (RFC 9110, 14). After a failure nothing of the file is left. A server may send a file
-compressed (gzip, RFC 9110, 8.4.1.3): what comes out of it is bounded in the same way.
+A download that was killed is resumed (RFC 9110, 14). After a failure nothing of the file is left. A server may compress the file
+(gzip, RFC 9110, 8.4.1.3); the unpacked size is bounded in the same way.
 """
 
 from __future__ import annotations
@@ -30,31 +30,31 @@ from .store import StoreError, digest_of
 
 MAX_IMAGE = 1 << 30  # where nobody knows how large an image is
 SECONDS = 600
-# A server that sends nothing for that long is given up.
+# Give up on a server that sends nothing for this many seconds.
 _STALLED_SECONDS = 30
 _BLOCK = 1 << 16
-# An interrupted transfer is resumed as long as each attempt brings something.
+# Resume an interrupted transfer as long as each attempt makes progress.
 _ATTEMPTS = 4
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
 def shown(url: str) -> str:
-    """An address as it may be shown and logged: without user, password, and what is behind a question mark."""
+    """Return a URL as it may be shown and logged: without user, password and query."""
     return printable(re.sub("//[^/?#]*@", "//", url).partition("?")[0])
 
 
 class _CutShort(Exception):
-    """The connection ended before the file did."""
+    """The connection ended before the file was complete."""
 
 
 def download(
     url: str, path: str, size: int | None = None, sha256: str | None = None, seconds: float = SECONDS,
     ca_file: str | None = None, limit: int = MAX_IMAGE,
 ) -> bool:  # fmt: skip
-    """Get ``url`` into ``path``, keeping what a killed run left there of it; False where the server has no such file.
+    """Get ``url`` into ``path``, resuming what a killed run left there. Return False if the server has no such file.
 
-    At most ``size`` bytes are written, or ``limit`` where no size is known, and within ``seconds``. With ``sha256`` the
-    file has it afterwards. StoreError says why nothing came; then there is no file.
+    Write at most ``size`` bytes, or ``limit`` if the size is unknown, within ``seconds``; verify ``sha256`` if given. Raise
+    StoreError if that fails; then there is no file.
     """
     if not re.match("https?://", url):
         raise StoreError(f"url {shown(url)}: must begin with https:// or http://")
@@ -77,7 +77,7 @@ def _download(url: str, path: str, size: int | None, sha256: str | None, until: 
     most = limit if size is None else size
     before = os.path.getsize(path) if os.path.exists(path) else 0
     if before > most or size is None:
-        _remove(path)  # no part of this file, or nobody could say what is missing
+        _remove(path)  # not a part of this file, or nobody can tell what is missing
         before = 0
     free = shutil.disk_usage(os.path.dirname(path)).free
     if size is not None and size - before > free:
@@ -103,7 +103,7 @@ def _download(url: str, path: str, size: int | None, sha256: str | None, until: 
 
 
 def _get(url: str, path: str, there: int, size: int | None, most: int, until: float, ca_file: str | None) -> bool:
-    """One request; False where there is no such file."""
+    """Make one request. Return False if there is no such file."""
     reply = _Reply(url, there, until, ca_file)
     status = reply.status
     if status == 404:
@@ -131,10 +131,10 @@ def _get(url: str, path: str, there: int, size: int | None, most: int, until: fl
 
 
 def unpacked(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """What is in a gzip file, in pieces of bounded size: a few bytes can stand for any number."""
+    """Unpack a gzip file in pieces of bounded size: a few bytes can expand to any number."""
     stream = zlib.decompressobj(wbits=31)
     for block in blocks:
-        piece = bytes(_BLOCK)  # as many as that: there may be more behind it
+        piece = bytes(_BLOCK)  # a full piece: more output may follow
         while len(piece) == _BLOCK and not stream.eof:
             try:
                 piece = stream.decompress(block, _BLOCK)
@@ -156,7 +156,7 @@ def _check_range(header: str, there: int, size: int | None) -> None:
 
 
 class _Reply:
-    """One answer of a server, read by a thread: whatever that waits for, nobody waits for it longer than ``until``."""
+    """A server's answer, read by a thread, so that nobody waits for it longer than ``until``."""
 
     def __init__(self, url: str, there: int, until: float, ca_file: str | None) -> None:
         self.until = until
@@ -203,7 +203,7 @@ class _Reply:
             self._put((reply.status, str(reply.reason), reply.headers))
             announced = reply.headers.get("Content-Length") or "0"
             missing = 0 if reply.chunked or not announced.isdecimal() else int(announced)
-            # read1: what has come, not the whole block, so that a server that drips is seen to.
+            # read1 returns what has arrived instead of a whole block, so that a slow server is noticed.
             while block := reply.read1(_BLOCK):
                 missing -= len(block)
                 if not self._put(block):
@@ -215,6 +215,6 @@ class _Reply:
             self._put(_CutShort())
         except http.client.HTTPException as error:
             self._put(StoreError(f"the server's answer is not HTTP ({type(error).__name__})"))
-        except Exception as error:  # whatever a server can make a library stumble over is one line for the user
+        except Exception as error:  # turn any error that a server can provoke in a library into one line
             reason = getattr(error, "reason", None) or error
             self._put(StoreError(printable(str(getattr(reason, "strerror", None) or reason or type(error).__name__))))

@@ -2,11 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What an image states about itself, read from its bytes: no process, no file, no host.
+"""What an image states about itself, read from its bytes. No process, no file access, no host.
 
-Sources of the numbers: the ELF-64 object file format; Xen's public headers
-``xen/include/public/elfnote.h`` (XEN_ELFNOTE_PHYS32_ENTRY) for the PVH entry;
-Solo5's public headers ``elf_abi.h`` and ``mft_abi.h`` for its two notes.
+Sources of the numbers: the ELF-64 object file format; Xen's public header ``xen/include/public/elfnote.h``
+(XEN_ELFNOTE_PHYS32_ENTRY) for the PVH entry; Solo5's public headers ``elf_abi.h`` and ``mft_abi.h`` for its two notes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SOLO5_TARGETS = {1: "hvt", 2: "spt", 3: "virtio", 4: "muen", 5: "genode", 6: "xe
 SOLO5_DEVICE_TYPES = {1: "block", 2: "net"}
 SOLO5_RESERVED_FIRST = 1 << 30
 
-# An owner of our own: a note that states "this is a stand-in, not a unikernel".
+# Our own note: "this is a stand-in, not a unikernel".
 STANDIN_NOTE_OWNER = b"unikernels.xen"
 STANDIN_NOTE_TYPE = 1
 
@@ -34,28 +33,28 @@ _EM_386, _EM_X86_64 = 3, 62
 _HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _PROGRAM_HEADER = struct.Struct("<IIQQQQQQ")
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
-# Four bytes of padding, version, number of entries; then name[68], type and 32 bytes for each.
+# Four bytes of padding, the version, the number of entries; then for each entry name[68], type and 32 bytes.
 _MANIFEST_ENTRIES_AT = 12
 _MANIFEST_ENTRY_SIZE = 104
-# A hostile file may claim any number of anything; real images have a handful.
+# A hostile file may claim any number of anything; real images have a few.
 _MAX_NOTES = 256
 _MAX_DEVICES = 64
-_MAX_HEADERS = 1024  # of one table; a kernel has a dozen
+_MAX_HEADERS = 1024  # per table; a kernel has about a dozen
 _MAX_BYTES = 1 << 20  # of one table or note section
 
 
-# What a terminal or a log would obey rather than show: C0 and C1 controls, changes of direction, halves of characters.
+# What a terminal or a log would interpret: C0 and C1 controls, direction marks, surrogates.
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MAX_TEXT = 500
 
 
 def printable(text: str) -> str:
-    """Text of foreign origin as it may be shown: one line of bounded length without control characters."""
+    """Return foreign text as it may be shown: one line of bounded length without control characters."""
     return _CONTROLS.sub("?", text[:_MAX_TEXT])
 
 
 class ImageError(ValueError):
-    """The bytes are not an image that Xen can boot as a PVH guest; the text says why."""
+    """Xen can't boot the bytes as a PVH guest; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Image:
-    """What was read. Addresses and sizes in bytes."""
+    """What an image states. Addresses and sizes in bytes."""
 
     target: str  # "xen" (Solo5), "standin", or "pvh" (any other PVH kernel)
     entry: int
@@ -74,8 +73,8 @@ class Image:
     memory_size: int  # from the lowest to the highest loaded address
     abi_version: int | None = None
     devices: tuple[Device, ...] = field(default=())
-    description: str = ""  # of a stand-in: what it stands in for
-    debug_info: bool = False  # it has a symbol table, which Xen does not load
+    description: str = ""  # of a stand-in: what it replaces
+    debug_info: bool = False  # has a symbol table, which Xen doesn't load
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def _manifest(data: bytes) -> tuple[Device, ...]:
 
 
 def inspect_file(path: str) -> Image:
-    """`inspect` for a file, without reading more of it than the headers and notes."""
+    """`inspect` a file, reading only its headers and notes."""
     if not os.path.isfile(path):
         raise ImageError("not a file")
     if not os.path.getsize(path):
@@ -139,7 +138,7 @@ def inspect_file(path: str) -> Image:
 
 
 def inspect(data: bytes | mmap.mmap) -> Image:
-    """Read the image in ``data``; raise `ImageError` when Xen could not boot it as PVH."""
+    """Read the image in ``data``. Raise `ImageError` if Xen could not boot it as PVH."""
     header = _header(data)
     notes, memory_size = _segments(data, header)
     section_notes, debug_info = _sections(data, header, len(notes))
@@ -181,7 +180,7 @@ def _header(data: bytes | mmap.mmap) -> _Header:
 
 
 def _segments(data: bytes | mmap.mmap, header: _Header) -> tuple[list[_Note], int]:
-    """The notes of the note segments, and how much memory the loaded ones take from the lowest to the highest address."""
+    """Return the notes in the note segments, and the memory from the lowest to the highest loaded address."""
     notes: list[_Note] = []
     lowest, highest = None, 0
     table = _slice(data, header.program_at, _PROGRAM_HEADER.size * header.program_count, "the program header table")
@@ -198,7 +197,7 @@ def _segments(data: bytes | mmap.mmap, header: _Header) -> tuple[list[_Note], in
 
 
 def _sections(data: bytes | mmap.mmap, header: _Header, known: int) -> tuple[list[_Note], bool]:
-    """The notes of the note sections (the segments had ``known``), and whether there is a symbol table."""
+    """Return the notes in the note sections (the segments had ``known``), and whether there is a symbol table."""
     notes: list[_Note] = []
     debug_info = False
     if not header.section_count or header.section_size != _SECTION_HEADER.size:
@@ -212,7 +211,7 @@ def _sections(data: bytes | mmap.mmap, header: _Header, known: int) -> tuple[lis
 
 
 def _from_notes(notes: list[_Note]) -> Image:
-    """What the notes say; entry -1 where none names one."""
+    """Return what the notes say. The entry is -1 if no note has one."""
     target, description, abi_version, entry = "pvh", "", None, -1
     devices: tuple[Device, ...] = ()
     for note in notes:

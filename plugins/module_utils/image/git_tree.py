@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Is a folder what a commit of git says? Answered from the commit's own text and the files, with no process.
+"""Check that a folder is what a git commit says, from the commit's text and the files, without a process.
 
-A commit's name is the digest of its text, which names the digest of its tree, which names those of all files: whoever changes
-a file would have to find another one with the same digest. Source of the formats: git's gitformat-pack(5) and git-hash-object(1).
+A commit's name is the digest of its text, which contains the digest of its tree, which contains those of all files: to change a
+file unnoticed takes another one with the same digest. Source of the formats: git's gitformat-pack(5) and git-hash-object(1).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ def _object(kind: str, content: bytes) -> bytes:
 
 
 def tree_of(commit: str, text: bytes) -> str | None:
-    """The tree that the commit's text names; None when it is not the text of this commit."""
+    """Return the tree that the commit's text names; None if it is not this commit's text."""
     found = re.match(rb"tree ([0-9a-f]{40})\n", text)
     return found.group(1).decode() if found and _object("commit", text).hex() == commit else None
 
 
 def digest_of_folder(folder: str, modules: dict[str, str]) -> str:
-    """The name of git's tree for this folder. ``modules``: path of a submodule to its commit, as git's tree has them."""
+    """Return git's tree digest of this folder. ``modules``: path of a submodule -> its commit."""
     return _folder(folder, "", modules).hex()
 
 
@@ -46,5 +46,5 @@ def _folder(root: str, below: str, modules: dict[str, str]) -> bytes:
             with open(entry.path, "rb") as file:
                 entries.append((name, (b"100755 " if mode & 0o100 else b"100644 ") + name, _object("blob", file.read())))
         else:
-            entries.append((name, b"0 " + name, b""))  # what no tree of git's has
+            entries.append((name, b"0 " + name, b""))  # something that no git tree contains
     return _object("tree", b"".join(head + b"\0" + digest for _order, head, digest in sorted(entries)))

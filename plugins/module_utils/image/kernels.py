@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What Xen boots as a domain's kernel. An image that claims to be a unikernel has the stricter check of `elf.inspect`.
+"""What Xen can boot as a domain's kernel. An image that claims to be a unikernel is checked more strictly by `elf.inspect`.
 
-For PVH: an ELF file of 32 or 64 bits with the note PHYS32_ENTRY, or a Linux bzImage with such a file in it, either of
-them compressed with gzip as a whole too (xen/tools/libs/guest: xg_dom_core.c xc_dom_kernel_file, xg_dom_elfloader.c,
-xg_dom_bzimageloader.c; xen/common/libelf/libelf-dominfo.c). Numbers of the ELF-32 object file format, and of Linux's
-boot protocol (Documentation/arch/x86/boot.rst).
+For PVH: a 32-bit or 64-bit ELF file with the note PHYS32_ENTRY, or a Linux bzImage that contains one; either may also be
+compressed with gzip as a whole (xen/tools/libs/guest: xg_dom_core.c xc_dom_kernel_file, xg_dom_elfloader.c,
+xg_dom_bzimageloader.c; xen/common/libelf/libelf-dominfo.c). Numbers from the ELF-32 object file format, and from Linux's boot
+protocol (Documentation/arch/x86/boot.rst).
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _PROGRAM_HEADER_32 = struct.Struct("<8I")
 _SECTION_HEADER_32 = struct.Struct("<10I")
 _EM_386 = 3
 _PT_LOAD, _PT_NOTE, _SHT_NOTE = 1, 4, 7
-_NOTE_SIZES = (1, 2, 4, 8)  # of a number, libelf's elf_note_numeric
-# A hostile file may claim any number of anything; real kernels have a handful.
+_NOTE_SIZES = (1, 2, 4, 8)  # sizes of a number, libelf's elf_note_numeric
+# A hostile file may claim any number of anything; real kernels have a few.
 _MAX_HEADERS, _MAX_NOTES = 1024, 256
-_MAX_UNPACKED = 256 << 20  # bytes; a kernel of Debian's has 60 MiB
+_MAX_UNPACKED = 256 << 20  # bytes; Debian's kernels have 60 MiB
 
 _BOOT_MAGIC_AT, _BOOT_MAGIC = 0x202, b"HdrS"
-_BOOT_VERSION = 0x0208  # the first that states where the compressed kernel is
+_BOOT_VERSION = 0x0208  # the first version that says where the compressed kernel is
 
 
 class Bootable(NamedTuple):
-    """``memory_size``: bytes that the kernel takes when it is loaded, 0 when that isn't known."""
+    """``memory_size``: bytes that the loaded kernel takes; 0 if unknown."""
 
     ok: bool
     memory_size: int
@@ -48,7 +48,7 @@ class Bootable(NamedTuple):
 
 
 def bootable(path: str, kind: str) -> Bootable:
-    """Can Xen start this file as a kernel of type ``kind`` (pvh, pv)? The problem is the end of a sentence on the path."""
+    """Check that Xen can start this file as a kernel of type ``kind`` (pvh, pv). The problem completes a sentence on the path."""
     try:
         if not os.path.isfile(path):
             return Bootable(False, 0, "not a file")
@@ -65,7 +65,7 @@ def bootable(path: str, kind: str) -> Bootable:
 
 
 def pvh_memory_size(data: Bytes) -> int:
-    """Bytes that a PVH kernel takes in memory, 0 when that isn't known. ImageError when Xen can't boot it."""
+    """Return the bytes that a PVH kernel takes in memory; 0 if unknown. Raise ImageError if Xen can't boot it."""
     if data[:2] == b"\x1f\x8b":
         data = _unpack(data, 0, len(data), "the file")
     if data[_BOOT_MAGIC_AT : _BOOT_MAGIC_AT + 4] == _BOOT_MAGIC:
@@ -78,7 +78,7 @@ def pvh_memory_size(data: Bytes) -> int:
 
 
 def _payload(data: Bytes) -> bytes:
-    """The ELF file in a bzImage; empty when Xen can unpack it and Python can't."""
+    """Return the ELF file in a bzImage; empty if Xen can unpack it but Python can't."""
     version = struct.unpack_from("<H", data, 0x206)[0] if len(data) >= 0x250 else 0
     if version < _BOOT_VERSION:
         raise ImageError(f"a Linux kernel of boot protocol {version >> 8}.{version & 255:02}, which Xen does not boot: too old")
@@ -93,7 +93,7 @@ def _payload(data: Bytes) -> bytes:
     return unpacked
 
 
-# What xg_dom_bzimageloader.c knows; None: the standard library can't unpack it.
+# The formats of xg_dom_bzimageloader.c. None: the standard library can't unpack it.
 _PACKINGS: tuple[tuple[bytes, Callable[[], Any] | None], ...] = (
     (b"\x1f\x8b", lambda: zlib.decompressobj(wbits=31)),
     (b"\xfd7zXZ\x00", lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)),
@@ -125,7 +125,7 @@ def _unpack(data: Bytes, at: int, size: int, what: str) -> bytes:
 
 
 def _elf_32(data: Bytes) -> int:
-    """Bytes from the lowest to the highest loaded address of a 32-bit file with a PVH entry."""
+    """Return the bytes from the lowest to the highest loaded address of a 32-bit file with a PVH entry."""
     if len(data) < _HEADER_32.size:
         raise ImageError(f"the file is truncated: it has only {len(data)} bytes, less than an ELF header")
     header = _HEADER_32.unpack_from(data)

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a lock file of opam-monorepo says: which sources are built in, and what the toolchain must have. Pure.
+"""Read a lock file of opam-monorepo: which sources are built in, and what the toolchain must have. Pure.
 
-The fields are those that opam-monorepo writes: ``x-opam-monorepo-root-packages``, ``x-opam-monorepo-opam-provided`` and
+The fields are opam-monorepo's: ``x-opam-monorepo-root-packages``, ``x-opam-monorepo-opam-provided`` and
 ``x-opam-monorepo-duniverse-dirs`` (address, folder, digests).
 """
 
@@ -24,7 +24,7 @@ _COMMIT = re.compile(r"git\+[^#]+#[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Lock:
-    """``provided``: packages of the switch; ``sources``: (address, its digests)."""
+    """``provided``: packages that the switch must have; ``sources``: (address, its digests)."""
 
     roots: tuple[str, ...]
     provided: tuple[str, ...]
@@ -32,7 +32,7 @@ class Lock:
 
 
 def read(text: str) -> Lock:
-    """What it says; fields that are not there are empty."""
+    """Parse a lock file; missing fields are empty."""
     directories = _groups(_field(text, "x-opam-monorepo-duniverse-dirs"))
     return Lock(
         tuple(re.findall(_TEXT, _field(text, "x-opam-monorepo-root-packages"))),
@@ -42,7 +42,7 @@ def read(text: str) -> Lock:
 
 
 def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
-    """Why nothing can be built from it, in words; None when it can. ``root``: the package that its file name names."""
+    """Return why the lock file can't be built; None if it can. ``root``: the package in its file name."""
     if lock.roots and root not in lock.roots:
         return f"it was made for {', '.join(lock.roots)}, not for {root}; update_lock: true creates one"
     missing = sorted(set(lock.provided) - set(toolchain))
@@ -55,11 +55,10 @@ def refusal(lock: Lock, root: str, toolchain: dict[str, str]) -> str | None:
 
 
 def pinned(opam: str, folder: str, uri: str, commit: str) -> tuple[str, str]:
-    """(the text of a .opam file, in which pins of folders above the source's mean its own repository; why they can't, or "").
+    """Return (.opam text with pins of the folders above replaced by pins of the source's own repository, why that fails or "").
 
-    A project whose unikernels are in folders of their own pins the library beside them as ``git+file://`` and the folder above
-    the one where `mirage configure` runs, ``folder`` here. Above that there is nothing in a build, and the same is to be had from
-    the repository ``uri`` at ``commit``.
+    A project with unikernels in subfolders pins the library beside them as ``git+file://`` with the folder above ``folder``, in
+    which `mirage configure` ran. A build doesn't have that folder, but the repository ``uri`` at ``commit`` does.
     """
     problem = ""
 
@@ -81,7 +80,7 @@ def pinned(opam: str, folder: str, uri: str, commit: str) -> tuple[str, str]:
 
 
 def other_commit(lock: Lock, uri: str, commit: str) -> str:
-    """Why a lock file does not fit the commit that is built, in words; "" where it does: it may pin its own repository."""
+    """Return why a lock file doesn't fit the commit to build (if it pins its own repository at another one); "" if it fits."""
     own = f"git+{uri}#"
     others = [address[len(own) :] for address, _digests in lock.sources if address.startswith(own) and address != own + commit]
     if not uri or not commit or not others:
@@ -90,13 +89,13 @@ def other_commit(lock: Lock, uri: str, commit: str) -> str:
 
 
 def repositories(opam: str) -> list[tuple[str, str]]:
-    """(name, address) of the package repositories that `mirage configure` asks for in its .opam file."""
+    """Return (name, address) of the package repositories that `mirage configure` requests in its .opam file."""
     found = _groups(_field(opam, "x-mirage-extra-repo"))
     return [(group[0], group[1]) for group in found if len(group) == 2 and _REPOSITORY.fullmatch(" ".join(group))]
 
 
 def _field(text: str, name: str) -> str:
-    """The text of a field's value: a word or a list, by its brackets."""
+    """Return the text of a field's value: a word, or a list up to its closing bracket."""
     found = re.search(rf"(?m)^{re.escape(name)}:\s*", text)
     if not found:
         return ""
@@ -109,7 +108,7 @@ def _field(text: str, name: str) -> str:
 
 
 def _groups(text: str) -> list[list[str]]:
-    """The texts of each list of a list, those of lists in it among them."""
+    """Return the texts in each inner list of a list, including those of nested lists."""
     out: list[list[str]] = []
     depth = 0
     for token in _TOKEN.finditer(text):

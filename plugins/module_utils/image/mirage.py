@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. From OCaml source to an image in the store: configured, its packages fetched, built, looked at, stored.
+"""EDGE. Turn OCaml source into an image in the store: configure, fetch packages, build, inspect, store.
 
-The key of a build is a digest of everything that goes into it, so a build that was done is found again without starting
-a process. A build happens in a folder of its own below the work folder, under a lock of its own: a second build of the same
-key waits. Where there is no sandbox to end them, children hold the lock as well, so that it waits for orphans too.
+A build's key is a digest of everything that goes into it, so an earlier build is found without starting a process. Each build has
+a folder of its own below the work folder, and a lock: a second build of the same key waits. Without a sandbox that kills orphans,
+child processes hold the lock too, so that it waits for them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from .steps import Steps
 from .steps import reason as reason
 from .store import describe, digest_of, hold, image_path, put, write_json, write_whole
 
-# 1: raised whenever the same sources would be built in another way.
+# Raise this number whenever the same sources would be built differently.
 RECIPE = 3
-# An orphan of a killed build ends soon: its pipe is gone.
+# Seconds; orphans of a killed build exit soon, since their pipe is closed.
 _LOCK_SECONDS = 60
 
 
@@ -61,7 +61,7 @@ def toolchain(folder: str) -> Toolchain:
 
 
 def _settings(folder: str) -> Settings:
-    """How this builder gets packages; an older toolchain says nothing of it."""
+    """Return how this builder gets packages; defaults for an older toolchain."""
     try:
         with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
             settings = json.load(file)
@@ -71,12 +71,12 @@ def _settings(folder: str) -> Settings:
 
 
 def key_of(request: Request, tools: Toolchain) -> str:
-    """Digest of sources, lock file, configure options and toolchain: the same key gives the same image."""
+    """Return a digest of sources, lock file, configure options and toolchain: equal keys give equal images."""
     sources, lock = digest_of_sources(request.source.folder)
     if request.lock and not request.update_lock:
         lock = digest_of(request.lock)
     over = [(path, digest_of_sources(folder)[0]) for path, folder in request.overlay]
-    # A lock file that is made may pin the commit, whatever else of the repository has changed.
+    # A lock file to be made may pin the commit, so another commit needs another one, even with equal sources.
     parts = [
         RECIPE,
         sources,
@@ -89,7 +89,7 @@ def key_of(request: Request, tools: Toolchain) -> str:
 
 
 def built(store: str, key: str) -> dict[str, Any] | None:
-    """The manifest of the image that was built for the key, while it is in the store."""
+    """Return the manifest of the image built for the key, if it is still in the store."""
     try:
         with open(os.path.join(store, "keys", key), encoding="ascii") as file:
             digest = file.read().strip()
@@ -99,7 +99,7 @@ def built(store: str, key: str) -> dict[str, Any] | None:
 
 
 def config_of(folder: str, overlay: tuple[tuple[str, str], ...]) -> str:
-    """The text of a unikernel's config.ml. BuildError where the folder is none's, or what is put over it is not there."""
+    """Return a unikernel's config.ml. Raise BuildError if there is none, or if an overlay's folder is missing."""
     try:
         with open(os.path.join(folder, "config.ml"), encoding="utf-8", errors="replace") as file:
             config = file.read()
@@ -114,7 +114,7 @@ def config_of(folder: str, overlay: tuple[tuple[str, str], ...]) -> str:
 
 
 def refusals(request: Request, tools: Toolchain) -> None:
-    """BuildError for what can be known before anything is started."""
+    """Raise BuildError for whatever can be refused before anything is started."""
     folder = request.source.folder
     config = config_of(folder, request.overlay)
     for option in request.configure:
@@ -145,7 +145,7 @@ def refusals(request: Request, tools: Toolchain) -> None:
 
 
 def build(store: str, work: str, request: Request, tools: Toolchain, check: bool) -> Result:
-    """Build the image unless it is there. BuildError, StoreError or SignatureError; the store is as before then."""
+    """Build the image unless it exists. Raise BuildError, StoreError or SignatureError; then the store is unchanged."""
     try:
         return _built_or_found(store, work, request, tools, check)
     except sandbox.SandboxError as error:
@@ -164,14 +164,14 @@ def _built_or_found(store: str, work: str, request: Request, tools: Toolchain, c
     sandbox.private(work)
     path, seconds = os.path.join(work, key + ".lock"), request.timeout + _LOCK_SECONDS
     with hold(path, seconds, BuildError(f"another build of the same image still holds {path} after {seconds} s")) as lock:
-        found = _known(store, key, request)  # by another one, while this one waited
+        found = _known(store, key, request)  # built by another run while this one waited
         if found and not request.verify_reproducible:
             return _found(store, found, key, request, check)
         return _build(store, work, key, request, tools, lock)
 
 
 def _known(store: str, key: str, request: Request) -> dict[str, Any] | None:
-    """The manifest of what was built for the key. Where the lock file was made with it, that must be in its place yet."""
+    """Return the manifest of an earlier build; None if the lock file that it made is no longer in its place."""
     found = built(store, key)
     if not found or not request.update_lock:
         return found
@@ -205,7 +205,7 @@ def _build(store: str, work: str, key: str, request: Request, tools: Toolchain, 
         digest = digest_of(images[0])
         text = _statement(digest, key, request, tools, lock_digest, building.lock_text or b"")
         if request.signing_key:
-            signature.sign(text, request.signing_key)  # a key that does not sign is known before anything is stored
+            signature.sign(text, request.signing_key)  # fail before anything is stored if the key can't sign
         extra = {"name": request.name, "key": key, "source": request.source.uri}
         changed, _manifest = put(store, images[0], digest, extra, False)
         changed = signature.attach(store, digest, text, request.signing_key, False) or changed
@@ -233,7 +233,7 @@ def _remember(store: str, key: str, digest: str) -> None:
 
 
 def _keep_lock(store: str, key: str, request: Request, tools: Toolchain, building: Building, digest: str) -> bool:
-    """The lock file that was made becomes a source, to be committed, or the file that the user keeps. Whether it is another."""
+    """Save a lock file that was made: as a source, to be committed, or in the user's file. Return whether it differs."""
     if not request.update_lock or building.lock_text is None:
         return False
     target = _place_of_lock(request, building.lock_path)
@@ -269,7 +269,7 @@ def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_d
 
 
 def _found(store: str, found: dict[str, Any], key: str, request: Request, check: bool) -> Result:
-    """An image that was built before; a signature may be missing yet."""
+    """Return an image that was built before; sign it if that is still missing."""
     changed = False
     if request.signing_key:
         changed = signature.attach(store, found["sha256"], b"", request.signing_key, check)

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. An opam root for one build: opam's few own files as copies, all else as links into the toolchain's root."""
+"""EDGE. Make an opam root for one build: copies of opam's few own files, links into the toolchain's root for all else."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import os
 import re
 import shutil
 
-# What is written by a run of opam and is nobody else's business.
+# Files that each run of opam writes, and that are of no use to others.
 _FRESH = ("log", "download-cache")
 _LEFT = ("build", "sources", "backup", "remove")
 
 
 def make(toolchain: str, switch: str, target: str, repositories: bool) -> None:
-    """Make ``target``. ``repositories``: as a copy, for one that changes them."""
+    """Make ``target``. ``repositories``: copy them too, for a build that changes them."""
     os.makedirs(os.path.join(target, switch))
     for name in _FRESH:
         os.mkdir(os.path.join(target, name))
@@ -41,7 +41,7 @@ def make(toolchain: str, switch: str, target: str, repositories: bool) -> None:
 
 
 def with_mirrors(config: str, mirrors: tuple[str, ...]) -> str:
-    """The text of opam's ``config`` with these places where archives are looked for first. opam has no command for it."""
+    """Return opam's ``config`` with these archive mirrors first; opam has no command to set them."""
     config = re.sub(r"(?ms)^archive-mirrors:\s*(\[.*?\]|\"[^\"]*\")\n", "", config)
     listed = " ".join('"' + mirror.replace("\\", "\\\\").replace('"', '\\"') + '"' for mirror in mirrors)
     return config.rstrip("\n") + "\n" + (f"archive-mirrors: [{listed}]\n" if mirrors else "")

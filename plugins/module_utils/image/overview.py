@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What a store holds, for people: images with their packages and advisories, names, and all that is wrong."""
+"""EDGE. A store's content for people: images with their packages and advisories, names, and everything that is wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .store import DIGEST, fsck, listing, names_and_problems, read_text
 def overview(
     store: str, wanted: list[str], verify: bool, packages: bool, known: str | None, definitions: str = ""
 ) -> dict[str, Any]:
-    """``known``: text of advisories. AdvisoriesError where it is none; nothing in the store makes this fail."""
+    """Return the overview. ``known``: text of advisories, AdvisoriesError if invalid. Nothing in the store makes this fail."""
     database = [] if known is None else advisories.read(known)
     images = listing(store)
     names, problems = names_and_problems(store)
@@ -40,7 +40,7 @@ def overview(
 
 
 def _vulnerable(images: list[dict[str, Any]], names: dict[str, list[str]], definitions: str) -> list[str]:
-    """One line for each vulnerable package of an image that a domain is defined with."""
+    """Return one line for each vulnerable package in an image that a domain's definition uses."""
     users: dict[str, list[str]] = {}
     for path in definitions_in(definitions):
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -57,7 +57,7 @@ def _vulnerable(images: list[dict[str, Any]], names: dict[str, list[str]], defin
 
 
 def packages_of(store: str, digest: str) -> tuple[list[dict[str, str]], str]:
-    """(what was built into an image, what is wrong with its statement or "")."""
+    """Return (the packages built into an image, what is wrong with its statement or "")."""
     path = os.path.join(store, digest + STATEMENT)
     try:
         return provenance.packages(provenance.read(read_text(path), digest)), ""

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host may boot, kept by the host itself: ``/etc/xen/unikernels/policy``, JSON.
+"""What a host may boot, kept by the host itself in ``/etc/xen/unikernels/policy`` (JSON).
 
-A run hands in what its variables say; `merge` decides what the policy becomes: it only becomes stricter, so a run from a
-controller that lacks the variables, or has old ones, opens nothing. `decide` says whether an image may boot; the rest of the
-file is EDGE: it reads and writes the policy, and looks at an image.
+A run passes in what its variables say, and `merge` decides what the policy becomes. It can only become stricter: a run from a
+controller whose variables are missing or old permits nothing new. `decide` says whether an image may boot. The rest of the file
+is EDGE: it reads and writes the policy, and inspects images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ANY = "%DOMAIN%"
 
 
 class PolicyError(Exception):
-    """One line: what is wrong with a policy, or with what a run wants of it."""
+    """One line: what is wrong with a policy, or with what a run wants to change in it."""
 
 
 # -- pure ---------------------------------------------------------------------------------------------
@@ -43,9 +43,9 @@ class PolicyError(Exception):
 
 @dataclass(frozen=True)
 class Policy:
-    """``allowed_signers``: lines as of ssh-keygen(1); ``revoked_keys``: "TYPE BASE64"; ``kernels``: digests outside a store.
+    """``allowed_signers``: lines as in ssh-keygen(1); ``revoked_keys``: "TYPE BASE64"; ``kernels``: digests outside a store.
 
-    In what a run gives, None means: not set.
+    In the settings of a run, None means: not set.
     """
 
     signature: str | None = None
@@ -55,7 +55,7 @@ class Policy:
 
     @property
     def required(self) -> bool:
-        """Closed by default: without any declaration, signatures are required."""
+        """True if signatures are required, which is the default without any declaration."""
         return self.signature != OPTIONAL
 
 
@@ -77,7 +77,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def revocations(text: str) -> tuple[str, ...]:
-    """The keys of a file of revoked public keys, without their comments; PolicyError for a line that has none."""
+    """Return the keys in a file of revoked public keys, without comments. Raise PolicyError for a line without a key."""
     keys = []
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -91,10 +91,10 @@ def revocations(text: str) -> tuple[str, ...]:
 
 
 def merge(held: Policy | None, given: Policy, reset: bool) -> tuple[Policy, list[str]]:
-    """What a host's policy becomes, and one line for each wish that was not granted, for it would open something.
+    """Return the new policy, and one line for each setting that was refused because it would permit more.
 
-    ``held``: what the host has, None for nothing yet. What ``given`` does not set stays as it is. PolicyError where what is
-    left would let no image boot.
+    ``held``: the host's policy, None if it has none yet. What ``given`` does not set stays. Raise PolicyError if no image could
+    boot.
     """
     if held is None or reset:
         return replace(given, revoked_keys=given.revoked_keys or ()), []
@@ -116,17 +116,17 @@ def merge(held: Policy | None, given: Policy, reset: bool) -> tuple[Policy, list
 
 
 def _narrowed(held: tuple[str, ...] | None, given: tuple[str, ...] | None) -> tuple[tuple[str, ...] | None, list[str]]:
-    """What both have, and what only ``given`` has. A host that was never given any takes what it is given."""
+    """Return the lines that both have, and those that only ``given`` has. A host without lines takes all of ``given``."""
     if held is None or given is None:
         return (given if held is None else held), []
     return tuple(line for line in held if line in given), [line for line in given if line not in held]
 
 
 def decide(policy: Policy, *, where: str, digest: str, in_store: str | None, declared: str | None, signed: str) -> str | None:
-    """Why a kernel may not boot; None when it may.
+    """Return why a kernel may not boot; None if it may.
 
-    ``digest``: of the file as it is now; ``in_store``: the digest that its path names, None for a kernel that lies
-    elsewhere; ``declared``: the digest that the user declares; ``signed``: what is wrong with its signature, "" for nothing.
+    ``digest``: the file's present one; ``in_store``: the one in its path, None outside a store; ``declared``: the one that the
+    user declares; ``signed``: what is wrong with its signature, "" if nothing.
     """
     if in_store is not None and in_store != digest:
         return f"{where}: was altered: its sha256 is {digest}; the next run of site.yml ships it again"
@@ -143,7 +143,7 @@ def decide(policy: Policy, *, where: str, digest: str, in_store: str | None, dec
 
 
 def parse(text: bytes) -> Policy:
-    """The policy in a file's text; PolicyError for anything else: a policy that can't be read opens nothing."""
+    """Parse a policy. Raise PolicyError for anything else: an unreadable policy permits nothing."""
     try:
         content = json.loads(text)
         if not isinstance(content, dict) or content.get("version") != 1:
@@ -173,7 +173,7 @@ def as_text(policy: Policy) -> str:
 
 
 def held_by(folder: str) -> Policy | None:
-    """The policy that a host has; None where it has none yet. PolicyError where it can't be read."""
+    """Return the host's policy; None if it has none yet. Raise PolicyError if it can't be read."""
     path = os.path.join(folder, FILE)
     try:
         return parse(read_text(path))
@@ -186,7 +186,7 @@ def held_by(folder: str) -> Policy | None:
 
 
 def _before_policies(folder: str) -> Policy | None:
-    """What version 0.1 left on a host: the two files alone."""
+    """Return the policy of a host from version 0.1, which had only the two files."""
     texts: dict[str, str] = {}
     for file in ("allowed_signers", "revoked_keys"):
         path = os.path.join(folder, file)
@@ -202,7 +202,7 @@ def _before_policies(folder: str) -> Policy | None:
 
 
 def keep(folder: str, policy: Policy, check: bool) -> bool:
-    """Write the policy, and its two lists as the files that ssh-keygen takes, for checks by hand. Whether that is a change."""
+    """Write the policy, and its lists as files for ssh-keygen, for checks by hand. Return whether anything changes."""
     files = {
         "allowed_signers": "".join(line + "\n" for line in policy.allowed_signers or ()),
         "revoked_keys": "".join(line + "\n" for line in policy.revoked_keys or ()),
@@ -225,7 +225,7 @@ def keep(folder: str, policy: Policy, check: bool) -> bool:
 
 @contextlib.contextmanager
 def signature_files(policy: Policy) -> Iterator[tuple[str, str]]:
-    """Paths of the allowed signers and of the revoked keys ("" for none), as ssh-keygen takes them."""
+    """Yield the paths of the allowed signers and of the revoked keys ("" for none), as files for ssh-keygen."""
     with tempfile.TemporaryDirectory(prefix="unikernels-") as folder:
         paths = []
         for file, lines in (("allowed_signers", policy.allowed_signers), ("revoked_keys", policy.revoked_keys)):
@@ -236,9 +236,9 @@ def signature_files(policy: Policy) -> Iterator[tuple[str, str]]:
 
 
 def signature_of(store: str, digest: str, policy: Policy, names: list[str]) -> tuple[str, str, int]:
-    """(who signed a stored image, what is wrong with that under ``policy``, "" for nothing, the version that was signed).
+    """Return (signer of a stored image, what is wrong with the signature under ``policy`` or "", the signed version).
 
-    It must be signed as one of ``names``. Where signatures are optional, one by a revoked key is wrong all the same.
+    It must be signed under one of ``names``. Even where signatures are optional, a revoked key's is wrong.
     """
     if not policy.required:
         return "", "was signed by a key that is revoked" if _revoked(store, digest, policy) else "", 0
@@ -264,10 +264,10 @@ def _revoked(store: str, digest: str, policy: Policy) -> bool:
 
 
 def check_bootable(path: str, name: str, policy: Policy | None, digest: str | None = None) -> str | None:
-    """Why the domain ``name`` may not boot the kernel at ``path``, in one line; None when it may.
+    """Return one line why the domain ``name`` may not boot the kernel at ``path``; None if it may.
 
-    The file's digest is computed from its bytes, now. ``policy``: `held_by` of the host, None where it has none (then only an
-    altered image, or one that is not the declared ``digest``, is refused).
+    The digest is computed from the file now. ``policy``: the host's (`held_by`). Without one, only an altered image, or one other
+    than the declared ``digest``, is refused.
     """
     where = f"domain {name}: kernel {path}"
     store, file = os.path.split(os.path.realpath(path))
@@ -290,11 +290,11 @@ def check_bootable(path: str, name: str, policy: Policy | None, digest: str | No
 
 
 def check_definition(path: str, policy: Policy | None, known: dict[str, str | None]) -> str | None:
-    """`check_bootable` for the domain that a definition is of. ``known``: answers by kernel, for what many domains have."""
+    """`check_bootable` for the domain of a definition. ``known`` caches answers by kernel, which many domains may share."""
     name = os.path.splitext(os.path.basename(path))[0]
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
         kernels = [kernel for _quote, kernel in _KERNEL.findall(file.read())]
-    for kernel in kernels:  # xl takes the last of several; each of them must do
+    for kernel in kernels:  # xl uses the last one; all of them must pass
         if kernel not in known:
             known[kernel] = check_bootable(kernel, _ANY, policy)
         problem = known[kernel]

@@ -4,8 +4,8 @@
 
 """Where an image came from, as an in-toto statement with a SLSA provenance predicate.
 
-The shapes are those of in-toto's Statement v1 and SLSA's Provenance v1. The statement names the image by its sha256, so
-that a signature over the statement is one over the image.
+The formats are in-toto's Statement v1 and SLSA's Provenance v1. The statement names the image by its sha256, so a signature over
+the statement covers the image.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _PACKAGE = re.compile(r'^\s*"([A-Za-z0-9_+-]+)"\s*\{\s*=\s*"([^"\n]+)"', re.MULT
 
 _EXPIRES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
-# Versions are times of signing, as numbers: 20261127193045. One of a year with five digits is nobody's.
+# A version is the time of signing as a number: 20261127193045. Five-digit years are not ours.
 MAX_VERSION = 10**14
 
 
 class ProvenanceError(ValueError):
-    """One line: why this is no statement about this image."""
+    """One line: why this is not a statement about this image."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ def statement(
     builder: dict[str, str],
     key: str,
 ) -> bytes:
-    """The statement's text, one form for one content.
+    """Return the statement's text. Equal content gives equal text.
 
-    ``parameters``: what was asked for; ``materials``: SLSA's resolvedDependencies, each with ``uri`` or ``name`` and
-    ``digest``; ``builder``: tool name to version, with ``id``.
+    ``parameters``: the request; ``materials``: SLSA's resolvedDependencies, each with ``uri`` or ``name`` and ``digest``;
+    ``builder``: tool -> version, and ``id``.
     """
     versions = {tool: version for tool, version in builder.items() if tool != "id"}
     found = {
@@ -91,7 +91,7 @@ def as_text(statement: dict[str, Any]) -> bytes:
 
 
 def read(text: bytes, digest: str) -> dict[str, Any]:
-    """The statement about the image ``digest``; ProvenanceError when it is none, or about another image."""
+    """Parse the statement about the image ``digest``. Raise ProvenanceError if it is none, or about another image."""
     try:
         content = json.loads(text)
         kinds = (content["_type"], content["predicateType"])
@@ -114,7 +114,7 @@ def read(text: bytes, digest: str) -> dict[str, Any]:
 
 
 def _check_claim(note: Any) -> None:
-    """What is said of a name is a `Claim`, or the statement is none: half of one must not count as none."""
+    """Raise ProvenanceError unless the annotations of a name are a valid `Claim`: half of one must not count as none."""
     if not isinstance(note, dict):
         raise ProvenanceError("it is not an in-toto statement")
     version, expires = note.get("version", 0), note.get("expires", "")
@@ -125,7 +125,7 @@ def _check_claim(note: Any) -> None:
 
 
 def claims_of(statement: dict[str, Any]) -> dict[str, Claim]:
-    """Name to what a statement, as `read` gave it, says of the image under it."""
+    """Map each name to what a statement from `read` says of the image under it."""
     return {
         subject["name"]: Claim(note.get("version", 0), note.get("expires", ""))
         for subject in statement["subject"]
@@ -134,17 +134,18 @@ def claims_of(statement: dict[str, Any]) -> dict[str, Claim]:
 
 
 def version_at(now: datetime) -> int:
-    """The version of what is signed at that time: a later one is a greater number, and people can read it."""
+    """Return the version for a time of signing: it grows with time, and people can read it."""
     return int(now.strftime("%Y%m%d%H%M%S"))
 
 
 def claim_for(old: Claim, others: list[int], now: datetime, valid_days: int, again: bool) -> Claim:
-    """What to sign of an image under one name, with what was signed of it before, and versions of the name's other images.
+    """Return the claim to sign for an image under one name.
 
-    The image that a name means has the highest version: one that is built, or that a name comes back to, gets a new one, and
-    one that has it keeps it. A statement that expires is renewed when half of its time is over.
+    ``old``: its previous claim; ``others``: versions of the name's other images; ``again``: sign as the newest. The image that a
+    name currently means has the highest version: a new image, or one that the name returns to, gets a new version. A claim that
+    expires is renewed after half of its validity.
     """
-    # A version that is later than tomorrow was planted, or came from a clock that was wrong.
+    # Ignore versions beyond tomorrow: they were planted, or come from a wrong clock.
     highest = max([version for version in others if version <= version_at(now + timedelta(days=1))], default=0)
     version = old.version
     if again or version <= highest:
@@ -157,7 +158,7 @@ def claim_for(old: Claim, others: list[int], now: datetime, valid_days: int, aga
 
 
 def restated(text: bytes, digest: str, claims: dict[str, Claim]) -> bytes:
-    """The statement about ``digest`` that says exactly this; ``text`` itself where it does."""
+    """Return the statement about ``digest`` with exactly these claims; unchanged if it has them."""
     content = read(text, digest)
     if claims_of(content) == claims and len(content["subject"]) == len(claims):
         return text
@@ -172,9 +173,9 @@ def _subject(name: str, digest: str, claim: Claim) -> dict[str, Any]:
 
 
 def package_materials(lock: str | bytes) -> list[dict[str, Any]]:
-    """The packages that a lock file (opam-monorepo's) builds in, as SLSA's resolvedDependencies, by name.
+    """Return the packages that a lock file of opam-monorepo builds in, as SLSA's resolvedDependencies, by name.
 
-    They are the lines of its ``depends``: ``"NAME" {= "VERSION" & ?vendor}``. The address is a package URL.
+    They are the lines ``"NAME" {= "VERSION" & ?vendor}`` of its ``depends``. The uri is a package URL.
     """
     text = lock.decode("utf-8", "replace") if isinstance(lock, bytes) else lock
     versions = dict(_PACKAGE.findall(text))
@@ -182,7 +183,7 @@ def package_materials(lock: str | bytes) -> list[dict[str, Any]]:
 
 
 def packages(statement: dict[str, Any]) -> list[dict[str, str]]:
-    """Name and version of each package that a statement, as `read` gave it, says was built in."""
+    """Return name and version of each package that a statement from `read` lists as built in."""
     materials = statement["predicate"]["buildDefinition"].get("resolvedDependencies")
     rows = []
     for material in materials if isinstance(materials, list) else []:

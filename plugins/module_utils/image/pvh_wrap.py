@@ -4,14 +4,13 @@
 
 """Join a Linux vmlinux, an initramfs and the start of its command line into one PVH image. Pure.
 
-A unikernel is one file, so its stand-in is one file too: the same store, digest and
-`kernel=` line serve both. The kernel's own segments are kept as they are; behind them come
-the initramfs and a few bytes of 32-bit code that become the PVH entry. They tell Linux where
-its initramfs is, put our words before the boot arguments, and jump to Linux's own entry.
+A unikernel is one file, so its stand-in is one file too: store, digest and `kernel=` line work alike. The kernel's own segments
+are kept; after them come the initramfs and a few bytes of 32-bit code, which become the PVH entry. The code tells Linux where its
+initramfs is, puts our words before the boot arguments, and jumps to Linux's own entry.
 
-Source of the offsets: ``struct hvm_start_info`` and ``hvm_modlist_entry`` in Xen's public
-header ``xen/include/public/arch-x86/hvm/start_info.h``; the state at entry (paging off,
-EBX = start info) is in Xen's ``docs/misc/pvh.pandoc``.
+Source of the offsets: ``struct hvm_start_info`` and ``hvm_modlist_entry`` in Xen's public header
+``xen/include/public/arch-x86/hvm/start_info.h``; the state at entry (paging off, EBX = start info) is in Xen's
+``docs/misc/pvh.pandoc``.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from .elf import _HEADER, _PROGRAM_HEADER, STANDIN_NOTE_OWNER, STANDIN_NOTE_TYPE
 PAGE = 4096
 # struct hvm_start_info
 _NR_MODULES, _MODLIST, _CMDLINE = 12, 16, 24
-# The whole line that the toolstack can hand over (Solo5's buffer is 8192; Linux keeps 2048).
+# The longest line that the toolstack can pass (Solo5's buffer is 8192; Linux keeps 2048).
 _CMDLINE_ROOM = 16384
 
 
-# How the payload begins -> the program that unpacks it from standard input.
+# First bytes of the payload -> the program that unpacks it from standard input.
 _UNPACKERS = {b"\xfd7zXZ\0": ["xz", "-dc"], b"\x02\x21\x4c\x18": ["lz4", "-dc"], b"\x28\xb5\x2f\xfd": ["zstd", "-dcq"]}
 
 
 def payload_of(bzimage: bytes) -> tuple[list[str], bytes]:
-    """The compressed kernel inside a bzImage, and the command that unpacks it. ValueError if there is none.
+    """Return the command that unpacks the kernel in a bzImage, and the compressed kernel. Raise ValueError if there is none.
 
-    Source: Linux' ``Documentation/x86/boot.rst``: "HdrS" at 0x202, setup_sects at 0x1f1,
-    payload_offset at 0x248, payload_length at 0x24c. The last four bytes are the size unpacked.
+    Source: Linux's ``Documentation/x86/boot.rst``: "HdrS" at 0x202, setup_sects at 0x1f1, payload_offset at 0x248, payload_length
+    at 0x24c. The last four bytes are the unpacked size.
     """
     if bzimage[0x202:0x206] != b"HdrS":
         raise ValueError("not a bzImage")
@@ -62,9 +61,10 @@ def _note(owner: bytes, kind: int, data: bytes) -> bytes:
 
 
 def _entry_code(base: int, linux_entry: int, initramfs_at: int, initramfs_size: int, prefix: bytes) -> bytes:
-    """The bytes at ``base``: code, then a module list entry, then ``prefix``; room for the line follows.
+    """Return the bytes at ``base``: code, a module list entry, then ``prefix``; room for the line follows.
 
-    The code's source for an assembler is tests/unit/image/entry.S; the unit tests compare. Who builds a stand-in needs none.
+    The assembler source of the code is tests/unit/image/entry.S, with which unit tests compare it. Building a stand-in needs no
+    assembler.
     """
     code_size = 128
     modlist = base + code_size
@@ -97,7 +97,7 @@ def _entry_code(base: int, linux_entry: int, initramfs_at: int, initramfs_size: 
 
 
 def wrap(vmlinux: bytes, initramfs: bytes, prefix: str, description: str) -> bytes:
-    """One ELF image. ``prefix`` goes before the domain's own boot arguments, as it is."""
+    """Return one ELF image. ``prefix`` is put before the domain's own boot arguments, unchanged."""
     linux = inspect(vmlinux)
     header = _HEADER.unpack_from(vmlinux)
     program_at, count = header[5], header[10]
@@ -135,10 +135,10 @@ def wrap(vmlinux: bytes, initramfs: bytes, prefix: str, description: str) -> byt
 
 
 def cpio(entries: list[tuple[str, int, bytes]]) -> bytes:
-    """A newc archive: (path, mode with file type, content or link target); device nodes: b"MAJOR,MINOR".
+    """Return a newc archive of (path, mode with file type, content or link target); device nodes have b"MAJOR,MINOR".
 
-    Source of the format: Linux' ``Documentation/driver-api/early-userspace/buffer-format.rst``.
-    Every time is 0 and every owner root, so the same input gives the same bytes.
+    Source of the format: Linux's ``Documentation/driver-api/early-userspace/buffer-format.rst``. Every time is 0 and every owner
+    root, so the same input gives the same bytes.
     """
     out = []
 

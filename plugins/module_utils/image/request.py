@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a build is asked for, and with which toolchain; what of it is refused before anything is started. Pure."""
+"""The request for a build, its toolchain, and what is refused before anything is started. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import operator
 import re
 from dataclasses import dataclass, field
 
-# The switch of the toolchain's opam root.
+# The name of the switch in the toolchain's opam root.
 SWITCH = "mirage"
 _RANGE = re.compile(r"\(\*\s*mirage\s+((?:(?:>=|<=|<|>|=)\s*[0-9][0-9.]*\s*&?\s*)+)\*\)")
 _BOUND = re.compile(r"(>=|<=|<|>|=)\s*([0-9][0-9.]*)")
@@ -20,7 +20,7 @@ _OPTION = re.compile(r"--?[A-Za-z][A-Za-z0-9-]*(=.*)?")
 
 @dataclass(frozen=True)
 class Settings:
-    """How a builder gets packages. ``mirrors``: opam's archive-mirrors; ``overlays``: name of a repository to its address."""
+    """How a builder gets packages. ``mirrors``: opam's archive-mirrors; ``overlays``: repository name -> its address."""
 
     proxy: str = ""
     mirrors: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """What mirage_builder made in ``folder``; ``versions``: tool name to version."""
+    """What the role mirage_builder installed in ``folder``. ``versions``: tool -> version."""
 
     folder: str
     versions: dict[str, str]
@@ -55,9 +55,9 @@ class Request:
     timeout: int = 3600
     signing_key: str = ""
     verify_reproducible: bool = False
-    overlay: tuple[tuple[str, str], ...] = ()  # (path in the source's folder, folder that is put there)
+    overlay: tuple[tuple[str, str], ...] = ()  # (path in the source's folder, folder that replaces it)
     sandbox: bool = True
-    lock: str = ""  # a lock file outside of the source's folder
+    lock: str = ""  # a lock file outside the source's folder
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -65,7 +65,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def range_refusal(config: str, installed: str) -> str | None:
-    """Why the installed mirage may not read this config.ml, by the range in its first comment; None when it may."""
+    """Return why the installed mirage may not read this config.ml, by the version range in its first comment; None if it may."""
     found = _RANGE.search(config)
     if not found:
         return None
@@ -76,7 +76,7 @@ def range_refusal(config: str, installed: str) -> str | None:
 
 
 def configure_refusal(option: str) -> str | None:
-    """Why this is no option for ``mirage configure`` that a user may give; None when it is."""
+    """Return why a user may not pass this option to ``mirage configure``; None if it is allowed."""
     if not _OPTION.fullmatch(option) or "\n" in option:
         return f"configure: {option!r}: expected an option as in --name=value"
     if re.match(r"(-t|--target)(?![a-z-])", option):

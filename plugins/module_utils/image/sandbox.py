@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A cell for foreign code: config.ml, dune rules and the build scripts of packages run in one.
+"""Run foreign code in a cell: config.ml, dune rules and the build scripts of packages.
 
-What a cell has is a list of what it may see, not of what it may not: Debian's /usr, a handful of files of /etc, the folders
-that it is given to read, one folder to write. No home, no agent, no /run, a /proc of its own, and no network unless it
-fetches. bubblewrap makes it: by root without a user namespace and as a user of its own, by anybody else in a user namespace.
+A cell lists what is visible, not what is hidden: Debian's /usr, a few files of /etc, folders to read, and one folder to write. It
+has no home, no agent, no /run, its own /proc, and no network unless it fetches. bubblewrap creates it: for root without a user
+namespace but as a separate user, for anybody else in a user namespace.
 
-``arguments`` is pure. The rest is a thin edge: which machine is this, start, look whether a bound is passed.
+``arguments`` is pure. The rest is a thin edge: inspect this machine, start commands, check bounds.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from dataclasses import dataclass, field
 from typing import IO
 
 MIB = 1 << 20
-# The user that runs builds where root starts them. Where the machine has none by this name, a number that no package or
-# login gets: systemd's range for users that live as long as a service (61184 to 65519).
+# The user who runs builds that root starts. If it doesn't exist: a user id that no package or login gets, from systemd's range
+# for dynamic users (61184 to 65519).
 USER = "unikernels-build"
 _FREE_USERS = range(61184, 65520)
-# Of /etc: what the linker, the C library and Debian's alternatives need; with a network, names and certificates too.
+# Files of /etc for the linker, the C library and Debian's alternatives; with a network also for names and certificates.
 _ETC = (
     "alternatives", "debian_version", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mime.types", "nsswitch.conf",
     "os-release", "timezone",
 )  # fmt: skip
 _ETC_NETWORK = ("ca-certificates", "gai.conf", "hosts", "protocols", "resolv.conf", "services", "ssl/certs", "ssl/openssl.cnf")
 _ROOT_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
-# Free space that is left to the machine whatever is written.
+# Free disk space that must remain, whatever is written.
 _FLOOR = 1 << 30
-# The kernel ends some thousand processes in less.
+# Seconds; the kernel kills some thousand processes in less.
 _END_SECONDS = 20
-# A build prints some hundred kilobytes.
+# A build prints a few hundred kilobytes.
 LOG = 256 * MIB
 
 
 class SandboxError(ValueError):
-    """One line: why there can be no cell on this machine."""
+    """One line: why a cell is impossible on this machine."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Machine:
-    """What the arguments depend on. ``links``: those of / to their targets; ``scope``: systemd can bound a group of processes."""
+    """What the arguments depend on. ``links``: symbolic links in / -> targets; ``scope``: systemd can limit a whole build."""
 
     uid: int
     builder: int
@@ -72,9 +72,9 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cell:
-    """``folder``: where commands run, and all that they can write. ``visible``: paths that they can read besides the system's.
+    """``folder``: where commands run, and the only place they can write. ``visible``: further paths they can read.
 
-    ``network``: the machine's own. ``enabled``: false for a user who wrote that there shall be no sandbox.
+    ``network``: the machine's own. ``enabled``: False if the user disabled the sandbox.
     """
 
     folder: str
@@ -87,7 +87,7 @@ class Cell:
 
 
 def arguments(cell: Cell, command: list[str], machine: Machine, passwd: int = -1) -> list[str]:
-    """The command that runs ``command`` in the cell. ``passwd``: a descriptor with the text of /etc/passwd. Pure."""
+    """Return the command line that runs ``command`` in the cell. ``passwd``: a descriptor with the text of /etc/passwd. Pure."""
     if not cell.enabled:
         return [*_bounds(cell.limits), *command]
     root = machine.uid == 0
@@ -116,7 +116,7 @@ def arguments(cell: Cell, command: list[str], machine: Machine, passwd: int = -1
     return [*out, *_bounds(cell.limits), *command]
 
 
-# --unshare-user is left out for root: who needs none is not stopped by a machine that forbids them.
+# Without --unshare-user, which root doesn't need: some machines forbid user namespaces.
 _BWRAP = (
     "bwrap", "--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try", "--hostname", "cell",
     "--die-with-parent", "--new-session",
@@ -137,7 +137,7 @@ def _scope(limits: Limits) -> list[str]:
 
 
 def _parents(paths: Iterable[str]) -> list[str]:
-    """The folders above these paths that the cell must have, outermost first; /usr and / are there."""
+    """Return the folders above these paths that the cell must create, outermost first; /usr and / exist."""
     found = set()
     for path in paths:
         while (path := os.path.dirname(path)) not in ("/", ""):
@@ -159,7 +159,7 @@ def this_machine() -> Machine:
 
 
 def builder() -> int:
-    """The user of builds that root starts."""
+    """Return the user for builds that root starts."""
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(USER).pw_uid
     taken = {entry.pw_uid for entry in pwd.getpwall()}
@@ -167,7 +167,7 @@ def builder() -> int:
 
 
 def _has_scopes(uid: int) -> bool:
-    """Whether systemd can bound memory and processes of a whole build; where it can't, the bounds are looked after here."""
+    """True if systemd can limit memory and processes of a whole build; otherwise `excess` checks them."""
     if uid != 0 or not os.path.isdir("/run/systemd/system") or not shutil.which("systemd-run"):
         return False
     return _answers([*_scope(Limits()), "true"])[0]
@@ -184,7 +184,7 @@ def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
 
 @functools.cache
 def refusal() -> str | None:
-    """Why this machine can't have a cell, in one line; None when it can. Tried, not guessed."""
+    """Return one line why this machine can't create a cell; None if it can. It is tried, not guessed."""
     for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux"), ("prlimit", "util-linux")):
         if not shutil.which(program):
             return f"there is no {program}: apt-get install {package}"
@@ -195,7 +195,7 @@ def refusal() -> str | None:
 
 
 def require(enabled: bool) -> None:
-    """SandboxError where a sandbox is wanted and can't be had."""
+    """Raise SandboxError if a sandbox is wanted but impossible."""
     why = refusal() if enabled else None
     if why:
         raise SandboxError(
@@ -206,7 +206,7 @@ def require(enabled: bool) -> None:
 
 @functools.cache
 def nests() -> bool:
-    """Whether opam can have a sandbox of its own inside a cell: bubblewrap in bubblewrap is not possible everywhere."""
+    """True if opam can have its own sandbox inside a cell: not every machine allows bubblewrap in bubblewrap."""
     inner = ["bwrap", "--unshare-net", "--unshare-pid", "--new-session", "--ro-bind", "/usr", "/usr", "--proc", "/proc"]
     for path, target in sorted(this_machine().links.items()):
         inner += ["--symlink", target, path]
@@ -217,7 +217,7 @@ def nests() -> bool:
 
 
 def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
-    """Start ``command`` in the cell, its words into ``log``. Descriptors of ``keep`` go along where there is no sandbox."""
+    """Start ``command`` in the cell with its output in ``log``. Without a sandbox it inherits the descriptors ``keep``."""
     machine = this_machine()
     lines = f"root:x:0:0::/:/usr/sbin/nologin\nbuilder:x:{machine.builder}:{machine.builder}::{cell.folder}:/bin/sh\n"
     reader, writer = os.pipe()
@@ -234,7 +234,7 @@ def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = 
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End all that a command started: its group, and with bubblewrap its whole world of processes, which ends with its first."""
+    """Kill everything that a command started: its process group, and with bubblewrap its whole PID namespace (process 1)."""
     first = [pid for pid, _memory in _members(process.pid)][1:2] if process.poll() is None else []
     for pid in first:
         with contextlib.suppress(ProcessLookupError):
@@ -248,7 +248,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None:
-    """Which bound the cell has passed, in words; None while it keeps to all."""
+    """Return which limit the cell exceeded, as text; None if none."""
     limits = cell.limits
     members = list(_members(process.pid)) if cell.enabled else []
     if sum(memory for _pid, memory in members) > limits.memory:
@@ -267,7 +267,7 @@ def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None
 
 
 def _members(leader: int) -> Iterator[tuple[int, int]]:
-    """(process, its memory in bytes) of the leader and all below it."""
+    """Yield (process id, memory in bytes) of the leader and all its descendants."""
     children: dict[int, list[int]] = {}
     resident: dict[int, int] = {}
     for name in os.listdir("/proc"):
@@ -284,7 +284,7 @@ def _members(leader: int) -> Iterator[tuple[int, int]]:
 
 
 def _size(folder: str) -> int | None:
-    """Bytes on the disk below the folder; None where something in it can't be read. Deep trees are no matter to du."""
+    """Return the bytes on disk below the folder; None if something can't be read. du copes with deep trees."""
     done = subprocess.run(
         ["du", "-skx", "--", folder], capture_output=True, text=True, timeout=120, check=False, env={"LC_ALL": "C"}
     )
@@ -297,7 +297,7 @@ def _size(folder: str) -> int | None:
 
 
 def private(folder: str) -> None:
-    """Make a folder, and those above it that are missing, for its owner alone: images and sources may hold keys."""
+    """Create a folder, and missing ones above it, for its owner only: images and sources may contain keys."""
     before = os.umask(0o077)
     try:
         os.makedirs(folder, exist_ok=True)
@@ -306,12 +306,12 @@ def private(folder: str) -> None:
 
 
 def give(*paths: str) -> None:
-    """Let the user of builds own what is below these paths. For what foreign code has not yet touched."""
+    """Make the build user own everything below these paths. Only for what foreign code has not touched yet."""
     _own(this_machine().builder, paths)
 
 
 def take(*paths: str) -> None:
-    """Let root own it again."""
+    """Make root own it again."""
     _own(0, paths)
 
 
@@ -323,7 +323,7 @@ def _own(uid: int, paths: tuple[str, ...]) -> None:
 
 
 def remove(*paths: str) -> None:
-    """Remove what foreign code left, whatever it is: deep, without permissions, full of links."""
+    """Remove whatever foreign code left: deep trees, missing permissions, links."""
     present = [path for path in paths if os.path.lexists(path)]
     if not present:
         return
@@ -333,7 +333,7 @@ def remove(*paths: str) -> None:
 
 
 def read(folder: str, path: str, most: int) -> bytes:
-    """The content of a plain file that foreign code left below ``folder``: no link on the way, no pipe, no more than ``most``."""
+    """Read a regular file that foreign code left below ``folder``: no links in its path, no pipe, at most ``most`` bytes."""
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptors = [os.open(folder, flags | os.O_DIRECTORY)]
     try:
@@ -347,7 +347,7 @@ def read(folder: str, path: str, most: int) -> bytes:
         if status.st_size > most:
             raise SandboxError(f"{path}: has {status.st_size} bytes, more than {most}")
         with os.fdopen(os.dup(descriptors[-1]), "rb") as file:
-            # Not ``most``: Python takes that much memory before it reads a byte.
+            # Not ``most``: Python would allocate that much memory before it reads a byte.
             return file.read(status.st_size)
     finally:
         for descriptor in descriptors:
@@ -355,7 +355,7 @@ def read(folder: str, path: str, most: int) -> bytes:
 
 
 def listed(folder: str, path: str, ending: str) -> list[str]:
-    """Paths below ``folder`` of the entries of its folder ``path`` with this ending, sorted; none where it is a link."""
+    """Return the sorted paths below ``folder`` with this ending in its folder ``path``; none if that is a link."""
     full = os.path.join(folder, path)
     if os.path.islink(full) or not os.path.isdir(full):
         return []
@@ -363,7 +363,7 @@ def listed(folder: str, path: str, ending: str) -> list[str]:
 
 
 def links_out(folder: str) -> tuple[str, ...]:
-    """The files that links in this folder lead to, hop by hop, outside of the system's: a cell must see these as well."""
+    """Return the files that links in this folder lead to, at each hop, outside of the system's: a cell must see these too."""
     targets = set()
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         path = entry.path

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How images get to a host: what is asked for, what is lacking, and from where each file comes. No file, no host.
+"""How images get to a host: what is requested, what is missing, and where each file comes from. No file access, no host.
 
-The controller looks once (one call of the module on the host), copies what only it has, and calls once more.
+The controller calls the module on the host once to look, copies what only the controller has, and calls it again.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .store import DIGEST, KINDS, NAME, SUFFIX, StoreError
 
 @dataclass(frozen=True)
 class File:
-    """What a file of a store is known to be, before it arrives."""
+    """What is known of a store's file before it arrives."""
 
     sha256: str
     size: int
@@ -29,21 +29,21 @@ class Request:
     """What one call of the module on a host is to do."""
 
     store: str
-    wanted: dict[str, str]  # name to digest
+    wanted: dict[str, str]  # name -> digest
     files: dict[str, File]  # by file name, as the controller has them
     texts: dict[str, bytes]
-    arrived: str = ""  # folder of files that were shipped
+    arrived: str = ""  # folder of the shipped files
     mirrors: tuple[str, ...] = ()
     mirror_timeout: int = 600
     ca_file: str = ""
     given: Policy = field(default_factory=Policy)
     reset: bool = False
-    rollback: bool = False  # a name may mean an older image than it has meant
+    rollback: bool = False  # names may mean older images than before
     trust: str = ""
     keep: int | None = None
     definitions: str = ""
     judge: bool = False
-    final: bool = True  # nobody ships what is lacking after this call
+    final: bool = True  # nothing is shipped after this call
     check: bool = False
 
     @property
@@ -52,9 +52,9 @@ class Request:
 
 
 def wanted_images(wanted: dict[str, Any], names: list[str] | None) -> dict[str, str]:
-    """Image name to digest, "" for one that has yet to be built; StoreError for what is neither.
+    """Return image name -> digest, "" if it is not built yet. Raise StoreError for invalid values.
 
-    ``wanted``: name to digest, or to what mirage_image returned; ``names``: those that matter, None for all.
+    ``wanted``: name -> digest or result of mirage_image; ``names``: only these, None for all.
     """
     images = {}
     for name, image in wanted.items():
@@ -70,7 +70,7 @@ def wanted_images(wanted: dict[str, Any], names: list[str] | None) -> dict[str, 
 
 
 def given_policy(params: dict[str, Any]) -> Policy:
-    """What a run sets of a host's policy; what it does not set is None."""
+    """Return what a run sets of a host's policy; None for what it doesn't set."""
     kernels = params.get("kernels")
     for digest in kernels or ():
         if not DIGEST.fullmatch(digest):
@@ -84,7 +84,7 @@ def given_policy(params: dict[str, Any]) -> Policy:
 
 
 def request_of(params: dict[str, Any], check: bool) -> Request:
-    """The module's options as a request; StoreError or PolicyError for what makes no sense."""
+    """Return the module's options as a request. Raise StoreError or PolicyError for nonsense."""
     shipping = params.get("shipping") or {}
     wanted = {name: digest for name, digest in wanted_images(params["wanted"], params.get("names")).items() if digest}
     known = {f"{digest}.{kind}" for digest in wanted.values() for kind in KINDS}
@@ -106,13 +106,13 @@ def request_of(params: dict[str, Any], check: bool) -> Request:
 
 
 def lacking(request: Request, there: dict[str, str]) -> list[str]:
-    """The files that have yet to come, images last. ``there``: file name to the digest of each that the store has."""
+    """Return the files that are missing, images last. ``there``: file name -> digest, for the store's files."""
     lines = []
     for digest in request.digests:
         image = digest + SUFFIX
         known = [file for file in request.files if file.startswith(digest + ".")]
         if known:
-            # A description is each store's own; statements and signatures are those that the controller has.
+            # Each store writes its own descriptions; statements and signatures must be the controller's.
             lines += [
                 file
                 for file in known
@@ -126,7 +126,7 @@ def lacking(request: Request, there: dict[str, str]) -> list[str]:
 
 
 def unsigned_problem(policy: Policy, names: list[str], signing_key: str) -> str:
-    """Why images that have yet to be built will be refused, as far as that can be known without a key's help; or ""."""
+    """Return why images that are not built yet will be refused, as far as that is known without using the key; or ""."""
     if not names or not policy.required:
         return ""
     if not policy.allowed_signers:

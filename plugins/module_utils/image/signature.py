@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Signatures by ``ssh-keygen -Y`` (ssh-keygen(1), ALLOWED SIGNERS), with a key that signs images and nothing else.
+"""EDGE. Signatures by ``ssh-keygen -Y`` (ssh-keygen(1), ALLOWED SIGNERS), with a key that signs only images.
 
-What is signed is the statement of provenance, which names the image by its sha256 and the names that it may have, each with a
-version: an image that was signed as one name is no other, and of two images of a name it is known which one is the newer.
+The signed text is the statement of provenance. It has the image's sha256 and its permitted names, each with a version: an image
+signed under one name can't be used under another, and of two images of a name the newer one is known.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STATEMENT, SIGNATURE = ".provenance.json", ".provenance.json.sig"
 NEW_KEY = "ssh-keygen -t ed25519 -f ~/.config/unikernels/images"
 _SECONDS = 60
 _PRIVATE = b"openssh-key-v1\0"
-# The names that ssh tries by itself when it logs in (ssh_config(5), IdentityFile).
+# The file names that ssh tries by itself at a login (ssh_config(5), IdentityFile).
 _LOGIN_KEY = re.compile(r"id_(rsa|dsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss)(\.pub)?")
 
 
@@ -41,7 +41,7 @@ class SignatureError(Exception):
 
 
 def _ssh_keygen(*arguments: str, data: bytes = b"") -> tuple[int, bytes, str]:
-    """Exit code, output, and the reason in a line, never empty where the code isn't 0."""
+    """Run ssh-keygen. Return (exit code, output, the reason in one line, never empty after a failure)."""
     try:
         done = subprocess.run(
             ["ssh-keygen", *arguments], input=data, capture_output=True, timeout=_SECONDS, check=False,
@@ -62,27 +62,27 @@ def _ssh_keygen(*arguments: str, data: bytes = b"") -> tuple[int, bytes, str]:
 
 
 def key_blob(line: str) -> bytes:
-    """The public key in a line of a .pub, authorized_keys, allowed_signers or revoked_keys file; b"" where there is none."""
+    """Return the public key in a line of a .pub, authorized_keys, allowed_signers or revoked_keys file; b"" if none."""
     fields = line.split()
     for kind, text in zip(fields, fields[1:]):
         try:
             blob = base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error):
             continue
-        # A public key begins with its own kind (RFC 4253, 6.6).
+        # A public key begins with its type (RFC 4253, 6.6).
         if blob[4 : 4 + int.from_bytes(blob[:4], "big")] == kind.encode("utf-8", "replace") and kind:
             return blob
     return b""
 
 
 def key_blobs(text: str) -> set[bytes]:
-    """The public keys in the lines of a file; lines that are comments have none."""
+    """Return the public keys in a file's lines; comments have none."""
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     return {blob for blob in map(key_blob, lines) if blob}
 
 
 def public_half(key: str) -> bytes:
-    """The public key of a key file, as its .pub or it itself has it, also behind a passphrase; b"" where it can't be read."""
+    """Return the public key of a key file, from its .pub or itself, even with a passphrase; b"" if unreadable."""
     for path in [key] if key.endswith(".pub") else [key + ".pub", key]:
         try:
             text = read_text(path).decode("utf-8", "replace")
@@ -91,12 +91,12 @@ def public_half(key: str) -> bytes:
         blobs = key_blobs(text) or {_in_private_file(text)}
         if any(blobs):
             return blobs.pop()
-    code, out, _words = _ssh_keygen("-y", "-P", "", "-f", key)  # PEM, of old
+    code, out, _words = _ssh_keygen("-y", "-P", "", "-f", key)  # old keys in PEM
     return key_blob(out.decode("utf-8", "replace")) if not code else b""
 
 
 def _in_private_file(text: str) -> bytes:
-    """The public key in a private key file of OpenSSH, which is not encrypted (its PROTOCOL.key); b"" for another file."""
+    """Return the public key of an OpenSSH private key file, where it is not encrypted (PROTOCOL.key); b"" for another file."""
     try:
         blob = base64.b64decode("".join(line for line in text.splitlines() if not line.startswith("-")), validate=True)
     except ValueError:
@@ -111,12 +111,12 @@ def _in_private_file(text: str) -> bytes:
 
 
 def is_touched(key: str) -> bool:
-    """Whether each signature by a key file needs somebody to touch a device (ssh-keygen's types that end with -sk)."""
+    """True if somebody must touch a device for each signature (ssh-keygen's types that end with -sk)."""
     return public_half(key)[4:7] == b"sk-"
 
 
 def logins(homes: list[str]) -> dict[bytes, str]:
-    """The keys that log in to this machine, each with the file that says so. ``homes``: home folders."""
+    """Return the keys that log in to this machine, each with the file that allows it. ``homes``: home folders."""
     keys: dict[bytes, str] = {}
     for home in homes:
         for file in ("authorized_keys", "authorized_keys2"):
@@ -131,7 +131,7 @@ def homes() -> list[str]:
 
 
 def login_key_refusal(key: str) -> str:
-    """Why a key file may not sign images; "" where it may. Whoever gets hold of a login key must not get the images too."""
+    """Return why a key file may not sign images; "" if it may. Whoever steals a login key must not get the images too."""
     make = f"images need a key of their own: {NEW_KEY}"
     path = os.path.realpath(key)
     if _LOGIN_KEY.fullmatch(os.path.basename(path)) and os.path.basename(os.path.dirname(path)) == ".ssh":
@@ -144,7 +144,7 @@ def login_key_refusal(key: str) -> str:
 
 
 def sign(text: bytes, key: str) -> bytes:
-    """The signature over a statement, by the private (or an agent's public) ``key`` file."""
+    """Return the signature of a statement by the ``key`` file, private (or public, if an agent has the key)."""
     if not os.path.isfile(key):
         raise SignatureError(f"signing_key: {key} is not a file")
     refusal = login_key_refusal(key)
@@ -157,7 +157,7 @@ def sign(text: bytes, key: str) -> bytes:
 
 
 def signing_key_of(signature: bytes) -> bytes:
-    """The public key in a signature: after "SSHSIG" and a version of 4 bytes, with its length (OpenSSH's PROTOCOL.sshsig)."""
+    """Return a signature's public key: after "SSHSIG" and a version of 4 bytes, with its length (OpenSSH's PROTOCOL.sshsig)."""
     lines = [line for line in signature.decode("ascii", "replace").splitlines() if not line.startswith("-")]
     try:
         blob = base64.b64decode("".join(lines), validate=True)
@@ -167,7 +167,7 @@ def signing_key_of(signature: bytes) -> bytes:
 
 
 def _signed_by(statement: str, signature: str, key: str) -> bool:
-    """Whether the signature file is one of ``key`` over the statement file. A key that can't be read may be any."""
+    """True if the signature file is valid for the statement file and by ``key``. An unreadable key matches any."""
     try:
         text, signer, own = read_text(statement), signing_key_of(read_text(signature)), public_half(key)
     except (OSError, ValueError):
@@ -176,7 +176,7 @@ def _signed_by(statement: str, signature: str, key: str) -> bool:
 
 
 def sidecars(store: str, digest: str) -> dict[str, str]:
-    """The statement and the signature of an image, where they are: file name to sha256."""
+    """Return an image's statement and signature, if they exist: file name -> sha256."""
     paths = [os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE)]
     return {os.path.basename(path): digest_of(path) for path in paths if os.path.exists(path)}
 
@@ -185,7 +185,7 @@ def attach(
     store: str, digest: str, text: bytes, key: str, check: bool, names: tuple[str, ...] = (), valid_days: int = 0,
     again: bool = False, origins: tuple[Origin, ...] = (),
 ) -> bool:  # fmt: skip
-    """Keep the statement ``text`` of an image, and its signature by ``key`` where one is given. Whether that is a change.
+    """Save the statement ``text`` of an image, and its signature by ``key`` if given. Return whether anything changes.
 
     A statement that is there stays, but that it gets the ``names`` that the image is declared to have. It is read before it
     is signed: one about another image is refused, and of its names those are signed that are declared, or that this very key
@@ -203,7 +203,7 @@ def attach(
         before = provenance.claims_of(provenance.read(old, digest))
         declared = set(names) or set(provenance.claims_of(provenance.read(text, digest)) if text else before)
         good = there and bool(key) and _signed_by(statement, signature, key)
-        if not key:  # unsigned: the names are for people alone
+        if not key:  # unsigned: the names only inform people
             named = {**before, **{name: Claim() for name in declared - set(before)}}
             new = old if os.path.exists(signature) else provenance.restated(old, digest, named)
         else:
@@ -231,7 +231,7 @@ def _claim(store: str, name: str, digest: str, before: dict[str, Claim], valid_d
 
 
 def _version_in(store: str, digest: str, name: str) -> int:
-    """The version that a stored statement says the image has under a name; 0 where it says none, or is none."""
+    """Return the version that a stored statement gives the image under a name; 0 if none, or if it is invalid."""
     try:
         claims = provenance.claims_of(provenance.read(read_text(os.path.join(store, digest + STATEMENT)), digest))
     except (OSError, ValueError):
@@ -243,15 +243,15 @@ def _version_in(store: str, digest: str, name: str) -> int:
 
 
 def verify(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "") -> str:
-    """Who signed the image ``digest`` as ``name``; SignatureError if it is not signed by an allowed signer (now)."""
+    """Return who signed the image ``digest`` as ``name``. Raise SignatureError if no allowed signer (at this time) did."""
     return verified(store, digest, allowed_signers, revoked, name)[0]
 
 
 def verified(store: str, digest: str, allowed_signers: str, revoked: str = "", name: str = "") -> tuple[str, int]:
-    """(who signed the image ``digest`` as ``name``, the version that it has as that).
+    """Return (who signed the image ``digest`` as ``name``, its version under that name).
 
-    ``allowed_signers``: a file as of ssh-keygen(1); ``revoked``: a file of revoked keys (a KRL, or public keys). An empty
-    ``name`` is any.
+    ``allowed_signers``: a file as in ssh-keygen(1); ``revoked``: a file of revoked keys (a KRL, or public keys). An empty
+    ``name`` accepts any.
     """
     where = f"image {name} ({digest[:12]})" if name else f"image {digest}"
     if not os.path.isfile(allowed_signers):
@@ -273,7 +273,7 @@ def verified(store: str, digest: str, allowed_signers: str, revoked: str = "", n
 
 
 def _statement_of(where: str, store: str, digest: str) -> tuple[bytes, dict[str, Any]]:
-    """The statement of a signed image, and what it says."""
+    """Return the text and the content of a signed image's statement."""
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
     try:
         text = read_text(statement)
@@ -317,9 +317,9 @@ def _not_listed(where: str, blob: bytes, allowed_signers: str, revoked: str) -> 
 
 
 def key_problem(key: str, allowed_signers: str, revoked: str = "") -> str:
-    """Why what ``key`` signs would be refused; "" where it would not. Signs a text of no meaning, and keeps nothing.
+    """Return why signatures by ``key`` would be refused; "" if accepted. Signs a meaningless text and discards it.
 
-    A key that has to be touched is looked up instead: a run that has nothing to sign needs nobody.
+    A key on a device that must be touched is only looked up: a run without anything to sign must not need anybody.
     """
     if is_touched(key):
         return login_key_refusal(key) or _not_listed(f"signing_key: {key}", public_half(key), allowed_signers, revoked)

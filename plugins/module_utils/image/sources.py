@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which files of a folder are a unikernel's sources, read without starting git: for most runs only ask whether they changed.
+"""Find a unikernel's source files without starting git: most runs only ask whether they changed.
 
-``.gitignore`` is read by pathspec. Files that git tracks although a pattern matches them are not known here: don't ignore
-sources. What is neither a file nor a link that stays in the folder is refused: content may come from people who must not read
-the builder's files.
+pathspec reads ``.gitignore``. Files that git tracks although a pattern matches them can't be recognized: don't ignore sources.
+Anything but files, and links that stay within the folder, is refused: content may come from people who must not read the
+builder's files.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ try:
 except ImportError:
     pathspec = None
 
-# What `mirage configure` and a build leave in a folder (mirage 4.11), wherever that folder ignores nothing.
-# The lock file mirage/NAME-xen.opam.locked is a source: it says which packages are built in.
+# What `mirage configure` and a build leave in a folder (mirage 4.11), ignored even without a .gitignore. The lock file
+# mirage/NAME-xen.opam.locked is a source: it determines the packages that are built in.
 LOCK = re.compile(r"mirage/[^/]+\.opam\.locked")
 LEFT_BY_A_BUILD = re.compile(
     r"(_build|dist|duniverse|\.git|mirage)/.*|(Makefile|dune|dune-project|dune-workspace|dune\.build|dune\.config|\.mirage\.config|\.git)"
@@ -36,7 +36,7 @@ _HOPS = 40
 
 
 def source_files(folder: str) -> list[str]:
-    """The sources below ``folder``, as sorted relative paths. BuildError for what can be none."""
+    """Return the sources below ``folder`` as sorted relative paths. Raise BuildError for what can't be one."""
     return sorted(_walk(folder, "", [], None))
 
 
@@ -63,7 +63,7 @@ def _walk(root: str, below: str, lines: list[str], spec: Any) -> Iterator[str]:
 
 
 def _patterns(here: str, below: str) -> list[str]:
-    """The lines of a folder's .gitignore, as ones of the .gitignore at the top."""
+    """Return the lines of a folder's .gitignore, rewritten for the top folder."""
     path = os.path.join(here, ".gitignore")
     if not os.path.isfile(path) or os.path.islink(path):
         return []
@@ -82,7 +82,7 @@ def _from_the_top(line: str, below: str) -> str:
 
 
 def check(folder: str, path: str) -> None:
-    """BuildError unless ``path`` below ``folder`` is a plain file, or a link that stays below it at each hop."""
+    """Raise BuildError unless ``path`` below ``folder`` is a regular file, or a link that stays below it at each hop."""
     mode = os.lstat(os.path.join(folder, path)).st_mode
     if stat.S_ISLNK(mode):
         why = _leads_out(folder, path)
@@ -93,7 +93,7 @@ def check(folder: str, path: str) -> None:
 
 
 def _leads_out(folder: str, path: str) -> str | None:
-    """Why a link is refused, in words. One that leads to nothing inside the folder stays: git keeps such as well."""
+    """Return why a link is refused. A dangling link inside the folder is accepted, as git does."""
     parts: list[str] = []
     waiting, hops = path.split("/"), 0
     while waiting:
@@ -117,13 +117,13 @@ def _leads_out(folder: str, path: str) -> str | None:
 
 
 def read(folder: str, path: str) -> bytes:
-    """The content of a file that ``check`` let pass, unless a link has taken its place since."""
+    """Read a file that ``check`` accepted. Fails if it has become a link since."""
     with open(os.open(os.path.join(folder, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
         return file.read()
 
 
 def digest_of_sources(folder: str) -> tuple[str, str | None]:
-    """(digest of all sources but the lock file, digest of the lock file or None). Names, contents and execute bits count."""
+    """Return (digest of all sources but the lock file, digest of the lock file or None), over names, contents, execute bits."""
     digest, lock = hashlib.sha256(), None
     for path in source_files(folder):
         full = os.path.join(folder, path)

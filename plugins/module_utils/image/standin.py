@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Build a stand-in: a Debian kernel and one Debian program in one PVH image.
+"""EDGE. Build a stand-in: a Debian kernel and a Debian program in one PVH image.
 
-A stand-in answers the boot arguments and protocols of a unikernel on machines where OCaml's
-packages can't be had. It is labelled as such in its own ELF notes, so every listing can tell.
+A stand-in answers a unikernel's boot arguments and protocols on machines where OCaml's packages are not available. Its own ELF
+notes mark it as such, so that every listing can tell.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .pvh_wrap import cpio, payload_of, wrap
 from .steps import BuildError
 from .store import StoreError, describe, hold, image_path, put, write_whole
 
-# mmdebstrap on a slow line, and what comes behind it.
+# Seconds for mmdebstrap on a slow line, and for the steps after it.
 _LOCK_SECONDS = 1500
-# Raised when the bytes of an image change for the same input.
+# Raise this number when the image's bytes change for equal input.
 RECIPE = "1"
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "nginx-light", "unbound", "openvpn", "nftables")
 PROGRAMS = {"web": "usr/sbin/nginx", "dns": "usr/sbin/unbound", "vpn": "usr/sbin/openvpn"}
@@ -39,21 +39,21 @@ MODULES = {
     "dns": ("xen-netfront", "xen-blkfront"),
     "vpn": ("xen-netfront", "xen-blkfront", "tun"),
 }
-# What a service runs and loads when it has to translate addresses, each module behind those that it needs.
+# Programs and modules that a service needs to translate addresses; each module after those that it depends on.
 NAT_PROGRAM = {"vpn": "usr/sbin/nft"}
 NAT_MODULES = {
     "vpn": ("libcrc32c", "nfnetlink", "nf_tables", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_conntrack", "nf_nat", "nft_chain_nat",
             "nft_masq"),
 }  # fmt: skip
-# Before "--" for Linux, behind it for us: what a user declares is never read by the kernel. Without the CPU's feature 4
-# (its time stamp counter, which Xen's clock stands for) and with a given loop count, Linux does not look 100,000 times for a
-# timer chip that a PVH domain has not: half of its time to boot where each look is emulated.
+# Before "--" for Linux, after it for us: the kernel never reads what a user declares. Without the CPU's feature 4 (its time stamp
+# counter, which Xen's clock replaces) and with a given loop count, Linux doesn't probe 100,000 times for a timer chip that a PVH
+# domain lacks: half of the boot time where each probe is emulated.
 PREFIX = "console=hvc0 quiet loglevel=1 panic=-1 clearcpuid=4 lpj=4000000 cryptomgr.notests 8250.nr_uarts=0 mitigations=off -- "
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """``files``: folder of the stand-ins' first process and services; ``mirrors``: lines of a sources.list."""
+    """``files``: folder with the stand-ins' init process and services; ``mirrors``: lines of a sources.list."""
 
     service: str
     files: str
@@ -71,8 +71,10 @@ def _digest_of_folder(folder: str) -> str:
 
 
 def content_files(folder: str) -> list[tuple[str, bytes]]:
-    """(path, content) of what is served. BuildError for what leads out of the folder: content may come from people who must not
-    read the builder's files."""
+    """Return (path, content) of the files to serve. Raise BuildError for a path that leads out of the folder.
+
+    Content may come from people who must not read the builder's files.
+    """
     found = []
     for root, folders, names in os.walk(folder):
         folders.sort()
@@ -91,7 +93,7 @@ def content_files(folder: str) -> list[tuple[str, bytes]]:
 
 
 def _debian_tree(cache: str, suite: str, mirrors: list[str]) -> str:
-    """The folder with the packages' files, extracted, made once for each suite and list of packages."""
+    """Return the folder with the packages' extracted files. It is made once for each suite and list of packages."""
     name = hashlib.sha256(json.dumps([suite, PACKAGES]).encode()).hexdigest()[:16]
     tree = os.path.join(cache, f"tree-{suite}-{name}")
     if os.path.isdir(tree):
@@ -110,7 +112,7 @@ def _debian_tree(cache: str, suite: str, mirrors: list[str]) -> str:
 
 
 def _unpacked_as_a_user(work: str, suite: str, mirrors: list[str]) -> None:
-    """Without root: mmdebstrap in a user namespace leaves an archive, of which the files become this user's."""
+    """Without root: mmdebstrap in a user namespace makes an archive, which this user extracts."""
     user = pwd.getpwuid(os.geteuid()).pw_name
     try:
         with open("/etc/subuid", encoding="utf-8", errors="replace") as file:
@@ -146,7 +148,7 @@ def _mmdebstrap(mode: str, suite: str, target: str, mirrors: list[str]) -> None:
 
 
 def _libraries(tree: str, program: str) -> dict[str, str]:
-    """Name -> path of every shared library that the program needs, found inside the tree."""
+    """Return name -> path of every shared library that the program needs, inside the tree."""
     loader = os.path.realpath(os.path.join(tree, "lib64/ld-linux-x86-64.so.2"))
     folders = [os.path.join(tree, part, "x86_64-linux-gnu") for part in ("lib", "usr/lib")]
     command = [loader, "--library-path", ":".join(folders), "--list", program]
@@ -189,7 +191,7 @@ def _initramfs(tree: str, service: str, files: str, content: str | None) -> byte
         folder(path)
     add("init", _read(os.path.join(files, "init")), 0o755)
     add("service", _read(os.path.join(files, "service-" + service)), 0o755)
-    # The kernel runs /sbin/poweroff when Xen asks for a shutdown.
+    # The kernel runs /sbin/poweroff when Xen requests a shutdown.
     add("sbin/poweroff", b'#!/bin/busybox sh\necho "shutdown requested" >/dev/hvc0\nexec /bin/busybox poweroff -f\n', 0o755)
     add("bin/busybox", _read(os.path.join(tree, "bin/busybox")), 0o755)
     add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
@@ -224,7 +226,7 @@ def _vmlinux(bzimage: str) -> bytes:
 
 
 def key_of(service: str, files: str, content: str | None, suite: str) -> str:
-    """What the image depends on, as one digest: the same key gives the same image."""
+    """Return a digest of everything that determines the image: equal keys give equal images."""
     parts = [RECIPE, service, suite, PREFIX, list(PACKAGES), [*MODULES[service], *NAT_MODULES.get(service, ())]]
     for name in ("init", "service-" + service):
         parts.append(hashlib.sha256(_read(os.path.join(files, name))).hexdigest())
@@ -233,7 +235,7 @@ def key_of(service: str, files: str, content: str | None, suite: str) -> str:
 
 
 def _give_to_invoker(*paths: str) -> None:
-    """Root is needed for mmdebstrap alone; what is left belongs to the user who called sudo."""
+    """Only mmdebstrap needs root; give the results to the user who called sudo."""
     owner = os.environ.get("SUDO_UID", "")
     if os.geteuid() == 0 and owner.isdigit():
         for path in paths:
@@ -241,7 +243,7 @@ def _give_to_invoker(*paths: str) -> None:
 
 
 def build(store: str, cache: str, wanted: Wanted, check: bool) -> tuple[bool, dict[str, Any]]:
-    """Put the stand-in into the store; (changed, manifest). One process-free look when it is there."""
+    """Put the stand-in into the store. Return (changed, manifest). If it exists, no process is started."""
     if wanted.service == "web" and not (wanted.content and os.path.isdir(wanted.content)):
         raise StoreError(f"content: {wanted.content or 'not given'} is not a folder; a web image serves a folder")
     key = key_of(wanted.service, wanted.files, wanted.content, wanted.suite)
@@ -254,12 +256,12 @@ def build(store: str, cache: str, wanted: Wanted, check: bool) -> tuple[bool, di
     path = os.path.join(cache, ".lock")
     late = StoreError(f"another run still builds a stand-in after {_LOCK_SECONDS} s (it holds {path})")
     with hold(path, _LOCK_SECONDS, late):
-        found = _built(store, cache, key)  # by another run, while this one waited
+        found = _built(store, cache, key)  # built by another run while this one waited
         return (False, found) if found else _build(store, cache, wanted, key)
 
 
 def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:
-    """The manifest of the stand-in that was built for the key, if it is still in the store."""
+    """Return the manifest of the stand-in built for the key, if it is still in the store."""
     try:
         digest = _read(os.path.join(cache, "built-" + key)).decode().strip()
     except FileNotFoundError:

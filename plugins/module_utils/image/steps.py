@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The steps of a build: each a command in a cell, with one log, one time limit, and one line that says where it is."""
+"""EDGE. Run the steps of a build: each a command in a cell, with one log, one time limit, and one line of progress."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from . import sandbox
 from .sandbox import Cell
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-# What a terminal or a log viewer would act on.
+# What a terminal or a log viewer would interpret.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# Bounds are looked after this often; looking costs a walk through the build's folder.
+# Seconds between two checks of the limits; each check walks through the build's folder.
 _LOOK_SECONDS = 0.5
 _REASON_MAX = 2000
 
@@ -36,7 +36,7 @@ class BuildError(Exception):
 
 
 class Steps:
-    """``name``: what is built. ``keep``: descriptors that children hold as well where there is no sandbox to end them."""
+    """``name``: what is built. ``keep``: descriptors that children inherit if there is no sandbox to kill them."""
 
     def __init__(self, name: str, log: str, progress: str, timeout: int, keep: tuple[int, ...] = ()) -> None:
         self.name, self.log, self.progress, self.timeout, self.keep = name, log, progress, timeout, keep
@@ -47,7 +47,7 @@ class Steps:
             pass
 
     def run(self, cell: Cell, what: str, command: list[str], done: Callable[[], str] = lambda: "") -> None:
-        """BuildError unless ``command`` ends well within time and bounds. ``done``: how far it is, for the line of progress."""
+        """Run ``command``. Raise BuildError if it fails or exceeds time or limits. ``done``: returns its progress."""
         with open(self.log, "a", encoding="utf-8") as log:
             log.write(f"== {what}\n")
             log.flush()
@@ -60,7 +60,7 @@ class Steps:
         finally:
             sandbox.end(process)
         if code:
-            # A bound of the kernel's may have ended it before it was looked at.
+            # The kernel may have enforced a limit before we checked it.
             passed = sandbox.excess(cell, process, self.log)
             raise BuildError(
                 f"{self.name}: {what} was ended: {passed} (log: {self.log})"
@@ -84,7 +84,7 @@ class Steps:
             if passed:
                 raise BuildError(f"{self.name}: {what} was ended: {passed} (log: {self.log})")
             self._tell(what, done)
-            # A build with many files is looked at less often.
+            # Check less often for a build with many files.
             pause = min(max(_LOOK_SECONDS, 10 * (time.monotonic() - began)), 5, max(self.until - time.monotonic(), 0.01))
 
     def _tell(self, what: str, done: Callable[[], str]) -> None:
@@ -95,12 +95,12 @@ class Steps:
             file.write(line)
 
     def _help(self) -> str:
-        """Which variables help where the last step failed for want of the internet; "" where it failed for something else."""
+        """Return a hint which variables help, if the last step failed because the internet was unreachable; "" otherwise."""
         with open(self.log, encoding="utf-8", errors="replace") as file:
             return _NO_INTERNET if _UNREACHABLE.search(file.read().rpartition("== ")[2]) else ""
 
     def reason(self) -> str:
-        """What the tool printed of what went wrong: the compiler's file, line and error, or the last line that says error."""
+        """Return why the tool failed: the compiler's file, line and error, or the last line that mentions an error."""
         with open(self.log, "rb") as log:
             lines = last_lines(log, 400)
         return f"{reason(lines)} (log: {self.log})"
@@ -117,7 +117,7 @@ def last_lines(log: IO[bytes], count: int) -> list[str]:
 
 
 def packages_done(log: str, step: str) -> str:
-    """How many of how many packages opam has installed, by its words in the log; "" before it has said so."""
+    """Return how many packages opam has installed, of how many, from the log; "" if it doesn't say yet."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
             text = file.read().rpartition(f"== {step}\n")[2]
@@ -129,10 +129,10 @@ def packages_done(log: str, step: str) -> str:
 
 
 def reason(lines: list[str]) -> str:
-    """One line out of a build's log, and no more than a screen of it.
+    """Return one line of bounded length from a build's log that says why it failed.
 
-    OCaml's compiler says ``File "x.ml", line 3, characters 2-9:``, the source, then ``Error: ...`` with indented
-    lines behind it; mirage, opam and make begin a line with their name, or ``[ERROR]``.
+    OCaml's compiler prints ``File "x.ml", line 3, characters 2-9:``, the source, then ``Error: ...`` followed by indented lines;
+    mirage, opam and make begin a line with their name, or ``[ERROR]``.
     """
     start = max((i for i, line in enumerate(lines) if line.startswith("== ")), default=-1)
     lines = lines[start + 1 :]
@@ -146,7 +146,7 @@ def _compilers(lines: list[str]) -> str:
             continue
         for behind in range(at + 1, min(at + 40, len(lines))):
             if re.match(r'File "[^"]+", lines? \d+', lines[behind]):
-                break  # a warning's place
+                break  # where a warning occurred
             if re.match(r"\s*Error\b", lines[behind]):
                 words = [lines[behind].strip()]
                 for more in lines[behind + 1 :]:
@@ -157,7 +157,7 @@ def _compilers(lines: list[str]) -> str:
     return ""
 
 
-# What opam-monorepo and opam list below a line that says only that something is wrong.
+# An item of the list that opam-monorepo and opam print below a line that says only that something is wrong.
 _NAMED = re.compile(r"\s*- (\S+(?: -> \(problem\).*)?)$")
 
 
@@ -171,7 +171,7 @@ def _tools(lines: list[str]) -> str:
 
 
 def _list_below(lines: list[str]) -> str:
-    """What a list names: with problems, those that have one and why; else all."""
+    """Return the items of a list: those with problems and the reasons, or else all."""
     problems, names = [], []
     for at, line in enumerate(lines[:200]):
         found = _NAMED.match(line)
@@ -179,7 +179,7 @@ def _list_below(lines: list[str]) -> str:
             continue
         names.append(found.group(1))
         if "-> (problem)" in line:
-            # The reasons stand deeper.
+            # The reasons are indented further.
             depth = len(line) - len(line.lstrip())
             why = []
             for more in lines[at + 1 : at + 6]:

@@ -2,14 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The folder of images: ``<sha256>.xen`` and, beside it, ``<sha256>.json`` with what it is.
+"""EDGE. The folder of images: ``<sha256>.xen`` and, beside it, ``<sha256>.json`` with its description.
 
-Also beside it, where it is known: ``<sha256>.provenance.json``, where it came from, and ``.provenance.json.sig``, who
-says so. ``names/NAME.json`` has the image of a name and its previous images, to roll back to.
+If known, there are also ``<sha256>.provenance.json``, where it came from, and ``.provenance.json.sig``, the signature of that.
+``names/NAME.json`` has the image of a name and its previous images, to roll back to.
 
-The name is the digest, so a file that is there is the right one and is never written again.
-Both files appear whole or not at all: written beside their place, synced, renamed. The image
-comes last, so an image without its description is never seen.
+The file name is the digest, so an existing file is the right one and is never written again. Files appear complete or not at all:
+written to a temporary name, synced, renamed. The image comes last, so an image without a description is never seen.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 NAMES = "names"
 INCOMING = ".incoming-"
 MAX_HISTORY = 100
-# A description, statement or signature has a few KB; a statement names every package of a build.
+# Bytes; a description, statement or signature has a few KB. A statement lists every package of a build.
 MAX_TEXT = 4 << 20
 _LOCK, LOCK_SECONDS = ".lock", 120
-# A domain is made within minutes after its image arrived.
+# How long a prune keeps an unused image, in seconds: its domain is created within minutes after it arrived.
 FRESH_SECONDS = 3600
 
 
@@ -47,7 +46,7 @@ class StoreError(Exception):
 
 
 def write_whole(path: str, data: bytes, mode: int) -> None:
-    """Write ``path`` atomically: the old file or the new one, never a part, also after a power cut."""
+    """Write ``path`` atomically: the old file or the new one, never a part, even after a power failure."""
     folder = os.path.dirname(path)
     handle, temporary = tempfile.mkstemp(prefix=INCOMING, dir=folder)
     try:
@@ -65,7 +64,7 @@ def write_whole(path: str, data: bytes, mode: int) -> None:
 
 
 def write_json(path: str, content: Any, mode: int = 0o644) -> None:
-    """Write what a program reads again, as `write_whole` does."""
+    """Write JSON that a program reads again, as `write_whole` does."""
     write_whole(path, (json.dumps(content, indent=1, sort_keys=True) + "\n").encode(), mode)
 
 
@@ -91,7 +90,7 @@ def read_text(path: str) -> bytes:
 
 
 def listing(store: str) -> list[dict[str, Any]]:
-    """What every stored image says of itself, without reading the images. [] when there is no store."""
+    """Return the descriptions of all stored images without reading the images; [] if there is no store."""
     if not os.path.isdir(store):
         return []
     images = []
@@ -102,7 +101,7 @@ def listing(store: str) -> list[dict[str, Any]]:
     return images
 
 
-# What a description has, and its type; a store's own `put` writes no other form.
+# Keys of a description and their types, as `put` writes them.
 _FIELDS: dict[str, type] = {
     "name": str, "description": str, "target": str, "source": str, "key": str, "size": int, "memory_size": int,
     "standin": bool, "debug_info": bool, "devices": list,
@@ -116,7 +115,7 @@ def _device(value: Any) -> dict[str, str] | None:
 
 
 def read_manifest(data: bytes) -> tuple[dict[str, Any], str]:
-    """(what a description says, what is wrong with it or ""). It may come from anywhere: what is wrong is left out."""
+    """Return (the valid part of a description, what is wrong with it or ""). It may come from anywhere."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
@@ -147,13 +146,13 @@ def read_manifest(data: bytes) -> tuple[dict[str, Any], str]:
 
 
 def describe(store: str, digest: str) -> dict[str, Any]:
-    """The manifest of one stored image with its path; sizes in bytes. ``problem``: what is wrong with the description."""
+    """Return the manifest of one stored image with its path; sizes in bytes. ``problem``: what is wrong with the description."""
     path = os.path.join(store, digest + ".json")
     manifest: dict[str, Any] = {}
     try:
         manifest, wrong = read_manifest(read_text(path))
     except FileNotFoundError:
-        wrong = ""  # the image is what counts; its description is written again when it is put again
+        wrong = ""  # only the image matters; putting it again writes its description again
     except (OSError, ValueError) as error:
         wrong = getattr(error, "strerror", None) or str(error)
     problem = {"problem": f"description {path}: {wrong}"} if wrong else {}
@@ -162,9 +161,9 @@ def describe(store: str, digest: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def hold(path: str, seconds: float, late: Exception) -> Iterator[int]:
-    """The lock of the file at ``path``, as its descriptor; ``late`` is raised where another one holds it for that long."""
+    """Hold the lock of the file at ``path``; yield its descriptor. Raise ``late`` if somebody else holds it for ``seconds``."""
     until = time.monotonic() + seconds
-    # Who can open a file can hold its lock, and keep every run waiting.
+    # Whoever can open a file can hold its lock, and block every run.
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "a", encoding="ascii") as file:
         if os.fstat(file.fileno()).st_mode & 0o077:
             os.fchmod(file.fileno(), 0o600)
@@ -181,7 +180,7 @@ def hold(path: str, seconds: float, late: Exception) -> Iterator[int]:
 
 @contextlib.contextmanager
 def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """The store's lock: two runs at once don't lose an entry of a name's history, and none prunes what another takes in."""
+    """Hold the store's lock, so that concurrent runs lose no entry of a name's history, and no prune removes what arrives."""
     folder = os.path.join(store, NAMES)
     os.makedirs(folder, mode=0o755, exist_ok=True)
     late = StoreError(f"image store {store}: another run has been working on it for {seconds:g} s")
@@ -190,7 +189,7 @@ def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, Any]]:
-    """The bytes, the digest and the manifest of an image file that Xen can boot; else StoreError."""
+    """Return the bytes, digest and manifest of an image file that Xen can boot. Raise StoreError if it can't."""
     try:
         with open(path, "rb") as file:
             data = file.read()
@@ -217,7 +216,7 @@ def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, A
 
 
 def put(store: str, path: str, expected: str | None, extra: dict[str, Any], check: bool) -> tuple[bool, dict[str, Any]]:
-    """Store the image file at ``path``. Return (changed, manifest with path). What was altered in the store is replaced."""
+    """Store the image file at ``path``. Return (changed, manifest with path). An altered file in the store is replaced."""
     data, digest, manifest = read_image(path, expected)
     target = image_path(store, digest)
     whole = os.path.exists(target) and digest_of(target) == digest
@@ -250,7 +249,7 @@ def _name_path(store: str, name: str) -> str:
 
 
 def history(store: str, name: str) -> list[str]:
-    """The digests that ``name`` has meant, the present one first; [] for an unknown name."""
+    """Return the digests that ``name`` has meant, the current one first; [] for an unknown name."""
     path = _name_path(store, name)
     try:
         digests = json.loads(read_text(path))["history"]
@@ -265,7 +264,7 @@ def history(store: str, name: str) -> list[str]:
 
 
 def known_names(store: str) -> list[str]:
-    """The names that the store has a history of."""
+    """Return the names with a history in the store."""
     try:
         files = sorted(os.listdir(os.path.join(store, NAMES)))
     except FileNotFoundError:
@@ -275,12 +274,12 @@ def known_names(store: str) -> list[str]:
 
 
 def names(store: str) -> dict[str, list[str]]:
-    """Every name with its history."""
+    """Return every name with its history."""
     return {name: history(store, name) for name in known_names(store)}
 
 
 def names_and_problems(store: str) -> tuple[dict[str, list[str]], list[str]]:
-    """Every name whose history can be read, and one line for each other."""
+    """Return every name with a readable history, and one line for each other."""
     readable, problems = {}, []
     for name in known_names(store):
         try:
@@ -291,7 +290,7 @@ def names_and_problems(store: str) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def point(store: str, name: str, digest: str, check: bool) -> bool:
-    """Let ``name`` mean the image ``digest`` from now on; whether that is a change. Atomic; the history is kept."""
+    """Make ``name`` mean the image ``digest``. Return whether that is a change. Atomic; the history is kept."""
     path, before = _name_path(store, name), history(store, name)
     if before[:1] == [digest]:
         return False
@@ -307,7 +306,7 @@ def point(store: str, name: str, digest: str, check: bool) -> bool:
 
 
 def digest_of(path: str) -> str:
-    """The sha256 of a file, read in pieces."""
+    """Return the sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
@@ -316,7 +315,7 @@ def digest_of(path: str) -> str:
 
 
 def fsck(store: str) -> list[str]:
-    """One line for everything in the store that is not as it should be; reads every image."""
+    """Return one line for everything wrong in the store; reads every image."""
     lines = []
     images = {image["sha256"]: image for image in listing(store)}
     if os.path.isdir(store) and os.stat(store).st_mode & 0o022:
@@ -346,10 +345,10 @@ def fsck(store: str) -> list[str]:
 
 
 def unused(store: str, used: set[str], depth: int, now: float) -> list[str]:
-    """The files that a prune removes, as paths.
+    """Return the paths of the files that a prune removes.
 
-    An image stays while a domain uses it (``used``, digests) or one of the last 1 + ``depth`` meanings of a name
-    does; what just arrives or has arrived within the last hour stays as well, for its domain may be on the way.
+    An image is kept while a domain uses it (``used``: digests), or while it is one of the last 1 + ``depth`` images of a name.
+    Whatever is arriving or arrived within the last hour is kept too, since its domain may not exist yet.
     """
     kept = set(used)
     for digests in names(store).values():
@@ -358,7 +357,7 @@ def unused(store: str, used: set[str], depth: int, now: float) -> list[str]:
     for file in _files(store):
         image = file if file.startswith(INCOMING) else file.partition(".")[0]
         if file.startswith(INCOMING) or (DIGEST.fullmatch(image) and image not in kept):
-            # An image goes as a whole, when the youngest of its files is old enough.
+            # An image's files are removed together, once the youngest is old enough.
             ages[image] = min(ages.get(image, now), now - os.stat(os.path.join(store, file)).st_mtime)
     old = {image for image, age in ages.items() if age > FRESH_SECONDS}
     return [os.path.join(store, file) for file in _files(store) if file in old or file.partition(".")[0] in old]
@@ -369,16 +368,16 @@ def _files(store: str) -> list[str]:
 
 
 def remove(paths: list[str]) -> None:
-    """The images first: what is left of a cut removal is a description without an image, and is removed next time."""
+    """Remove files, images first: an interruption leaves a description without an image, which the next prune removes."""
     for path in sorted(paths, key=lambda path: not path.endswith(SUFFIX)):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
 
 def take(store: str, file: str, path: str, sha256: str) -> None:
-    """Let ``file`` of the store be what arrived at ``path``, once its digest is right; StoreError otherwise.
+    """Make the file that arrived at ``path`` the store's ``file`` if its digest is right. Raise StoreError otherwise.
 
-    What is not what it should be is removed: nothing of it stays in the store.
+    A wrong file is removed: nothing of it stays in the store.
     """
     incoming = os.path.join(store, INCOMING + file)
     try:
@@ -402,6 +401,6 @@ def take(store: str, file: str, path: str, sha256: str) -> None:
 
 
 def describe_again(store: str, digest: str, name: str) -> None:
-    """Write the description of an image that came without: from the image itself, which is the digest's."""
+    """Write the description of an image that arrived without one, from the image itself."""
     _data, _digest, manifest = read_image(image_path(store, digest), digest)
     write_description(store, digest, {"name": name, **manifest})

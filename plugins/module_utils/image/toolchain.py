@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. MirageOS's toolchain in a folder of its own: an opam root with one switch, and ``versions.json`` when it is whole.
+"""EDGE. Install MirageOS's toolchain in its own folder: an opam root with one switch, and ``versions.json`` when complete.
 
-``versions.json`` is written last and names what was asked for: a toolchain that has it is not looked at again. One whose
-making was interrupted has none, and is resumed behind the last step that ``steps.json`` has, for a compiler takes long to build.
-``settings.json`` holds how this builder gets packages, for builds.
+``versions.json`` is written last and has the requested versions: a toolchain with it is not checked again. An interrupted
+installation has none, and is resumed after the last step in ``steps.json``, since building a compiler takes long.
+``settings.json`` tells builds how to get packages.
 
-Packages are fetched first, then built with no network: their build scripts are foreign code.
+Packages are fetched first, then built without network: their build scripts are foreign code.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ from .sandbox import Cell, Limits
 from .steps import BuildError, Steps, packages_done
 from .store import hold, write_json, write_whole
 
-# A dead address is reported within seconds; a compiler takes an hour on a slow machine.
+# Report a dead address within seconds, before the hour that a compiler takes on a slow machine.
 _REACH_SECONDS = 15
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9_+-]*")
 _VERSION = re.compile(r"[0-9][A-Za-z0-9.~+-]*")
 _ADDRESS = re.compile(r"(https|git\+https|file|git\+file)://[^\s\"\\]+|/[^\s\"\\]*")
-# What has digests may come over any way.
+# Mirrors may use http: everything from them has a digest.
 _MIRROR = re.compile(r"https?://[^\s\"\\]+|file:///[^\s\"\\]*|/[^\s\"\\]*")
 _LIMITS = Limits(disk=40 << 30)
-# Behind this step there is a compiler, which is worth keeping.
+# After this step there is a compiler, which is worth keeping.
 _COMPILED = "opam install compiler"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """``packages``: name to version; ``archive``: address or folder of opam's archive, "" for the one that opam knows.
+    """``packages``: name -> version; ``archive``: URL or folder of opam's archive, "" for opam's default.
 
-    ``mirrors``: where sources of packages are looked for first; ``overlays``: repository that `mirage` asks for to its place.
+    ``mirrors``: where package sources are looked up first; ``overlays``: repository that `mirage` requests -> its replacement.
     """
 
     folder: str
@@ -97,7 +97,7 @@ def _has_user(address: str) -> bool:
 
 
 def _shown(address: str) -> str:
-    """An address without a password."""
+    """Return an address without its password."""
     return re.sub(r"//[^/@]*@", "//", address)
 
 
@@ -110,7 +110,7 @@ def present(folder: str) -> dict[str, str]:
 
 
 def make(wanted: Wanted, check: bool) -> bool:
-    """Make the toolchain unless it is there; whether that is a change. BuildError."""
+    """Install the toolchain unless it exists. Return whether that is a change. Raise BuildError."""
     words = refusal(wanted)
     if words:
         raise BuildError(words)
@@ -136,7 +136,7 @@ def make(wanted: Wanted, check: bool) -> bool:
 
 
 def _keep_settings(wanted: Wanted, check: bool) -> bool:
-    """How packages are got, for builds; whether that is another way than before. A proxy's password is for its owner."""
+    """Save how builds get packages. Return whether it changed. Only the owner can read a proxy's password."""
     settings = asdict(wanted.settings())
     path = os.path.join(wanted.folder, "settings.json")
     try:
@@ -152,10 +152,10 @@ def _keep_settings(wanted: Wanted, check: bool) -> bool:
 
 
 def _reach(wanted: Wanted) -> None:
-    """Is the archive there? Asked before anything is installed or compiled."""
+    """Check that the archive is reachable, before anything is installed or compiled."""
     address = re.sub(r"^git\+", "", wanted.archive).partition("#")[0]
     if not address:
-        return  # opam init says it
+        return  # opam init reports it
     why = ""
     if re.match(r"https?://", address):
         handlers = [urllib.request.ProxyHandler({"http": wanted.proxy, "https": wanted.proxy})] if wanted.proxy else []
@@ -185,7 +185,7 @@ class _Step:
 
 def _steps(wanted: Wanted, done: list[str]) -> list[_Step]:
     archive = ["default", wanted.archive] if wanted.archive else []
-    # Inside a cell bubblewrap is not possible everywhere; outside of one the user wants none.
+    # bubblewrap inside a cell is not possible everywhere; without a sandbox the user wants none for opam either.
     own = [] if wanted.sandbox and sandbox.nests() else ["--disable-sandboxing"]
     compiler = f"ocaml-base-compiler.{wanted.ocaml}"
     packages = [compiler, *(f"{name}.{version}" for name, version in sorted(wanted.packages.items()))]
@@ -206,10 +206,10 @@ def _make(wanted: Wanted) -> None:
     log, root = os.path.join(wanted.folder, "toolchain.log"), os.path.join(wanted.folder, "opam")
     done = _begun(wanted)
     if _COMPILED not in done:
-        _clear(wanted.folder)  # half a switch: nothing in it is worth much
+        _clear(wanted.folder)  # a partial switch without a compiler is not worth keeping
         done = []
     steps = Steps("toolchain", log, os.path.join(wanted.folder, "progress"), wanted.timeout)
-    # git asks whose a local archive is, and the user of builds is nobody's.
+    # git checks who owns a local archive, and that is not the build user.
     write_whole(os.path.join(wanted.folder, "gitconfig"), b"[safe]\n\tdirectory = *\n", 0o644)
     if not done:
         steps.begin()
@@ -246,7 +246,7 @@ def _complete(wanted: Wanted, log: str) -> None:
 
 
 def _begun(wanted: Wanted) -> list[str]:
-    """The steps that a run before this one did for the same versions."""
+    """Return the steps that an earlier run completed for the same versions."""
     try:
         with open(os.path.join(wanted.folder, "steps.json"), encoding="utf-8") as file:
             begun = json.load(file)
@@ -266,7 +266,7 @@ def _clear(folder: str) -> None:
 
 
 def _cell(wanted: Wanted, network: bool) -> Cell:
-    """Of the toolchain's folder only opam's root can be written: log and notes are this module's."""
+    """Return a cell in which only opam's root can be written: log and notes belong to this module."""
     root = os.path.join(wanted.folder, "opam")
     environment = {
         "PATH": os.environ.get("PATH", "/usr/bin:/bin"), "HOME": root, "OPAMROOT": root, "OPAMYES": "1", "OPAMCOLOR": "never",

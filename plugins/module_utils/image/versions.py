@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The highest version that a host has had of each image name: ``/etc/xen/unikernels/versions``, JSON.
+"""The highest version that a host has had of each image name, in ``/etc/xen/unikernels/versions`` (JSON).
 
-An image that was signed once keeps a valid signature; what it is too old for is known by its version, which the signature
-binds. A name may mean an older image than it meant before only in a rollback, and the file says since when.
+An old image keeps its valid signature. Its age is known by its version, which is part of what is signed. A name may mean an older
+image than before only by a rollback, and the file records since when.
 
 `refusal` and `after` are pure; `held_by` and `keep_versions` are the edge.
 """
@@ -28,7 +28,7 @@ FILE = "versions"
 
 @dataclass(frozen=True)
 class Highest:
-    """``sha256``: the image that has it; ``back_to`` and ``since``: the older image that a rollback let the name mean."""
+    """``sha256``: the image with that version; ``back_to``, ``since``: the older image that a rollback gave the name."""
 
     version: int
     sha256: str
@@ -38,7 +38,7 @@ class Highest:
 
 @dataclass(frozen=True)
 class Arrived:
-    """An image whose signature is good, under one name."""
+    """A validly signed image under one name."""
 
     sha256: str
     version: int
@@ -48,12 +48,12 @@ class Arrived:
 
 
 def is_older(held: Highest | None, arrived: Arrived) -> bool:
-    """Whether the name has had a newer image. The same image signed twice is no other; one version is one image."""
+    """True if the name has had a newer image. A second signature of the same image doesn't count; versions are unique."""
     return held is not None and held.sha256 != arrived.sha256 and arrived.version <= held.version
 
 
 def refusal(name: str, held: Highest | None, arrived: Arrived) -> str:
-    """Why ``name`` may not mean what arrived; "" where it may."""
+    """Return why ``name`` may not mean what arrived; "" if it may."""
     if held is None or not is_older(held, arrived):
         return ""
     return (
@@ -64,12 +64,12 @@ def refusal(name: str, held: Highest | None, arrived: Arrived) -> str:
 
 
 def after(held: Mapping[str, Highest], arrived: Mapping[str, Arrived], now: str) -> tuple[dict[str, Highest], list[str]]:
-    """(what a host has had once names mean what arrived, one line for each name that goes back to an older image)."""
+    """Return (the highest versions once the names mean what arrived, one line for each name that goes back to an older image)."""
     result, lines = dict(held), []
     for name, image in arrived.items():
         before = held.get(name)
         if before is None or not is_older(before, image):
-            # The same image may have been signed again, and its older statement may come from another controller.
+            # The same image may arrive with an older statement, from another controller.
             highest = max(image.version, before.version if before and before.sha256 == image.sha256 else 0)
             result[name] = Highest(highest, image.sha256)
         elif before.back_to != image.sha256:
@@ -82,7 +82,7 @@ def after(held: Mapping[str, Highest], arrived: Mapping[str, Arrived], now: str)
 
 
 def parse(text: bytes) -> dict[str, Highest]:
-    """Name to the highest version; PolicyError for anything else: what can't be read permits nothing."""
+    """Return name -> highest version. Raise PolicyError for anything else: an unreadable file permits nothing."""
     try:
         content = json.loads(text)
         return {name: _highest(name, entry) for name, entry in content.items()}
@@ -100,7 +100,7 @@ def _highest(name: str, entry: Any) -> Highest:
 
 
 def rows(highest: Mapping[str, Highest]) -> dict[str, dict[str, Any]]:
-    """As `parse` reads them."""
+    """Return the rows that `parse` reads."""
     return {
         name: {
             "version": entry.version,
@@ -115,7 +115,7 @@ def rows(highest: Mapping[str, Highest]) -> dict[str, dict[str, Any]]:
 
 
 def held_by(folder: str) -> dict[str, Highest]:
-    """What a host has had. PolicyError where that can't be read."""
+    """Return what the host has had. Raise PolicyError if that can't be read."""
     path = os.path.join(folder, FILE)
     try:
         return parse(read_text(path))

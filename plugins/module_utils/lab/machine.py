@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Start, save and end one machine of the virtual lab."""
+"""EDGE. Start, save and stop one machine of the virtual lab."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from . import qemu
 from .qemu import Machine
 
 NEEDED_BYTES = 4 << 30
-# Seconds for QEMU to end behind each signal.
+# Seconds for QEMU to exit after each signal.
 PATIENCE = 20.0
 
 
 class MachineError(Exception):
-    """One line for who runs the lab, and the end of the machine's console behind it where there is one."""
+    """One line for whoever runs the lab, followed by the end of the machine's console if there is one."""
 
 
 def _text_of(path: str, most: int = 8000) -> str:
@@ -46,7 +46,7 @@ def _until(condition: Callable[[], object], seconds: float) -> bool:
 
 
 def nested_acceleration() -> bool:
-    """/dev/kvm alone proves nothing: the flags must be there, and nesting switched on."""
+    """True if a guest can be a hypervisor. /dev/kvm alone doesn't show that: it takes the CPU's flags, and nesting enabled."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
     with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
@@ -56,7 +56,7 @@ def nested_acceleration() -> bool:
 
 
 def process_of(folder: str) -> int:
-    """The process id of the QEMU that runs this machine; 0 when none does."""
+    """Return the process id of the QEMU that runs this machine; 0 if none does."""
     try:
         with open(os.path.join(folder, qemu.PID), encoding="ascii") as file:
             pid = int(file.read())
@@ -69,7 +69,7 @@ def process_of(folder: str) -> int:
 def sshd_answers(port: int) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), 3) as sock:
-            sock.settimeout(30)  # sshd of a machine that is emulated on a busy one
+            sock.settimeout(30)  # for sshd of an emulated machine on a busy host
             return sock.recv(4) == b"SSH-"
     except OSError:
         return False
@@ -120,7 +120,7 @@ def _check_programs(machine: Machine) -> None:
 
 
 def _check(machine: Machine) -> None:
-    """What would make the start fail, each in one line."""
+    """Raise MachineError, with one line for each reason, if the start would fail."""
     _check_programs(machine)
     for protocol, port in machine.ports():
         if not port_is_free(protocol, port):
@@ -131,7 +131,7 @@ def _check(machine: Machine) -> None:
 
 
 def _make_overlay(machine: Machine) -> None:
-    """A copy-on-write overlay; of a disk with a saved state a copy, for QEMU looks for that in the uppermost file alone."""
+    """Make a copy-on-write overlay. Copy a disk with a saved state, since QEMU looks for that only in the topmost file."""
     overlay = machine.path(qemu.OVERLAY)
     if os.path.exists(overlay):
         return
@@ -148,7 +148,7 @@ def _make_overlay(machine: Machine) -> None:
 
 
 def _make_disks(machine: Machine) -> None:
-    """The further disks, empty, and the folder that cloud-init reads."""
+    """Make the further disks, empty, and the folder that cloud-init reads."""
     words, environment = qemu.program(machine.qemu, "qemu-img")
     for index, size in enumerate(machine.disks):
         path = machine.disk_path(index)
@@ -197,7 +197,7 @@ def _refuse_bad(machine: Machine) -> None:
 
 
 def start(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
-    """Run it and wait for its sshd; what the module returns."""
+    """Start the machine and wait for its sshd. Return the module's result."""
     _refuse_bad(machine)
     accelerated = nested_acceleration()
     wanted = qemu.digest_of(machine, accelerated)
@@ -221,10 +221,10 @@ def start(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
 
 
 def monitor(folder: str, command: str, seconds: float = 120) -> str:
-    """What QEMU's monitor answers to one command; MachineError when it refuses it or is silent."""
+    """Return the answer of QEMU's monitor to a command. Raise MachineError if it refuses or doesn't answer."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(seconds)
-        here = os.open(folder, os.O_RDONLY)  # a socket's path ends at 108 bytes
+        here = os.open(folder, os.O_RDONLY)  # a socket's path is limited to 108 bytes
         try:
             sock.connect(f"/proc/self/fd/{here}/{qemu.MONITOR}")
             answer = b""
@@ -248,7 +248,7 @@ def monitor(folder: str, command: str, seconds: float = 120) -> str:
 
 
 def save(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
-    """Save the running machine's state, end it, and make its disk the file that others start from; what the module returns."""
+    """Save the running machine's state, stop it, and make its disk the base of others. Return the module's result."""
     _refuse_bad(machine)
     disk = machine.disk or ""
     changed = not os.path.exists(disk)
@@ -282,7 +282,7 @@ def _gone_after(folder: str, pid: int, signal_number: int, patience: float) -> b
 
 
 def remove(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
-    """End it and remove its folder; what the module returns."""
+    """Stop the machine and remove its folder. Return the module's result."""
     folder = machine.folder
     changed = os.path.isdir(folder)
     if changed and not check_mode:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""PURE. The machines that a lab's inventory declares one by one, as variables of the role lab."""
+"""PURE. The machines that a lab's inventory declares, as variables of the role lab."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ KEYS = (*PATHS, *LISTS, *NUMBERS, *TEXTS)
 
 
 def read(machines: Any, folder: str) -> dict[str, dict[str, Any]]:
-    """Name -> its variables (without ports and addresses), in the order of the file. ValueError with one line.
+    """Return name -> variables (without ports and addresses), in the order of the file. Raise ValueError with one line.
 
-    Paths are relative to ``folder``, where the inventory lies.
+    Paths are relative to ``folder``, that of the inventory.
     """
     if not isinstance(machines, dict) or not machines:
         raise ValueError("machines: must be a mapping of names, such as {xen1: {suite: bookworm}}")

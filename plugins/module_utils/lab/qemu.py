@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""PURE. How QEMU is called for a machine of the virtual lab, and what it prints."""
+"""PURE. QEMU's command line for a machine of the virtual lab, and the parsing of what it prints."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import os
 import re
 from typing import Any
 
-# Other CPU models crash Xen under emulation; "-monitor" spares it an instruction that TCG lacks.
-# The rest is for speed: no waiting for randomness, and digests and ciphers by QEMU's own code.
+# Other CPU models crash Xen under emulation; "-monitor" spares it an instruction that TCG lacks. The rest is for speed: no
+# waiting for randomness, and digests and ciphers by QEMU's own code.
 EMULATED = (
     "-accel",
     "tcg,thread=multi,tb-size=512",
@@ -29,13 +29,13 @@ SEED = "seed"
 # It becomes a word of a command to QEMU's monitor.
 SNAPSHOT = re.compile(r"[a-z][a-z0-9-]{0,30}")
 SIZE = re.compile(r"[1-9][0-9]{0,5}[MG]")
-# Places on the PCI bus: cards from 6 on (Debian calls them ens6, ens7, ...), disks from 16 on, cloud-init's at the end.
+# Slots on the PCI bus: network cards from 6 on (Debian calls them ens6, ens7, ...), disks from 16 on, cloud-init's at the end.
 FIRST_CARD, FIRST_DISK, SEED_PLACE, MAX_MORE = 6, 16, 31, 8
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What a machine is declared to be."""
+    """A machine as it is declared."""
 
     name: str
     folder: str
@@ -82,10 +82,10 @@ class Machine:
 
 
 def program(folder: str | None, name: str) -> tuple[list[str], dict[str, str]]:
-    """The words that run QEMU's program ``name`` and what they need in the environment.
+    """Return the command that runs QEMU's program ``name``, and the environment that it needs.
 
-    ``folder`` is the root of a Debian tree that has QEMU in it, whose own loader, libraries and firmware are used; None
-    stands for the controller's own QEMU.
+    ``folder``: the root of a Debian tree with QEMU, whose own loader, libraries and firmware are used; None: the controller's own
+    QEMU.
     """
     if not folder:
         return [name], {}
@@ -97,7 +97,7 @@ def program(folder: str | None, name: str) -> tuple[list[str], dict[str, str]]:
 
 
 def command_line(machine: Machine, accelerated: bool) -> list[str]:
-    """QEMU's arguments, without the program."""
+    """Return QEMU's arguments, without the program."""
     forwards = [f"hostfwd=tcp:127.0.0.1:{machine.ssh_port}-10.0.2.15:22"]
     forwards += [
         f"hostfwd={row['protocol']}:127.0.0.1:{row['port']}-{row['to_address']}:{row['to_port']}" for row in machine.forwards
@@ -112,9 +112,9 @@ def command_line(machine: Machine, accelerated: bool) -> list[str]:
         "-serial", "chardev:serial",
         "-drive", f"file={path[OVERLAY]},if=virtio,cache=unsafe,discard=unmap,format=qcow2",
         "-netdev", "user,id=net,ipv6=off," + ",".join(forwards),
-        # The disk takes its host name from there.
+        # The DHCP server gives the disk's system its host name.
         "-smbios", "type=3,asset=" + machine.name.replace(",", ",,"),
-        # A fixed place on the bus: Debian calls the card ens3.
+        # A fixed slot on the bus: Debian calls the card ens3.
         "-device", f"virtio-net-pci,netdev=net,bus=pci.0,addr=0x3,mac={_mac(machine.name)}",
         "-object", "rng-random,filename=/dev/urandom,id=random", "-device", "virtio-rng-pci,rng=random,bus=pci.0,addr=0x5",
         *_more_disks(machine), *_more_networks(machine), *_seed(machine),
@@ -137,7 +137,7 @@ def _more_disks(machine: Machine) -> list[str]:
 
 
 def _more_networks(machine: Machine) -> list[str]:
-    """A network connects the machines of a lab that name it: a multicast group of its own, which never leaves 127.0.0.1."""
+    """Return the further networks. Each connects the machines that name it, by a multicast group that stays on 127.0.0.1."""
     words = []
     lab = machine.folder.rsplit("/", 1)[0]
     for index, network in enumerate(machine.networks):
@@ -160,7 +160,7 @@ def _seed(machine: Machine) -> list[str]:
 
 
 def seed_files(machine: Machine) -> dict[str, str]:
-    """What cloud-init reads at the first boot: the user's own text, and the machine's name and ssh key beside it."""
+    """Return what cloud-init reads at the first boot: the user's own text, then the machine's name and ssh key."""
     if not machine.user_data:
         return {}
     about = {"instance-id": machine.name, "local-hostname": machine.name}
@@ -170,26 +170,26 @@ def seed_files(machine: Machine) -> dict[str, str]:
 
 
 def digest_of(machine: Machine, accelerated: bool) -> str:
-    """What makes it another machine: memory, ports, disks, the CPU and the QEMU that emulates it; not how it was started."""
+    """Return a digest of what makes it another machine: memory, ports, disks, CPU and QEMU; not how it was started."""
     machine = dataclasses.replace(machine, snapshot=None)
     words = [machine.qemu, *command_line(machine, accelerated), *seed_files(machine).values()]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
 def is_machine(process_arguments: bytes, folder: str) -> bool:
-    """Whether a process's arguments (/proc/PID/cmdline) are those of the QEMU that runs the machine in ``folder``."""
+    """True if a process's arguments (/proc/PID/cmdline) are those of the QEMU that runs the machine in ``folder``."""
     words = process_arguments.split(b"\0")
     return (b"-pidfile", os.path.join(folder, PID).encode()) in zip(words, words[1:])
 
 
 def version_of(text: str) -> str:
-    """QEMU's version from what ``--version`` prints; Debian's own number is not in it."""
+    """Return QEMU's version from ``--version``, without Debian's own number."""
     found = re.search(r"version (\d+(?:\.\d+)+)", text)
     return found.group(1) if found else "of an unknown version"
 
 
 def can_nest(cpu_flags: list[str], nested: dict[str, str]) -> bool:
-    """Whether a guest can be a hypervisor itself: the CPU's flag, and the kernel module's ``nested`` (module -> its text)."""
+    """True if a guest can be a hypervisor: by the CPU's flag and the kernel module's ``nested`` (module -> its text)."""
     return any(
         flag in cpu_flags and nested.get(module, "").strip() in ("Y", "1")
         for flag, module in (("vmx", "kvm_intel"), ("svm", "kvm_amd"))
@@ -202,6 +202,6 @@ def last_lines(text: str, most: int = 15) -> str:
 
 
 def monitor_problem(answer: str) -> str:
-    """Why a command to QEMU's monitor failed; "" when it did not."""
+    """Return why a command to QEMU's monitor failed; "" if it didn't."""
     problems = [line.strip() for line in answer.replace("\r", "\n").splitlines() if line.startswith(("Error", "unknown command"))]
     return problems[0] if problems else ""

@@ -4,11 +4,11 @@
 
 """What a domain's vif may send, as nftables rules: its MAC and its addresses. Pure, and without another file of ours.
 
-The role xen_host puts this very file beside the vif hook of Dom0, so that a declaration is refused by what later makes the
-rules. The tables that the rules go into are in roles/xen_host/files/antispoof.nft.
+The role xen_host installs this very file beside Dom0's vif hook, so a declaration is checked by the same code that later makes
+the rules. The tables for the rules are in roles/xen_host/files/antispoof.nft.
 
-What a vif may send from stands in ``ip=`` of its definition: libxl keeps that in xenstore, below the back end, where no guest
-can write. It holds addresses and prefixes separated by spaces, or the one word ``UNFILTERED``.
+What a vif may send from is in ``ip=`` of its definition: libxl keeps that in xenstore, below the backend, where no guest can
+write. It holds addresses and prefixes separated by spaces, or the single word ``UNFILTERED``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import ipaddress
 import re
 
-# A hook waits for this file: no import that it can do without (dataclasses alone would double its time).
+# A hook waits until this file is loaded: no unnecessary imports (dataclasses alone would double the time).
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
     Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
-# In ip=: no filter, but still none of Dom0's ports.
+# In ip=: no filter, but still no access to Dom0's ports.
 UNFILTERED = "unfiltered"
-# A vif's rules are as many as its IPv6 addresses and a dozen.
+# A vif has about a dozen rules and one for each IPv6 address.
 MAX_CLAIMS = 64
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
-# Nobody's own: this host, loopback, multicast, reserved and broadcast; unspecified, loopback, IPv4-mapped, multicast.
+# Never a domain's own: this host, loopback, multicast, reserved and broadcast; unspecified, loopback, IPv4-mapped, multicast.
 _NOT_OWN = [
     ipaddress.ip_network(text)
     for text in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/3", "::/127", "::ffff:0:0/96", "ff00::/8")
@@ -38,18 +38,18 @@ _NOT_OWN = [
 
 
 class ClaimError(ValueError):
-    """One line: what a vif can't have as its own."""
+    """One line: what a vif can't send from."""
 
 
 class Vif:
-    """``claims``: what it may send from; None for no filter. ``routed``: its script puts it on no bridge."""
+    """A domain's vif. ``claims``: what it may send from; None: no filter. ``routed``: its script puts it on no bridge."""
 
     def __init__(self, device: str, mac: str, claims: tuple[Network, ...] | None = (), routed: bool = False) -> None:
         self.device, self.mac, self.claims, self.routed = device, mac, claims, routed
 
 
 def claim(word: str) -> Network:
-    """An address (with or without the prefix of its network) or a whole network, as in 10.0.0.10, 10.0.0.10/24, 10.8.0.0/24."""
+    """Parse an address, with or without its network's prefix, or a network, as in 10.0.0.10, 10.0.0.10/24, 10.8.0.0/24."""
     try:
         interface = ipaddress.ip_interface(word)
     except ValueError:
@@ -66,7 +66,7 @@ def claim(word: str) -> Network:
 
 
 def claims(text: str) -> tuple[Network, ...] | None:
-    """What stands in ``ip=``."""
+    """Parse ``ip=``."""
     if text == UNFILTERED:
         return None
     words = text.split()
@@ -76,14 +76,14 @@ def claims(text: str) -> tuple[Network, ...] | None:
 
 
 def claims_text(networks: tuple[Network, ...] | None) -> str:
-    """The canonical text for ``ip=``."""
+    """Return the canonical text for ``ip=``."""
     if networks is None:
         return UNFILTERED
     return " ".join(str(one.network_address) if _single(one) else str(one) for one in networks)
 
 
 def own(addresses: list[str], more: str, antispoofing: bool = True) -> str:
-    """The text for ``ip=`` of an interface with these addresses (ADDRESS/PREFIX), and ``more`` beside them."""
+    """Return ``ip=`` for an interface with these addresses (ADDRESS/PREFIX) and ``more`` that it may send from."""
     if not antispoofing:
         if more:
             raise ClaimError("states what the filter allows, and antispoofing is false: remove one of them")
@@ -107,14 +107,14 @@ def _single(network: Network) -> bool:
 
 
 def link_local(mac: str) -> ipaddress.IPv6Network:
-    """The address that IPv6 makes of a MAC (RFC 4291, appendix A)."""
+    """Return the link-local address that IPv6 derives from a MAC (RFC 4291, appendix A)."""
     parts = bytes.fromhex(mac.replace(":", ""))
     host = bytes([parts[0] ^ 2]) + parts[1:3] + b"\xff\xfe" + parts[3:]
     return ipaddress.IPv6Network((b"\xfe\x80" + bytes(6) + host, 128))
 
 
 def vif(device: str, mac: str, text: str, routed: bool = False) -> Vif:
-    """From what xenstore holds; ClaimError when it can't be."""
+    """Return the vif that xenstore describes. Raise ClaimError if it can't be one."""
     mac = mac.lower()
     if not DEVICE.fullmatch(device):
         raise ClaimError(f"{device!r} is not the name of a network device")
@@ -131,7 +131,7 @@ def chain(device: str) -> str:
 
 
 def added(one: Vif) -> str:
-    """The transaction that gives a vif its chain, in place of one that it may have. As long for the first as for the last vif."""
+    """Return the transaction that creates or replaces a vif's chain. Its length doesn't depend on the number of vifs."""
     lines = [
         f"add chain bridge unikernels {chain(one.device)}",
         f"flush chain bridge unikernels {chain(one.device)}",
@@ -141,13 +141,13 @@ def added(one: Vif) -> str:
     for name, needed in (("named", not one.device.startswith("vif")), ("routed", one.routed and one.claims is None)):
         for table in ("bridge", "inet") if name == "named" else ("inet",):
             lines.append(f'add element {table} unikernels {name} {{ "{one.device}" }}')
-            if not needed:  # a device of that name may have been there before
+            if not needed:  # an earlier device of that name may have been in it
                 lines.append(f'delete element {table} unikernels {name} {{ "{one.device}" }}')
     return "\n".join(lines) + "\n"
 
 
 def removed(device: str) -> str:
-    """The transaction that takes a vif's chain away. It fails, as a whole, where there is none."""
+    """Return the transaction that removes a vif's chain. It fails as a whole if there is none."""
     lines = [
         f'delete element bridge unikernels guests {{ "{device}" }}',
         f"delete chain bridge unikernels {chain(device)}",
@@ -171,7 +171,7 @@ def _rules(one: Vif) -> list[str]:
 
 
 def _set(networks: Sequence[Network]) -> str:
-    """An anonymous set takes no address twice, nor one within a prefix."""
+    """Return an anonymous set, which may not contain an address twice or one within a prefix."""
     merged = ipaddress.collapse_addresses(networks)  # type: ignore[type-var]
     return "{ " + ", ".join(str(one.network_address) if _single(one) else str(one) for one in merged) + " }"
 
@@ -181,12 +181,12 @@ def _rules_ipv4(mac: str, networks: Sequence[Network]) -> list[str]:
     rules = [
         f"ether type arp arp saddr ether != {mac} counter drop",
         f"ether type arp arp saddr ip {own} accept",
-        # Is it free? (RFC 5227), asked for an address of its own.
+        # A probe whether one of its own addresses is free (RFC 5227).
         f"ether type arp arp operation request arp saddr ip 0.0.0.0 arp daddr ip {own} accept",
         f"ether type ip ip saddr {own} accept",
     ]
     if not all(map(_single, networks)):
-        # An address out of a prefix may come by DHCP: asked for with its own MAC, 28 bytes into the request (RFC 2131).
+        # A vif with a prefix may get its address by DHCP. The request holds its MAC at byte 28 (RFC 2131).
         rules.append(
             "ether type ip ip saddr 0.0.0.0 ip daddr 255.255.255.255 udp sport 68 udp dport 67"
             f" @th,288,48 0x{mac.replace(':', '')} accept"
@@ -195,15 +195,15 @@ def _rules_ipv4(mac: str, networks: Sequence[Network]) -> list[str]:
 
 
 def _rules_ipv6(mac: str, networks: Sequence[Network]) -> list[str]:
-    """Neighbour discovery speaks of an address in the 16 bytes behind the first 8 of ICMPv6, then of a MAC in an option."""
+    """Neighbour discovery has an address after the first 8 bytes of ICMPv6, in 16 bytes, then an option with a MAC."""
     own, number = _set(networks), mac.replace(":", "")
     neighbour = "ether type ip6 icmpv6 type { 135, 136 } ip6 length 32"
     rules = [
-        # An option with a MAC (1, 2: RFC 4861) has its own; beside these a nonce (14: RFC 3971).
+        # An option with a MAC (1, 2: RFC 4861) must have its own; the only other one allowed is a nonce (14: RFC 3971).
         f"{neighbour} @th,192,8 != {{ 1, 2, 14 }} counter drop",
         f"{neighbour} @th,192,8 {{ 1, 2 }} @th,208,48 != 0x{number} counter drop",
     ]
-    if all(map(_single, networks)):  # else it may be a router, which may call itself one to its neighbours
+    if all(map(_single, networks)):  # with a prefix it may be a router, which may call itself one
         rules.append("ether type ip6 icmpv6 type 136 @th,32,8 & 0x80 != 0 counter drop")
     for network in networks:
         target = f"@th,64,{network.prefixlen} 0x{int(network.network_address) >> (128 - network.prefixlen):x}"
@@ -220,7 +220,7 @@ def _rules_ipv6(mac: str, networks: Sequence[Network]) -> list[str]:
 
 
 def present(listing: str) -> list[tuple[str, str, str, bool]]:
-    """(device, MAC, ip, routed) of each vif in what ``xenstore-ls -f /local/domain/0/backend/vif`` prints."""
+    """Parse ``xenstore-ls -f /local/domain/0/backend/vif`` into (device, MAC, ip, routed) of each vif."""
     found: dict[str, dict[str, str]] = {}
     for line in listing.splitlines():
         row = re.fullmatch(r'/local/domain/0/backend/vif/([0-9]+)/([0-9]+)/(mac|ip|vifname|script) = "(.*)"', line)

@@ -5,8 +5,8 @@
 """A host's unikernels on its networks: `network` of an interface becomes bridge, gateway and MTU; `publish`, `accept` and
 `reach` become rules. Pure.
 
-`on_networks` changes the unikernels that it is given into what the modules take, and returns what their host needs to know of
-them. A mistake in a value that the modules judge themselves (is it an address at all?) is left to them.
+`on_networks` turns the given unikernels into what the modules take, and returns what their host needs to know of them. Values
+that the modules check themselves (is it an address at all?) are left to them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USUAL_MTU = 1500
 
 @dataclass(frozen=True)
 class Published:
-    """What comes to the host's port goes to a domain's. ``address``: only what is for this address of the host; "" for any."""
+    """Forwards a port of the host to a domain's. ``address``: only for this address of the host; "" for any."""
 
     name: str
     protocol: str
@@ -46,7 +46,7 @@ class Guests:
     """What a host's networks need to know of its domains."""
 
     published: list[Published] = field(default_factory=list)
-    # Network -> addresses for which Dom0 answers at the uplink.
+    # Network -> addresses that Dom0 answers for at the uplink.
     proxied: dict[str, list[str]] = field(default_factory=dict)
     # What may reach them, and what they may reach.
     limits: list[Limits] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Guests:
 
 
 def guests_of(plain: Mapping[str, Any]) -> Guests:
-    """The way back from `Guests.plain`."""
+    """Return the Guests from `Guests.plain`."""
     return Guests(
         [Published(**one) for one in plain.get("published", [])],
         {k: list(v) for k, v in plain.get("proxied", {}).items()},
@@ -68,7 +68,7 @@ def guests_of(plain: Mapping[str, Any]) -> Guests:
 def on_networks(
     networks: Mapping[str, Network], unikernels: list[dict[str, Any]], ssh_port: int, problem: Callable[[str], None]
 ) -> Guests:
-    """``unikernels``: options of each, changed in place. ``ssh_port``: where the controller reaches the host."""
+    """Put ``unikernels`` (options of each, changed in place) on networks. ``ssh_port``: where the controller reaches the host."""
     guests = Guests()
     for unikernel in unikernels:
         name = unikernel.get("name")
@@ -101,7 +101,7 @@ def _interfaces(unikernel: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any]
 
 
 def addresses(interface: Mapping[str, Any]) -> list[tuple[str, IPInterface]]:
-    """Option and value of those that are addresses at all."""
+    """Return (option, value) of the addresses that are valid."""
     found: list[tuple[str, IPInterface]] = []
     for option in ("address", "address6"):
         value = interface.get(option)
@@ -115,7 +115,7 @@ def addresses(interface: Mapping[str, Any]) -> list[tuple[str, IPInterface]]:
 def _network_of(
     networks: Mapping[str, Network], interface: dict[str, Any], where: str, problem: Callable[[str], None]
 ) -> Network | None:
-    """The declared network that the interface is on; with its values where it names it by ``network``."""
+    """Return the declared network that the interface is on. If it is named by ``network``, fill in the network's values."""
     name, bridge = interface.get("network"), interface.get("bridge")
     if name is None:
         interface.pop("network", None)
@@ -166,7 +166,7 @@ def _judge(network: Network, interface: dict[str, Any], where: str, problem: Cal
 
 
 def _judge_prefix(network: Network, address: IPInterface, where: str, problem: Callable[[str], None]) -> None:
-    """A domain that takes more for its neighbourhood than is there asks by ARP for what Dom0 would have to route."""
+    """Refuse a prefix wider than the network's: the domain would use ARP for addresses that Dom0 has to route."""
     mine = address.network
     if network.mode == BRIDGED or mine.num_addresses == 1:
         return
@@ -195,7 +195,7 @@ def _judge_gateway(
         if address.network.num_addresses > 1 and gateway not in address.network and not is_link_local(gateway):
             interface["gateway_on_link"] = True
     elif network.mode in (ROUTED, NAT) and not network.own:
-        return  # the bridge is made by somebody else, and so is the way out
+        return  # somebody else made the bridge, and so decides the gateway
     elif network.mode in (ROUTED, NAT):
         ways = ", ".join(str(one.ip) for one in network.own if one.version == gateway.version) or "none of this family"
         problem(f"{where}: {option}: {gateway} is not Dom0's address on the {network.mode} network {network.name} ({ways})")
@@ -207,7 +207,7 @@ def _judge_gateway(
 
 
 def _judge_claims(network: Network, interface: dict[str, Any], where: str, problem: Callable[[str], None]) -> None:
-    """A router declares prefixes that it sends from (``ip``); one that holds the whole network is everybody's."""
+    """Refuse ``ip`` that contains the whole network: a router may declare prefixes, but not its neighbours' addresses."""
     value = interface.get("ip")
     for word in value.split() if isinstance(value, str) else []:
         try:
@@ -254,7 +254,7 @@ def _published(
 
 
 def _read_publish(options: dict[str, Any], where: str, problem: Callable[[str], None]) -> tuple[int, int, str, str, str] | None:
-    """port, to, protocol, address, network; None after a mistake, which was reported."""
+    """Return port, to, protocol, address, network; None after a mistake, which was reported."""
     before: list[str] = []
     unknown = sorted(str(key) for key in options if key not in _PUBLISH_KEYS)
     if unknown:

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Networks of a host in the words of interfaces(5): a file of our own, and in the uplink's file its addresses moved. Pure.
+"""Write a host's networks for interfaces(5): a file of our own, and the uplink's file without the addresses that move. Pure.
 
-Words for bridges: bridge-utils-interfaces(5).
+Options of bridges: bridge-utils-interfaces(5).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .reading import Bridge, NetworkError, Reading
 INTERFACES = "/etc/network/interfaces"
 OURS = "/etc/network/interfaces.d/unikernels-networks"
 HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run."
-# What source-directory reads (interfaces(5)).
+# File names that source-directory reads (interfaces(5)).
 _READ_IN_FOLDER = re.compile(r"[a-zA-Z0-9_-]+")
 
 
 def files_in_order(files: Mapping[str, str]) -> list[str]:
-    """Those that ifupdown reads, in its order."""
+    """Return the files that ifupdown reads, in its order."""
     paths = [INTERFACES] if INTERFACES in files else []
     for path in paths:
         for pattern in sources(files[path]):
@@ -45,13 +45,13 @@ def _folders(text: str) -> list[str]:
 
 
 def configured(files: Mapping[str, str]) -> frozenset[str]:
-    """Devices with a stanza."""
+    """Return the devices that have a stanza."""
     stanza = re.compile(r"^[ \t]*iface[ \t]+(\S+)", re.MULTILINE)
     return frozenset(name for path in files_in_order(files) for name in stanza.findall(files[path]) if ":" not in name)
 
 
 def write(bridges: list[Bridge], reading: Reading) -> dict[str, str]:
-    """Path -> text of each file that is to be another than it was before us."""
+    """Map path to text for each file that has to differ from the original."""
     files = reading.originals
     files.pop(OURS, None)
     if INTERFACES not in files:
@@ -81,7 +81,7 @@ def _reads_ours(files: Mapping[str, str]) -> bool:
 
 
 def _stanzas(bridge: Bridge) -> str:
-    """The bridge with its first address, then a stanza for each other one. Of one that moved: the declared addresses alone."""
+    """Return the stanza of a bridge with its first address, then one for each other. After a move: only declared addresses."""
     addresses = bridge.network.own
     if bridge.moves:
         stanzas = [_address(bridge, one, []) for one in addresses]
@@ -100,7 +100,7 @@ def _stanzas(bridge: Bridge) -> str:
                          f" ip link add link {lower} name {bridge.port} type vlan id {bridge.vlan}")  # fmt: skip
         device.insert(0, f"    pre-up ip link set dev {lower} up")
     device += _mtu(bridge)
-    # Before the first address, which a router's advertisement must not accompany.
+    # Before the first address: none may come from router advertisements.
     device.append(f"    post-up sysctl -q -w net.ipv6.conf.{bridge.name.replace('.', '/')}.accept_ra=0 || true")
     device += [f"    post-up ip route replace {route} dev {bridge.name}" for route in bridge.routes]
     if bridge.vlan:
@@ -118,13 +118,13 @@ def _mtu(bridge: Bridge) -> list[str]:
 
 def _address(bridge: Bridge, address: IPInterface, device: list[str]) -> str:
     family = "inet" if address.version == 4 else "inet6"
-    # A bridge without a port that is up would wait for its duplicate address detection without an end.
+    # A bridge without an active port would wait forever for duplicate address detection.
     more = [] if address.version == 4 else ["    dad-attempts 0"]
     return "\n".join([f"iface {bridge.name} {family} static", f"    address {address}", *more, *device, ""])
 
 
 def down(names: list[str]) -> list[str]:
-    """Shell lines that take devices down, whose configuration the files of now still have."""
+    """Return shell lines that take down devices which the present files still configure."""
     return [f"ifdown --force {' '.join(names)} || true"] if names else []
 
 

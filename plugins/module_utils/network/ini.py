@@ -12,22 +12,22 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Section:
-    """``[name]`` and the lines below it; what stands above the first one has no name."""
+    """``[name]`` and the lines below it. Lines above the first section are one without a name."""
 
     name: str
     lines: list[str] = field(default_factory=list)
 
     def get(self, key: str) -> list[str]:
-        """The values of a key, for it may be there several times."""
+        """Return the values of a key, which may occur several times."""
         return [value for name, value in map(split, self.lines) if name == key]
 
     def kept(self, keep: Callable[[str], bool]) -> Section:
-        """Only the keys that ``keep`` takes; without comments, which belong to what is gone."""
+        """Return the section with only the keys that ``keep`` accepts, without comments, which describe what is gone."""
         return Section(self.name, [line for line in self.lines if split(line)[0] and keep(split(line)[0])])
 
 
 def split(line: str) -> tuple[str, str]:
-    """Key and value of a line; two empty texts for another one."""
+    """Return key and value of a line; two empty texts if it is none."""
     text = line.strip()
     if not text or text[0] in "#;[" or "=" not in text:
         return "", ""
@@ -49,7 +49,7 @@ def parse(text: str) -> list[Section]:
 
 
 def render(sections: list[Section]) -> str:
-    """With an empty line between sections."""
+    """Return the text, with an empty line between sections."""
     parts = ["\n".join(([f"[{one.name}]"] if one.name else []) + one.lines) for one in sections if one.name or one.lines]
     return "\n\n".join(parts) + "\n"
 

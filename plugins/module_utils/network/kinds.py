@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""`xen_host_networks`: the networks that a host offers, each a bridge of its name. Pure: values in, networks and refusals out.
+"""Read `xen_host_networks`: the networks that a host offers, each a bridge of the same name. Pure.
 
-bridged   the bridge has an uplink (or none), and domains are neighbours of who is there
+bridged   the bridge has an uplink (or none); domains are neighbours of everything there
 routed    domains have addresses that a provider routes to the host, or expects on its wire; Dom0 routes, no foreign MAC leaves
-nat       domains have private addresses; what leaves has the host's, what is published comes in
-isolated  domains of this host among each other
+nat       domains have private addresses; outgoing packets get the host's, published ports come in
+isolated  domains reach only each other
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 BRIDGED, ROUTED, NAT, ISOLATED = "bridged", "routed", "nat", "isolated"
-UNKNOWN = "unknown"  # of a network whose declaration has mistakes
+UNKNOWN = "unknown"  # the mode of a network whose declaration has mistakes
 MODES = (BRIDGED, ROUTED, NAT, ISOLATED)
 AUTO = "auto"  # the device of the default route
-# Linux has 15 letters for the name of a device (IFNAMSIZ - 1).
+# Linux limits a device's name to 15 characters (IFNAMSIZ - 1).
 MAX_NAME = 15
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-# IPv6 needs 1280 (RFC 8200); the most that a bridge takes.
+# IPv6 needs 1280 (RFC 8200); the upper bound is a bridge's.
 MIN_MTU, MAX_MTU = 1280, 65535
 MAX_VLAN = 4094
 
@@ -44,18 +44,18 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class Network:
-    """One network. ``addresses``: those of Dom0 on it (ADDRESS/PREFIX); ``subnets``: prefixes that domains may be in."""
+    """One network. ``addresses``: Dom0's own on it (ADDRESS/PREFIX); ``subnets``: prefixes that domains may be in."""
 
     name: str
     mode: str
-    uplink: str = ""  # bridged: "" for none; routed, nat: where packets leave
+    uplink: str = ""  # bridged: "" for none; routed, nat: the device for outgoing packets
     vlan: int = 0
     addresses: tuple[str, ...] = ()
     subnets: tuple[str, ...] = ()
     gateway: str = ""
     gateway6: str = ""
-    proxy: bool = False  # routed: Dom0 answers at the uplink for the addresses of domains
-    mtu: int = 0  # 0: as Linux has it
+    proxy: bool = False  # routed: Dom0 answers for the domains' addresses at the uplink
+    mtu: int = 0  # 0: Linux's default
 
     @property
     def own(self) -> list[IPInterface]:
@@ -63,14 +63,14 @@ class Network:
 
     @property
     def prefixes(self) -> list[IPNetwork]:
-        """What domains may be in: the subnets, and the networks of Dom0's addresses where these hold more than one."""
+        """The prefixes that domains may be in: the subnets, and the networks of Dom0's addresses if larger than one address."""
         found = [ipaddress.ip_network(subnet) for subnet in self.subnets]
         found += [one.network for one in self.own if one.network.num_addresses > 1 and not is_link_local(one.ip)]
         return list(dict.fromkeys(found))
 
     @property
     def routes(self) -> list[IPNetwork]:
-        """Subnets that lie behind the bridge and that no address of Dom0 has in its own network."""
+        """Subnets behind the bridge that are in no network of Dom0's addresses, so that they need a route."""
         own = [one.network for one in self.own]
         return [
             network
@@ -86,7 +86,7 @@ class Network:
         return f"{self.uplink}.{self.vlan}" if self.vlan else self.uplink
 
     def gateway_for(self, address: IPInterface) -> str:
-        """What a domain with this address sends through, unless it is declared otherwise; "" for nothing."""
+        """Return the default gateway for a domain with this address; "" for none."""
         if self.mode == BRIDGED:
             return self.gateway if address.version == 4 else self.gateway6
         if self.mode == ISOLATED:
@@ -105,7 +105,7 @@ def within(inner: IPNetwork, outer: IPNetwork) -> bool:
 
 
 def read_networks(value: Any, managed: bool = True) -> tuple[dict[str, Network], list[str]]:
-    """The networks by name, and one line for each mistake. ``managed``: the host's networks are made by us."""
+    """Return the networks by name, and one line for each mistake. ``managed``: we create the host's networks."""
     where = "xen_host_networks"
     if value in (None, "", {}):
         return {}, []
@@ -122,7 +122,7 @@ def read_networks(value: Any, managed: bool = True) -> tuple[dict[str, Network],
 
 
 class _Reader:
-    """Takes one network's options; each refusal names the option and what would be right."""
+    """Reads one network's options; each refusal names the option and what would be right."""
 
     def __init__(self, name: str, options: Any, problem: Callable[[str], None], managed: bool) -> None:
         self.name, self.problem, self.managed = name, problem, managed
@@ -160,7 +160,7 @@ class _Reader:
     def _fits(self, network: Network) -> None:
         if network.vlan and not network.uplink:
             self.problem("vlan: needs the uplink that it is on")
-        # "auto" is judged on the host, where it has a name.
+        # "auto" is checked on the host, where it has a name.
         if network.vlan and network.uplink != AUTO and len(network.port) > MAX_NAME:
             self.problem(
                 f"vlan: {network.port} has {len(network.port)} letters, a device has at most {MAX_NAME}: rename the uplink"
@@ -257,13 +257,13 @@ class _Reader:
 
 
 def _edge(one: IPInterface) -> bool:
-    """Is it the network or broadcast address of an IPv4 network that has one (RFC 3021)?"""
+    """True for the network or broadcast address of an IPv4 network that has one (RFC 3021)."""
     network = one.network
     return network.version == 4 and network.prefixlen < 31 and one.ip in (network.network_address, network.broadcast_address)
 
 
 def _between(networks: list[Network]) -> list[str]:
-    """One line for each pair that claims the same."""
+    """Return one line for each pair of networks that claim the same."""
     lines = []
     for index, second in enumerate(networks):
         for first in networks[:index]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-# Switch in /proc/sys/net/bridge -> the families of nftables that bridged packets meet with it.
+# Switch in /proc/sys/net/bridge -> the nftables families that bridged packets pass through with it.
 SWITCHES = {"bridge-nf-call-iptables": ("ip", "inet"), "bridge-nf-call-ip6tables": ("ip6", "inet")}
 _TOOLS = {"bridge-nf-call-iptables": "iptables", "bridge-nf-call-ip6tables": "ip6tables"}
 _OFF = "sysctl -w net.bridge.{switch}=0"
@@ -46,8 +46,8 @@ def look(read: Callable[[str], str], run: Callable[..., str], bridges: list[str]
 def cut_off(ruleset: dict[str, Any], legacy: Mapping[str, str], switches: Mapping[str, str], bridges: list[str]) -> list[str]:
     """One line for each bridge and chain that drops what crosses the bridge.
 
-    ``ruleset``: what ``nft -j list ruleset`` prints; ``legacy``: switch -> what ``iptables-legacy -S FORWARD`` prints, where
-    it is used; ``switches``: switch -> "1" where it is on.
+    ``ruleset``: output of ``nft -j list ruleset``; ``legacy``: switch -> output of ``iptables-legacy -S FORWARD``, if it is used;
+    ``switches``: switch -> "1" if it is on.
     """
     lines = []
     for switch, families in SWITCHES.items():
@@ -167,7 +167,7 @@ def _lets_through(rule: dict[str, Any], bridge: str, open_chains: set[str]) -> b
 
 
 def _legacy_drops(text: str, bridge: str) -> bool:
-    """What ``iptables-legacy -S FORWARD`` prints."""
+    """True if the output of ``iptables-legacy -S FORWARD`` drops the bridge's packets."""
     if not re.search(r"^-P FORWARD DROP$", text, re.MULTILINE):
         return False
     return not re.search(

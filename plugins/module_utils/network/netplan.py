@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Networks of a host in netplan's words: a file of our own, and in the uplink's file its addresses moved out. Pure.
+"""Write a host's networks for netplan: a file of our own, and the uplink's file without the addresses that move. Pure.
 
-netplan joins its files: lists grow and no later file takes anything away, so the addresses leave the file that has them, whose
-text is kept for the way back.
+netplan merges its files: lists grow, and no later file can remove anything. So the addresses are removed from the file that has
+them; its original text is kept for the way back.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from .reading import Bridge, NetworkError, Reading
 
 try:
     import yaml
-except ImportError:  # netplan itself needs it, so that only hosts without netplan lack it
+except ImportError:  # netplan itself needs it, so only hosts without netplan lack it
     yaml = None  # type: ignore[assignment]
 
 FOLDER = "/etc/netplan"
 OURS = f"{FOLDER}/95-unikernels.yaml"
 HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
 KINDS = ("ethernets", "bonds", "vlans", "wifis", "bridges", "modems", "tunnels")
-# Keys of a device that speak of its addresses (netplan's YAML reference, "Properties for all device types").
+# Keys of a device that concern its addresses (netplan's YAML reference, "Properties for all device types").
 _OF_ADDRESS = (
     "dhcp4", "dhcp6", "dhcp-identifier", "dhcp4-overrides", "dhcp6-overrides", "accept-ra", "addresses",
     "ipv6-address-generation", "ipv6-address-token", "ipv6-privacy", "gateway4", "gateway6", "nameservers", "routes",
@@ -36,7 +36,7 @@ _OF_ADDRESS = (
 
 
 def documents(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """Path -> what stands below ``network:``, of the files that netplan reads, in its order."""
+    """Map path to what is below ``network:``, for the files that netplan reads, in its order."""
     found = {}
     for path in sorted((path for path in files if path.endswith(".yaml")), key=lambda path: path.rpartition("/")[2]):
         if not path.startswith((f"{FOLDER}/", "/run/netplan/", "/lib/netplan/")):
@@ -53,7 +53,7 @@ def documents(files: Mapping[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def _devices(network: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """(kind, id, options) of each."""
+    """Return (kind, id, options) of each device."""
     return [
         (kind, str(name), options)
         for kind in KINDS
@@ -63,7 +63,7 @@ def _devices(network: Mapping[str, Any]) -> list[tuple[str, str, dict[str, Any]]
 
 
 def _is(name: str, options: Mapping[str, Any], device: str, mac: str) -> bool:
-    """Is it this device? By its id, or by what it matches and is renamed to."""
+    """True if an entry is for this device: by its id, or by what it matches and is renamed to."""
     match = options.get("match")
     if options.get("set-name") == device:
         return True
@@ -75,7 +75,7 @@ def _is(name: str, options: Mapping[str, Any], device: str, mac: str) -> bool:
 
 
 def renderer(files: Mapping[str, str]) -> str:
-    """Of the last file that names one."""
+    """Return the renderer of the last file that names one."""
     named = [str(network["renderer"]) for network in documents(files).values() if network.get("renderer")]
     return named[-1] if named else "networkd"
 
@@ -102,7 +102,7 @@ def write(bridges: list[Bridge], reading: Reading) -> dict[str, str]:
         own["bridges"][bridge.name] = _bridge(bridge, port, options)
     for path in changed:
         changed[path] = _text({"network": networks[path]})
-    # A renderer counts for its own file alone.
+    # A renderer applies to its own file only.
     document = {
         "version": 2,
         "renderer": renderer(reading.originals),
@@ -114,14 +114,14 @@ def write(bridges: list[Bridge], reading: Reading) -> dict[str, str]:
 
 
 def _text(document: dict[str, Any]) -> str:
-    # Through JSON: no anchors and no tags, whatever was in the file.
+    # Through JSON: it removes anchors and tags, whatever was in the file.
     return HEAD + str(yaml.safe_dump(json.loads(json.dumps(document, default=str)), sort_keys=False, default_flow_style=False))
 
 
 def _move(
     bridge: Bridge, reading: Reading, networks: Mapping[str, dict[str, Any]], changed: dict[str, str]
 ) -> tuple[str, dict[str, Any]]:
-    """netplan's id of the port, and what the bridge takes over from it."""
+    """Return netplan's id of the port, and what the bridge takes over from it."""
     moved: dict[str, Any] = {}
     port = ""
     for path, network in networks.items():
@@ -159,7 +159,7 @@ def _others(options: Mapping[str, Any], reading: Reading, device: str) -> list[s
 
 
 def _port_of(bridge: Bridge, reading: Reading, networks: Mapping[str, dict[str, Any]], own: dict[str, dict[str, Any]]) -> str:
-    """netplan's id of a port that nothing moves from; a device that no file has is declared in ours."""
+    """Return netplan's id of a port whose addresses stay; a device without an entry gets one in our file."""
     if not bridge.port:
         return ""
     lower = bridge.network.uplink

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Networks of a host as files of systemd-networkd, all of them our own. Pure.
+"""Write a host's networks for systemd-networkd, in files of our own only. Pure.
 
-The first file whose [Match] fits a device is its only one, so ours come first by their names, and the administrator's stay as
-they are: to go back is to remove ours. Keys: systemd.netdev(5), systemd.network(5).
+Only the first file whose [Match] fits configures a device. Ours sort first by name and the administrator's stay as they are: to
+go back, ours are removed. Keys: systemd.netdev(5), systemd.network(5).
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from .ini import Section, parse, render, values
 from .reading import Bridge, NetworkError, Reading
 
 FOLDER = "/etc/systemd/network"
-# In the order in which a file of one name hides those in later folders.
+# In networkd's order: a file hides those of the same name in later folders.
 FOLDERS = (FOLDER, "/run/systemd/network", "/usr/lib/systemd/network", "/lib/systemd/network")
 PREFIX = "00-unikernels-"
 HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
-# An administrator's file for all devices must not configure those of domains.
+# Keeps an administrator's catch-all file from configuring the domains' devices.
 VIFS = {f"{FOLDER}/{PREFIX}vif.network": f"{HEAD}[Match]\nName=vif*\n\n[Link]\nUnmanaged=yes\n"}
-# Keys of [Network] that speak of the device, not of its addresses.
+# Keys of [Network] that concern the device, not its addresses.
 _OF_DEVICE = (
     "Bond", "Bridge", "VRF", "VLAN", "IPVLAN", "MACVLAN", "MACVTAP", "IPVTAP", "VXLAN", "Tunnel", "MACsec", "PrimarySlave",
     "ActiveSlave", "LLDP", "EmitLLDP", "BindCarrier", "BatmanAdvanced", "Xfrm", "IPoIB",
 )  # fmt: skip
-# Sections that go with the device.
+# Sections that stay with the device.
 _DEVICE_SECTIONS = ("Link", "SR-IOV", "BridgeVLAN", "BridgeFDB", "Bridge", "CAN", "IPoIB")
 
 
 def network_files(files: Mapping[str, str]) -> list[str]:
-    """Paths of the administrator's and the system's .network files, in the order in which networkd asks them."""
+    """Return the paths of all other .network files, the administrator's and the system's, in networkd's order."""
     names: dict[str, str] = {}
     for folder in FOLDERS:
         for path in files:
             name = posixpath.basename(path)
             if posixpath.dirname(path) == folder and name.endswith(".network") and not name.startswith(PREFIX):
                 names.setdefault(name, path)
-    return [names[name] for name in sorted(names) if files[names[name]].strip()]  # an empty one masks
+    return [names[name] for name in sorted(names) if files[names[name]].strip()]  # an empty file masks others
 
 
 def file_of(device: str, mac: str, files: Mapping[str, str], virtual: bool = False) -> str:
-    """The path of the file that configures a device; "" when none does."""
+    """Return the path of the file that configures a device; "" if none does."""
     for path in network_files(files):
         if _matches(parse(files[path]), device, mac, virtual):
             return path
@@ -74,7 +74,7 @@ def _matches(sections: list[Section], device: str, mac: str, virtual: bool) -> b
         elif key == "Kind":
             fits = virtual and any(word not in ("veth", "tun", "tap") for word in words)
         else:
-            fits = True  # what only the host knows
+            fits = True  # only the host can tell
         if not fits:
             return False
     return True
@@ -124,7 +124,7 @@ def _device(bridge: Bridge) -> list[Section]:
 def _addresses(bridge: Bridge) -> list[Section]:
     sections = []
     for address in bridge.network.own:
-        # Duplicate address detection needs a port that is up, and before the first domain there is none.
+        # Duplicate address detection needs an active port, and there is none before the first domain.
         more = ["DuplicateAddressDetection=none"] if address.version == 6 else []
         sections.append(Section("Address", [f"Address={address}", *more]))
     return [*sections, *(Section("Route", [f"Destination={route}", *_scope(route)]) for route in bridge.routes)]
@@ -153,7 +153,7 @@ def _port(bridge: Bridge) -> list[Section]:
 
 
 def _move(bridge: Bridge, reading: Reading, files: Mapping[str, str], written: dict[str, list[Section]]) -> None:
-    """What the port's file says of addresses goes to the bridge's, what it says of the device stays with the port."""
+    """Move the address options of the port's file to the bridge's; the device options stay."""
     link = reading.links[bridge.port]
     path = file_of(bridge.port, link.mac, files, bool(link.kind))
     if posixpath.basename(path) < PREFIX:
@@ -185,7 +185,7 @@ def _move(bridge: Bridge, reading: Reading, files: Mapping[str, str], written: d
 def _vlans(
     bridges: list[Bridge], reading: Reading, files: Mapping[str, str], written: dict[str, list[Section]]
 ) -> dict[str, list[str]]:
-    """The device below a VLAN names it: in our file for it, else in a drop-in beside the administrator's, else in one of ours."""
+    """Name the VLAN in the file of its lower device: ours, else a drop-in for the administrator's, else a new one of ours."""
     dropins: dict[str, list[str]] = {}
     for bridge in bridges:
         if not bridge.vlan:

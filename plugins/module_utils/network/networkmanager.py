@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Networks of a host as connections of NetworkManager, all of them files of our own. Pure.
+"""Write a host's networks as connections of NetworkManager, in files of our own only. Pure.
 
-A connection with a higher priority wins its device, so the administrator's stay as they are: to go back is to remove ours.
+The connection with the highest priority gets a device, so the administrator's stay as they are: to go back, ours are removed.
 Keys: nm-settings-keyfile(5).
 """
 
@@ -18,14 +18,14 @@ from .reading import Bridge, NetworkError, Reading
 FOLDER = "/etc/NetworkManager/system-connections"
 PREFIX = "unikernels-"
 HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
-# It would ask for an address on each device of a domain.
+# NetworkManager would request an address on each domain's device.
 VIFS = {
     "/etc/NetworkManager/conf.d/unikernels-vifs.conf": HEAD
     + "[device-unikernels-vifs]\nmatch-device=interface-name:vif*\nmanaged=0\n"
 }
-PRIORITY = 900  # of at most 999
+PRIORITY = 900  # at most 999
 _ADDRESS_SECTIONS = ("ipv4", "ipv6", "proxy")
-# Sections of the uplink's connection that a bridge's port keeps.
+# Sections of the uplink's connection that the bridge's port keeps.
 _DEVICE_SECTIONS = (
     "ethernet",
     "802-3-ethernet",
@@ -51,7 +51,7 @@ def connection_id(host: str, name: str) -> str:
 
 
 def configured(reading: Reading) -> frozenset[str]:
-    """NetworkManager configures what has an address here, by a file or by a connection that it made up itself."""
+    """Return the devices that NetworkManager configures: those in its files, and the one of the default route."""
     found = set()
     for path, text in reading.originals.items():
         if path.startswith(FOLDER):
@@ -72,7 +72,7 @@ def write(bridges: list[Bridge], reading: Reading) -> dict[str, str]:
 
 
 def _original(bridge: Bridge, reading: Reading) -> list[Section]:
-    """The connection whose addresses move; one that has no file asks for them by DHCP and router advertisements."""
+    """Return the connection whose addresses move; without a file, one with DHCP and router advertisements."""
     files = reading.originals
     connection = reading.state.connection if bridge.name in reading.state.moved else reading.connection
     named = [
@@ -131,7 +131,7 @@ def _bridge(bridge: Bridge, host: str, original: list[Section]) -> list[Section]
 
 
 def _numbered(section: Section, key: str, items: list[str]) -> list[str]:
-    """address1=, address2= and so on, after those that are there."""
+    """Return address1=, address2= and so on, after the existing ones."""
     there = len([line for line in section.lines if line.startswith(key) and line[len(key) : len(key) + 1].isdigit()])
     return [f"{key}{index}={item}" for index, item in enumerate(items, there + 1)]
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from .kinds import AUTO, BRIDGED
 
-# What the host offers, written by xen_networks.
+# What the host offers, as xen_networks writes it.
 STATE = "/var/lib/unikernels/networks.json"
 
 
 def offered_networks(networks: Mapping[str, Any] | None, host: Mapping[str, Any], bridge: str, uplink: str) -> dict[str, Any]:
-    """What is declared, or the one bridge; {} where that is left to xen_bridge, or is there.
+    """Return the declared networks, or the default bridge; {} if the bridge exists or is left to xen_bridge.
 
-    ``host``: what xen_host_info returned. A host that has had networks of ours once keeps to the way they were made.
+    ``host``: the result of xen_host_info. A host that once had our networks keeps them.
     """
     if networks:
         return dict(networks)
@@ -27,7 +27,7 @@ def offered_networks(networks: Mapping[str, Any] | None, host: Mapping[str, Any]
 
 
 def main_bridge(networks: Mapping[str, Any] | None, bridge: str) -> str:
-    """The bridge that has, or will have, the addresses of the host's uplink; "" for none."""
+    """Return the bridge that has, or will have, the addresses of the host's uplink; "" for none."""
     if not networks:
         return bridge
     return next(

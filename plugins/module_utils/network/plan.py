@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From the declared networks and what was read of the host to files and commands, or to all that is wrong. Pure.
+"""Plan the files and commands for the declared networks, or list all that is wrong. Pure.
 
-What the host's manager writes is made from its files *as they were before us*, so that a network that is no longer declared
-leaves nothing behind, and that a second run changes nothing.
+The files of the host's network manager are made from *their originals, as they were before us*, so that a network that is no
+longer declared leaves nothing behind, and a second run changes nothing.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ SYSCTL = "/etc/sysctl.d/62-unikernels-networks.conf"
 UNIT = "/etc/systemd/system/unikernels-networks.service"
 WANTED = "/etc/systemd/system/multi-user.target.wants/unikernels-networks.service"
 CLOUD = "/etc/cloud/cloud.cfg.d/99-unikernels-network.cfg"
-# Files that are no manager's.
+# Files that belong to no manager.
 COMMON = (STATE, NFT, NEIGHBOURS, SYSCTL, UNIT, CLOUD)
-# Seconds for a device to be there after a manager's command has returned.
+# Seconds within which a device must exist after a manager's command has returned.
 WITHIN = 30
 
 _HEAD = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
@@ -69,13 +69,13 @@ _CLOUD = f"{_HEAD}network: {{config: disabled}}\n"
 
 @dataclass(frozen=True)
 class Plan:
-    """``switch``: whether devices change, so that the controller must confirm. ``apply``: what is enough otherwise."""
+    """Files and commands. ``switch``: used if devices change, and confirmed by the controller; ``apply``: suffices otherwise."""
 
     files: tuple[FileChange, ...] = ()
     switch: Switch = field(default_factory=lambda: Switch(()))
     devices: tuple[str, ...] = ()  # bridges that are created, changed or removed
     apply: tuple[str, ...] = ()
-    rules: str = ""  # the table of nftables, "" for none
+    rules: str = ""  # the nftables table; "" for none
 
 
 def state_text(state: State) -> str:
@@ -97,7 +97,7 @@ def state_text(state: State) -> str:
 
 
 def state_of(text: str) -> State:
-    """The way back; an empty text is no state. ValueError for another."""
+    """Read the state back. An empty text is no state; raise ValueError for anything else."""
     if not text.strip():
         return State()
     try:
@@ -114,7 +114,7 @@ def state_of(text: str) -> State:
 
 
 def configured(reading: Reading) -> frozenset[str]:
-    """Devices that the host's manager configures, by its files without ours."""
+    """Return the devices that the host's manager configures by its own files."""
     if reading.manager == IFUPDOWN:
         return ifupdown.configured(reading.originals)
     asked = {NETWORKD: networkd.configured, NETPLAN: netplan.configured, NETWORKMANAGER: networkmanager.configured}
@@ -122,7 +122,7 @@ def configured(reading: Reading) -> frozenset[str]:
 
 
 def make_plan(networks: Mapping[str, Network], guests: Guests | None, reading: Reading) -> Plan:
-    """``guests``: None leaves those that were told last. NetworkError with everything that is wrong."""
+    """Plan the networks. ``guests``: None keeps the last ones. Raise NetworkError with everything that is wrong."""
     if not networks and not reading.state.networks:
         return Plan()
     if reading.manager not in (IFUPDOWN, NETWORKD, NETPLAN, NETWORKMANAGER):
@@ -166,7 +166,7 @@ def _writer(manager: str):  # type: ignore[no-untyped-def]
 
 
 def _unmanaged(reading: Reading) -> dict[str, str]:
-    """What keeps the host's manager from configuring domains' vifs."""
+    """Return the files that keep the host's manager away from the domains' vifs."""
     by_networkmanager = reading.manager == NETWORKMANAGER
     if reading.manager == NETPLAN:
         by_networkmanager = netplan.renderer(reading.originals) == "NetworkManager"
@@ -181,8 +181,10 @@ def _mode(path: str) -> int:
 
 
 def _edited(written: Mapping[str, str], reading: Reading) -> list[str]:
-    """One line for each of the administrator's files that was edited after we had moved addresses out of it, where the way on or
-    back would lose them. (ifupdown's text is taken as it is then, and stays.)"""
+    """Return one line for each of the administrator's files whose edits would be lost.
+
+    They were edited after we had moved addresses out of them. (ifupdown's text is taken as it is now, and stays.)
+    """
     lines = []
     for path, original in reading.state.originals.items():
         if original is None or reading.files.get(path) in (None, original, reading.state.written.get(path)):
@@ -199,7 +201,7 @@ def _managers_files(written: Mapping[str, str], reading: Reading) -> list[FileCh
     paths = sorted({*written, *reading.state.written})
     changes = []
     for path in paths:
-        # A file of our own goes, whatever it has become.
+        # A file of our own is removed, whatever it contains now.
         ours = path in reading.state.originals and reading.state.originals[path] is None
         after = written.get(path, None if ours else reading.original(path))
         changes.append(FileChange(path, reading.files.get(path), after, _mode(path)))
@@ -225,7 +227,7 @@ def _next_state(
 
 
 def _advertised(bridges: list[Bridge], reading: Reading) -> tuple[str, ...]:
-    """Also of an earlier run: just after a change the next advertisement may not have come yet."""
+    """Include those of an earlier run: just after a change the next advertisement may still be missing."""
     over = {one.port: one.name for one in bridges if one.moves}
     return tuple(sorted({over.get(device, device) for device in (*reading.advertised, *reading.state.advertised)}))
 
@@ -247,9 +249,9 @@ def _common_files(
 
 
 def _devices(bridges: list[Bridge], files: list[FileChange], reading: Reading) -> list[str]:
-    """Bridges that differ from what the last run has left, or that are missing, or whose files changed; and those that go."""
+    """Return the bridges that are missing, to be removed, or changed together with their files since the last run."""
     before = {name: one for name, one in reading.state.networks.items() if name not in reading.state.adopted}
-    # Which of the files is for which bridge is the manager's matter: one that differs is enough for all that it may concern.
+    # We don't know which file the manager reads for which bridge, so one changed file concerns all that may need it.
     edited = any(one.before != one.after for one in files)
     found = []
     for bridge in bridges:
@@ -261,14 +263,14 @@ def _devices(bridges: list[Bridge], files: list[FileChange], reading: Reading) -
 
 
 def _loads(networks: Mapping[str, Network]) -> list[str]:
-    """What puts rules and switches of Linux into force."""
+    """Return the commands that apply the rules and Linux's switches."""
     if not networks:
         return [
             f"nft -f - <<END\n{rules.table({}, Guests())}END",
             "systemctl --no-reload disable --quiet unikernels-networks.service || true",
         ]
     lines = [
-        # Devices that are not there yet get theirs by udev when they come.
+        # udev sets the switches of devices that appear later.
         f"/lib/systemd/systemd-sysctl {SYSCTL} || true",
         f"nft -f {NFT}",
         f"ip -force -batch {NEIGHBOURS} || true",
@@ -284,7 +286,7 @@ def _loads(networks: Mapping[str, Network]) -> list[str]:
 
 
 def _scripts(bridges: list[Bridge], devices: list[str], reading: Reading, loads: list[str]) -> dict[str, list[str]]:
-    """The shell lines of each stage of the switch."""
+    """Return the shell lines of each stage of the switch."""
     here = {bridge.name: bridge for bridge in bridges}
     new = [name for name in devices if name in here and name not in reading.links]
     gone = [name for name in devices if name not in here and name in reading.links]
@@ -337,7 +339,7 @@ def _managers_scripts(
     if reading.manager == NETPLAN:
         return {
             "down": [],
-            # Twice: first its port becomes free, then what NetworkManager has made again in between goes.
+            # Twice: the first frees the port, the second removes what NetworkManager has recreated meanwhile.
             "up": [*_conf(reading), "netplan generate", *_removed(gone), "netplan apply", *_removed(gone)],
             "down-new": _removed([*new, *vlans]),
             "up-old": ["netplan generate", "netplan apply", *_removed([*new, *vlans])],
@@ -375,12 +377,12 @@ def _networkmanager_scripts(
     def up(name: str) -> str:
         return f"nmcli --wait {WITHIN} connection up uuid {networkmanager.connection_id(reading.host, name)}"
 
-    # Activated again, a bridge would lose the vifs of its domains.
+    # Reapply: activating a bridge again would drop the domains' vifs from it.
     again = [f"nmcli --wait {WITHIN} device reapply {name}" for name in live]
     ports = [here[name].port for name in new if here[name].port]
     return {
         "down": [],
-        # The bridge may wait for its port's carrier: that is no failure.
+        # A bridge that still waits for its port's carrier is not a failure.
         "up": [*_conf(reading), *_removed(gone), "nmcli connection reload",
                *(f"{up(name)} || true" for name in new), *map(up, ports), *again,
                *(f"nmcli --wait {WITHIN} device connect {port}" for port in returned)],
@@ -392,7 +394,7 @@ def _networkmanager_scripts(
 
 
 def _addresses(reading: Reading, live: list[str], here: Mapping[str, Bridge], back: bool = False) -> list[str]:
-    """ifdown would take the bridge away under its domains: a bridge that stays gets its new addresses by ip(8)."""
+    """Change the addresses of existing bridges by ip(8): ifdown would remove a bridge under its domains."""
     lines = []
     for name in live:
         before, after = reading.state.networks.get(name), here[name].network

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How a bridge is led to a domain's vif, and its neighbours to the domain: commands and frames. Pure."""
+"""Make a bridge forward to a domain's vif and tell its neighbours: commands and frames. Pure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TARGET_LINK_ADDRESS = 2
 
 
 def led(device: str, mac: str, ip: str) -> list[list[str]]:
-    """The commands that make a bridge send to the vif what is for its MAC, and keep it so.
+    """Return the commands that make a bridge forward to the vif what is for its MAC, permanently.
 
-    ``static``: before the guest has sent anything. ``sticky``: also when the MAC is heard from another port, which alone
-    would move a static entry. There is no second MAC behind a vif that is filtered: nothing to learn, and what the bridge does
-    not know where to send is not for it. All of it goes with the port.
+    ``static``: even before the guest has sent anything. ``sticky``: even if another port sends from that MAC, which would move a
+    mere static entry. A filtered vif has only one MAC, so there is nothing to learn behind it, and frames to unknown MACs are not
+    for it. All of this disappears with the port.
     """
     commands = [["bridge", "fdb", "replace", mac, "dev", device, "master", "static", "sticky"]]
     if ip != UNFILTERED:
@@ -32,9 +32,9 @@ def led(device: str, mac: str, ip: str) -> list[list[str]]:
 
 
 def announcement(mac: str, address: str) -> bytes:
-    """The frame that tells all neighbours at which MAC an address is now.
+    """Return the frame that tells all neighbours the new MAC of an address.
 
-    A gratuitous ARP (RFC 826, RFC 5227), or an unsolicited neighbour advertisement that overrides what they know (RFC 4861).
+    It is a gratuitous ARP (RFC 826, RFC 5227), or an unsolicited neighbour advertisement with the override flag (RFC 4861).
     """
     ip, hardware = ipaddress.ip_interface(address).ip, bytes.fromhex(mac.replace(":", ""))
     if ip.version == 4:
@@ -49,7 +49,7 @@ def announcement(mac: str, address: str) -> bytes:
 
 
 def _checksum(data: bytes) -> int:
-    """RFC 1071; ``data`` has an even length."""
+    """Return the checksum of RFC 1071. ``data`` has an even length."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What was read of a host's network, and the declared networks as they are to be on it. Pure.
+"""What was read of a host's network, and the bridges that it is to have. Pure.
 
-`settle` answers with `Bridge`s, which need no further thought: each has its port by name, its MAC, and whether the port's own
-addresses move to it. The writers (ifupdown, networkd, netplan, networkmanager) make files of them.
+`settle` returns complete `Bridge`s: each has its port by name, its MAC, and whether the port's own addresses move to it. The
+writers (ifupdown, networkd, netplan, networkmanager) turn them into files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NetworkError(Exception):
 
 @dataclass(frozen=True)
 class Link:
-    """A network device. ``kind``: bridge, bond, vlan or what else ``ip -d`` calls it; "" for hardware."""
+    """A network device. ``kind``: bridge, bond, vlan or whatever ``ip -d`` prints; "" for hardware."""
 
     name: str
     mac: str = ""
@@ -43,15 +43,15 @@ class Link:
 
 @dataclass(frozen=True)
 class State:
-    """What the last run that was confirmed has left, as ``networks.json`` has it."""
+    """What the last confirmed run left, as in ``networks.json``."""
 
-    networks: Mapping[str, Network] = field(default_factory=dict)  # with auto replaced
+    networks: Mapping[str, Network] = field(default_factory=dict)  # uplink: auto is replaced by the device
     guests: Guests = field(default_factory=Guests)
-    originals: Mapping[str, str | None] = field(default_factory=dict)  # path -> text before us; None: was not there
+    originals: Mapping[str, str | None] = field(default_factory=dict)  # path -> text before us; None: there was no file
     written: Mapping[str, str] = field(default_factory=dict)  # path -> text that we wrote
-    adopted: tuple[str, ...] = ()  # bridges that were there before
+    adopted: tuple[str, ...] = ()  # bridges that existed before us
     moved: tuple[str, ...] = ()  # bridges that have the addresses of their port
-    advertised: tuple[str, ...] = ()  # devices whose route came from a router advertisement
+    advertised: tuple[str, ...] = ()  # devices with a default route from a router advertisement
     connection: str = ""  # NetworkManager: the file of the uplink's connection before us
 
 
@@ -70,22 +70,24 @@ class Reading:
     state: State = field(default_factory=State)
 
     def original(self, path: str) -> str | None:
-        """The file as it was before us, None for one that was not there. What somebody changed since in a file that we changed
-        too is the original from now on."""
+        """Return a file as it was before us; None if there was none.
+
+        If somebody edits a file that we changed, the edited text becomes the original.
+        """
         current, before = self.files.get(path), self.state.originals.get(path, "")
         ours = before is None or (path in self.state.originals and current == self.state.written.get(path))
         return before if ours else current
 
     @property
     def originals(self) -> dict[str, str]:
-        """All files without what we wrote."""
+        """All files as they were before us."""
         found = {path: self.original(path) for path in {*self.files, *self.state.originals}}
         return {path: text for path, text in sorted(found.items()) if text is not None}
 
 
 @dataclass(frozen=True)
 class Bridge:
-    """A network as a device. ``moves``: the port is configured by the host's manager, and its addresses go to the bridge."""
+    """A network as a device. ``moves``: the host's manager configures the port, and its addresses go to the bridge."""
 
     network: Network
     mac: str
@@ -101,7 +103,7 @@ class Bridge:
 
     @property
     def vlan(self) -> int:
-        """The tag of a port that has to be created."""
+        """The VLAN tag, if the port has to be created."""
         return self.network.vlan
 
     @property
@@ -110,8 +112,8 @@ class Bridge:
 
 
 def bridge_mac(host: str, name: str) -> str:
-    """A bridge without hardware would take the lowest MAC of its vifs, another one with each that comes: Dom0's own would
-    change under the domains that send through it."""
+    """Return a fixed MAC for a bridge without hardware. Linux would use the lowest MAC of its vifs, so Dom0's would change
+    whenever a domain comes, under the domains that send through it."""
     digest = hashlib.sha256(f"{host}\0bridge\0{name}".encode()).hexdigest()
     return "02:" + ":".join(digest[index : index + 2] for index in range(0, 10, 2))
 
@@ -119,7 +121,7 @@ def bridge_mac(host: str, name: str) -> str:
 def settle(
     networks: Mapping[str, Network], reading: Reading, configured: frozenset[str]
 ) -> tuple[list[Bridge], list[Network], list[str]]:
-    """The bridges to be written, the networks whose bridges are there and stay as they are, and what is wrong.
+    """Return the bridges to write, the networks whose bridges exist and stay as they are, and what is wrong.
 
     ``configured``: devices that the host's manager configures.
     """
@@ -156,7 +158,7 @@ def _adopted(network: Network, link: Link, where: str, lines: list[str]) -> Netw
 
 
 def _with_uplink(network: Network, reading: Reading, where: str, lines: list[str]) -> Network | None:
-    """The network with its uplink by name; None when it has none, which was reported."""
+    """Return the network with its uplink by name; None if it has none, which was reported."""
     if network.mode != BRIDGED or not network.uplink:
         return network
     before = reading.state.networks.get(network.name)
@@ -168,7 +170,7 @@ def _with_uplink(network: Network, reading: Reading, where: str, lines: list[str
         if not uplink:
             lines.append(f"{where}: uplink: auto: the host has no default route, so its uplink is not known: name it")
             return None
-    # The bridge of another network of ours has the addresses: what is under it is the uplink of a VLAN beside it.
+    # The named uplink is another of our bridges, which has the addresses: use the device under it for a VLAN.
     over = reading.state.networks.get(uplink)
     if over and over.mode == BRIDGED and network.vlan:
         uplink = over.uplink
@@ -210,7 +212,7 @@ def _ports(bridges: list[Bridge]) -> list[str]:
 
 
 def ways(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> dict[str, str]:
-    """Routed and nat networks -> the device by which they reach the world, after the change."""
+    """Map routed and nat networks to the device by which they reach the world, after the change."""
     over = {one.port: one.name for one in bridges if one.moves}
     found = {}
     for network in networks.values():
@@ -221,7 +223,7 @@ def ways(networks: Mapping[str, Network], bridges: list[Bridge], reading: Readin
 
 
 def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Guests, reading: Reading) -> list[str]:
-    """One line for each thing of the host, or of what runs on it, that the networks do not go with."""
+    """Return one line for each conflict of the networks with the host or with what runs on it."""
     return [
         *_under_guests(bridges, networks, reading),
         *_overlaps(networks, bridges, reading),
@@ -253,7 +255,7 @@ def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], readin
 
 
 def _overlaps(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> list[str]:
-    """A prefix that lies elsewhere already. A part of the uplink's is fine where Dom0 routes it: the longer prefix wins."""
+    """Refuse a prefix that is used elsewhere. A part of the uplink's is fine if Dom0 routes it: the longer prefix wins."""
     lines = []
     mine = {*networks, *(one.port for one in bridges if one.moves)}
     for network in networks.values():

@@ -2,16 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What Dom0 lets through between its networks and the world, as one table of nftables. Pure.
+"""What Dom0 forwards between its networks and the world, as one table of nftables. Pure.
 
-The table is ``inet unikernels_networks``, replaced as a whole in one transaction, so that nobody else's rules are touched and
-there is no moment with half of it. What a vif sends is judged before, by the tables ``unikernels`` (antispoof.nft): what
-arrives here has its domain's own source. Rules of who may reach which domain belong into the chain ``forward``, before its
-accepting rules.
+The table is ``inet unikernels_networks``, replaced as a whole in one transaction: nobody else's rules are touched, and half of it
+is never active. What a vif sends is filtered earlier, by the tables ``unikernels`` (antispoof.nft): packets here have the
+domain's own source. Rules about which domain may be reached belong into the chain ``forward``, before its accepting rules.
 
-dnat       a published port, on any address of the host, becomes the domain's; the client's address stays
-masquerade what leaves a nat network has the host's address
-forward    nat and routed networks reach the world; only routed ones, and what is published, are reached; isolated ones neither
+dnat       a published port, on any address of the host, is translated to the domain's; the client's address stays
+masquerade packets that leave a nat network get the host's address
+forward    nat and routed networks reach the world; only routed ones, and published ports, are reached; isolated ones neither
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from .guests import Guests, Published
 from .kinds import BRIDGED, ISOLATED, NAT, ROUTED, IPNetwork, Network
 
 TABLE = "unikernels_networks"
-# After conntrack and destination NAT; before Docker's and firewalld's chains, whose drops stay theirs.
+# After conntrack and destination NAT; before the chains of Docker and firewalld, which still drop what they want.
 FORWARD_PRIORITY = -5
 
 
 def table(networks: Mapping[str, Network], guests: Guests) -> str:
-    """The transaction. Without a network that needs it: one that removes the table."""
+    """Return the transaction. If no network needs the table, it removes it."""
     head = [f"table inet {TABLE}", f"delete table inet {TABLE}"]
     ours = [network for network in networks.values() if network.mode != BRIDGED]
     if not ours:
@@ -67,14 +66,14 @@ def _translated(networks: list[Network]) -> list[str]:
     if not nat:
         return []
     lines = ["  chain translated {", "    type nat hook postrouting priority 100; policy accept;"]
-    # Between networks of this host the way back is known, so that published domains see who asks.
+    # Not between networks of this host: they have routes back, and published domains see the client's address.
     out = f"oifname != {_names(networks)}"
     for network in nat:
         for version in (4, 6):
             prefixes = [one for one in network.prefixes if one.version == version]
             if prefixes:
                 lines.append(f'    iifname "{network.name}" {out} {_family(version)} saddr {_set(prefixes)} masquerade')
-        # A domain that calls a published port of its own network: the answer must return the way it came.
+        # A domain that connects to a published port of its own network: the answer must return through Dom0.
         lines.append(f'    iifname "{network.name}" oifname "{network.name}" ct status dnat masquerade')
     return [*lines, "  }"]
 
@@ -84,7 +83,7 @@ def _forwarded(networks: list[Network]) -> list[str]:
     nat = [network for network in networks if network.mode == NAT]
     routed = [network for network in networks if network.mode == ROUTED]
     lines = ["  chain forward {", f"    type filter hook forward priority {FORWARD_PRIORITY}; policy accept;"]
-    # With br_netfilter what only crosses a bridge comes by here too: neighbours are no matter of these rules.
+    # With br_netfilter, packets that only cross a bridge pass through here too; neighbours are not filtered.
     lines += [f'    iifname "{network.name}" oifname "{network.name}" accept' for network in networks]
     if closed:
         lines += [f"    iifname {_names(closed)} counter drop", f"    oifname {_names(closed)} counter drop"]
@@ -99,12 +98,12 @@ def _forwarded(networks: list[Network]) -> list[str]:
 
 
 def _chain(network: Network) -> str:
-    """Names of chains take no dot and no dash at their begin; bytes as hexadecimal keep two names apart."""
+    """Return a network's name for chains, which allow no dot and no leading dash; hexadecimal codes keep names distinct."""
     return "".join(letter if letter.isalnum() else f"_{ord(letter):02x}" for letter in network.name)
 
 
 def _from(network: Network, nat: list[Network]) -> list[str]:
-    """A source that is not of the network leaves no network: neither a forged one nor that of a domain without a filter."""
+    """Drop packets with a source outside the network: forged ones, and those of a domain without a filter."""
     lines = [f"  chain from_{_chain(network)} {{"]
     lines += [
         f"    {_family(version)} saddr != {_set(prefixes)} counter drop"
@@ -137,8 +136,11 @@ def _to(network: Network) -> list[str]:
 
 
 def sysctls(networks: Mapping[str, Network], ways: Iterable[str], keep_advertised: Iterable[str] = ()) -> str:
-    """The text for sysctl.d. ``ways``: devices by which routed and nat networks reach the world; ``keep_advertised``: those of
-    them whose own IPv6 route comes from router advertisements, which Linux ignores on a router unless it is asked not to."""
+    """Return the text for sysctl.d.
+
+    ``ways``: devices by which routed and nat networks reach the world; ``keep_advertised``: those of them whose own IPv6 route
+    comes from router advertisements, which a Linux router ignores unless accept_ra is 2.
+    """
     lines = ["# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run."]
     routing = [network for network in networks.values() if network.mode in (ROUTED, NAT)]
     for network in networks.values():
@@ -147,11 +149,11 @@ def sysctls(networks: Mapping[str, Network], ways: Iterable[str], keep_advertise
         path = network.name.replace(".", "/")
         lines += [f"-net.ipv6.conf.{path}.{key} = 0" for key in ("accept_ra", "accept_redirects")]
         lines += [f"-net.ipv4.conf.{path}.{key} = 0" for key in ("accept_redirects", "secure_redirects", "send_redirects")]
-    # By device, so that the host routes for its domains and not between all its other networks.
+    # By device: the host routes for its domains, but not between all its other networks.
     devices = [network.name for network in routing] + sorted(set(ways)) if routing else []
     lines += [f"-net.ipv4.conf.{device.replace('.', '/')}.forwarding = 1" for device in devices]
     if any(prefix.version == 6 for network in routing for prefix in network.prefixes):
-        # Advertisements first: with forwarding on, the next one would be ignored.
+        # accept_ra first: with forwarding on, the next advertisement would be ignored.
         lines += [f"-net.ipv6.conf.{device.replace('.', '/')}.accept_ra = 2" for device in sorted(set(keep_advertised))]
         lines.append("net.ipv6.conf.all.forwarding = 1")  # Linux has no switch by device for IPv6
         if any(network.proxy for network in routing):
@@ -160,7 +162,7 @@ def sysctls(networks: Mapping[str, Network], ways: Iterable[str], keep_advertise
 
 
 def neighbours(networks: Mapping[str, Network], guests: Guests, way: Mapping[str, str]) -> list[list[str]]:
-    """``ip`` arguments for each address that Dom0 answers for (ARP, neighbour discovery) on the way out of its network."""
+    """Return the ``ip`` arguments for each address that Dom0 answers for (ARP, neighbour discovery) at its network's uplink."""
     return [
         ["neigh", "replace", "proxy", address, "dev", way[name]]
         for name, addresses in sorted(guests.proxied.items())

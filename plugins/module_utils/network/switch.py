@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A host's change to another network, which is undone by itself unless it is confirmed. Pure: the program and its states.
+"""A change of a host's network that is undone automatically unless it is confirmed. Pure: the program and its states.
 
-The program runs by itself on the host, for the connection over which it was started breaks. Its state is one line of a file.
+The program runs on the host on its own, since the connection that started it breaks. Its state is one line in a file.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# What it has written so far.
+# The states that it writes.
 NOTHING, UP, KEPT, BACK = "", "up", "kept", "put back"
 STATES = (NOTHING, UP, KEPT, BACK)
 UNDO_UNIT = "unikernels-xen-network-undo.service"
@@ -87,7 +87,7 @@ for entry in files/*.path; do
 done
 """
 
-# What the unit of the boot runs.
+# Run by the unit at boot.
 RETURN = r"""cd "$(dirname "$0")" || exit 1
 sh ./put old
 sh ./boot
@@ -100,7 +100,7 @@ SCRIPTS = ("down", "up", "down-new", "up-old", "boot")
 
 @dataclass(frozen=True)
 class FileChange:
-    """A file as it is and as it is to be; None: absent."""
+    """A file's text before and after. None: there is no file."""
 
     path: str
     before: str | None
@@ -110,13 +110,13 @@ class FileChange:
 
 @dataclass(frozen=True)
 class Switch:
-    """All that the program needs. Each script is a list of shell lines; ``up`` fails with its first line that does."""
+    """Everything that the program needs. Each script is a list of shell lines; ``up`` stops at the first line that fails."""
 
     files: tuple[FileChange, ...]
     scripts: Mapping[str, list[str]] = field(default_factory=dict)
 
     def folder(self) -> dict[str, tuple[str, int]]:
-        """Name -> text and mode of each file in the program's folder."""
+        """Map the name of each file in the program's folder to its text and mode."""
         found = {"switch": (PROGRAM, 0o700), "put": (PUT, 0o600), "back": (RETURN, 0o600)}
         for name in SCRIPTS:
             found[name] = ("".join(f"{line}\n" for line in self.scripts.get(name, [])), 0o600)
@@ -130,17 +130,17 @@ class Switch:
 
 
 def state_of(text: str) -> str:
-    """The state in the program's file; anything else than its own words is none."""
+    """Return the state in the program's file; "" for any other text."""
     return text.strip() if text.strip() in STATES else NOTHING
 
 
 def ended(state: str) -> bool:
-    """Whether the start has come to an end, good or bad."""
+    """True if the start is over, successful or not."""
     return state in (UP, BACK)
 
 
 def needs_confirmation(state: str, bridge_there: bool) -> bool:
-    """Whether the program still waits. ValueError when there is nothing to keep."""
+    """True if the program still waits for confirmation. Raise ValueError if there is nothing to keep."""
     if not bridge_there or state == BACK:
         raise ValueError("is not there; the old network was put back")
     return state == UP

@@ -2,10 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether a domain that died is started again, when, and when no more. Pure: what was seen in, what to do out.
+"""Decide whether and when to restart a domain that stopped by itself, and when to give up. Pure: observations in, action out.
 
-Only what ended by itself is started again. What a person or a run has ended stays as they left it: xl's own log tells a
-destroyed domain from one that shut down, and only a definition, which says that it was healthy once, makes a domain our concern.
+Only a domain that stopped by itself is restarted; one that a person or a run stopped stays as they left it. xl's own log tells a
+destroyed domain from one that shut down. Only a domain with a definition is considered: a definition is written once it was
+healthy.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import Union
 
 from ..domain.spec import RestartLimit
 
-# The longest time between a domain's end and its next start.
+# The longest delay between a domain's end and its next start, seconds.
 MAX_DELAY = 60
-# So many failed attempts of a health check in a row are a domain that hangs.
+# A domain hangs when its health check has failed this many times in a row.
 MAX_FAILURES = 3
-# Xen's own start of a domain that asked for it takes seconds; when it is not there after so many, xl has failed.
+# Xen restarts a domain that asked for it within seconds; if it is still not there after this many, xl has failed.
 REBUILD_SECONDS = 60
 # SHUTDOWN_* in xen/include/public/sched.h.
 REASONS = {0: "poweroff", 1: "reboot", 2: "suspend", 3: "crash", 4: "watchdog", 5: "soft_reset"}
 
-# What xl's daemon writes for each domain (tools/xl/xl_vmcontrol.c), and the line with which it begins.
+# What xl's daemon logs for each domain (tools/xl/xl_vmcontrol.c), starting with the line that _BEGINS matches.
 _BEGINS = re.compile(r"Waiting for domain .* \(domid ([0-9]+)\) to die")
 _ENDED = re.compile(r"Domain ([0-9]+) has shut down, reason code ([0-9]+)")
 _ACTION = re.compile(r"Action for shutdown reason code [0-9]+ is ([a-z-]+)")
@@ -34,7 +35,7 @@ _DESTROYED = re.compile(r"Domain ([0-9]+) has been destroyed")
 
 @dataclass(frozen=True)
 class Ending:
-    """The end of a domain, as its xl daemon has logged it. ``action``: destroy, preserve, restart, ... or by hand."""
+    """How a domain ended, from the log of its xl daemon. ``action``: destroy, preserve, restart, ... or BY_HAND."""
 
     domid: int
     reason: str
@@ -45,7 +46,7 @@ BY_HAND = "by hand"
 
 
 def ending_of(log: str) -> Ending | None:
-    """The last end that a daemon's log tells of; None while its domain runs, or when it tells of none."""
+    """Return the last end that a daemon's log reports; None while its domain runs, or when the log reports none."""
     ending: Ending | None = None
     for line in log.splitlines():
         ended, action, destroyed = _ENDED.search(line), _ACTION.search(line), _DESTROYED.search(line)
@@ -61,7 +62,7 @@ def ending_of(log: str) -> Ending | None:
 
 
 def rebuilds_of(log: str) -> int:
-    """How often the daemon itself has started its domain again."""
+    """Return how many times the daemon itself has restarted its domain."""
     return sum(1 for action in _ACTION.findall(log) if action.endswith("restart"))
 
 
@@ -73,37 +74,37 @@ class Policy:
 
 @dataclass(frozen=True)
 class Seen:
-    """A defined domain at one moment. ``state``: running, paused, shutdown, dying, or gone; times in seconds of one clock."""
+    """A defined domain at one moment. ``state``: running, paused, shutdown, dying or gone. Times are seconds on one clock."""
 
     state: str
-    reason: str = ""  # of state shutdown, as Xen has it
-    ending: Ending | None = None  # of the last domain of its name, as xl has it
-    ending_age: float = 0.0  # since xl wrote it
-    exit_code: int | None = None  # that its console ends with
-    guarded: bool = False  # somebody else's, or in the middle of a change
-    asked: bool = False  # somebody asked it to end
-    failures: int = 0  # of its health check, in a row
-    rebuilds: int = 0  # by Xen itself since the last look
+    reason: str = ""  # why it shut down, as Xen reports it
+    ending: Ending | None = None  # how the last domain of this name ended, from xl's log
+    ending_age: float = 0.0  # seconds since xl logged it
+    exit_code: int | None = None  # from the last line of its console
+    guarded: bool = False  # not ours, or in the middle of a change
+    asked: bool = False  # somebody asked it to shut down
+    failures: int = 0  # failed health checks in a row
+    rebuilds: int = 0  # restarts by Xen itself since the last look
     alive_for: float = 0.0
 
 
 @dataclass(frozen=True)
 class Past:
-    """What is kept of a domain's former starts. ``starts``: when each was."""
+    """What the keeper remembers of a domain. ``starts``: the times of its restarts."""
 
     starts: tuple[float, ...] = field(default=())
     gave_up: bool = False
-    pending: bool = False  # a start of ours has begun, and is not known to have succeeded
+    pending: bool = False  # we began to start it and don't know yet whether that succeeded
 
 
 @dataclass(frozen=True)
 class Leave:
-    """Nothing is to be done."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Destroy what is left of it, and create it, not before ``at``. Hangs are ended by that too."""
+    """Destroy what is left of the domain and create it, not before ``at``. Also ends a domain that hangs."""
 
     reason: str
     at: float
@@ -111,7 +112,7 @@ class Start:
 
 @dataclass(frozen=True)
 class GiveUp:
-    """Too often; ``end``: it restarts in a loop, which only its end stops."""
+    """Stop restarting: it ended too often. ``end``: destroy it too, since Xen restarts it in a loop that nothing else stops."""
 
     reason: str
     end: bool = False
@@ -119,21 +120,21 @@ class GiveUp:
 
 @dataclass(frozen=True)
 class Count:
-    """Xen itself has started it again."""
+    """Record a restart that Xen itself made."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Forgive:
-    """After it was given up, or could not be started, it runs all the same: somebody has started it."""
+    """Clear the record: the domain was given up, or its start had failed, but it runs; somebody started it."""
 
 
 Action = Union[Leave, Start, GiveUp, Count, Forgive]
 
 
 def decide(policy: Policy, seen: Seen, past: Past, ended_at: float, now: float) -> Action:
-    """``ended_at``: when its end, or that it hangs, was seen first."""
+    """Return what to do about a domain. ``ended_at``: when its end, or its hang, was first seen."""
     if seen.guarded or policy.restart == "never":
         return Leave()
     recent = recent_starts(policy, past, now)
@@ -156,12 +157,12 @@ def decide(policy: Policy, seen: Seen, past: Past, ended_at: float, now: float) 
 
 
 def recent_starts(policy: Policy, past: Past, now: float) -> tuple[float, ...]:
-    """Those that the limit counts; one in the future was made before a clock was set."""
+    """Return the starts that count towards the limit. One in the future dates from before the clock was corrected."""
     return tuple(start for start in past.starts if now - policy.limit.within < start <= now)
 
 
 def why(policy: Policy, seen: Seen, past: Past) -> str:
-    """Why it is to be started, in words for a journal; "" when it is not."""
+    """Return why the domain has to be restarted, as text for the journal; "" when it has not."""
     if seen.state == "running":
         return f"it hangs: its health check failed {seen.failures} times in a row" if seen.failures >= MAX_FAILURES else ""
     if seen.state not in ("shutdown", "gone"):
@@ -173,7 +174,7 @@ def why(policy: Policy, seen: Seen, past: Past) -> str:
         return "it asked for a restart, and Xen could not build it again" if late else ""
     if seen.state == "shutdown":
         return _of_end(policy, seen, seen.reason)
-    # A domain that was kept and is gone was destroyed after that; xl's daemon had ended by then and logs nothing.
+    # A preserved domain that is gone was destroyed later, but xl's daemon had already exited and logged nothing of it.
     if seen.ending is None or seen.ending.action in (BY_HAND, "preserve", "rename-restart"):
         return ""
     return _of_end(policy, seen, seen.ending.reason)

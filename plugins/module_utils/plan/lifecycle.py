@@ -2,15 +2,15 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From what is declared and what was observed to phases and a diff. Pure.
+"""Plan one domain: from its declaration and what was observed to phases and a diff. Pure.
 
-The life of one domain, as this file decides it, a function for each declared state:
+There is a function for each declared state. For a running or paused domain:
 
-- not there: make its disks, create; it is defined when it is healthy, so one without a definition is checked by the next run;
-- there and as declared: nothing;
-- there and different, and ``live`` allows it and Xen can do it: the running domain is changed;
-- there and different: a new domain takes its place (`replace`); the old one goes only when the new one is healthy;
-- an interrupted change has left something: it is cleared up first (`recovery`).
+- not there: make its disks and create it. It is defined once it is healthy, so the next run checks one without a definition.
+- there and as declared: do nothing.
+- different, ``live`` is set and Xen can make the change: change the running domain.
+- different otherwise: replace it (`replace`). The old domain is destroyed only when the new one is healthy.
+- leftovers of an interrupted change: clear them up first (`recovery`).
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ from .steps import (
 
 @dataclass(frozen=True)
 class Case:
-    """A declaration and everything that a decision about it needs."""
+    """A declaration with everything needed to plan it."""
 
     declaration: Declaration
     wanted: Domain
     host: Host
-    current: Observed | None  # when what an interrupted change has left is cleared up
+    current: Observed | None  # once the leftovers of an interrupted change are cleared up
     former: Former
-    checked: bool  # what runs has been seen healthy
-    text: str  # of the declared definition
+    checked: bool  # the running domain has been seen healthy
+    text: str  # the text of the declared definition
 
     @property
     def name(self) -> str:
@@ -66,7 +66,7 @@ class Case:
 
     @property
     def growing(self) -> tuple[Origin, ...]:
-        """Disks that have to grow and that the domain has open."""
+        """Disks that the domain has open and that have to grow."""
         if self.current is None or not grows(self.declaration, self.current, self.host):
             return ()
         paths = {disk.path for disk in self.current.domain.disks}
@@ -74,7 +74,7 @@ class Case:
 
 
 def plan(declaration: Declaration, host: Host) -> Plan:
-    """What to do on ``host`` for ``declaration``. SpecError if that would touch what isn't ours."""
+    """Return what to do on ``host`` for ``declaration``. Raise SpecError if that would touch a domain that isn't ours."""
     name = declaration.name
     wanted = identity(declaration, host)
     former = former_of(name, host)
@@ -96,7 +96,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
 
 
 def identity(declaration: Declaration, host: Host) -> Domain:
-    """The declared domain with the UUID that it has or is to have; SpecError when what runs under its names isn't ours."""
+    """Return the declared domain with the UUID that it has or will get. Raise SpecError if a foreign domain has its name."""
     name, wanted = declaration.name, declaration.domain
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     present = (current if current and current.state != "dying" else None) or previous
@@ -107,7 +107,7 @@ def identity(declaration: Declaration, host: Host) -> Domain:
                 " set adopt: true to take it over"
             )
         if not declaration.uuid_given:
-            # Adopted, or created when the host had another name: it keeps its identity.
+            # Adopted, or created when the host had another name: keep its UUID.
             wanted = dataclasses.replace(wanted, uuid=present.domain.uuid)
     for leftover in (standby, previous):
         if leftover and leftover.domain.uuid != wanted.uuid and not host.owns(leftover):
@@ -136,7 +136,7 @@ def _absent(case: Case, _differs: tuple[str, ...], _resumed: bool) -> tuple[list
 
 
 def _stopped(case: Case, _differs: tuple[str, ...], _resumed: bool) -> tuple[list[Phase], list[Phase]]:
-    """The definition first: after a reboot in the middle nothing else than what is declared may start."""
+    """Write the definition first: if the host reboots half-way, only what is declared may start."""
     name, phases = case.name, []
     if not case.declaration.autostart and name in case.host.autostart:
         phases.append(_phase("no_autostart", NoAutostart(name)))
@@ -145,9 +145,9 @@ def _stopped(case: Case, _differs: tuple[str, ...], _resumed: bool) -> tuple[lis
 
 
 def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Phase], list[Phase]]:
-    """Declared running or paused."""
+    """Plan a domain declared running or paused."""
     name, declaration, current = case.name, case.declaration, case.current
-    # What an interrupted change has made, and was never healthy, gives its place to another one.
+    # Replace what an interrupted change created and nobody saw healthy.
     useless = current and (not current.alive or (differs and not case.checked and name in case.host.intents))
     if current is None or useless:
         shell = [_phase("destroy", Destroy(name))] if current else []
@@ -167,13 +167,13 @@ def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Ph
 
 
 def _in_state(case: Case, current: Observed, resumed: bool) -> list[Phase]:
-    """It is as declared, but for its state, or that nobody has seen it healthy, or its definition."""
+    """Phases for a domain whose options are as declared: its state, its health or its definition may still be wrong."""
     name, declaration = case.name, case.declaration
     if resumed:
         return []
     define = Define(name, case.text)
     if declaration.state == "running" and current.state == "paused":
-        # After a death what runs has a definition, and was never healthy all the same.
+        # The intent makes the next run check it if this one dies: having a definition, it would pass for healthy.
         intent = WriteIntent(name, case.definition or case.text, current.state)
         return [Phase(f"unpause {name}", (intent, Unpause(name), healthy(declaration), define))]
     if declaration.state == "running" and not case.checked:
@@ -230,7 +230,7 @@ def _grow_disks(case: Case, but: tuple[Origin, ...] = ()) -> list[Phase]:
 
 
 def _remove_disks(case: Case) -> list[Phase]:
-    """Files made from content go with their domain, for they are in the declaration; others only when that is asked for."""
+    """Remove disks made from content, which the declaration can make again; remove others only if ``remove_disks`` is set."""
     paths = list(case.host.contents_of(case.name))
     if case.declaration.remove_disks:
         origins = case.declaration.origins
@@ -239,7 +239,7 @@ def _remove_disks(case: Case) -> list[Phase]:
 
 
 def _old_content(case: Case) -> list[Phase]:
-    """Last, when the new domain is healthy: what only the old one had read. It may hold old keys."""
+    """Remove content disks that only the old domain read; last, once the new one is healthy. They may hold old keys."""
     kept = {disk.path for disk in case.wanted.disks}
     paths = [path for path in case.host.contents_of(case.name) if path not in kept]
     return [_disk("remove_disk", case.name, RemoveDisk(path)) for path in paths]
@@ -255,7 +255,7 @@ def _state_of(observed: Observed | None, defined: bool) -> str:
 
 
 def memory_shortage(plans: list[Plan], host: Host) -> str | None:
-    """One line when the new domains of ``plans`` don't fit into what Xen has left, else None."""
+    """Return one line if the new domains of ``plans`` need more memory than Xen has left, else None."""
     needed, freed = _memory(plans, host)
     if needed > host.free_memory + freed:
         names = [each.name for each in plans for phase in each.phases if phase.builds]
@@ -267,14 +267,14 @@ def memory_shortage(plans: list[Plan], host: Host) -> str | None:
 
 
 def in_order(plans: list[Plan], host: Host) -> list[Plan]:
-    """Those that build nothing first, where others need the memory of what these end; else as they are declared."""
+    """Put plans that create nothing first when others need the memory that they free; otherwise keep the declared order."""
     if _memory(plans, host)[0] <= host.free_memory:
         return plans
     return sorted(plans, key=lambda each: any(phase.builds for phase in each.phases))
 
 
 def _memory(plans: list[Plan], host: Host) -> tuple[int, int]:
-    """What new domains need beside what they replace, and what others leave; MiB."""
+    """Return (memory that new domains need in addition to what they replace, memory that others free), in MiB."""
     needed, freed = 0, 0
     for each in plans:
         current = host.find(each.name)
@@ -290,7 +290,7 @@ def _memory(plans: list[Plan], host: Host) -> tuple[int, int]:
 
 
 def shortfall(done: Plan, host: Host) -> str | None:
-    """One line when, after all phases, a look finds the domain other than declared, else None."""
+    """Return one line if the domain is not as declared after all phases, else None."""
     declaration, name = done.declaration, done.name
     current = host.find(name)
     state = current.state if current else "gone"

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a run will do on a host for one domain: phases that a person reads, each with the primitives that carry it out. Pure."""
+"""What a run will do on a host for one domain: phases with titles for people, and the primitives that carry them out. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .steps import Build, Step
 
 @dataclass(frozen=True)
 class Former:
-    """What there was before a change, for the way back."""
+    """What there was before a change, to roll back to."""
 
     state: str  # running, paused, stopped (defined only) or absent
     domid: int = 0
     domain: Domain | None = None  # as Xen reported it, under its own name
-    text: str | None = None  # from which it can be built
+    text: str | None = None  # the xl file to create it from again
     definition: str | None = None
     autostart: bool = False
 
@@ -33,24 +33,24 @@ class Former:
 
 @dataclass(frozen=True)
 class Phase:
-    """``title`` as --check prints it. Memory in MiB."""
+    """A group of steps. ``title``: as --check prints it. Memory in MiB."""
 
     title: str
     steps: tuple[Step, ...]
-    frees: int = 0  # memory that is free again when it has ended
-    downtime: tuple[Step, Step] | None = None  # the service is away from the first of these until the second has ended
-    final: bool = False  # the new domain is healthy and defined: a failure here takes nothing back
-    quiet: bool = False  # it clears up a file of ours alone: nothing that a user declares or sees is changed
+    frees: int = 0  # memory that is free after it
+    downtime: tuple[Step, Step] | None = None  # the service is down from the start of the first step to the end of the second
+    final: bool = False  # the new domain is healthy and defined: a failure here rolls nothing back
+    quiet: bool = False  # it only removes a file of ours; nothing that a user declares or sees changes
 
     @property
     def builds(self) -> int:
-        """Memory that its domains need beside what runs, with Xen's overhead."""
+        """Memory for the domains it creates, in addition to what runs, with Xen's overhead."""
         return sum(step.memory + OVERHEAD_MIB for step in self.steps if isinstance(step, Build))
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a diff; ``domain``: None where there is none to show."""
+    """One side of a diff. ``domain``: None when there is none to show."""
 
     domain: Domain | None
     state: str
@@ -60,18 +60,18 @@ class Side:
 @dataclass(frozen=True)
 class Plan:
     declaration: Declaration
-    wanted: Domain  # the declared domain with the identity that it has or is to have
+    wanted: Domain  # the declared domain with the UUID that it has or will get
     phases: tuple[Phase, ...]
     former: Former
     seen: Side
-    differs: tuple[str, ...] = ()  # the options in which the running domain is not what is declared
-    cleanup: tuple[Phase, ...] = ()  # when a last look has found everything as declared: what only the old domain had read
+    differs: tuple[str, ...] = ()  # the options in which the running domain differs from the declared one
+    cleanup: tuple[Phase, ...] = ()  # removes disks only the old domain had read, after a last look found all as declared
 
     @property
     def name(self) -> str:
         return self.declaration.name
 
-    # Worked out when they are asked for: most domains of a run need no change, and a diff is a third of a plan.
+    # Computed on demand: most domains need no change, and the diff takes a third of the time of a plan.
 
     @cached_property
     def before(self) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The one way back: from whatever a change has left to the domain that was there before. Pure.
+"""The one way back: from whatever a change left behind to the domain that was there before. Pure.
 
-The next run after a death and the run that fails ask the same question here. What is true is read from Xen (names that end in
-``~next`` and ``~prev``), and from the intent that a change writes before it builds anything and that `Define` removes:
+A run that fails and the next run after one that died use the same functions. The facts come from Xen (names that end in ``~next``
+and ``~prev``) and from the intent, a file that a change writes before it creates anything and that `Define` removes:
 
-- an intent: the change was not complete; what runs under the name, if it is what the intent says, was never healthy;
-- a ``~prev`` and no intent: the new domain is healthy and defined, and the old one had only to be destroyed.
+- an intent: the change was not completed. If what runs under the name matches the intent, it was never healthy.
+- a ``~prev`` without an intent: the new domain is healthy and defined; only destroying the old one was left to do.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ from .steps import (
     Unpause,
 )
 
-# Of what runs, in place of a text that would say what Xen doesn't report.
+# Used in place of a definition when nobody can know the options that Xen doesn't report.
 _UNKNOWN = f"{EXTRA}\ninterrupted = unknown\n"
 
 
-@lru_cache(maxsize=4)  # a plan asks for the same text several times, and then never again
+@lru_cache(maxsize=4)  # a plan asks for the same text several times in a row, then never again
 def _said(text: str) -> dict[str, Any]:
     return {"extra_config": extra_config(text), **notes_of(text)}
 
 
 def described(observed: Observed, text: str | None) -> Observed:
-    """With what Xen doesn't report, as the text says from which it was made."""
+    """Return ``observed`` with the options that Xen doesn't report filled in from ``text``, which it was created from."""
     known = _said(text or "")
     if all(getattr(observed.domain, key) == value for key, value in known.items()):
         return observed
@@ -59,13 +59,16 @@ def described(observed: Observed, text: str | None) -> Observed:
 
 
 def runs(observed: Observed, text: str) -> bool:
-    """Is it what was made from this text?"""
+    """True if the domain was created from this text."""
     return _text_of(described(observed, text).domain) == text
 
 
 def _origin(name: str, host: Host) -> tuple[str | None, bool]:
-    """(the text from which what runs under the name was made, has it been seen healthy). The text is `_UNKNOWN` where an
-    interrupted change differs only in what Xen doesn't report, so that nobody can say."""
+    """Return the text from which the domain under this name was created, and whether it has been seen healthy.
+
+    The text is `_UNKNOWN` if an interrupted change differs only in options that Xen doesn't report: nobody can tell the two
+    apart.
+    """
     current, intent, definition = host.find(name), host.intents.get(name), host.definitions.get(name)
     if current is None or intent is None:
         return definition, definition is not None
@@ -79,13 +82,13 @@ def _origin(name: str, host: Host) -> tuple[str | None, bool]:
 
 
 def confirmed(name: str, host: Host) -> bool:
-    """Was what runs under the name, if anything, seen healthy?"""
+    """True if the domain under this name was seen healthy, or if none runs."""
     current = host.find(name)
     return current is None or not current.alive or _origin(name, host)[1]
 
 
 def former_of(name: str, host: Host) -> Former:
-    """What a change that begins now, or was interrupted, has to go back to."""
+    """Return what a change that begins now, or one that was interrupted, rolls back to."""
     previous, current, intent = host.find(name + PREVIOUS), host.find(name), host.intents.get(name)
     definition = host.definitions.get(name)
     old: Observed | None = None
@@ -107,7 +110,7 @@ def former_of(name: str, host: Host) -> Former:
 
 
 def _text_of(domain: Domain) -> str | None:
-    """None for a domain that somebody else made with what no file of ours can say (a tab in its arguments)."""
+    """Return the definition of a domain; None if xl can't express it (a foreign domain with a tab in its arguments)."""
     try:
         return xl_config(domain)
     except ValueError:
@@ -115,17 +118,17 @@ def _text_of(domain: Domain) -> str | None:
 
 
 def way_back(name: str, host: Host, former: Former) -> list[Step]:
-    """From what is seen now to what was; [] when it still is, or when there was nothing to go back to."""
+    """Return the steps from what is seen now to what was there before; [] if it is still there, or if there was nothing."""
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     steps: list[Step] = [Destroy(name + NEXT)] if standby else []
     returns = True
     if previous and not previous.alive and former.text is not None:
-        # It crashed beside the new one and is kept: under its old name it would be as dead.
+        # It crashed beside the new one and was preserved: renaming it would not revive it.
         steps.append(Destroy(name + PREVIOUS))
         previous = None
     if previous:
         steps += [Destroy(name)] if current else []
-        # Until the rename it is NAME~prev, and is put back again by whoever comes next.
+        # Until the rename it is NAME~prev, which a later run would put back in any case.
         steps += [JoinBridge(name + PREVIOUS), Rename(name + PREVIOUS, name), ReopenConsoles()]
         if former.state == "running":
             steps.append(Unpause(name))
@@ -143,7 +146,7 @@ def way_back(name: str, host: Host, former: Former) -> list[Step]:
 
 
 def _as_it_was(name: str, current: Observed, state: str, domain: Domain) -> list[Step]:
-    """The old domain, still under its name."""
+    """Bring back the old domain that still has its name."""
     if state == "running" and current.state == "paused":
         return [JoinBridge(name), Unpause(name)]
     if state == "paused" and current.state == "running":
@@ -158,14 +161,14 @@ def _files(name: str, host: Host, former: Former, returns: bool) -> list[Step]:
         steps.append(Define(name, former.definition) if former.definition is not None else Undefine(name))
     if (name in host.autostart) != former.autostart:
         steps.append(Autostart(name) if former.autostart else NoAutostart(name))
-    # A new domain that stays where nothing was before is to be judged again by the next run.
+    # A new domain that stays where there was none before keeps its intent, so that the next run checks it.
     if returns and name in host.intents:
         steps.append(RemoveIntent(name))
     return steps
 
 
 def resume(declaration: Declaration, wanted: Domain, host: Host, former: Former) -> tuple[list[Phase], Observed | None]:
-    """What an interrupted change has left is cleared up; and what runs under the name after that."""
+    """Clear up after an interrupted change. Return the phases, and the domain that runs under the name after them."""
     name = declaration.name
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     current = current if current and current.state != "dying" else None
@@ -192,7 +195,7 @@ def _is(wanted: Domain, current: Observed, host: Host) -> bool:
 
 
 def grows(declaration: Declaration, current: Observed, host: Host) -> bool:
-    """Does it have a disk open that has to grow? It must end for that."""
+    """True if the domain has a disk open that has to grow; it must stop first."""
     paths = {disk.path for disk in current.domain.disks}
     return any(
         origin.path in paths and origin.path in host.disk_sizes and host.disk_sizes[origin.path] < origin.size

@@ -2,12 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The ways from one domain to another: lists of primitives, in the order in which nothing is lost. Pure.
+"""The ways to replace or change a domain: lists of primitives, ordered so that a failure anywhere can be rolled back. Pure.
 
-standby   the new domain is built paused beside the old one, and takes its place in one short switch
-warm      the same, but it boots before the switch, with its vifs off the bridge
-recreate  the old domain ends first: no room for two, or one disk that both would write
-live      the running domain is changed
+standby   create the new domain paused beside the old one, then switch over in one short step
+warm      the same, but the new domain boots before the switch, with its vifs off the bridge
+recreate  stop the old domain first: no memory for two, or both would write one disk
+live      change the running domain
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def build(domain: Domain, name: str) -> Build:
 
 
 def healthy(declaration: Declaration) -> AwaitHealthy:
-    # With update: warm the ready line came before the switch.
+    # With update: warm the ready line was awaited before the switch.
     ready = "" if declaration.update == "warm" else declaration.ready
     return AwaitHealthy(declaration.name, declaration.health, declaration.settle, ready, declaration.ready_within)
 
 
 def create(declaration: Declaration, wanted: Domain, former: Former) -> Phase:
-    """Where nothing of its name runs."""
+    """Create the domain; none of its name runs."""
     name, text = declaration.name, xl_config(wanted)
     run: list[Step] = [Unpause(name), healthy(declaration)] if declaration.state == "running" else []
     steps = [WriteIntent(name, text, former.state), build(wanted, name), *run, Define(name, text)]
@@ -69,7 +69,7 @@ def create(declaration: Declaration, wanted: Domain, former: Former) -> Phase:
 def replace(
     declaration: Declaration, wanted: Domain, current: Observed, host: Host, growing: tuple[Origin, ...], former: Former
 ) -> Phase:
-    """Beside the old domain where that is possible and asked for, else in its place."""
+    """Replace the domain beside the old one if that is asked for and possible, else recreate it."""
     if _alone(declaration, wanted, current, host, growing):
         return recreate(declaration, wanted, current, growing, former)
     return beside(declaration, wanted, current, former)
@@ -85,13 +85,13 @@ def _alone(declaration: Declaration, wanted: Domain, current: Observed, host: Ho
         or host.free_memory < wanted.memory + OVERHEAD_MIB
         # Two domains must never have one disk open for writing, not even with one of them paused.
         or writes & paths
-        # Nor can two network devices of Dom0 have one name.
+        # Two network devices of Dom0 can't share a name.
         or devices
     )
 
 
 def beside(declaration: Declaration, wanted: Domain, current: Observed, former: Former) -> Phase:
-    """Standby, or warm: until it is defined, a death or a failure anywhere leads back to the old domain."""
+    """Plan standby or warm. Until the new domain is defined, a death or a failure anywhere leads back to the old one."""
     name, text = declaration.name, xl_config(wanted)
     warm = declaration.update == "warm" and declaration.state == "running"
     steps: list[Step] = [WriteIntent(name, text, former.state), build(wanted, name + NEXT)]
@@ -101,7 +101,7 @@ def beside(declaration: Declaration, wanted: Domain, current: Observed, former: 
             Unpause(name + NEXT),
             AwaitConsole(name + NEXT, declaration.ready, declaration.ready_within),
         ]
-    # While the old one still serves: from the first rename on there is a NAME~prev, which is put back.
+    # While the old domain still serves. From the first rename on there is a NAME~prev, which recovery puts back.
     steps += [Rename(name, name + PREVIOUS), Rename(name + NEXT, name), ReopenConsoles()]
     away, answers = LeaveBridge(name + PREVIOUS), healthy(declaration)
     steps.append(away)
@@ -109,12 +109,12 @@ def beside(declaration: Declaration, wanted: Domain, current: Observed, former: 
         steps.append(JoinBridge(name))
     elif declaration.state == "running":
         steps += [Unpause(name), LeadTo(name)]
-    # Only now: the old one is deaf already, and this may cost a process.
+    # Only now: the old domain is already off the bridge, and pausing may take a process.
     steps.append(Pause(name + PREVIOUS))
     if declaration.state == "running":
         steps += [Announce(claim.bridge, claim.mac, claim.address) for claim in declaration.addresses]
         steps.append(answers)
-    # Defined before the old one goes: if the disk is full, the old one comes back.
+    # Define it before destroying the old one: if the disk is full, the old one comes back.
     steps += [Define(name, text), Destroy(name + PREVIOUS), ForgetConsole(name + NEXT), ForgetConsole(name + PREVIOUS)]
     return Phase(
         f"replace {name} ({'warm' if warm else 'standby'})",
@@ -142,9 +142,9 @@ def recreate(declaration: Declaration, wanted: Domain, current: Observed, growin
 
 
 def live(name: str, wanted: Domain, current: Observed | None, differs: tuple[str, ...], force: bool = False) -> list[Step]:
-    """How to change the running domain into ``wanted``; [] when only a new one can be it.
+    """Return the steps that turn the running domain into ``wanted``; [] if it has to be replaced.
 
-    ``force``: take devices away without the guest's consent, for it never took them.
+    ``force``: detach disks without the guest's consent, because it never used them.
     """
     if not differs or current is None or current.state != "running" or set(options_of(differs)) - LIVE:
         return []
@@ -170,7 +170,7 @@ def live(name: str, wanted: Domain, current: Observed | None, differs: tuple[str
 
 
 def _device_changes(old: tuple[Any, ...], new: tuple[Any, ...], option: str) -> list[tuple[str, Disk | Interface]] | None:
-    """What to detach and attach; None when a device itself changes or the order would, which a guest can't follow."""
+    """Return what to detach and attach; None if a device itself or the order would change, which a guest can't follow."""
     key = "vdev" if option == "disks" else "mac"
     leaving = [device for device in old if getattr(device, key) not in _keys(new, key)]
     coming = [device for device in new if getattr(device, key) not in _keys(old, key)]

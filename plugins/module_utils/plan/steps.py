@@ -2,10 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The primitives of which every plan consists. Pure.
+"""The primitives that every plan consists of. Pure.
 
-Each is complete: it can be carried out without anything beside it. `apply.perform` has one function for each; the model of
-the unit tests has the same.
+Each holds all that is needed to carry it out. `apply.perform` has one function for each, and so has the model of the unit tests.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from ..domain.spec import Disk, Health, Interface, Origin
 
 @dataclass(frozen=True)
 class Step:
-    """``str(step)`` names it for a person: what is done, to what."""
+    """One primitive. ``str(step)``: what it does, to what, for people."""
 
     def __str__(self) -> str:
         words = "".join(" " + letter.lower() if letter.isupper() else letter for letter in type(self).__name__).strip()
@@ -32,7 +31,7 @@ class Step:
 
 @dataclass(frozen=True)
 class MakeDisk(Step):
-    """A file that is not there; what is there is never overwritten."""
+    """Make a disk's file that is missing; an existing one is never overwritten."""
 
     origin: Origin
 
@@ -42,7 +41,7 @@ class MakeDisk(Step):
 
 @dataclass(frozen=True)
 class GrowDisk(MakeDisk):
-    """To its declared size; no domain has it open."""
+    """Grow a disk to its declared size; no domain may have it open."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,12 @@ class RemoveDisk(Step):
 
 @dataclass(frozen=True)
 class Build(Step):
-    """Create a domain from the text of an xl file, and leave it paused. Memory in MiB."""
+    """Create a domain from the text of an xl file and leave it paused. Memory in MiB."""
 
     name: str
     text: str = field(repr=False)
     memory: int
-    qemu: bool = False  # QEMU in Dom0 serves one of its disks, and must have attached it
+    qemu: bool = False  # QEMU in Dom0 serves one of its disks and must have attached it
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Rename(Step):
 
 @dataclass(frozen=True)
 class ReopenConsoles(Step):
-    """After a rename: xenconsoled names a console's log when it opens it."""
+    """Make xenconsoled reopen its logs after a rename: it names a log when it opens it."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Unpause(Step):
 
 @dataclass(frozen=True)
 class Shutdown(Step):
-    """Ask the guest to end, wait at most ``within`` seconds, then destroy it."""
+    """Ask the guest to shut down, wait at most ``within`` seconds, then destroy it."""
 
     name: str
     within: int
@@ -105,14 +104,14 @@ class Shutdown(Step):
 
 @dataclass(frozen=True)
 class Destroy(Step):
-    """At once, and until its name is free."""
+    """Destroy at once, and wait until the name is free."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class AwaitConsole(Step):
-    """Until a line on its console matches. Seconds."""
+    """Wait until a line of the console matches. ``within``: seconds."""
 
     name: str
     pattern: str
@@ -121,15 +120,15 @@ class AwaitConsole(Step):
 
 @dataclass(frozen=True)
 class AwaitHealthy(Step):
-    """Until the health check passes; without one until it has run idle for ``settle`` seconds. Seconds.
+    """Wait until the health check passes; without one, until the domain has been idle for ``settle`` seconds.
 
-    A domain that ends, or asks to be started again, meanwhile is a failure.
+    It fails if the domain stops or restarts meanwhile. Times are seconds.
     """
 
     name: str
     health: Health | None
     settle: int
-    ready: str = ""  # without a health check: the line on its console after which ``settle`` begins
+    ready: str = ""  # without a health check: ``settle`` begins at this console line
     ready_within: int = 60  # without a health check: ``settle`` begins after so long in any case
 
 
@@ -138,21 +137,21 @@ class AwaitHealthy(Step):
 
 @dataclass(frozen=True)
 class LeaveBridge(Step):
-    """Its vifs leave their bridges, which forget at once that its MACs were there."""
+    """Take the domain's vifs off their bridges, which forget its MACs at once."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class JoinBridge(Step):
-    """Its vifs are (again) on the bridges that it was made with."""
+    """Put the domain's vifs (back) on the bridges that it was created with."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class LeadTo(Step):
-    """The bridges send to it what is for it before it has sent anything itself."""
+    """Make the bridges forward to the domain before it has sent anything itself."""
 
     name: str
 
@@ -174,7 +173,7 @@ class Announce(Step):
 
 @dataclass(frozen=True)
 class WriteIntent(Step):
-    """What a change is about to make of the domain, and what it was: for the run after a death. Gone when it is defined."""
+    """Write what a change will make of the domain and what it was, for a run after this one dies. `Define` removes it."""
 
     name: str
     text: str = field(repr=False)
@@ -188,7 +187,7 @@ class RemoveIntent(Step):
 
 @dataclass(frozen=True)
 class Define(Step):
-    """Write its definition, and remove the intent: what is defined has been healthy."""
+    """Write the definition and remove the intent: what is defined has been healthy."""
 
     name: str
     text: str = field(repr=False)
@@ -221,12 +220,12 @@ class SetVcpus(Step):
 @dataclass(frozen=True)
 class PinCpus(Step):
     name: str
-    cpus: str  # as xl reads them; "all" for none
+    cpus: str  # as xl reads them; "all" for no pinning
 
 
 @dataclass(frozen=True)
 class SetShare(Step):
-    """Of the CPU: option cpu_weight or cap."""
+    """Set the CPU share: ``option`` is cpu_weight or cap."""
 
     name: str
     option: str
@@ -247,11 +246,11 @@ class Attach(Step):
 
 @dataclass(frozen=True)
 class Detach(Attach):
-    """``force``: without the guest's consent, for it never took the device."""
+    """``force``: detach without the guest's consent, because it never used the device."""
 
     force: bool = False
 
 
 def label(device: Disk | Interface) -> str:
-    """A device in a user's words."""
+    """Return a device's name for users: vdev or MAC."""
     return device.vdev if isinstance(device, Disk) else device.mac

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A certificate with its chain and key, as a user gives them: what is wrong with it is found before a host is touched.
+"""Check a certificate with its chain and key, as a user gives them, before any host is touched.
 
-No message repeats anything of a key. Pure but for the clock, which may be given.
+No message repeats any part of a key. Pure except for the clock, which can be passed in.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE--
 
 @dataclass(frozen=True)
 class Chain:
-    """``text``: the certificates from the server's own on, then the key, in PEM. ``name``: the first one that it is for."""
+    """``text``: the certificates, the server's own first, then the key, in PEM. ``name``: the first name that it is for."""
 
     text: str
     name: str
@@ -36,7 +36,7 @@ class Chain:
 
 
 def problem_of(certificate: Any, key: Any, now: datetime.datetime | None = None) -> Chain | str:
-    """The chain, or what is wrong, in one line. ``now`` in UTC, without a zone."""
+    """Return the chain, or what is wrong with it, in one line. ``now``: in UTC, without a time zone."""
     for name, text in (("certificate", certificate), ("key", key)):
         if not isinstance(text, str):
             return f"{name} must be text in PEM, as lookup('ansible.builtin.file', ...) gives it"
@@ -52,7 +52,7 @@ def problem_of(certificate: Any, key: Any, now: datetime.datetime | None = None)
 
 
 def _chain(certificates: list[str], key: str, now: datetime.datetime) -> Chain | str:
-    # Here: what imports this room must not need it.
+    # Imported here: what imports this room must not need it.
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
 
@@ -110,7 +110,7 @@ def _in_time(chain: list[Any], key: str, now: datetime.datetime) -> Chain | str:
 
 
 def _naive(certificate: Any, field: str) -> datetime.datetime:
-    """cryptography 42 has aware fields; before it had naive ones alone."""
+    """cryptography has time-zone-aware fields since version 42; earlier ones have only naive fields."""
     aware = getattr(certificate, f"{field}_utc", None)
     value: datetime.datetime = aware.replace(tzinfo=None) if aware else getattr(certificate, field)
     return value

@@ -22,7 +22,7 @@ _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
 def _zones(given: Variables) -> dict[str, str]:
-    """Each zone's name -> its canonical text."""
+    """Map each zone's name to its canonical text."""
     zones: dict[str, str] = {}
     for name, text in given.mapping("zones", "zone name to the text of its file").items():
         if not isinstance(name, str) or not _ZONE.fullmatch(name):
@@ -51,7 +51,7 @@ def _forward(given: Variables, own: set[str]) -> list[str]:
 
 
 def declare(values: Mapping[str, Any], source: str) -> Service:
-    """``source``: the folder of our own unikernel for it."""
+    """Return the service. ``source``: the folder of our own unikernel for it."""
     given = Variables(NAME, values)
     interfaces, name = given.interfaces(), given.text("name", "dns")
     own = {
@@ -72,7 +72,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     arguments.update(operations.arguments(given, name, {53: "DNS"}))
     address = first_address(interfaces)
     bracketed = f"[{address}]" if ":" in address else address
-    # There in each zone, whatever else is: the resolver has read them all, or it does not run.
+    # Every zone has an SOA. If one is answered, the resolver has read all zones: otherwise it would not run.
     default = {"dns": f"{next(iter(zones))}@{bracketed}", "type": "SOA"} if zones else {"tcp": at(address, 53)}
     unikernel = {
         "name": name,

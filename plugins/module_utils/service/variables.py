@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the services have in common: their variables are read here, each refusal names the variable. Pure."""
+"""Read the variables of a service; each refusal names the variable. Pure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USUAL_MEMORY = 64
 
 @dataclass(frozen=True)
 class Keys:
-    """A PKI that is made on the controller before its unikernel runs."""
+    """A PKI that must exist on the controller before its unikernel runs."""
 
     folder: str
     remote: str
@@ -35,7 +35,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Service:
-    """A service as a unikernel with its image. Nothing of it is to be used when there are problems."""
+    """A service as a unikernel with its image. Must not be used if it has problems."""
 
     unikernel: dict[str, Any] = field(default_factory=dict)
     images: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Service:
 
 
 class Variables:
-    """The variables of one service, by their names without its prefix; null counts as not set."""
+    """The variables of one service, by their names without its prefix. Null counts as not set."""
 
     def __init__(self, service: str, values: Mapping[str, Any]) -> None:
         self.service = service
@@ -84,7 +84,7 @@ class Variables:
         return value
 
     def texts(self, option: str, what: str) -> list[str]:
-        """A list of words; one that is given alone is a list of one."""
+        """Read a list of words; a single word is a list of one."""
         value = self.get(option, [])
         words: list[str] = []
         for item in self.items(option, what) if not isinstance(value, str) else [value]:
@@ -109,7 +109,7 @@ class Variables:
         return value
 
     def update(self) -> dict[str, str]:
-        """How a changed domain replaces the old one, when it is declared."""
+        """Return how a changed domain replaces the old one, if declared."""
         if self.get("update") is None:
             return {}
         value = self.text("update")
@@ -123,7 +123,7 @@ class Variables:
         return {"update": value, "ready": f"{self.service}: ready"}  # a line that our unikernels and their stand-ins print
 
     def origin(self, source: dict[str, Any], standin: dict[str, Any]) -> dict[str, Any]:
-        """Where the image comes from: what is declared, or else our unikernel's ``source``, or a stand-in for it."""
+        """Return where the image comes from: as declared, else our unikernel's ``source`` or a stand-in for it."""
         image = self.mapping("image", "where the image comes from, as in {file: /path/to/it.xen}")
         images = self.get("images", "build")
         if images not in IMAGES:
@@ -133,7 +133,7 @@ class Variables:
         return image or {"build": source, "standin": standin}.get(str(images), {})
 
     def health(self, default: dict[str, Any]) -> Any:
-        """``default`` with more options; a check that is declared replaces it: its options are for another."""
+        """Return ``default`` with further options. A declared check replaces it, since its options are for another kind."""
         value = self.get("health", {})
         if not isinstance(value, dict) or asks_one(value):
             return value
@@ -152,13 +152,13 @@ def _kind(value: Any) -> str:
 
 
 def first_address(interfaces: list[dict[str, Any]]) -> str:
-    """The address of the first interface, without its prefix; the loopback's where there is none."""
+    """Return the address of the first interface without its prefix; the loopback address if there is none."""
     value = interfaces[0].get("address") or interfaces[0].get("address6") if interfaces else None
     return str(value or "127.0.0.1/8").split("/", maxsplit=1)[0]
 
 
 def at(address: str, port: int) -> str:
-    """ADDRESS:PORT; an IPv6 address stands in brackets."""
+    """Return ADDRESS:PORT, with an IPv6 address in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
@@ -167,7 +167,7 @@ def is_address(text: str) -> bool:
         ipaddress.ip_address(text)
     except ValueError:
         return False
-    return "%" not in text  # Python takes anything behind it for the zone of an IPv6 address
+    return "%" not in text  # Python accepts anything after '%' as the zone of an IPv6 address
 
 
 def is_network(text: str) -> bool:

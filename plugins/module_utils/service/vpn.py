@@ -63,7 +63,7 @@ def _network(given: Variables) -> ipaddress.IPv4Network:
 def _overlaps(
     given: Variables, network: ipaddress.IPv4Network, interfaces: list[dict[str, Any]], host: Mapping[str, Any]
 ) -> None:
-    """A tunnel in a network that the endpoint or its host is in itself: packets of one would go the other's way."""
+    """Refuse a tunnel network that overlaps a network of the endpoint or its host: packets of one would go into the other."""
     places = [
         (f"{NAME}_interfaces[{index}].{key}", interface.get(key))
         for index, interface in enumerate(interfaces)
@@ -78,13 +78,13 @@ def _overlaps(
         try:
             own = ipaddress.ip_interface(str(text)).network if text else None
         except ValueError:
-            continue  # refused by those whose it is
+            continue  # refused where that variable is read
         if isinstance(own, ipaddress.IPv4Network) and own.overlaps(network):
             given.wrong("network", f"{network} overlaps {own} ({place}); choose a network that nothing else is in")
 
 
 def _clients(given: Variables, network: ipaddress.IPv4Network) -> dict[str, ipaddress.IPv4Address | None]:
-    """Name -> its own address, where it has one."""
+    """Map each client to its own address; None without one."""
     value = given.get("clients", ["client"])
     clients: dict[str, ipaddress.IPv4Address | None] = {}
     for item in [value] if isinstance(value, (str, dict)) else value if isinstance(value, list) else []:
@@ -152,7 +152,7 @@ def _routes(given: Variables, network: ipaddress.IPv4Network) -> tuple[ipaddress
 
 
 def _resolvers(given: Variables, resolver: str, routes: tuple[ipaddress.IPv4Network, ...], everything: bool) -> tuple[str, ...]:
-    """What is declared, else the host's own resolver where clients reach it through the tunnel."""
+    """Return the declared resolvers, else the host's own if clients reach it through the tunnel."""
     if given.get("dns") is None:
         own = ipaddress.ip_address(resolver) if is_address(resolver) else None
         reached = isinstance(own, ipaddress.IPv4Address) and (everything or any(own in route for route in routes))
@@ -165,7 +165,7 @@ def _resolvers(given: Variables, resolver: str, routes: tuple[ipaddress.IPv4Netw
 
 
 def _image_kind(given: Variables) -> str:
-    """ours, standin, or own: what an image can do decides what may be asked of it."""
+    """Return ours, standin or own: which options make sense depends on the image."""
     image, images = given.get("image"), given.get("images", "build")
     if isinstance(image, dict) and image:
         return "standin" if image.get("standin") else "own"
@@ -183,7 +183,7 @@ def _vdev(given: Variables, kind: str, source: str) -> dict[str, str]:
 
 
 def _refuse_what_the_image_lacks(given: Variables, tunnel: Tunnel, kind: str) -> None:
-    """What would be left undone in silence."""
+    """Refuse options that the image would silently ignore."""
     if tunnel.nat and kind == "ours":
         given.wrong("nat", "our unikernel routes: give the network behind it a route to vpn_network by the endpoint's address")
     if tunnel.nat and kind == "own":
@@ -238,7 +238,7 @@ def _keys(given: Variables, address: str, folder: str, clients: tuple[str, ...],
 
 
 def _with_tunnel(interfaces: list[dict[str, Any]], tunnel: Tunnel) -> list[dict[str, Any]]:
-    """Packets of clients leave by the first interface under their own addresses, unless they are translated."""
+    """Add the tunnel's network to what the first interface may send from: clients' packets keep their addresses without NAT."""
     if not interfaces or tunnel.nat or not tunnel.forwarded:
         return interfaces
     words = str(interfaces[0].get("ip") or "").split()
@@ -255,8 +255,11 @@ def declare(
     networks: Mapping[str, Any] | None = None,
     resolver: str = "",
 ) -> Service:
-    """``folder``: where the PKI is by default; ``material``: what was read there; ``networks``: the host's, ``resolver``: its
-    own DNS resolver's address."""
+    """Return the service with its PKI.
+
+    ``folder``: the PKI's default folder; ``material``: what was read there; ``networks``: the host's; ``resolver``: the address
+    of its own DNS resolver.
+    """
     given = Variables(NAME, values)
     interfaces, name = given.interfaces(), given.text("name", NAME)
     tunnel = _tunnel(given, interfaces, networks or {}, resolver)

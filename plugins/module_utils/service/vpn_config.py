@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The texts of a VPN: the endpoint's configuration, as MirageVPN and OpenVPN read it, and a client's profile. Pure.
+"""Write the texts of a VPN: the endpoint's configuration, as MirageVPN and OpenVPN read it, and a client's profile. Pure.
 
-A list of certificates (`peer-fingerprint`) decides which clients may connect. It is the one way to refuse a client that
-both have: MirageVPN has no CRL, and takes either a CA or such a list. So only certificates of declared clients are good,
-whoever signed them, and there is no list of revoked ones to keep, or to run out.
+A list of certificates (`peer-fingerprint`) decides which clients may connect. It is the only way to revoke a client that both
+support: MirageVPN has no CRL, and accepts either a CA or such a list. So only the certificates of declared clients are valid,
+whoever signed them, and there is no list of revoked ones to maintain or to expire.
 """
 
 from __future__ import annotations
@@ -16,45 +16,45 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 PORT = 1194
-# What the disk holds before there are keys: in a check, and until the PKI is made.
+# The disk's content before there are keys: in check mode, and until the PKI is made.
 NO_KEYS = "no keys yet"
-# Of no certificate: a list without entries is no list to OpenVPN.
+# The fingerprint of no certificate: OpenVPN refuses an empty list.
 _NOBODY = ":".join(["00"] * 32)
-# AES-128-GCM for NetworkManager's and older clients, which send no more than that; all three authenticate.
+# AES-128-GCM is for NetworkManager's and older clients, which offer nothing more; all three authenticate.
 _CIPHERS = "cipher AES-256-GCM\ndata-ciphers AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305\ntls-version-min 1.2\n"
-# IPv6 is not carried: without an own route it would pass beside the tunnel of a client that sends everything through it.
+# The tunnel carries no IPv6: without this route, IPv6 of a client that sends everything through the tunnel would bypass it.
 _NO_IPV6 = ("ifconfig-ipv6 fd15:53b6:dead::2/64 fd15:53b6:dead::1", "redirect-gateway ipv6", "block-ipv6")
 
 
 @dataclass(frozen=True)
 class Material:
-    """What the PKI gives to the endpoint's configuration. ``clients``: name -> fingerprints of certificates that are good."""
+    """What the endpoint's configuration takes from the PKI. ``clients``: name -> fingerprints of valid certificates."""
 
     certificate: str
     key: str
     tls_crypt: str
     clients: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    pending: tuple[str, ...] = ()  # what the next run creates or renews; its bytes are not known yet
+    pending: tuple[str, ...] = ()  # what the next run creates or renews, so that its bytes are not known yet
 
 
 @dataclass(frozen=True)
 class Tunnel:
-    """What clients get. ``addresses``: client -> its own address in ``network``."""
+    """The network that clients get. ``addresses``: client -> its own address in ``network``."""
 
     network: ipaddress.IPv4Network
     clients: tuple[str, ...] = ()
     addresses: Mapping[str, ipaddress.IPv4Address] = field(default_factory=dict)
     between_clients: bool = True
     routes: tuple[ipaddress.IPv4Network, ...] = ()
-    everything: bool = False  # clients send all that they send through it
+    everything: bool = False  # clients send all traffic through it
     resolvers: tuple[str, ...] = ()
     nat: bool = False
     ipv6: bool = False  # listens on IPv6 too
-    kind: str = "ours"  # of the image: ours | standin | own
+    kind: str = "ours"  # whose image: ours | standin | own
 
     @property
     def forwarded(self) -> tuple[ipaddress.IPv4Network, ...]:
-        """Where clients' packets may go, for an image that takes it as a boot argument."""
+        """The networks that clients may reach, for an image that takes them as boot arguments."""
         if self.kind == "own":
             return ()
         return (ipaddress.IPv4Network("0.0.0.0/0"),) if self.everything else self.routes
@@ -68,7 +68,7 @@ def _pushed(tunnel: Tunnel) -> list[str]:
 
 
 def pool(network: ipaddress.IPv4Network, taken: Iterable[ipaddress.IPv4Address]) -> tuple[str, str]:
-    """First and last address of the longest row of addresses that belong to no client. ValueError where none is left."""
+    """Return the first and last address of the longest range that belongs to no client. Raise ValueError if there is none."""
     low, high = int(network.network_address) + 2, int(network.broadcast_address) - 1
     edges = [low - 1, *sorted(int(address) for address in taken if low <= int(address) <= high), high + 1]
     size, start = max((after - before - 1, before + 1) for before, after in zip(edges, edges[1:]))
@@ -87,7 +87,7 @@ def _server_lines(tunnel: Tunnel) -> str:
 
 
 def _for_the_standin(tunnel: Tunnel) -> str:
-    """What only a stand-in does, in words that `service-vpn` reads; comments to OpenVPN itself."""
+    """Return the options for a stand-in only, which `service-vpn` reads; OpenVPN takes them for comments."""
     lines = [f"#client {name} {address} {tunnel.network.netmask}" for name, address in sorted(tunnel.addresses.items())]
     if tunnel.nat:
         lines.append(f"#nat {tunnel.network}")
@@ -97,7 +97,7 @@ def _for_the_standin(tunnel: Tunnel) -> str:
 
 
 def configuration(tunnel: Tunnel, material: Material | None) -> str:
-    """As MirageVPN and OpenVPN read it."""
+    """Return the endpoint's configuration, as MirageVPN and OpenVPN read it."""
     if material is None:
         return NO_KEYS
     allowed = [mark for name in tunnel.clients for mark in material.clients.get(name, ())] or [_NOBODY]
@@ -115,7 +115,7 @@ def configuration(tunnel: Tunnel, material: Material | None) -> str:
 
 
 def profile(remote: str, port: int, ca: str, certificate: str, key: str, tls_crypt: str) -> str:
-    """A client's one file, as OpenVPN 2.5 and later, NetworkManager and OpenVPN Connect read it."""
+    """Return a client's profile in one file, for OpenVPN 2.5 and later, NetworkManager and OpenVPN Connect."""
     return (
         f"client\ndev tun\nproto tcp-client\nremote {remote} {port}\nnobind\npersist-key\nresolv-retry infinite\n"
         f"remote-cert-tls server\nverify-x509-name server name\n{_CIPHERS}verb 3\n"

@@ -19,12 +19,12 @@ OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port",
            *operations.OPTIONS)  # fmt: skip
 _TLS = {"certificates", "port", "redirect", "hsts", "names"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
-# Two years, in seconds: what browsers' preload lists ask for at most.
+# Two years, in seconds: the longest that browsers' preload lists ask for.
 _MAX_HSTS = 63_072_000
 
 
 def _chains(given: Variables, value: Any) -> list[Chain]:
-    """Each with its problems named by its place in the list, never by its text."""
+    """Read the certificate chains. Problems name the place in the list, and never show the text."""
     chains: list[Chain] = []
     if not isinstance(value, list) or not value:
         given.wrong("tls", f"certificates must be a list, {_AS_IN}")
@@ -78,7 +78,7 @@ def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
 
 
 def declare(values: Mapping[str, Any], source: str) -> Service:
-    """``source``: the folder of our own unikernel for it."""
+    """Return the service. ``source``: the folder of our own unikernel for it."""
     given = Variables(NAME, values)
     interfaces = given.interfaces()
     name, port = given.text("name", "www"), given.number("port", 80, 1, 65535, "a TCP port")
@@ -90,7 +90,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     address = first_address(interfaces)
     plain = {"http": f"http://{at(address, port)}/"}
     secure = {"http": f"https://{at(address, tls_port)}/", "insecure": True, **({"host": chains[0].name} if chains else {})}
-    # Only what we build has the content in it.
+    # The content is built into our image only.
     content = given.text("content", "" if given.get("image") else None)
     if not content.strip() and given.get("content") is not None:
         given.wrong("content", "is empty; give the folder to serve")

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Zone files: read as RFC 1035 has them, and written as every server of ours reads them. Pure.
+"""Read zone files as RFC 1035 has them, and write them as each of our servers can read them. Pure.
 
-The unikernel's parser (ocaml-dns) takes less than people write: no units of time, no line ends of Windows, no $GENERATE, and some
-types not by their names. dnspython reads all of it, so a zone goes out as plain lines: absolute names, seconds, and what
-ocaml-dns has no name for in the form of RFC 3597. What no server could serve is refused here, with the line.
+The unikernel's parser (ocaml-dns) accepts less than people write: no time units, no Windows line ends, no $GENERATE, and some
+types not by name. dnspython reads all of it, so a zone is written as plain lines: absolute names, seconds, and types without a
+name in ocaml-dns in the form of RFC 3597. Whatever no server could serve is refused here, naming the line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from typing import Any
 
 MISSING = "reading zones needs the Python library dnspython on the controller (Debian's python3-dnspython, or dnspython by pip)"
-# By their names, as ocaml-dns 10 parses them; tried one by one.
+# Types that ocaml-dns 10 parses by name; tried one by one.
 _NAMED = {
     *(
         "A",
@@ -38,14 +38,14 @@ _NAMED = {
         "TXT",
     ),
 }
-# What a primary signs or a server computes is not what a file of zones without DNSSEC can hold.
+# What a primary signs or a server computes; it can't be in zone files without DNSSEC.
 _SIGNED = {"RRSIG", "NSEC", "NSEC3", "NSEC3PARAM"}
 _TARGETS = {"NS": "target", "MX": "exchange", "SRV": "target"}
 _HOST_LABEL = re.compile(rb"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _SINGLE = re.compile(r"^\S*[ \t]+(?:(?:[0-9]\S*|IN)[ \t]+)*(SOA|CNAME|DNAME)[ \t]", re.MULTILINE | re.IGNORECASE)
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _LINE = re.compile(r"^[^:]*:(\d+): (.*)$", re.DOTALL)
-# ocaml-dns counts in 31 bits.
+# ocaml-dns has 31 bits.
 _MAX_TTL = 2**31 - 1
 # What dnspython says of a value that its type can't have.
 _SAYS_NOTHING = "Text input is malformed"
@@ -53,12 +53,12 @@ _MAX_SHOWN = 60
 
 
 class ZoneError(ValueError):
-    """One line: what is wrong, with the line of the text where that is known."""
+    """One line: what is wrong, with the line of the text if known."""
 
 
 def canonical(name: str, text: str) -> str:
-    """The zone as $ORIGIN and one line for each record, its SOA first. Raises `ZoneError`, ImportError without dnspython."""
-    # Here: hosts without zones need no dnspython.
+    """Return the zone as $ORIGIN and one line for each record, SOA first. Raise `ZoneError`, or ImportError without dnspython."""
+    # Imported here: hosts without zones need no dnspython.
     import dns.exception
     import dns.name
     import dns.rdatatype
@@ -82,7 +82,7 @@ def canonical(name: str, text: str) -> str:
 
 
 class _Zone:
-    """What was read, by type and owner."""
+    """A zone that was read, by owner and type."""
 
     def __init__(self, origin: Any, read: Any) -> None:
         self.origin = origin
@@ -96,7 +96,7 @@ class _Zone:
 
 
 def _read(text: str, origin: Any) -> Any:
-    """dnspython's zone. What it raises names the line, behind a file's name."""
+    """Return dnspython's zone. Its errors name the line, after a file name."""
     import dns.exception
     import dns.zone
 
@@ -106,7 +106,7 @@ def _read(text: str, origin: Any) -> Any:
         at = _LINE.match(str(error))
         before = "".join(text.splitlines(keepends=True)[: int(at.group(1)) - 1]).rstrip() if at else ""
         if before and before != text:
-            # It names the line where it stopped to read, which is the next one where the mistake is seen at a line's end.
+            # It names the line where it stopped: the next one, if it sees the mistake at a line's end.
             _read(before, origin)
         raise
 
@@ -124,7 +124,7 @@ def _words(error: Exception, zone: str) -> str:
 
 
 def _check_owners(text: str, origin: Any) -> None:
-    """dnspython leaves out without a word what is not within its zone."""
+    """Refuse owners outside the zone, which dnspython drops silently."""
     import dns.name
 
     open_parentheses = 0
@@ -139,7 +139,7 @@ def _check_owners(text: str, origin: Any) -> None:
 
 
 def _line(owner: Any, ttl: int, kind: str, data: Any) -> str:
-    if kind == "AAAA":  # an IPv4 address inside of one is not read
+    if kind == "AAAA":  # ocaml-dns can't read an embedded IPv4 address
         return f"{owner} {ttl} IN AAAA {ipaddress.IPv6Address(data.address).exploded}\n"
     text = (data if kind in _NAMED else data.to_generic()).to_text(chunksize=0)
     named = kind if kind in _NAMED else f"TYPE{int(data.rdtype)}"
@@ -147,7 +147,7 @@ def _line(owner: Any, ttl: int, kind: str, data: Any) -> str:
 
 
 def _check_each_name(text: str, lines: list[Any]) -> None:
-    """Of what a name can have one of, dnspython keeps the last without a word."""
+    """Refuse a second record of a type that a name can have only once: dnspython silently keeps the last."""
     if "$GENERATE" in text.upper():
         return
     written: dict[str, int] = {}
@@ -177,7 +177,7 @@ def _check(zone: _Zone, lines: list[Any]) -> None:
 
 
 def _lacks_address(zone: _Zone, name: Any) -> bool:
-    """Within the zone, without an address; what is delegated or covered by a wildcard has it elsewhere."""
+    """True if a name within the zone has no address, is not delegated and not covered by a wildcard."""
     if not name.is_subdomain(zone.origin) or len(name.labels) == 1 or zone.types(name) & {"A", "AAAA"}:
         return False
     parent = name

@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A list of domains by the argument spec of the module xen_domain, so that the same words mean the same in both modules.
+"""Validate a list of domains by the argument spec of the module xen_domain, so that both modules read the same options.
 
-Not as suboptions of xen_domains, whose documentation would be xen_domain's once more.
+They are not suboptions of xen_domains because its documentation would then repeat xen_domain's.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ..domain.options import whole_number
 
 
 def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]]:
-    """The domains' options with Ansible's types and defaults, and what must be in no log.
+    """Return the domains' options with Ansible's types and defaults, and the values that must appear in no log.
 
-    What Ansible refuses is left as it is: `declaration_of` refuses it too, in words that name the domain, all at once.
+    Options that Ansible refuses are left as they are: `declaration_of` refuses them too, all at once and naming the domain.
     """
     validator = ArgumentSpecValidator(argument_spec(DOMAIN))
     options, secrets = [], set()
@@ -28,11 +28,11 @@ def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]
         secrets |= _contents(domain)
         given = _given(domain)
         if not _numbers_hold(given, DOMAIN):
-            options.append(given)  # Ansible would work out every digit of 1e999999999
+            options.append(given)  # Ansible would convert 1e999999999 digit by digit
             continue
         try:
             result = validator.validate(given)
-        except (ArithmeticError, ValueError, TypeError, RecursionError):  # as a number without an end: Ansible's conversion fails
+        except (ArithmeticError, ValueError, TypeError, RecursionError):  # infinity, for example: Ansible's conversion fails
             options.append(given)
         else:
             options.append(given if result.error_messages else result.validated_parameters)
@@ -40,7 +40,7 @@ def typed(domains: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], set[str]
 
 
 def _numbers_hold(options: dict[str, Any], fields: tuple[Field, ...]) -> bool:
-    """Is every text in the place of a number one of reasonable length?"""
+    """True if every text given for a number is a whole number of reasonable length."""
     for field in fields:
         value = options.get(field.name)
         if field.type == "int" and isinstance(value, str) and isinstance(whole_number(value), str):
@@ -52,7 +52,7 @@ def _numbers_hold(options: dict[str, Any], fields: tuple[Field, ...]) -> bool:
 
 
 def _contents(domain: dict[str, Any]) -> set[str]:
-    """What DISK's no_log means, for options that are not checked yet: a refusal prints them."""
+    """Return the values that DISK marks no_log, from options that are not checked yet: a refusal may print them."""
     hidden = [field.name for field in DISK if field.no_log]
     disks = domain.get("disks")
     found = [disk.get(name) for disk in (disks if isinstance(disks, list) else []) if isinstance(disk, dict) for name in hidden]
@@ -60,7 +60,7 @@ def _contents(domain: dict[str, Any]) -> set[str]:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Without what is null, which means not given; in devices too."""
+    """Drop null values, which mean "not given"; in devices too."""
     given = {key: value for key, value in options.items() if value is not None}
     for key in ("interfaces", "disks"):
         if isinstance(given.get(key), list):

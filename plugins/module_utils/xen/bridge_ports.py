@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. The network side of a switch: a domain's vifs leave the bridge, or return, and neighbours are notified."""
+"""EDGE. The network side of a switch: take a domain's vifs off the bridge, put them back, notify neighbours."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from .xl import ToolstackError
 
 
 def devices(domid: int) -> list[str]:
-    """Dom0's network devices for the domain, in the order of its interfaces."""
+    """Return Dom0's network devices for the domain, in the order of its interfaces."""
     found = [name for name in os.listdir("/sys/class/net") if re.fullmatch(rf"vif{domid}\.[0-9]+", name)]
     return sorted(found, key=lambda name: int(name.split(".")[1]))
 
 
 def leave(domid: int) -> None:
-    """Off the bridge, which forgets at once that the MAC was there."""
+    """Take the vifs off their bridges, which forget their MACs at once."""
     for device in devices(domid):
         _run("ip", "link", "set", "dev", device, "nomaster")
 
 
 def join(domid: int) -> None:
-    """(Back) on the bridges that the domain was made with."""
+    """Put the vifs (back) on the bridges that the domain was created with."""
     for device, bridge, mac, ip in _made_with(domid):
         _run("ip", "link", "set", "dev", device, "master", bridge)
         for command in led(device, mac, ip):
@@ -37,9 +37,9 @@ def join(domid: int) -> None:
 
 
 def lead_to(domid: int) -> None:
-    """Let the bridges send to the domain what is for it, before it has sent anything itself.
+    """Make the bridges forward to the domain before it has sent anything itself.
 
-    Until then they would send it to every port, also into the network outside, where somebody else may answer.
+    Until then they would flood its frames to every port, also to the network outside, where somebody else may answer.
     """
     for device, _bridge, mac, ip in _made_with(domid):
         for command in led(device, mac, ip):
@@ -47,7 +47,7 @@ def lead_to(domid: int) -> None:
 
 
 def _made_with(domid: int) -> list[tuple[str, str, str, str]]:
-    """(device in Dom0, bridge, MAC, ip=) of each interface that was put on a bridge."""
+    """Return (device in Dom0, bridge, MAC, ip=) for each interface that was put on a bridge."""
     names = devices(domid)
     paths = [f"/libxl/{domid}/device/vif/{name.split('.')[1]}" for name in names]
     with Xenstore() as store:
@@ -66,9 +66,9 @@ def _run(*words: str) -> None:
 
 
 def announce(bridge: str, mac: str, address: str) -> None:
-    """Tell the bridge's neighbours that an address is now at another MAC.
+    """Tell the bridge's neighbours that an address is now at another MAC. Best effort.
 
-    For a domain whose MAC was changed by its declaration and which doesn't announce itself. Best effort.
+    For a domain that got another MAC and doesn't announce itself.
     """
     try:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sock:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Begins a change of a host's network, confirms it; and what the bridge over an uplink that ifupdown configures needs."""
+"""EDGE. Begin and confirm a change of a host's network; compute the change that bridges an uplink configured by ifupdown."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ INTERFACES = "/etc/network/interfaces"
 FOLDER = "/var/lib/unikernels/network"
 UNITS = "/etc/systemd/system"
 UNIT = "unikernels-xen-bridge"
-# How long the program takes to see its confirmation; it looks each second.
+# How long, in seconds, the program may take to see its confirmation; it looks every second.
 KEPT_SECONDS = 20
 _BETWEEN = 0.2
 
 
 class SwitchError(Exception):
-    """One line."""
+    """One line: why the change failed."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A file of interfaces(5), as it is and as it is to be."""
+    """A file of interfaces(5) before and after the change."""
 
     path: str
     uplink: str
@@ -54,7 +54,7 @@ def addresses(name: str) -> list[str]:
 
 
 def needed(name: str, device: str) -> Change | None:
-    """What the bridge takes; None when it is there."""
+    """Return the change that creates the bridge; None if it is there."""
     if name in bridges():
         return None
     device = device or uplink()
@@ -68,7 +68,7 @@ def needed(name: str, device: str) -> Change | None:
 
 
 def _configuring(device: str) -> tuple[str, str]:
-    """The file that configures the device, with its text; INTERFACES when none does."""
+    """Return (path, text) of the file that configures the device; of INTERFACES if none does."""
     first = _text(INTERFACES)
     paths, texts = [INTERFACES], {INTERFACES: first}
     for path in paths:
@@ -89,7 +89,7 @@ def _text(path: str) -> str:
 
 
 def begin(name: str, change: Change, seconds: int) -> None:
-    """Start the change, which then waits ``seconds`` for its confirmation. SwitchError when the new network does not come up."""
+    """Start the change, which then waits ``seconds`` for confirmation. Raise SwitchError if the new network does not come up."""
     scripts = {
         "down": [f"ifdown --force {change.uplink}"],
         "up": [f"ip address flush dev {change.uplink} || true", f"ifup {change.uplink} {name}"],
@@ -100,7 +100,7 @@ def begin(name: str, change: Change, seconds: int) -> None:
 
 
 def start(switch: Switch, seconds: int, what: str) -> None:
-    """Start the program with these files and commands, and wait until it has done its part."""
+    """Start the program with these files and commands, and wait until the new network is up. Raise SwitchError if it is not."""
     if subprocess.run(["systemctl", "is-active", "--quiet", UNIT], timeout=30, check=False).returncode == 0:
         raise SwitchError(f"{what}: another change of the network waits for its confirmation: run again in two minutes")
     if os.path.exists(os.path.join(FOLDER, "pending")):
@@ -129,12 +129,15 @@ def _run(*words: str, seconds: int = 30) -> None:
 
 
 def confirm(name: str, check: bool) -> bool:
-    """Keep the new network; whether there was something to confirm. SwitchError when it has gone."""
+    """Keep the new network. Return whether a change was waiting for that. Raise SwitchError if the bridge is gone."""
     return keep(f"bridge {name}", name in bridges(), check)
 
 
 def keep(what: str, there: bool, check: bool) -> bool:
-    """Confirm the change that waits; whether one did. SwitchError when it was undone. ``there``: what it should have made."""
+    """Confirm a waiting change. Return whether there was one. Raise SwitchError if it was undone.
+
+    ``there``: whether what it should have created exists.
+    """
     try:
         waiting = needs_confirmation(state(), there)
     except ValueError as error:

@@ -14,13 +14,13 @@ import time
 from ..health.patterns import first_match
 
 CONSOLES = "/var/log/xen/console"
-# Shown of a console in a message or a result.
+# How many lines a message or a result shows.
 LINES = 10
 MAX_BYTES = 65536
-# Of one line; a guest may write a gigabyte without an end of line.
+# Longest line shown, in characters; a guest may write a gigabyte without a newline.
 MAX_LINE = 4000
-# What a terminal or an editor obeys: ANSI's sequences with their ends; then every control character but tab and newline (C0,
-# DEL, C1), line and paragraph separators, marks and overrides of the writing direction, and half characters.
+# Whatever a terminal or an editor obeys: ANSI sequences with their ends; every control character but tab and newline (C0, DEL,
+# C1), line and paragraph separators, direction marks and overrides, and surrogates.
 _SEQUENCES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]{0,64}[ -/]{0,8}[@-~]"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c\n]{0,256}(?:\x07|\x1b\\|\x9c)"
@@ -36,7 +36,7 @@ def path_of(name: str) -> str:
 
 
 def mark(name: str) -> int:
-    """Where the console's file ends now, in bytes: what comes later belongs to the next start."""
+    """Return the size of the console's log now, in bytes: what comes later belongs to the next start."""
     try:
         return os.path.getsize(path_of(name))
     except OSError:
@@ -44,7 +44,7 @@ def mark(name: str) -> int:
 
 
 def clean(text: str | bytes) -> list[str]:
-    """The lines of what a guest wrote, as they may be shown: nothing in them moves a cursor, changes a title or turns a line."""
+    """Return the lines of a guest's output, safe to show: nothing moves a cursor, changes a title or reverses text."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     plain = _CONTROLS.sub("", _SEQUENCES.sub("", text))
@@ -57,22 +57,22 @@ def clean(text: str | bytes) -> list[str]:
 
 
 def lines(name: str, since: int = 0, most: int = LINES) -> list[str]:
-    """The last lines of a domain's console since ``since``, without terminal control characters."""
+    """Return the last lines of a domain's console after ``since``, without terminal control characters."""
     if most <= 0:
         return []
     try:
         with open(path_of(name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            # Rotated since: everything in the file is new.
+            # A file shorter than ``since`` was rotated, and is all new.
             file.seek(max(since if since <= size else 0, size - MAX_BYTES))
-            # Not more: it may grow while it is read.
+            # Bounded: it may grow while it is read.
             return clean(file.read(MAX_BYTES))[-most:]
     except OSError:
         return []
 
 
 def find(name: str, pattern: str, since: int = 0) -> str | None:
-    """The first line since ``since`` that the regular expression matches somewhere; None also when that takes too long."""
+    """Return the first line after ``since`` that matches a regular expression; None if none does or matching takes too long."""
     try:
         return first_match(pattern, lines(name, since, 100_000))
     except OSError:
@@ -80,7 +80,7 @@ def find(name: str, pattern: str, since: int = 0) -> str | None:
 
 
 def wait(name: str, pattern: str, since: int, seconds: float) -> str | None:
-    """`find`, asked again until it has an answer or ``seconds`` have passed."""
+    """Repeat `find` until a line matches or ``seconds`` have passed."""
     until = time.monotonic() + seconds
     while True:
         line = find(name, pattern, since)
@@ -90,7 +90,7 @@ def wait(name: str, pattern: str, since: int, seconds: float) -> str | None:
 
 
 def reopen() -> None:
-    """xenconsoled names a console's file when it opens it: after a rename it must open it again."""
+    """Make xenconsoled reopen its logs: it names a log when it opens it, so this is needed after a rename."""
     try:
         subprocess.run(["pkill", "-HUP", "-x", "xenconsoled"], capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.SubprocessError):
@@ -105,7 +105,7 @@ def forget(name: str) -> None:
 
 
 def tail(console: list[str]) -> str:
-    """The end of a message that shows what the domain said last."""
+    """Return the end of a message, with the domain's last console lines."""
     if not console:
         return "; its console is empty or not logged"
     return "; its console ends: " + " | ".join(console[-4:])

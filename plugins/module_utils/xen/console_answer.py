@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What the module xen_console answers."""
+"""EDGE. The result of the module xen_console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .xl import ToolstackError
 
 
 def answer(name: str, count: int, pattern: str, within: int, since: int) -> dict[str, Any]:
-    """What the module `xen_console` returns; ToolstackError, with the last lines, when the pattern is not seen in time."""
+    """Return the result of the module `xen_console`. Raise ToolstackError, with the last lines, if the pattern is not seen."""
     if not NAME.fullmatch(name):
         raise ToolstackError(f"name: {name!r} is not the name of a domain")
     for option, value, low, high in (("lines", count, 0, 10000), ("within", within, 0, 3600), ("since", since, 0, 1 << 62)):

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What changes in a running domain with its guest's help: devices and vCPUs."""
+"""EDGE. Changes to a running domain that need its guest's help: devices and vCPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .watch import XL_LOGS
 from .xenstore import Xenstore
 from .xl import ToolstackError, last_words, must, xl
 
-# How long a guest may take to take a device, or to give it back.
+# How long, in seconds, a guest may take to accept a device or to give it back.
 DEVICE_SECONDS = 20
 # XenbusStateInitialising and XenbusStateConnected in xen/include/public/io/xenbus.h
 _UNTOUCHED, _CONNECTED = "1", "4"
@@ -22,7 +22,7 @@ _COMMANDS = {"vbd": "block", "vif": "network"}
 
 
 def await_qemu(domid: int, name: str) -> None:
-    """xl does not wait for the QEMU that serves a domain's disks, and QEMU reports one it can't open in its log alone."""
+    """Wait until QEMU has attached the domain's disks: xl doesn't wait, and QEMU reports a failure only in its own log."""
     backends = f"/local/domain/0/backend/qdisk/{domid}"
     with Xenstore() as store:
         (served,) = store.directories([backends])
@@ -33,13 +33,13 @@ def await_qemu(domid: int, name: str) -> None:
 
 
 def set_vcpus(name: str, count: int) -> None:
-    """A guest takes its vCPUs on and off line itself."""
+    """Set the vCPUs in use and wait: the guest itself takes them on and off line."""
     must("vcpu-set", name, str(count))
     online = -1
 
     def follows() -> bool:
         nonlocal online
-        online = len(re.findall(r"\s(?:r--|-b-|---)\s", must("vcpu-list", name)))  # --p: off line
+        online = len(re.findall(r"\s(?:r--|-b-|---)\s", must("vcpu-list", name)))  # --p: offline
         return online == count
 
     if not until(follows, DEVICE_SECONDS, 0.2):
@@ -51,7 +51,7 @@ def set_vcpus(name: str, count: int) -> None:
 
 def attach(domid: int, name: str, kind: str, text: str, label: str) -> None:
     before = _devices(domid, kind)
-    # xl reads the words of a vif one by one, those of a disk as one.
+    # xl takes each part of a vif as an argument of its own, a disk as one.
     code, out, err = xl(f"{_COMMANDS[kind]}-attach", name, *([text] if kind == "vbd" else text.split(",")))
     new = [device for device in _devices(domid, kind) if device not in before]
     problem = f"xl prints: {last_words(err + out)}" if code else _connect(domid, kind, new)
@@ -63,7 +63,7 @@ def attach(domid: int, name: str, kind: str, text: str, label: str) -> None:
 
 
 def detach(domid: int, name: str, kind: str, key: str, force: bool = False) -> None:
-    """``force``: a disk must be taken so from a guest that never took it, for it will not let go of what it never had."""
+    """Detach a device. ``force``: required for a disk that the guest never accepted, since it can't release it."""
     before = _devices(domid, kind)
     device = key if kind == "vbd" else _devid(domid, key)
     flags = ["--force"] if force and kind == "vbd" else []
@@ -88,7 +88,7 @@ def _devid(domid: int, mac: str) -> str:
 
 
 def _connect(domid: int, kind: str, devices: list[str]) -> str | None:
-    """None when the guest has taken all of them, else why not."""
+    """Return None when the guest has accepted all devices, else why not."""
     states: list[str | None] = []
     with Xenstore() as store:
 

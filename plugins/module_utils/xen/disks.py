@@ -2,13 +2,13 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Files that become a domain's disks: made once, grown, never overwritten.
+"""EDGE. Files for a domain's disks: made once, grown, never overwritten.
 
-A new file is written beside its place and renamed, so that what is there is whole. Mode 0600: it may
-hold keys. Nothing is ever created or removed below /dev: a volume that is not there is none of ours to make.
+A new file is written to a temporary name and renamed, so a file that exists is complete. Mode 0600: it may hold keys. Nothing is
+ever created or removed below /dev: making a missing volume is not our task.
 
-A source comes from anywhere, and QEMU follows the names of other files that it may have in it (CVE-2024-32498): such a source is
-refused, and the rest is converted by a user who can read nothing but a copy of it.
+A source may come from anywhere, and may contain names of other files that QEMU would read (CVE-2024-32498). Such a source is
+refused; any other is converted by a user who can read nothing but a copy of it.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from ..image.store import write_whole
 from .observation import disk_size
 from .xl import ToolstackError
 
-# Converting is bound by the disk; a stuck NFS server must not hold the host's lock for ever.
+# Converting is as slow as the disk; a stuck NFS server must not hold the host's lock forever.
 QEMU_IMG_SECONDS = 3600
 
 
-# What this process has made.
+# The disks that this process has made, by path.
 _made: dict[str, Origin] = {}
 _making = threading.Lock()
 
-# Who converts a source.
+# The user who converts a source.
 _NOBODY = "nobody"
-# Of a source's head, what its format and the names in it are read from; a VMDK's descriptor is within.
+# How much of a source is searched for its format and names of other files; includes a VMDK's descriptor.
 _HEAD_BYTES = 1 << 20
 # desc_offset and DESC_SIZE of QEMU's block/vmdk.c.
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = 0x200, 20 * 512
 
 
 def place_problem(path: str) -> str | None:
-    """Why no file may be made or removed there; None when it may."""
+    """Return why no file may be made or removed at the path; None if it may."""
     real = os.path.realpath(path)
     if real == "/dev" or real.startswith("/dev/"):
         return "is below /dev, where nothing is created or removed: is its volume group active?"
@@ -52,14 +52,14 @@ def place_problem(path: str) -> str | None:
 
 
 def no_disk(path: str) -> str | None:
-    """Why what is there, or would be, can be no domain's disk; /proc/kcore is a file, and is Dom0's memory."""
+    """Return why the path can't be a disk, existing or not; None if it can. /proc/kcore, for example, is Dom0's memory."""
     real = os.path.realpath(path)
     kernels = next((top for top in ("/proc", "/sys") if real == top or real.startswith(top + "/")), "")
     return f"is below {kernels}, which holds the kernel's own files and no disks" if kernels else None
 
 
 def make(origin: Origin) -> None:
-    """Make the file. ToolstackError, in one line, and nothing left behind when that fails."""
+    """Make the file. If that fails, raise ToolstackError (one line) and leave nothing behind."""
     problem = place_problem(origin.path)
     if problem:
         raise ToolstackError(f"disk {origin.path}: {problem}")
@@ -80,11 +80,11 @@ def make(origin: Origin) -> None:
             qemu_img("create", "-q", "-f", origin.format, draft, str(origin.size))
         _enlarge(draft, origin)
         if origin.format == "raw":
-            # MirageOS's block front end sees whole blocks only: the tail of the last one would be lost.
+            # Round up to whole blocks: MirageOS's block front end would ignore a shorter rest.
             os.truncate(draft, -(-os.path.getsize(draft) // BLOCK) * BLOCK)
         with open(draft, "rb") as file:
             os.fsync(file.fileno())
-        # Never over a file that was created in the meantime; but several domains may read one, and each has it made.
+        # link() never replaces a file that appeared meanwhile; the disk of several domains is made once.
         with _making:
             if _made.get(origin.path) != origin or not os.path.exists(origin.path):
                 os.link(draft, origin.path)
@@ -101,7 +101,7 @@ def make(origin: Origin) -> None:
 
 
 def grow(origin: Origin) -> None:
-    """To its declared size. Its domain must not run: a guest doesn't expect it."""
+    """Grow a disk to its declared size. No running domain may have it open, since guests don't expect that."""
     problem = names_another(origin.path, origin.format)
     if problem:
         raise ToolstackError(f"disk {origin.path}: {problem}")
@@ -138,24 +138,24 @@ def _copy(origin: Origin, draft: str) -> None:
     if source_format(origin.source) == origin.format == "raw" and not stat.S_ISBLK(os.stat(origin.source).st_mode):
         shutil.copyfile(origin.source, draft)
         return
-    # Beside the draft, so that it is on a file system with room for it; nobody can reach it but through its own folder.
+    # In a folder of its own beside the draft, where there is room for it and nobody else can reach it.
     nobody = pwd.getpwnam(_NOBODY)
     with tempfile.TemporaryDirectory(prefix=".converting-", dir=os.path.dirname(draft)) as folder:
         source, target = os.path.join(folder, "source"), os.path.join(folder, "target")
         shutil.copyfile(origin.source, source)
         form = source_format(source)
-        problem = source_problem(source)  # of the copy, because the original may have changed in the meantime
+        problem = source_problem(source)  # checked on the copy: the original may have changed meanwhile
         if problem:
             raise ToolstackError(f"disk {origin.path}: source {origin.source}: {problem}")
         for path in (source, folder):
             os.chown(path, nobody.pw_uid, nobody.pw_gid)
-        # The folders above may be root's alone: it works in its own, by relative names.
+        # The folders above may be closed to this user, so it works in its own folder by relative names.
         qemu_img("convert", "-q", "-f", form, "-O", origin.format, "source", "target", folder=folder, user=nobody)
         _take(target, draft)
 
 
 def _take(made: str, draft: str) -> None:
-    """What another user has made becomes root's, in the draft's place."""
+    """Move a file that another user has made over the draft, owned by root."""
     handle = os.open(made, os.O_RDONLY | os.O_NOFOLLOW)
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
@@ -168,7 +168,7 @@ def _take(made: str, draft: str) -> None:
 
 
 def source_format(path: str) -> str:
-    """raw, qcow2, vmdk, vpc or vdi, by the file's first bytes, so that QEMU guesses nothing."""
+    """Return raw, qcow2, vmdk, vpc or vdi by the file's first bytes, so that QEMU doesn't guess."""
     try:
         with open(path, "rb") as file:
             head = file.read(512)
@@ -187,7 +187,7 @@ def source_format(path: str) -> str:
 
 
 def names_another(path: str, form: str) -> str | None:
-    """Would QEMU, which opens a domain's qcow2 disk as root, read another file because of it? One line, or None.
+    """Return one line if the disk makes QEMU, which opens qcow2 disks as root, read another file; else None.
 
     A raw disk is opened by its declared format, whatever its guest has written to it.
     """
@@ -195,7 +195,7 @@ def names_another(path: str, form: str) -> str | None:
 
 
 def source_problem(path: str) -> str | None:
-    """Does a disk image name another file, whose content its reader would get? One line, or None."""
+    """Return one line if a disk image names another file, whose content a reader would get; else None."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -215,8 +215,11 @@ def source_problem(path: str) -> str | None:
 
 
 def _qcow2_names(head: bytes, _tail: bytes) -> str:
-    """QEMU's docs/interop/qcow2.txt: the backing file's offset is in bytes 8 to 15; incompatible features in 72 to 79, of
-    which bit 2 is an external data file; version 2 has none."""
+    """Check a qcow2 header (QEMU's docs/interop/qcow2.txt).
+
+    Bytes 8 to 15 are the offset of the backing file's name. Bytes 72 to 79 are the incompatible features, of which bit 2 is an
+    external data file; version 2 has none.
+    """
     if len(head) < 72:
         return "it is cut off"
     version, backing = struct.unpack_from(">IQ", head, 4)
@@ -231,7 +234,10 @@ def _qcow2_names(head: bytes, _tail: bytes) -> str:
 
 
 def _vmdk_names(head: bytes, _tail: bytes) -> str:
-    """VMware's Virtual Disk Format 5.0: a sparse extent has its descriptor in it, of which QEMU follows extents and parents."""
+    """Check a VMDK header (VMware's Virtual Disk Format 5.0).
+
+    A sparse extent contains its descriptor, whose extents and parents QEMU follows.
+    """
     if head[:4] != b"KDMV":
         return "it is a descriptor of other files"
     if len(head) < 44 or not struct.unpack_from("<Q", head, 12)[0]:
@@ -243,7 +249,7 @@ def _vmdk_names(head: bytes, _tail: bytes) -> str:
     lower = text.lower()
     if b"parentfilenamehint" in lower or (b"parentcid" in lower and b"parentcid=ffffffff" not in lower.replace(b" ", b"")):
         return "it has a parent"
-    # QEMU looks for a parent here, whatever the header says of the descriptor's place.
+    # QEMU looks for a parent here, wherever the header puts the descriptor.
     if b"parentfilenamehint" in head[_VMDK_TEXT_AT : _VMDK_TEXT_AT + _VMDK_TEXT_BYTES].lower():
         return "it has a parent"
     kinds = {line.split(b"=", 1)[1].strip(b' "\r') for line in lower.splitlines() if line.startswith(b"createtype")}
@@ -251,20 +257,20 @@ def _vmdk_names(head: bytes, _tail: bytes) -> str:
 
 
 def _vpc_names(head: bytes, tail: bytes) -> str:
-    """Microsoft's VHD specification 1.0: the disk type is in bytes 60 to 63 of the footer: 2 fixed, 3 dynamic, 4 differencing."""
+    """Check a VHD footer (Microsoft's VHD specification 1.0): bytes 60 to 63 are the type: 2 fixed, 3 dynamic, 4 differencing."""
     footer = head if head[:8] == b"conectix" else tail
     kind = struct.unpack_from(">I", footer, 60)[0] if len(footer) >= 64 else 0
     return "" if kind in (2, 3) else "it has a parent" if kind == 4 else f"it is of type {kind}"
 
 
 def _vdi_names(head: bytes, _tail: bytes) -> str:
-    """QEMU's block/vdi.c: the image type is in bytes 76 to 79: 1 dynamic, 2 static; others are differences to a parent."""
+    """Check a VDI header (QEMU's block/vdi.c): bytes 76 to 79 are the type: 1 dynamic, 2 static, others differ from a parent."""
     kind = struct.unpack_from("<I", head, 76)[0] if len(head) >= 80 else 0
     return "" if kind in (1, 2) else "it has a parent"
 
 
 def qemu_img(*arguments: str, folder: str | None = None, user: pwd.struct_passwd | None = None) -> str:
-    """Its output. As ``user``, with no right of root's left, where one is given."""
+    """Run qemu-img and return its output. ``user``: run as this user, without any capability of root."""
     command = ["qemu-img", *arguments]
     if user:
         drop = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]

@@ -22,7 +22,7 @@ from . import bridge_ports, console, restarts
 from .observation import definition_path
 from .xenstore import Xenstore
 
-# Counters of Linux for a vif, seen from Dom0: what it receives the domain has sent.
+# Linux's counters of a vif in Dom0: what it receives, the domain has sent.
 _COUNTERS = {
     "sent_bytes": "rx_bytes",
     "sent_packets": "rx_packets",
@@ -33,7 +33,7 @@ _COUNTERS = {
 
 
 def domain_facts(host: Host, names: list[str], console_lines: int) -> list[dict[str, Any]]:
-    """One entry for each domain, by id, and last those that are only defined; their keys are in xen_domain_info's RETURN."""
+    """Return one entry for each domain, by id, then those that are only defined. xen_domain_info's RETURN documents the keys."""
     started = _start_times([one.domid for one in host.domains])
     found = [_running(host, one, started.get(one.domid)) for one in sorted(host.domains, key=lambda one: one.domid)]
     there = {one.domain.name for one in host.domains}
@@ -98,7 +98,7 @@ def _defined(host: Host, name: str) -> dict[str, Any]:
 
 
 def image_of(kernel: str) -> dict[str, Any]:
-    """What the store says of a kernel that lies in one; {} for any other."""
+    """Return what the image store knows of a kernel in it; {} for any other kernel."""
     folder, name = os.path.split(kernel)
     digest, suffix = os.path.splitext(name)
     if suffix != SUFFIX or not DIGEST.fullmatch(digest):
@@ -108,12 +108,12 @@ def image_of(kernel: str) -> dict[str, Any]:
 
 
 def image_name(kernel: str) -> str:
-    """The name under which a kernel in the store was put there last; "" for any other."""
+    """Return the name under which a kernel was last put into the store; "" for a kernel outside the store."""
     return str(image_of(kernel).get("name") or "")
 
 
 def _start_times(domids: list[int]) -> dict[int, float]:
-    """Domain id -> when it was created, as libxl notes it below /vm (seconds since the epoch)."""
+    """Map each domain id to the time of its creation, which libxl writes below /vm (seconds since the epoch)."""
     with Xenstore() as store:
         paths = store.read([f"/local/domain/{domid}/vm" for domid in domids])
         times = store.read([f"{path or '/none'}/start_time" for path in paths])

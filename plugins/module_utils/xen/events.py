@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Waits until xenstore has something to tell: a domain came or ended, or a key was written.
+"""EDGE. Wait for events in xenstore: a domain was created or ended, or a key was written.
 
-The protocol is xen/include/public/io/xs_wire.h, see `xenstore`. A watch is answered, and fires once when it is set.
+The protocol is xen/include/public/io/xs_wire.h, see `xenstore`. xenstored answers a watch, and fires it once when it is set.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _WATCH, _UNWATCH, _EVENT = 4, 5, 15
 _PART = 65536
 # A message has at most XENSTORE_PAYLOAD_MAX bytes.
 _MAX_BODY = 4096
-# A domain that ends is several events in one moment.
+# A domain that ends causes several events at once; wait this long for the others.
 _SETTLE_SECONDS = 0.2
 
 
 class Events:
-    """One connection. Without xenstored it waits all the same, and tries again at the next `wait`."""
+    """One connection to xenstored. Without xenstored `wait` only sleeps; `watch` tries to connect again."""
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
@@ -40,7 +40,7 @@ class Events:
         return self._socket is not None
 
     def watch(self, paths: set[str]) -> None:
-        """These and no others."""
+        """Watch exactly these paths."""
         if self._socket is None and not self._connect():
             return
         for kind, changed in ((_WATCH, paths - self._watched), (_UNWATCH, self._watched - paths)):
@@ -50,7 +50,7 @@ class Events:
         self._watched = set(paths)
 
     def wait(self, seconds: float) -> set[str]:
-        """The watched paths that have fired, again after the first time, when one did or ``seconds`` have passed."""
+        """Wait until a watched path fires, at most ``seconds``; return the paths. The first firing of each watch is ignored."""
         end, changed = time.monotonic() + seconds, set()
         while time.monotonic() < end:
             if self._socket is None:
@@ -60,7 +60,7 @@ class Events:
             for path in self._receive() if ready else []:
                 if path in self._fired:
                     changed.add(path)
-                    # A key is to be read before its domain is gone.
+                    # Return at once for a key, which must be read before its domain is gone.
                     end = min(end, time.monotonic() + (_SETTLE_SECONDS if path.startswith("@") else 0.0))
                 self._fired.add(path)
         return changed
@@ -102,7 +102,7 @@ class Events:
                 break
             body, self._data = self._data[_HEADER.size : _HEADER.size + length], self._data[_HEADER.size + length :]
             if kind == _EVENT:
-                # The path that changed, then the token, which is the watched path.
+                # The body is the changed path, then the token: the watched path.
                 paths.append(body.split(b"\0")[1].decode("utf-8", "replace"))
         return paths
 

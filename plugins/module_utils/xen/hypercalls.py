@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Xen's own Python bindings, where the host has them for the Xen that runs: no process, a millisecond.
+"""EDGE. Xen's own Python bindings, if the host has them for the running Xen: milliseconds, without a process.
 
-Debian 12's xen-utils ship ``xen.lowlevel.xc``; where it is missing, ``xl`` answers the same questions.
+Debian 12's xen-utils contain ``xen.lowlevel.xc``. Without it, ``xl`` answers the same questions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REASONS = {0: "poweroff", 1: "reboot", 2: "suspend", 3: "crash", 4: "watchdog", 
 
 
 def bindings() -> Hypercalls | None:
-    """None where there are no bindings that fit."""
+    """Return the bindings; None if there are none that fit the running Xen."""
     try:
         version = []
         for part in ("major", "minor"):
@@ -33,32 +33,32 @@ def bindings() -> Hypercalls | None:
         if folder not in sys.path:
             sys.path.append(folder)
         return Hypercalls(importlib.import_module("xen.lowlevel.xc").xc())
-    except Exception:  # whatever is wrong with them, xl is there
+    except Exception:  # whatever is wrong with them: xl works
         return None
 
 
 class Hypercalls:
     def __init__(self, xc: Any) -> None:
         self._xc = xc
-        # One handle has one buffer.
+        # A handle has only one buffer.
         self._lock = threading.Lock()
 
     def domains(self) -> list[dict[str, Any]]:
-        """Without Domain-0; the keys of pyxc_domain_getinfo, with ``uuid`` and ``state`` in our words."""
+        """Return all domains but Domain-0 with the keys of pyxc_domain_getinfo; ``uuid`` and ``state`` in our words."""
         with self._lock:
-            # From Domain-0 on: asked from 1 on, Xen has an error instead of an empty list.
+            # Ask from Domain-0 on: from 1 on, Xen returns an error instead of an empty list.
             found = [one for one in self._xc.domain_getinfo(0, 4096) if one["domid"]]
         for one in found:
             text = bytes(one["handle"]).hex()
             one["uuid"] = f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-            # libxc (xc_domain_getinfo) clears "shutdown" where it sets "crashed".
+            # libxc (xc_domain_getinfo) clears "shutdown" when it sets "crashed".
             ended = one["shutdown"] or one.get("crashed")
             one["state"] = "dying" if one["dying"] else "shutdown" if ended else "paused" if one["paused"] else "running"
             one["reason"] = "crash" if one.get("crashed") else REASONS.get(one["shutdown_reason"], "") if ended else ""
         return found
 
     def free_memory(self) -> int:
-        """MiB, with what is still being scrubbed, as xl counts."""
+        """Return Xen's free memory in MiB, including what is still being scrubbed, as xl does."""
         with self._lock:
             found = self._xc.physinfo()
         return int(found["free_memory"]) // 1024
@@ -68,7 +68,7 @@ class Hypercalls:
             return int(self._xc.physinfo()["nr_cpus"])
 
     def affinity(self, domid: int, vcpus: int) -> set[int]:
-        """The CPUs that any of the domain's vCPUs may run on."""
+        """Return the CPUs that any of the domain's vCPUs may run on."""
         found: set[int] = set()
         with self._lock:
             for vcpu in range(vcpus):
@@ -76,16 +76,16 @@ class Hypercalls:
         return found
 
     def scheduler(self) -> str:
-        """xl's command for the scheduler; "" for one that has no weights."""
+        """Return xl's command for the scheduler; "" for one without weights."""
         with self._lock:
             return SCHEDULERS.get(self._xc.sched_id_get(), "")
 
     def pause(self, domid: int) -> None:
-        """Xen counts: a domain that was paused twice runs after two calls of `unpause`."""
+        """Pause a domain. Xen counts: a domain that was paused twice needs two calls of `unpause`."""
         self._change("pause", domid)
 
     def unpause(self, domid: int) -> None:
-        """An error for one that is not paused."""
+        """Unpause a domain; an error if it is not paused."""
         self._change("unpause", domid)
 
     def _change(self, what: str, domid: int) -> None:

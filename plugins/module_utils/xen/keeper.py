@@ -2,9 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Starts domains again that died, in Dom0, without a controller. `plan.keep` decides; this looks and acts.
+"""EDGE. Restart domains that stopped by themselves, in Dom0, without a controller. `plan.keep` decides; this observes and acts.
 
-It acts only with the host's lock, which it never waits for: while a run or the host's boot has it, they decide what runs.
+It acts only while it holds the host's lock, which it never waits for: a run or the host's boot that has it decides what runs.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from .watch import XL_LOGS
 from .xenstore import Xenstore
 from .xl import ToolstackError, last_words, must, xl
 
-# Between two looks where xenstore tells of each end, and where it can't.
+# Seconds between two looks: if xenstore reports each end, and if it doesn't.
 SECONDS, SECONDS_WITHOUT_EVENTS = 30.0, 10.0
-# Until the next try when a run has the lock, and how long it takes a domain to go.
+# Seconds until the next try when a run has the lock; seconds that a domain may take to be destroyed.
 BUSY_SECONDS, DESTROY_SECONDS = 2.0, 30.0
-# A domain is built in less; one that was asked to end, and hasn't after the other, doesn't listen.
+# Seconds within which a domain is built; a guest that hasn't shut down this long after a request ignores it.
 BUILD_SECONDS, ASKED_SECONDS = 10.0, 600.0
-# Solo5 prints it last; an earlier one belongs to an earlier start.
+# How many last lines may contain Solo5's exit code; an earlier one belongs to an earlier start.
 _EXIT_LINES = 3
 _LOG_BYTES = 65536
-# Checks that are made at once; one takes seconds where nothing answers.
+# Health checks made at once; one takes seconds if nothing answers.
 _CHECKS = 4
 VERIFY, VERIFY_SECONDS = "/usr/local/sbin/unikernels-verify", 120
 
 
 @dataclass(frozen=True)
 class Found:
-    """A domain as Xen has it now."""
+    """A domain as Xen reports it now."""
 
     name: str
     domid: int
@@ -60,13 +60,13 @@ class Found:
 
 @dataclass
 class Track:
-    """What is remembered of a defined domain from look to look."""
+    """What is remembered of a defined domain between looks."""
 
     domid: int = 0
-    since: float = 0.0  # when this id was seen first
+    since: float = 0.0  # when this domain id was first seen
     ended_at: float = 0.0
     asked_at: float = 0.0
-    logs: dict[tuple[str, int], int] = field(default_factory=dict)  # (path, inode) -> how much of it was read
+    logs: dict[tuple[str, int], int] = field(default_factory=dict)  # (path, inode) -> bytes already read
     rebuilds: int = 0
     failures: int = 0
     healthy: bool = False
@@ -82,7 +82,7 @@ class Keeper:
         self._pool = ThreadPoolExecutor(_CHECKS)
 
     def run(self) -> None:
-        """For ever."""
+        """Run forever."""
         while True:
             try:
                 pause = self.round()
@@ -100,8 +100,11 @@ class Keeper:
 
     @staticmethod
     def _note_request(path: str, track: Track) -> None:
-        """The toolstack writes what it asks for, and the guest clears it. Both write there while it is built, and it is removed
-        with its domain."""
+        """Record a request to shut down, read from control/shutdown.
+
+        The toolstack writes the request there and the guest clears it. Both also write there while the domain is built, and the
+        key is removed with its domain.
+        """
         try:
             with Xenstore() as store:
                 wanted = store.read([path])[0]
@@ -111,7 +114,7 @@ class Keeper:
             track.asked_at = time.time()
 
     def round(self) -> float:
-        """One look at everything, and what is due is done; in how many seconds to look again."""
+        """Look at all domains once and do what is due. Return the seconds until the next look."""
         texts = _definitions()
         self._tracks = {name: self._tracks.get(name) or Track() for name in texts}
         domains = self._domains() if texts else []
@@ -119,13 +122,13 @@ class Keeper:
         for name, text in texts.items():
             try:
                 pause = min(pause, self._look_after(name, text, domains))
-            except Exception as error:  # whatever is wrong with a domain, the others are looked after
+            except Exception as error:  # whatever is wrong with one domain, look after the others
                 _say(f"domain {name}: {type(error).__name__}: {error}")
                 pause = min(pause, SECONDS_WITHOUT_EVENTS)
         return max(0.1, pause)
 
     def _look_after(self, name: str, text: str, domains: list[Found]) -> float:
-        """In how many seconds to look again."""
+        """Decide and act for one domain. Return the seconds until the next look."""
         action = self._decide(name, text, domains)
         if isinstance(action, keep.Leave):
             self._tracks[name].ended_at = 0.0
@@ -198,7 +201,10 @@ class Keeper:
         )
 
     def _log(self, name: str, track: Track, now: float) -> tuple[str, float]:
-        """(the end of the log of the domain's daemon, its age); it has the name at creation. What is new of it is counted."""
+        """Return (end of the log of the domain's daemon, its age) and count the restarts in what is new of it.
+
+        The log is named after the domain at creation, which may have been NAME~next.
+        """
         latest, written, logs = "", 0.0, {}
         for path in (f"{XL_LOGS}/xl-{name}.log", f"{XL_LOGS}/xl-{name}{NEXT}.log"):
             try:
@@ -209,13 +215,13 @@ class Keeper:
             except OSError:
                 continue
             size, known = status.st_size, (path, status.st_ino)
-            # What one has at the first look tells of what was before.
+            # At the first look, a log reports what happened before.
             begin = track.logs.get(known, 0 if track.logs else size)
             track.rebuilds += keep.rebuilds_of(tail[-(size - begin) :].decode("utf-8", "replace")) if size > begin else 0
             logs[known] = size
             if status.st_mtime >= written:
                 latest, written = tail.decode("utf-8", "replace"), status.st_mtime
-        # Not empty after the first look, also where there is no log yet.
+        # Never empty after the first look, even if there is no log yet.
         track.logs = {("", 0): 0, **logs}
         return latest, now - written
 
@@ -243,7 +249,7 @@ class Keeper:
     # -- acting ------------------------------------------------------------------------------------
 
     def _act_alone(self, name: str) -> None:
-        """With the lock and a look of its own: a run may have ended between the last one and now."""
+        """Act with the lock held and after another look: a run may have ended since the last one."""
         try:
             with Lock(wait=0) as lock:
                 text = _definitions().get(name)
@@ -255,7 +261,7 @@ class Keeper:
                 lock.note(f"unikernels-keeper: looks after {name}")
                 self._act(name, text, action)
         except LockError:
-            return  # whoever has it decides what runs
+            return  # the holder decides what runs
 
     def _act(self, name: str, text: str, action: keep.Action) -> None:
         track, limit = self._tracks[name], _policy(text).limit
@@ -285,7 +291,7 @@ class Keeper:
     def _start_again(self, name: str, policy: keep.Policy, reason: str, lines: list[str], code: int | None) -> None:
         now, refusal = time.time(), _refusal(name)
         record = restarts.with_event(restarts.read(name), refusal or reason, now, not refusal, lines, code, bool(refusal))
-        # Before the start: if this process dies in the middle it has been counted, and is tried again.
+        # Recorded before the start: if this process dies half-way, the start counts, and is tried again.
         restarts.write(name, {**record, "pending": not refusal})
         if refusal:
             _say(f"domain {name}: {reason}; it is not started again: {refusal}")
@@ -298,14 +304,14 @@ class Keeper:
         _say(f"domain {name}: {reason}; {problem or 'started again'} ({limit})")
 
     def _start(self, name: str) -> str:
-        """What is wrong, or ""."""
+        """Destroy what is left of the domain and create it. Return what went wrong, or ""."""
         track = self._tracks[name]
         track.ended_at, track.failures = 0.0, 0
         domain = self._find(name)
         if domain and not self._destroy(domain):
             return "'xl destroy' did not end it"
         code, out, err = xl("create", definition_path(name))
-        # Nobody asked this one, whose id the next look has.
+        # The next look finds a new id, to which no request to shut down applies.
         track.domid = 0
         return f"'xl create' failed: {last_words(err + out)}" if code else ""
 
@@ -317,7 +323,7 @@ class Keeper:
         return until(lambda: all(other.domid != domain.domid for other in self._domains()), DESTROY_SECONDS)
 
     def _end_loop(self, name: str, track: Track) -> str:
-        """A paused domain can't ask for another start; between two of them there is none to pause."""
+        """Destroy a domain that restarts in a loop. Pause it first, so that it can't restart; between two starts that fails."""
 
         def ended() -> bool:
             domain = self._find(name)
@@ -340,7 +346,7 @@ def _policy(text: str) -> keep.Policy:
 
 
 def _definitions() -> dict[str, str]:
-    """Name -> text, of those that start with the host and are to be started again."""
+    """Return name -> text of the definitions that start with the host and have a restart policy."""
     try:
         names = sorted(entry[: -len(".cfg")] for entry in os.listdir(AUTOSTART) if entry.endswith(".cfg"))
     except OSError:
@@ -349,7 +355,7 @@ def _definitions() -> dict[str, str]:
     for name in names:
         if os.path.realpath(autostart_path(name)) != os.path.join(folder, name + ".cfg"):
             continue
-        if not os.path.isfile(definition_path(name)):  # opening a pipe waits for ever
+        if not os.path.isfile(definition_path(name)):  # opening a pipe would block forever
             continue
         try:
             with open(definition_path(name), encoding="utf-8", errors="replace") as file:
@@ -362,7 +368,7 @@ def _definitions() -> dict[str, str]:
 
 
 def _guarded(name: str, text: str, domain: Found | None, domains: list[Found]) -> bool:
-    """Somebody else's domain has the name, ours has another name, or a change has begun."""
+    """True if somebody else's domain has the name, ours has another name, or a change is under way."""
     uuid = defined_uuid(text)
     other = any(one.uuid == uuid and one.name != name for one in domains)
     leftover = any(one.name in (name + NEXT, name + PREVIOUS) for one in domains)
@@ -375,7 +381,7 @@ def _exit_code(name: str) -> int | None:
 
 
 def _refusal(name: str) -> str:
-    """What the check of images at boot has against it, where a host has that check; "" for nothing."""
+    """Return why the check of images at boot refuses the domain; "" if it doesn't, or the host has no such check."""
     if not os.path.exists(VERIFY):
         return ""
     with tempfile.TemporaryDirectory(prefix="unikernels-keeper-") as folder:
@@ -395,7 +401,7 @@ def _refusal(name: str) -> str:
 
 
 def _say(line: str) -> None:
-    """To the journal."""
+    """Write a line to the journal."""
     print(line, flush=True)
 
 

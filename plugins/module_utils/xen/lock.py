@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. One run at a time on a host, and what it is doing, for the one that has to wait.
+"""EDGE. The lock that allows one run at a time on a host; its file says what the holder is doing.
 
-The kernel drops the lock when its holder dies, however it dies. What a dead run left behind is
-read from Xen itself (names that end in ~next and ~prev), not from this file.
+The kernel drops the lock when its holder dies, however it dies. What a dead run left behind is read from Xen itself (names that
+end in ~next and ~prev), not from this file.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ import threading
 import time
 from types import TracebackType
 
-# In a folder of root's alone: who can open a file for reading can hold its lock.
+# In a folder that only root can enter: whoever can open a file for reading can hold its lock.
 FOLDER = "/run/unikernels-xen"
 PATH = FOLDER + "/lock"
-# How the role xen_host has xendomains begin what it writes into the lock, and the seconds for which its start of a host's
-# domains is waited for, whatever a run's own limit.
+# How the note begins that xendomains writes into the lock (role xen_host), and how many seconds a run waits for xendomains to
+# start a host's domains, whatever the run's own limit.
 BOOT, BOOT_SECONDS = "xendomains:", 900.0
-# What a note can have: one write, so that a reader never sees half of it.
+# Longest note, in bytes: written at once, so that a reader never sees half of it.
 _NOTE_BYTES = 400
 
 
 class LockError(Exception):
-    """Another run holds the lock; the text states which and what it does."""
+    """Another run holds the lock; the text says which and what it is doing."""
 
 
 class Lock:
-    """``with Lock(seconds):`` waits at most that long for the host's other runs, and longer for its boot to end."""
+    """``with Lock(seconds):`` wait at most that long for other runs on the host, and longer while it boots."""
 
     def __init__(self, wait: float = 60, path: str = PATH) -> None:
         self.path = path
@@ -64,7 +64,7 @@ class Lock:
         return self
 
     def note(self, what: str) -> None:
-        """For whoever has to wait. It is no reason to fail: a full /run loses the note, not the run."""
+        """Write what this run is doing, for those who wait. Never fails: with a full /run the note is lost, not the run."""
         line = f"process {os.getpid()}, {time.strftime('%H:%M:%S')}: {what}"
         text = (line[: _NOTE_BYTES - 1] + "\n").encode("utf-8", "replace")[:_NOTE_BYTES]
         with self._noting:

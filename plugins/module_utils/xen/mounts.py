@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. On which file system a path is, and is one that should be there missing?"""
+"""EDGE. Find the file system that a path is on, and a configured one that is not mounted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import os
 import re
 
 MOUNTED, FSTAB, UNITS = "/proc/self/mountinfo", "/etc/fstab", "/etc/systemd/system/*.mount"
-# Their files are Dom0's memory: a reboot takes them.
+# File systems in Dom0's memory: a reboot loses their files.
 IN_MEMORY = frozenset(("tmpfs", "ramfs", "devtmpfs"))
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _WHERE = re.compile(r"^Where\s*=\s*(/.*?)\s*$", re.MULTILINE)
 
 
 def mounted() -> dict[str, str]:
-    """Mount point -> file system."""
+    """Map each mount point to the type of its file system."""
     found = {}
     with open(MOUNTED, encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
@@ -28,16 +28,16 @@ def mounted() -> dict[str, str]:
 
 
 def _plain(word: str) -> str:
-    """The kernel, and fstab(5), write a space, a tab, a newline and a backslash as octal numbers, every other byte as it is."""
+    """Decode the octal numbers that the kernel and fstab(5) use for space, tab, newline and backslash."""
     return _OCTAL.sub(lambda byte: chr(int(byte[1], 8)), word)
 
 
 def configured() -> set[str]:
-    """Mount points that fstab(5) and units of systemd name, mounted or not."""
+    """Return the mount points of fstab(5) and of systemd's units, mounted or not."""
     found = set()
     for line in _text(FSTAB).splitlines():
         fields = line.split()
-        # What is no path is swap; "none" and a comment are no path either.
+        # A field that is not a path is swap's "none" or a comment.
         if len(fields) >= 2 and not line.lstrip().startswith("#") and fields[1].startswith("/"):
             found.add(_plain(fields[1]))
     for unit in glob.glob(UNITS):
@@ -56,7 +56,7 @@ def _text(path: str) -> str:
 
 
 def file_system(path: str, mounts: dict[str, str]) -> str:
-    """The kind of file system that holds ``path``, or would hold it."""
+    """Return the type of the file system that holds ``path``, or would hold it."""
     return mounts.get(_point_above(path, mounts), "")
 
 
@@ -68,7 +68,7 @@ def _point_above(path: str, mounts: dict[str, str]) -> str:
 
 
 def missing_mount(path: str, mounts: dict[str, str]) -> str:
-    """Where this host is configured to mount what holds ``path``, and has nothing mounted; "" when nothing is missing."""
+    """Return the mount point that this host configures for ``path`` but that has nothing mounted; "" if nothing is missing."""
     real, actual = os.path.realpath(path), _point_above(path, mounts)
     expected = [point for point in map(os.path.realpath, configured()) if _below(real, point) and _below(point, actual)]
     return max((point for point in expected if point != actual), key=len, default="")

@@ -20,7 +20,7 @@ from .xl import ToolstackError
 
 
 def ip_json(*arguments: str) -> list[dict[str, Any]]:
-    """``ip -j ARGUMENTS`` as Python objects; [] when it fails."""
+    """Return the output of ``ip -j ARGUMENTS`` as Python objects; [] if it fails."""
     try:
         done = subprocess.run(["ip", "-j", *arguments], capture_output=True, text=True, timeout=20, check=False)
         found = json.loads(done.stdout or "[]")
@@ -30,7 +30,7 @@ def ip_json(*arguments: str) -> list[dict[str, Any]]:
 
 
 def networks_by_device() -> dict[str, list[str]]:
-    """Device -> its global addresses as ADDRESS/PREFIX."""
+    """Map each device to its global addresses, as ADDRESS/PREFIX."""
     found: dict[str, list[str]] = {}
     for device in ip_json("address", "show"):
         addresses = [
@@ -50,13 +50,13 @@ def bridges() -> list[str]:
 
 
 def bridge_networks() -> dict[str, list[str]]:
-    """Bridge -> the host's own addresses on it."""
+    """Map each bridge to the host's own addresses on it."""
     own = set(bridges())
     return {device: addresses for device, addresses in networks_by_device().items() if device in own}
 
 
 def offered() -> dict[str, list[str]]:
-    """Network of ours (xen_networks) -> its declared subnets, which are beside the host's own addresses there."""
+    """Map each of our networks (xen_networks) to its declared subnets, in addition to the host's own addresses there."""
     try:
         with open(STATE, encoding="utf-8") as file:
             networks = json.load(file)["networks"]
@@ -96,7 +96,7 @@ def _printed(*words: str) -> str:
 
 
 def uplink() -> str:
-    """The device of the default route, IPv4 before IPv6; "" when there is none."""
+    """Return the device of the default route, IPv4 before IPv6; "" if there is none."""
     for family in ("-4", "-6"):
         routes = ip_json(family, "route", "show", "default")
         devices = [str(route["dev"]) for route in routes if "dev" in route]

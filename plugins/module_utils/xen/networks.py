@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Reads how a host's network is configured, and carries out a plan for it (network/plan.py)."""
+"""EDGE. Read how a host's network is configured, and carry out a plan for it (network/plan.py)."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ _PATTERNS = (
     f"{networkmanager.FOLDER}/*",
     *networkmanager.VIFS,
 )
-# State of a socket that listens, in /proc/net/tcp; a UDP socket without a peer has 07.
+# The state of a listening socket in /proc/net/tcp; a UDP socket without a peer has 07.
 _LISTENS = {"tcp": "0A", "udp": "07"}
 SECONDS = 120
-# As the managers' files call what nobody should read.
+# Names of secrets in the managers' files.
 _SECRET = re.compile(r"password|passphrase|psk|wep-key|secret|private|^\s*keys?:|^\[802-1x\]", re.IGNORECASE | re.MULTILINE)
 
 
@@ -62,7 +62,7 @@ def _files(state: State) -> dict[str, str]:
     paths = {path for pattern in _PATTERNS for path in glob.glob(pattern)} | set(COMMON) | set(state.originals)
     found = {path: _text(path) for path in sorted(paths)}
     texts = {path: text for path, text in found.items() if text is not None}
-    # What interfaces(5) reads may lie anywhere.
+    # interfaces(5) may source files from anywhere.
     for _ in range(8):
         more = {
             path
@@ -99,7 +99,7 @@ def _active(unit: str) -> bool:
 
 
 def _connection() -> tuple[str, str]:
-    """NetworkManager: the device of the default route that it has connected, and the file of the connection."""
+    """Return NetworkManager's (device of the default route, file of its connection); "" for what there is not."""
     device = uplink()
     if not device or not shutil.which("nmcli"):
         return "", ""
@@ -113,7 +113,7 @@ def _connection() -> tuple[str, str]:
 
 
 def _manager(device: str, files: dict[str, str], links: dict[str, Link]) -> str:
-    """Which program configures the device of the default route."""
+    """Return which program configures the device of the default route."""
     if any(path.startswith(f"{netplan.FOLDER}/") for path in files) and shutil.which("netplan"):
         return NETPLAN
     names = {device, *(link.name for link in links.values() if link.master == device)}
@@ -127,7 +127,7 @@ def _manager(device: str, files: dict[str, str], links: dict[str, Link]) -> str:
 
 
 def _guests(rows: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Bridge -> names of the domains that have a vif on it; an id where xenstore knows no name."""
+    """Map each bridge to the names of the domains with a vif on it; the id if xenstore has no name."""
     ids: dict[str, set[str]] = {}
     for one in rows:
         shape = re.match(r"vif([0-9]+)\.", str(one.get("ifname", "")))
@@ -155,14 +155,17 @@ def _listening() -> frozenset[tuple[str, int]]:
 
 
 def _advertised() -> tuple[str, ...]:
-    """Devices whose default route Linux itself takes from router advertisements. (networkd and NetworkManager read these.)"""
+    """Return the devices whose default route Linux itself takes from router advertisements.
+
+    networkd and NetworkManager read these themselves.
+    """
     routes = ip_json("-6", "route", "show", "default")
     devices = {str(route["dev"]) for route in routes if "dev" in route and route.get("protocol") == "ra"}
     return tuple(sorted(name for name in devices if (_text(f"/proc/sys/net/ipv6/conf/{name}/accept_ra") or "0").strip() != "0"))
 
 
 def observe() -> Reading:
-    """NetworkError when the state that we wrote can't be read."""
+    """Read the host's network. Raise NetworkError if the state that we wrote can't be read."""
     try:
         state = state_of(_text(STATE) or "")
     except ValueError as error:
@@ -185,7 +188,7 @@ def observe() -> Reading:
 
 
 def diffs(plan: Plan) -> list[dict[str, str]]:
-    """What --diff shows; of a file with a password (802.1X, wireless networks, tunnels) its name alone."""
+    """Return what --diff shows. Of a file with a password (802.1X, wireless networks, tunnels) show only the name."""
     shown: list[dict[str, str]] = []
     for change in plan.files:
         if change.path == STATE:
@@ -237,7 +240,7 @@ def _in_force(text: str, listed: str = "nft -s list table inet unikernels_networ
 
 
 def flushed(plan: Plan) -> bool:
-    """Whether the rules that should be in force are not: an administrator's 'nft flush ruleset' takes them away."""
+    """True if the plan's rules are not in force, because an administrator ran 'nft flush ruleset', for example."""
     return bool(plan.rules) and not _in_force(plan.rules)
 
 

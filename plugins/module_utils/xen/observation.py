@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. All domains of a host with the configuration that they really run with, in one go.
+"""EDGE. Observe all domains of a host at once, with the configuration that they really run with.
 
-Two ways with the same result: Xen's Python bindings, xenstore and the files in which libxl keeps each
-domain's configuration (milliseconds, no process), or ``xl`` (a few processes, whatever the number of domains).
+There are two ways with the same result: Xen's Python bindings, xenstore and the files in which libxl keeps each domain's
+configuration (milliseconds, no process), or ``xl`` (a few processes for any number of domains).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ DEFINITIONS = "/etc/xen/unikernels"
 AUTOSTART = "/etc/xen/auto"
 XL_CONF = "/etc/xen/xl.conf"
 LIBXL_FILES = "/var/lib/xen"
-# xl's own words for states, by the letter in the fifth column of `xl list`.
+# xl's names of states, by the letter in the fifth column of `xl list`.
 _LETTERS = (("d", "dying"), ("s", "shutdown"), ("c", "shutdown"), ("p", "paused"))
 _REASONS = {"0": "poweroff", "1": "reboot", "2": "suspend", "3": "crash", "4": "watchdog", "5": "soft_reset"}
-# A domain that is just being built or torn down is in one list and not in the other, for a moment.
+# A domain that is being built or torn down is in only one of the two lists, for a moment.
 _ATTEMPTS, _BETWEEN = 5, 1.0
 _INTENT = ".cfg.next"
 _QCOW2_MAGIC = b"QFI\xfb"
 
 
 def available() -> bool:
-    """Does this kernel run as the control domain of a Xen host?"""
+    """True if this kernel runs as the control domain of a Xen host."""
     try:
         with open("/proc/xen/capabilities", encoding="ascii") as file:
             return "control_d" in file.read()
@@ -51,10 +51,10 @@ def available() -> bool:
 
 
 def observe(disks: dict[str, str] | None = None, scheduling: bool = False, hypercalls: Hypercalls | None = None) -> Host:
-    """Everything that a plan needs to know. ``disks``: path -> format where size matters; ``scheduling``: weights matter.
+    """Return everything that a plan needs. ``disks``: path -> format, to read sizes; ``scheduling``: read weights and caps.
 
-    Weights and caps cost a process where the bindings are used (those of Xen 4.17 can't read them), so they are
-    asked for only when somebody has declared some.
+    Weights and caps cost a process with the bindings (those of Xen 4.17 can't read them), so they are read only if somebody
+    declares some.
     """
     definitions = _definitions()
     scheduling = scheduling or any("\ncpu_weight = " in text or "\ncap = " in text for text in definitions.values())
@@ -85,7 +85,7 @@ def observe(disks: dict[str, str] | None = None, scheduling: bool = False, hyper
 
 
 def by_hypercalls(hypercalls: Hypercalls, scheduling: bool) -> list[Observed]:
-    """By xl after all when a domain lives of which libxl keeps no file."""
+    """Observe with Xen's bindings; with xl if libxl has no file for a domain."""
     for attempt in range(_ATTEMPTS):
         infos = hypercalls.domains()
         configurations = {info["domid"]: _libxl_file(info["domid"], info["uuid"]) for info in infos}
@@ -113,7 +113,7 @@ def by_hypercalls(hypercalls: Hypercalls, scheduling: bool) -> list[Observed]:
         )
         try:
             domain = dataclasses.replace(domain, cpus=cpu_text(hypercalls.affinity(domid, most)))
-        except Exception as error:  # the bindings' own type; the domain has gone meanwhile
+        except Exception as error:  # the bindings' own type; the domain is gone meanwhile
             if info["state"] != "dying" and any(one["domid"] == domid for one in hypercalls.domains()):
                 raise ToolstackError(f"domain {domain.name}: Xen does not report the CPUs that it may use: {error}") from error
             continue
@@ -126,16 +126,16 @@ def by_hypercalls(hypercalls: Hypercalls, scheduling: bool) -> list[Observed]:
 def _libxl_file(domid: int, uuid: str) -> dict[str, Any] | None:
     try:
         with open(f"{LIBXL_FILES}/userdata-d.{domid}.{uuid}.libxl-json", encoding="utf-8", errors="replace") as file:
-            found = json.loads(file.read().rstrip("\0"))  # libxl writes a string of C, with its end
+            found = json.loads(file.read().rstrip("\0"))  # libxl writes the final zero byte of the C string too
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
 
 
 def _live_values(store: Xenstore, configurations: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
-    """What libxl itself takes from xenstore when it answers ``xl list -l``: names, memory, vCPUs, the devices that are there.
+    """Return what libxl reads from xenstore for ``xl list -l``: names, memory, vCPUs, existing devices.
 
-    Devices that are not there any more are taken out of ``configurations``.
+    Devices that no longer exist are removed from ``configurations``.
     """
     ids = list(configurations)
     keys = [f"/local/domain/{domid}/{key}" for domid in ids for key in ("name", "memory/target", "memory/static-max")]
@@ -172,7 +172,7 @@ def _online_vcpus(store: Xenstore, configurations: dict[int, dict[str, Any]], fo
 
 
 def _weights(scheduler: str) -> dict[int, tuple[int, int]]:
-    """Domain id -> (weight, cap)."""
+    """Map each domain id to (weight, cap)."""
     if not scheduler:
         return {}
     rows = re.findall(r"^.*\s(\d+)\s+(\d+)\s+(\d+)\s*$", must(scheduler), re.MULTILINE)
@@ -199,12 +199,12 @@ def by_xl() -> list[Observed]:
 
 
 def _states() -> dict[int, tuple[str, str, float]]:
-    """Domain id -> (state, shutdown reason, CPU seconds), without Domain-0."""
+    """Map each domain id to (state, shutdown reason, CPU seconds), without Domain-0."""
     return parse_list(must("list", "-v"))
 
 
 def parse_list(text: str) -> dict[int, tuple[str, str, float]]:
-    """What ``xl list -v`` prints. A name may have spaces in it, so a row is read from its UUID to the left."""
+    """Parse ``xl list -v``. Each row is read from its UUID to the left, since a name may contain spaces."""
     found = {}
     for line in text.splitlines()[1:]:
         row = re.search(r"\s(\d+)\s+\d+\s+\d+\s+([a-z-]{6})\s+([0-9.]+)\s+[0-9a-f-]{36}\s+(\S+)", line)
@@ -216,7 +216,7 @@ def parse_list(text: str) -> dict[int, tuple[str, str, float]]:
 
 
 def _configurations() -> dict[int, tuple[Domain, int]]:
-    """Domain id -> (what it runs with, its most vCPUs). xl fails for one that dies meanwhile and prints the rest."""
+    """Map each domain id to (configuration, maximum of vCPUs). xl fails if a domain dies meanwhile, but prints the rest."""
     code, out, err = xl("list", "-l")
     try:
         entries = json.loads(out) if out.strip() else []
@@ -233,7 +233,7 @@ def _configurations() -> dict[int, tuple[Domain, int]]:
 
 
 def _affinities() -> dict[int, str]:
-    """Domain id -> the CPUs that its vCPUs may run on; what is not pinned is "all", which is "" here."""
+    """Map each domain id to the CPUs that its vCPUs may run on; "" here for xl's "all"."""
     found: dict[int, set[int]] = {}
     free: set[int] = set()
     for line in must("vcpu-list").splitlines()[1:]:
@@ -259,17 +259,17 @@ def autostart_path(name: str) -> str:
 
 
 def intent_path(name: str) -> str:
-    """Hidden: it is no definition yet."""
+    """Return the path of an intent. It is hidden: it is not a definition yet."""
     return os.path.join(DEFINITIONS, f".{name}{_INTENT}")
 
 
 def _texts(wanted: Callable[[str], bool]) -> dict[str, str]:
-    """File name -> text of the files in the folder of definitions."""
+    """Map file names in the folder of definitions to their text."""
     found = {}
     if os.path.isdir(DEFINITIONS):
         for name in sorted(filter(wanted, os.listdir(DEFINITIONS))):
             path = os.path.join(DEFINITIONS, name)
-            if not os.path.isfile(path):  # opening a pipe waits for ever
+            if not os.path.isfile(path):  # opening a pipe would block forever
                 raise ToolstackError(f"{path}: must be a file that this collection has written; remove it by hand")
             with open(path, encoding="utf-8", errors="replace") as file:
                 found[name] = file.read()
@@ -295,7 +295,7 @@ def _autostarted() -> frozenset[str]:
 
 
 def _default_cpus(count: int) -> str:
-    """xl.conf's vm.cpumask and vm.pvh.cpumask, which xl lays over what each domain asks for; "" for all."""
+    """Return the CPUs of xl.conf's vm.cpumask and vm.pvh.cpumask, to which xl narrows each domain; "" for all."""
     try:
         with open(XL_CONF, encoding="utf-8", errors="replace") as file:
             masks = dict(re.findall(r'^\s*vm\.((?:pvh\.)?cpumask)\s*=\s*"([^"]*)"', file.read(), re.MULTILINE))
@@ -305,7 +305,7 @@ def _default_cpus(count: int) -> str:
     for key, text in masks.items():
         try:
             mask = cpu_set(text)
-        except ValueError as error:  # xl takes nodes too
+        except ValueError as error:  # xl accepts NUMA nodes too
             raise ToolstackError(f"{XL_CONF}: vm.{key}: {error}") from None
         chosen &= chosen if mask is None else mask
     return "" if len(chosen) == count else cpu_text(chosen)
@@ -317,17 +317,17 @@ def _disk_sizes(disks: dict[str, str]) -> dict[str, int]:
 
 
 def kind_is_disk(mode: int) -> bool:
-    """Of what `os.stat` says: a file or a block device."""
+    """True if a mode from `os.stat` is that of a file or a block device."""
     return stat.S_ISREG(mode) or stat.S_ISBLK(mode)
 
 
 def disk_size(path: str, form: str) -> int | None:
-    """Bytes that a domain sees in the file or device; None when it is not there.
+    """Return the size in bytes that a domain sees; None if the file or device is missing.
 
-    ``form`` is what was declared: a guest can write any header to its raw disk.
+    ``form``: the declared format, since a guest can write any header to its raw disk.
     """
     try:
-        if not kind_is_disk(os.stat(path).st_mode):  # opening a pipe waits for ever
+        if not kind_is_disk(os.stat(path).st_mode):  # opening a pipe would block forever
             return None
         with open(path, "rb") as file:
             if form == "raw":
@@ -335,7 +335,7 @@ def disk_size(path: str, form: str) -> int | None:
             head = file.read(32)
     except OSError:
         return None
-    # docs/interop/qcow2.txt of QEMU: the size is in bytes 24 to 31.
+    # docs/interop/qcow2.txt of QEMU: bytes 24 to 31 are the size.
     return int(struct.unpack_from(">Q", head, 24)[0]) if head[:4] == _QCOW2_MAGIC and len(head) == 32 else 0
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. What is kept of each domain that died and was started again: a small file of root's, whole or not there."""
+"""EDGE. The record of each domain that was restarted: a small file owned by root, written atomically."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from ..plan.keep import Past
 
 FOLDER = "/var/lib/unikernels/restarts"
-# Bounds of what is kept: a domain that dies for years fills no disk.
+# Bounds of a record: a domain that fails for years fills no disk.
 MAX_HISTORY, MAX_LINES, MAX_LINE = 20, 20, 500
 MAX_STARTS = 100
 
@@ -24,7 +24,7 @@ def path_of(name: str) -> str:
 
 
 def read(name: str) -> dict[str, Any]:
-    """{} when it never died, or when nobody can read what was kept."""
+    """Return a domain's record; {} if it never failed, or if the record can't be read."""
     try:
         with open(path_of(name), encoding="utf-8", errors="replace") as file:
             record = json.loads(file.read(1 << 20))
@@ -44,7 +44,7 @@ def _is_time(value: Any) -> bool:
 
 
 def summary(name: str) -> dict[str, Any]:
-    """What is shown of it beside the domain."""
+    """Return what is shown of the record beside the domain."""
     record = read(name)
     return {
         "count": record["count"] if isinstance(record.get("count"), int) else 0,
@@ -57,7 +57,7 @@ def summary(name: str) -> dict[str, Any]:
 def with_event(
     record: dict[str, Any], reason: str, now: float, starts: int, console: list[str], exit_code: int | None, gave_up: bool
 ) -> dict[str, Any]:
-    """The record with one more end; ``starts``: how often it is, or was, started again for it."""
+    """Return the record with one more end. ``starts``: how often the domain is, or was, restarted because of it."""
     when = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(now))
     count, history = record.get("count"), record.get("history")
     former = history if isinstance(history, list) else []

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Disks on storage that several hosts have: which are they, and who has one open?
+"""EDGE. Disks on storage shared by several hosts: recognize them, and find who has one open.
 
-The lock itself is held by the block script of the role xen_host, from attach to detach, by whomever the
-domain is started. Here it is only asked for, so that a refusal is one line and comes before anything changes.
+The block script of the role xen_host holds the lock from attach to detach, whoever starts the domain. It is only tested here, so
+that a refusal is one line and comes before anything changes.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SHARED = {"nfs", "nfs4", "cifs", "smb3", "ceph", "fuse.ceph", "fuse.glusterfs",
 
 
 def with_shared(options: Any) -> Any:
-    """The options with ``shared: true`` at each disk of which nothing is said and whose file several hosts have."""
+    """Set ``shared: true`` for each disk whose file is on shared storage, unless the user says otherwise."""
     disks = options.get("disks") if isinstance(options, dict) else None
     if not isinstance(disks, list) or not disks:
         return options
-    for disk in disks:  # what is mounted at its first use has its own kind of file system only after that
+    for disk in disks:  # touch it first: an automount shows its file system only after first use
         if isinstance(disk, dict) and isinstance(disk.get("path"), str) and not text_problem(disk["path"]):
             os.path.exists(disk["path"])
     mounts = mounted()
@@ -44,14 +44,14 @@ def _judged(disk: Any, mounts: dict[str, str]) -> Any:
 
 
 def holder(disk: Disk, name: str) -> str:
-    """Who has the disk so that domain ``name`` of this host can't, in words; "" for nobody, or for that domain itself."""
+    """Return who has the disk open and so keeps it from domain ``name`` of this host; "" for nobody or the domain itself."""
     try:
         with open(disk.path + ".lock", "r+", encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, (fcntl.LOCK_EX if disk.access == "w" else fcntl.LOCK_SH) | fcntl.LOCK_NB)
             except BlockingIOError:
                 words, _newline, boot = file.read(400).partition("\n")
-                # A domain that is to be replaced holds it itself, under any of its names.
+                # The domain to be replaced holds the lock itself, under any of its names.
                 own = [f"domain {one} on host {platform.node()}" for one in (name, f"{name}~next", f"{name}~prev")]
                 if words in own and boot.strip() == _boot():
                     return ""
@@ -62,6 +62,6 @@ def holder(disk: Disk, name: str) -> str:
 
 
 def _boot() -> str:
-    """The number of this host's boot: two hosts may have one name."""
+    """Return this host's boot id, because two hosts may have the same name."""
     with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
         return file.read().strip()

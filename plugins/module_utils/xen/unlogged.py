@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A module whose parameters may hold secrets deep inside."""
+"""A module class for parameters that hold secrets inside lists or mappings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 class UnloggedModule(AnsibleModule):  # type: ignore[misc]
-    """Ansible writes a module's parameters to the host's log, and masks only what is not inside a list or mapping."""
+    """A module whose parameters are not logged: Ansible writes them to the host's log, masking only top-level ones."""
 
     def _log_invocation(self) -> None:
         return None

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. A domain while it starts: does it serve, does it stay, and what does its end look like?"""
+"""EDGE. Watch a domain while it starts: whether it boots, whether it stays, and why it ended."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .xenstore import Xenstore
 from .xl import ToolstackError, xl
 
 XL_LOGS = "/var/log/xen"
-# Between two looks: short enough for a downtime in milliseconds, long enough to leave Dom0 its CPU.
+# Seconds between two looks: short enough to measure a downtime in milliseconds, long enough to leave Dom0 its CPU.
 BETWEEN = 0.05
-# A domain that uses less than this share of a CPU for so many seconds has booted, and waits for work.
+# A domain that used less than this share of a CPU for this many seconds has booted and waits for work.
 IDLE_SHARE, IDLE_SECONDS = 0.1, 0.3
-# xenconsoled may be a moment behind the domain's end.
+# xenconsoled may log the last lines a moment after the domain's end.
 _LAST_LINES_SECONDS = 2
 
 
 @dataclass(frozen=True)
 class Look:
-    """``state``: running, paused, rebooting, shutdown, dying, or gone."""
+    """A domain at one moment. ``state``: running, paused, rebooting, shutdown, dying or gone."""
 
     domid: int = 0
     state: str = "gone"
@@ -52,12 +52,12 @@ def look(name: str, hypercalls: Hypercalls | None) -> Look:
     if not rows:
         return Look()
     domid, state, reason, seconds = rows[0]
-    # A triple fault asks for a reboot as well.
+    # A triple fault has the reason "reboot" too.
     return Look(domid, "rebooting" if state == "shutdown" and reason == "reboot" else state, seconds)
 
 
 def restarting(name: str) -> bool:
-    """Does the daemon that xl leaves for each domain print that it builds it again? Its log has the name at creation."""
+    """True if xl's daemon of the domain logs that it restarts it. The log is named after the domain at creation."""
     for path in (f"{XL_LOGS}/xl-{name}.log", f"{XL_LOGS}/xl-{name}{NEXT}.log"):
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
@@ -69,7 +69,7 @@ def restarting(name: str) -> bool:
 
 
 class Idle:
-    """Has the domain been seen waiting for work since this object was made?"""
+    """Detects that a domain has become idle since this object was made."""
 
     def __init__(self) -> None:
         self._since, self._used = time.monotonic(), -1.0
@@ -87,7 +87,7 @@ class Idle:
 
 
 def ended(name: str, state: str, seconds: float, mark: int, domid: int = 0) -> ToolstackError:
-    """Why a domain is no longer running, as far as its console and Xen can say. ``mark``: where its console began."""
+    """Return the error for a domain that ended, with the reason from its console or Xen. ``mark``: where its console began."""
     console.wait(name, "solo5_exit", mark, _LAST_LINES_SECONDS)
     lines = console.lines(name, mark)
     code = re.search(r"solo5_exit\((\d+)\)", "\n".join(lines))
@@ -101,10 +101,10 @@ def ended(name: str, state: str, seconds: float, mark: int, domid: int = 0) -> T
 
 
 def device_hint(lines: list[str]) -> str:
-    """Which disk a unikernel's last words are about, in the user's words; "" where they are about none.
+    """Return which disk a unikernel's last lines are about, as the user's vdev; "" if about none.
 
-    They have a virtual device's number, 202 << 8 | disk << 4 (Xen's docs/man/xen-vbd-interface.7). Mirage keeps the first for
-    a boot disk.
+    They contain a virtual device's number, 202 << 8 | disk << 4 (Xen's docs/man/xen-vbd-interface.7). Mirage reserves the first
+    for a boot disk.
     """
     numbers = [int(word) for line in lines[-5:] for word in re.findall(r"\b51[7-9][0-9]{2}\b", line)]
     disks = sorted({(number - 51712) // 16 for number in numbers if (number - 51712) % 16 == 0 and 51712 <= number < 51968})
@@ -112,7 +112,7 @@ def device_hint(lines: list[str]) -> str:
 
 
 def of_xen(domid: int) -> str:
-    """What Xen's own log has of a domain, at the end of a message; "" when that is nothing."""
+    """Return a domain's lines of Xen's own log, as the end of a message; "" if there are none."""
     try:
         code, out, _err = xl("dmesg", timeout=20)
     except ToolstackError:
@@ -124,7 +124,7 @@ def of_xen(domid: int) -> str:
 
 
 def wait_for_state(name: str, states: tuple[str, ...], seconds: float, hypercalls: Hypercalls | None) -> str:
-    """The first of ``states`` that is seen, or what is seen when the time is over."""
+    """Wait for one of ``states``. Return the state seen last."""
     last = Look()
 
     def there() -> bool:

@@ -2,11 +2,11 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Reads from xenstore over its socket, many keys in one go, and never waits for ever.
+"""EDGE. Read from xenstore through its socket, many keys at once, and never block forever.
 
 The C library's bindings have no time limit: a xenstored that hangs would hang us. The protocol is
-xen/include/public/io/xs_wire.h: a header of four 32-bit words (type, request, transaction, length)
-before each message, in the machine's byte order; one request after the other on one connection.
+xen/include/public/io/xs_wire.h: each message begins with a header of four 32-bit words (type, request, transaction, length) in
+the machine's byte order; requests on one connection are answered in order.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 SECONDS = 20.0
 _HEADER = struct.Struct("=IIII")
 _DIRECTORY, _READ, _ERROR = 1, 2, 16
-# Requests on their way at once: their answers must fit into the socket's buffers.
+# Requests in flight at once: their answers must fit into the socket's buffers.
 _BATCH = 64
 
 
 class Xenstore:
-    """``with Xenstore() as store:``; ToolstackError when it can't be reached or doesn't answer."""
+    """``with Xenstore() as store:``; raise ToolstackError if xenstored can't be reached or doesn't answer."""
 
     def __init__(self, timeout: float = SECONDS) -> None:
         self.timeout = timeout
@@ -42,7 +42,7 @@ class Xenstore:
             raise ToolstackError(
                 f"xenstored can't be reached ({path}: {error}); restarting it needs a reboot of the host"
             ) from None
-        # Buffered: a call for each answer's head and each body would be most of the time where calls are slow.
+        # Buffered: a system call for each header and each body would take most of the time where these are slow.
         self._answers = self._socket.makefile("rb")
         return self
 
@@ -51,11 +51,11 @@ class Xenstore:
         self._socket.close()
 
     def read(self, paths: list[str]) -> list[str | None]:
-        """The values, None for what is not there."""
+        """Return the values of the paths; None for one that is missing."""
         return [None if one is None else one.decode("utf-8", "replace") for one in self._ask(_READ, paths)]
 
     def directories(self, paths: list[str]) -> list[list[str]]:
-        """The names below each path; [] for what is not there."""
+        """Return the names below each path; [] for one that is missing."""
         return [
             [] if one is None else [name for name in one.decode().split("\0") if name] for one in self._ask(_DIRECTORY, paths)
         ]

@@ -2,14 +2,14 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. One ``xl`` process, with a time limit, and what it said in one line."""
+"""EDGE. Run ``xl`` with a time limit, and put its errors into one line."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 
-# Far above what was measured under emulation (5.7 s for a create with a vif); below it xl is stuck.
+# Far above the slowest call measured under emulation (5.7 s for a create with a vif); after this long xl is stuck.
 XL_SECONDS = 180
 
 
@@ -22,7 +22,7 @@ class ToolstackError(Exception):
 
 
 def xl(*arguments: str, timeout: float = XL_SECONDS) -> tuple[int, str, str]:
-    """(exit code, output, error output). ToolstackError when it is missing or doesn't end in ``timeout`` seconds."""
+    """Return (exit code, output, error output). Raise ToolstackError if xl is missing or runs for over ``timeout`` seconds."""
     command = ["xl", *arguments]
     try:
         done = subprocess.run(
@@ -45,7 +45,7 @@ def xl(*arguments: str, timeout: float = XL_SECONDS) -> tuple[int, str, str]:
 
 
 def must(*arguments: str) -> str:
-    """The output; ToolstackError when it fails."""
+    """Run xl and return its output; raise ToolstackError if it fails."""
     code, out, err = xl(*arguments)
     if code:
         raise ToolstackError(f"'xl {' '.join(arguments)}' failed ({code}): {last_words(err + out)}")

@@ -15,7 +15,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.realpath(__file__)))
 import unikernels_antispoof as antispoof
 
-if sys.argv[1:2] != ["rules"]:  # for which a domain's start waits
+if sys.argv[1:2] != ["rules"]:  # a domain's start waits for this command
     import json
     import subprocess
 
@@ -37,7 +37,7 @@ SECONDS = 20
 
 
 class Failure(Exception):
-    """One line for the unit's journal, or a run."""
+    """One line for the unit's journal, or for a run."""
 
 
 def run(*words, text=""):
@@ -52,7 +52,7 @@ def run(*words, text=""):
 
 
 def read(path):
-    """A key in xenstore, "" when it is not there."""
+    """Return a key's value in xenstore; "" if it is missing."""
     try:
         return run("xenstore-read", path).removesuffix("\n")
     except Failure:
@@ -60,7 +60,7 @@ def read(path):
 
 
 def vifs():
-    """All that are there, as they should be filtered, and what is to be said of them."""
+    """Return all vifs, as they should be filtered, and notes about them."""
     listing = antispoof.present(backends())
     before = before_the_filter(listing)
     found, notes = [], []
@@ -76,7 +76,7 @@ def vifs():
 
 
 def backends():
-    """What xenstore holds of all vifs."""
+    """Return what xenstore has of all vifs."""
     if not os.path.exists(XEN):
         return ""  # the role's first run, before Xen has booted
     if not read("/local/domain/0/name"):
@@ -105,7 +105,7 @@ def whole_text(found):
 
 
 def as_kernel_has_it(listing):
-    """Rules, chains and sets without handles and counters, sets in one order."""
+    """Return rules, chains and sets without handles and counters, with sets in a fixed order."""
 
     def plain(value):
         if isinstance(value, dict):

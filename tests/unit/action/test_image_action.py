@@ -1,4 +1,4 @@
-"""image_store as playbooks use it: from a controller's store to a host's, here both folders of this machine."""
+"""image_store as playbooks use it, from a controller's store to a host's; here both are folders on this machine."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ class Play:
         return {"unikernels.xen.image_store": {**self.host, **options}}
 
     def __call__(self, *tasks, check=False):
-        """The results of tasks, up to the first that fails."""
+        """Return the results of tasks, up to the first that fails."""
         (self.folder / "play.yml").write_text(json.dumps([{"hosts": "h", "gather_facts": False, "tasks": tasks}]))
         done = subprocess.run(
             ["ansible-playbook", "-i", self.folder / "hosts.yml", self.folder / "play.yml", *(["--check"] if check else [])],
@@ -63,7 +63,7 @@ def files(folder):
 
 def test_from_the_controller_to_a_host_and_back_to_nothing_to_do(play, tmp_path):
     key = str(play.keys / "alice")
-    # Check mode says what the run will: not signed, and by no key that could sign.
+    # Check mode predicts the run: the image is not signed, and there is no key.
     words, code = play(play.put, play.sign(), check=True)
     assert code and "unikernel_images_signing_key: is required: image hello has yet to be built or stored" in words
     words, code = play(play.put, play.sign())
@@ -71,7 +71,7 @@ def test_from_the_controller_to_a_host_and_back_to_nothing_to_do(play, tmp_path)
     assert "set unikernel_images_signing_key to sign it" in words
     words, code = play(play.ship(), check=True)
     assert code and "is not signed" in words and not (tmp_path / "etc").exists()
-    # With the key: predicted, done, done already; the host is asked twice, then once.
+    # With the key: predicted, done, already done. The host is called twice, then once.
     words, code = play(play.sign(signing_key=key), play.ship(signing_key=key), check=True)
     assert not code and words.count('"changed": true') == 2 and not (tmp_path / "host").exists()
     words, code = play(play.ship(signing_key=str(play.keys / "mallory")), check=True)
@@ -81,7 +81,7 @@ def test_from_the_controller_to_a_host_and_back_to_nothing_to_do(play, tmp_path)
     assert len(files(tmp_path / "host")) == 4 and (tmp_path / f"host/{DIGEST}.xen").read_bytes() == IMAGE
     words, code = play(play.sign(signing_key=key), play.ship(), play.ship(allowed_signers=None, signature=None))
     assert not code and '"changed": true' not in words
-    # An altered image comes again.
+    # An altered image is shipped again.
     (tmp_path / f"host/{DIGEST}.xen").write_bytes(b"x")
     words, code = play(play.ship())
     assert not code and (tmp_path / f"host/{DIGEST}.xen").read_bytes() == IMAGE
@@ -96,18 +96,18 @@ def test_an_older_image_is_refused_in_check_mode_too_unless_it_is_signed_again(p
     newer = {"wanted": {"hello": newest}}
     words, code = play(play.put, play.sign(**key), play.ship(), put_newer, play.sign(**key, **newer), play.ship(**newer))
     assert not code, words
-    # Another controller, or an old one, without the key: what it has was signed before.
+    # Another, or an older, controller without the key: its images were signed earlier.
     for check in (True, False):
         words, code = play(play.ship(), check=check)
         assert code and f"image hello ({DIGEST[:12]}): is older (version 20" in words, words
-    # The image is declared again: the run signs it as the newest, and check mode says so.
+    # The image is declared again: the run signs it as the newest, and check mode predicts that.
     words, code = play(play.put, play.sign(**key), play.ship(**key), check=True)
     assert not code and words.count('"changed": true') == 3
     words, code = play(play.put, play.sign(**key), play.ship(**key))
     assert not code and words.count('"changed": true') == 3
     words, code = play(play.put, play.sign(**key), play.ship(**key))
     assert not code and '"changed": true' not in words
-    # Back by rollback, with a warning; and the host says what it has had.
+    # A rollback works, with a warning, and the host reports what it has had.
     words, code = play(play.ship(**newer, rollback=True), play.ship(**key, **newer, rollback=True, sign_again=True), check=True)
     assert not code and "hello: goes back to" in words and f'"sha256": "{DIGEST}"' in words
 

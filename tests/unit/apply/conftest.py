@@ -1,4 +1,4 @@
-"""Dom0 in a folder: everything that the engine reads or writes there, and a double of xl."""
+"""Dom0 in a folder: all files that the engine reads or writes, and a double of xl."""
 
 import importlib
 import subprocess
@@ -16,7 +16,7 @@ def module(name):
 
 @pytest.fixture
 def xen(tmp_path, monkeypatch):
-    """The double; ``xen.folder`` is Dom0's file system."""
+    """The double of xl; ``xen.folder`` is Dom0's file system."""
     double = Xen()
     double.folder = tmp_path
     folders = {
@@ -50,7 +50,7 @@ def xen(tmp_path, monkeypatch):
     monkeypatch.setattr(module("apply.perform"), "REBOOT_SECONDS", 0.3)
     monkeypatch.setattr(module("xen.watch"), "_LAST_LINES_SECONDS", 0.0)
     monkeypatch.setattr(module("xen.watch"), "IDLE_SECONDS", 0.02)
-    # Bridges: the one that is there, and each vif of a domain that has one.
+    # Bridges: the existing one, and the vifs of each domain.
     monkeypatch.setattr(module("apply.preconditions").os.path, "isdir", _bridge_or(module("apply.preconditions").os.path.isdir))
     monkeypatch.setattr(
         module("xen.bridge_ports"),
@@ -71,7 +71,7 @@ def _bridge_or(isdir):
 
 @pytest.fixture
 def kernel(tmp_path):
-    """A file that Xen would boot as PVH: the smallest of the tests' guests."""
+    """A file that Xen would boot as PVH: the smallest test guest."""
     from tests.guests import IDLE, guest
 
     path = tmp_path / "kernel"
@@ -81,7 +81,7 @@ def kernel(tmp_path):
 
 @pytest.fixture
 def converge(xen, kernel):
-    """converge(domain, ...): one run of the module's own function; its results, with what it warned of in ``.warnings``."""
+    """converge(domain, ...): run the module's own function once. Returns its results, with warnings in ``.warnings``."""
     engine = module("apply.converge")
 
     def call(*domains, check=False, **options):

@@ -1,6 +1,7 @@
-"""A double of Dom0: `xl` with its exit codes and output as Xen 4.17 prints them, xenstore's keys and the tools beside it.
+"""A double of Dom0: `xl` with the exit codes and output of Xen 4.17, keys of xenstore, and the other tools.
 
-It records each call, runs the texts that it is given, and can be told to fail at one. It knows nothing of the code under test.
+It records each call, creates domains from the texts it is given, and can be made to fail at any call. It knows nothing of the
+code under test.
 """
 
 import json
@@ -9,8 +10,10 @@ import subprocess
 
 
 class Xen:
-    """``calls``: every command line. ``hooks``: first words of a command -> what is called with it before it is carried out;
-    a returned (code, text) is the answer in place of it."""
+    """``calls``: every command line. ``hooks``: first words of a command -> function called before it is carried out.
+
+    If that returns (code, text), this is the command's result instead.
+    """
 
     def __init__(self):
         self.domains = {}  # name -> {domid, state, reason, config (of the xl file), seconds}
@@ -18,9 +21,9 @@ class Xen:
         self.hooks = {}
         self.next_domid = 1
         self.free = 4096
-        self.on_unpause = {}  # name -> called with the domain's record when it begins to run
+        self.on_unpause = {}  # name -> called with the domain's record when it starts to run
         self.dmesg = ""
-        self.store = {}  # path -> value, beside what is made of the domains
+        self.store = {}  # path -> value, in addition to the domains' keys
 
     def add(self, name, text, state="running"):
         values = {}
@@ -107,7 +110,7 @@ class Xen:
         return 0, "", f"Parsing config from {path}"
 
     def _named(self, word):
-        """xl takes an id as well."""
+        """xl accepts a domain id too."""
         return next((one for one, record in self.domains.items() if str(record["domid"]) == word), word)
 
     def _known(self, name):

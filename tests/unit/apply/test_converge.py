@@ -1,4 +1,4 @@
-"""The engine as the modules call it, against a double of xl: what it runs, what it reports, what it does when something fails."""
+"""The engine as the modules call it, with a double of xl: what it runs, what it reports, and what it does after a failure."""
 
 import json
 import os
@@ -117,7 +117,7 @@ def test_one_that_ends_by_itself_is_a_failure_and_the_old_one_is_put_back(xen, c
 
 
 def test_one_that_ends_before_the_bridge_is_led_to_it_says_why_it_ended(xen, converge):
-    """Its vif goes with it; that is no reason that a user could do anything with."""
+    """Its vif is gone too, but the message must name the reason that a user can act on."""
     converge({"name": "www", **VIF})
 
     def dies(record):
@@ -144,7 +144,7 @@ def test_an_empty_console_is_explained_by_xen(xen, converge):
 
 
 def test_a_boot_loop_is_a_failure(xen, converge):
-    """It asks to be started again, and xl's daemon does it, under another id."""
+    """It reboots, and xl's daemon starts it under another id."""
     converge({"name": "www"})
 
     def loops(record):
@@ -183,7 +183,7 @@ def test_a_crash_after_the_check_is_seen_by_the_last_look(xen, converge):
 
 
 def test_settle_begins_when_the_domain_waits_for_work(xen, converge):
-    """A domain that is busy booting is not settled yet; one that is never idle is waited for no longer than ready_within."""
+    """A busy domain that boots is not settled yet; one that is never idle is awaited for at most ready_within."""
     looks = []
 
     def busy():
@@ -293,7 +293,7 @@ def test_live_changes_and_their_way_back(xen, converge):
     assert done["steps"][4:] == ["attach www xvda", "define www"]
     assert xen.domains["www"]["domid"] == first
     assert converge(changed)["changed"] is False
-    # The guest does not take the second disk: everything is as it was.
+    # The guest refuses the second disk: everything is as before.
     other = xen.folder / "other"
     other.write_bytes(b"\0" * 4096)
     xen.store[f"/local/domain/{first}/device/vbd/1/state"] = "3"
@@ -387,7 +387,7 @@ def test_more_memory_than_there_is_is_refused(xen, converge):
 
 
 def test_domains_that_stand_by_wait_for_room(xen, converge):
-    """Two replacements at once where there is room for one beside what runs: one waits for the other."""
+    """Two replacements at once with memory for one: one waits for the other."""
     converge({"name": "a"}, {"name": "b"})
     xen.free = 40
     results = converge({"name": "a", "memory": 17}, {"name": "b", "memory": 17}, parallel=2)

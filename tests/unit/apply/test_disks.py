@@ -1,4 +1,4 @@
-"""Disks that must not be made, and disks that would let a guest read something else: refused before anything begins."""
+"""Disks that must not be made, and disks that would let a guest read other files: refused before anything begins."""
 
 import os
 import struct
@@ -37,7 +37,7 @@ NAMING = {
 @pytest.mark.parametrize("options", [{}, {"size": 1}, {"size": 2}])
 @pytest.mark.parametrize("state", ["running", "paused"])
 def test_a_qcow2_disk_that_names_another_file_is_refused(xen, converge, with_qemu, words, options, state):
-    """QEMU, which is root's, would follow the name: any file of Dom0 would be the guest's."""
+    """QEMU, as root, would follow the name, and the guest could read any file of Dom0."""
     path = xen.folder / "d.qcow2"
     path.write_bytes(NAMING[words])
     disk = {"path": str(path), "format": "qcow2", "access": "w", **options}
@@ -64,7 +64,7 @@ def test_a_qcow2_disk_that_names_another_file_is_neither_grown_nor_attached(xen,
 def test_a_qcow2_disk_of_its_own_and_a_raw_one_with_any_head_are_taken(xen, converge, with_qemu):
     own, raw = xen.folder / "own.qcow2", xen.folder / "raw.img"
     own.write_bytes(qcow2())
-    # What a guest wrote there: nobody reads it as anything but blocks.
+    # A guest's own writes: only ever read as blocks.
     raw.write_bytes(qcow2(backing=512).ljust(4096, b"\0"))
     done = converge(
         {"name": "a", "disks": [{"path": str(own), "format": "qcow2", "access": "w"}, {"path": str(raw), "access": "w"}]}
@@ -84,7 +84,7 @@ def test_no_disk_is_made_among_the_kernels_files(xen, converge, path):
 
 @pytest.mark.parametrize("path", ["/proc/self/status", "/proc/version", "/sys/kernel/mm/transparent_hugepage/enabled"])
 def test_a_file_of_the_kernels_is_no_disk(xen, converge, path):
-    """/proc/kcore is Dom0's memory, and a regular file to whoever asks."""
+    """/proc/kcore is Dom0's memory, though it looks like a regular file."""
     link = xen.folder / "link"
     link.symlink_to(path)
     for name in (path, str(link)):
@@ -94,7 +94,7 @@ def test_a_file_of_the_kernels_is_no_disk(xen, converge, path):
 
 @pytest.fixture
 def table(tmp_path, monkeypatch):
-    """What fstab, systemd and the kernel say of mounts, to be set by a test."""
+    """Entries of fstab, systemd and the kernel for mounts, set by a test."""
     units = tmp_path / "units"
     units.mkdir()
     monkeypatch.setattr(mounts, "FSTAB", str(tmp_path / "fstab"))
@@ -113,7 +113,7 @@ def table(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("how", ["UUID=1 {} ext4 noauto 0 0", "  nas:/x\t{}/\tnfs4", "unit"])
 def test_a_disk_is_not_made_where_a_file_system_is_missing(xen, converge, table, how):
-    """It would lie on the root file system, unlocked, and be hidden as soon as the other one is mounted."""
+    """It would be on the root file system, unlocked, and hidden once the other one is mounted."""
     point = xen.folder / "srv with space"
     point.mkdir()
     octal = str(point).replace(" ", "\\040")
@@ -130,7 +130,7 @@ def test_a_disk_is_not_made_where_a_file_system_is_missing(xen, converge, table,
 
 
 def test_a_file_system_that_is_missing_elsewhere_is_none_of_a_disks_business(xen, table):
-    """Neither beside it, nor above a mount that is there."""
+    """A missing mount beside the disk, or above an existing mount, doesn't matter."""
     root = os.path.realpath(xen.folder)
     table(f"a {root}/srv-2 ext4\nb {root}/srv ext4\nc {root}/srv/data/deep ext4\n", "", [(f"{root}/srv/data", "xfs")])
     there = mounts.mounted()
@@ -183,7 +183,7 @@ def test_a_vanished_disk_that_only_a_begun_change_knows_is_not_made_again(xen, c
 
 @pytest.mark.parametrize("how", [{"size": 1}, {"source": "image"}])
 def test_what_is_brought_back_gets_no_empty_disk(xen, converge, how):
-    """Its domain is gone, its definition too; only a generation that is kept knows that there was data."""
+    """Domain and definition are gone; only a stored generation shows that there was data."""
     disk = xen.folder / "d.img"
     (xen.folder / "image").write_bytes(b"x" * 4096)
     how = {key: str(xen.folder / value) if key == "source" else value for key, value in how.items()}
@@ -202,7 +202,7 @@ def test_what_is_brought_back_gets_no_empty_disk(xen, converge, how):
 
 
 def test_a_disk_that_is_not_there_is_missing(xen, converge):
-    """In check mode a warning: an earlier task of a real run may create it."""
+    """A warning in check mode: an earlier task of a real run may create it."""
     path = xen.folder / "d.img"
     declared = {"name": "a", "disks": [{"path": str(path)}], "ramdisk": str(xen.folder / "initrd")}
     lines = [f"domain a: ramdisk: {xen.folder}/initrd is not a file on this host",
@@ -238,7 +238,7 @@ def test_a_disk_is_not_made_smaller(xen, converge):
 
 
 def test_a_device_is_not_grown(xen, converge, monkeypatch):
-    """Its size is its own. A link of that name, for a device below /dev with a size is refused where it is declared."""
+    """A device has its own size. The declaration refuses size for a device below /dev; here a link leads to one."""
     path = xen.folder / "volume"
     path.write_bytes(b"x" * 4096)
     monkeypatch.setattr(module("apply.preconditions").os.path, "isfile", lambda name: name != str(path))

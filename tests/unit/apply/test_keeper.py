@@ -1,4 +1,4 @@
-"""The keeper in Dom0, round by round, on a double of xl and real files."""
+"""The keeper in Dom0, round by round, with a double of xl and real files."""
 
 import fcntl
 import json
@@ -21,7 +21,7 @@ REBUILT = CRASHED + "Action for shutdown reason code 3 is restart\nDone. Rebooti
 
 @pytest.fixture
 def host(xen, converge, monkeypatch, capsys):
-    """A domain www that runs, and its keeper with a clock of the test's."""
+    """A running domain www, and its keeper with a clock that the test controls."""
     host = Dom0(xen, converge, capsys)
     monkeypatch.setattr(module("xen.keeper").time, "time", lambda: host.now)
     monkeypatch.setattr(module("xen.keeper"), "DESTROY_SECONDS", 0.3)
@@ -61,7 +61,7 @@ class Dom0:
         self.log(ENDED.format(self.xen.domains.pop("www")["domid"]) + "Action for shutdown reason code 0 is destroy\n")
 
     def rounds(self, seconds=1.5):
-        """One that sees it, and one when it is due."""
+        """One round that notices the end, and one when the restart is due."""
         self.keeper.round()
         self.now += seconds
         pause = self.keeper.round()
@@ -128,7 +128,7 @@ def test_one_that_was_destroyed_by_hand_is_left_alone(host):
     host.keeper.round()
     host.log(f"Domain {host.xen.domains.pop('www')['domid']} has been destroyed.\n")
     host.rounds()
-    # And one that crashed, was kept, and then destroyed by who looked at it.
+    # A domain that crashed, was preserved, and then destroyed by somebody who inspected it.
     host.xen.domains.clear()
     host.log(CRASHED.format(1) + ACTION.format("preserve"))
     host.rounds()
@@ -175,7 +175,7 @@ def test_nothing_is_done_while_a_run_has_the_lock(host):
 
 
 def test_a_run_that_ended_meanwhile_has_decided(host, monkeypatch):
-    """Seen dead, then the run that had the lock has made it anew."""
+    """Seen dead; then the run that held the lock has created it again."""
     host.crash()
     host.keeper.round()
     host.now += 1.5
@@ -243,7 +243,7 @@ def test_a_create_that_fails_is_said_and_tried_again_later(host):
     host.rounds()
     assert "'xl create' failed: Could not find bridge device xenbr0" in host.capsys.readouterr().out
     assert host.record()["count"] == 1 and host.domain() is None
-    # Its log has an end by hand now, or none, but the hand was ours.
+    # Its log now reports a destroy by hand, or nothing, but it was we who destroyed it.
     del host.xen.hooks["xl create"]
     host.rounds(5)
     assert host.domain() and host.record()["count"] == 2
@@ -293,7 +293,7 @@ def test_one_that_was_asked_to_end_is_left_alone(host, monkeypatch):
     monkeypatch.setattr(host.keeper.events, "watch", watched.append)
     monkeypatch.setattr(host.keeper.events, "wait", lambda _seconds: {path})
     monkeypatch.setattr(module("xen.keeper"), "Xenstore", host.xen.xenstore)
-    # Its key is removed when it ends by itself.
+    # Its key is removed when it stops by itself.
     host.keeper._await(1.0)
     assert path in watched[0] and not host.keeper._tracks["www"].asked_at
     host.xen.store[path] = ""  # the guest has cleared it
@@ -356,7 +356,7 @@ def test_events_of_xenstore_end_the_wait(monkeypatch, tmp_path):
     assert peer.recv(4096) == header.pack(4, 0, 0, 30) + b"@releaseDomain\0@releaseDomain\0"
     event = b"@releaseDomain\0@releaseDomain\0"
     fired = header.pack(15, 0, 0, len(event)) + event
-    # The answer, the first event of each watch, and in two parts one that tells something.
+    # The reply, the first event of each watch, and a real event in two parts.
     peer.sendall(header.pack(4, 0, 0, 3) + b"OK\0" + fired + fired[:7])
     threading.Timer(0.1, peer.sendall, [fired[7:]]).start()
     began = time.monotonic()
@@ -368,7 +368,7 @@ def test_events_of_xenstore_end_the_wait(monkeypatch, tmp_path):
 
 
 def test_the_program_runs_from_the_files_that_the_role_installs(tmp_path):
-    """Nothing is missing, and nothing of Ansible is needed."""
+    """It needs nothing that is missing in Dom0, and nothing of Ansible."""
     import pathlib
 
     import yaml

@@ -1,4 +1,4 @@
-"""Hosts as they are at night: files of odd kinds, domains that end at the wrong moment, a last look that fails."""
+"""Unusual hosts: files of odd kinds, domains that stop at the wrong moment, a last look that fails."""
 
 import os
 
@@ -26,7 +26,7 @@ def memories(xen):
 
 
 def test_an_adopted_domain_that_can_not_be_started_again_is_not_said_to_be_back(xen, converge):
-    """Made by a boot loader of Dom0: Xen reports no kernel from which it could be built."""
+    """Created by a boot loader in Dom0: Xen reports no kernel to build it from."""
     xen.add("www", FOREIGN.format(name="www", kernel="", cmdline="x"))
     xen.on_unpause["www"] = crash
     failed = converge({"name": "www", "adopt": True, "update": "recreate"})
@@ -45,7 +45,7 @@ def test_an_old_one_that_ends_as_soon_as_it_is_back_is_not_said_to_run(xen, conv
 
 
 def test_an_old_one_that_crashed_beside_the_new_one_is_started_again(xen, converge):
-    """It is kept as NAME~prev, and under its old name it would still be dead."""
+    """It is preserved as NAME~prev; renaming it back would not revive it."""
     converge({"name": "www"})
 
     def both_die(record):
@@ -97,7 +97,7 @@ def test_a_last_look_that_fails_loses_no_results(xen, converge, monkeypatch, err
 
 
 def test_plans_are_not_compared_with_each_other(xen, converge, monkeypatch):
-    """Thousands of them would be, each with each."""
+    """Otherwise thousands of domains would be compared with each other."""
     monkeypatch.setattr(Plan, "__eq__", lambda _one, _other: pytest.fail("compared"))
     assert [one["failed"] for one in converge({"name": "a"}, {"name": "b"}, {"name": "c"})] == [False] * 3
 
@@ -108,7 +108,7 @@ def test_plans_are_not_compared_with_each_other(xen, converge, monkeypatch):
 @pytest.mark.parametrize("kind", ["folder", "pipe", "dangling link"])
 @pytest.mark.parametrize("state", ["running", "stopped"])
 def test_a_disk_is_made_only_where_nothing_is(xen, converge, kind, state):
-    """A pipe is not opened, for that waits for ever; a link that leads nowhere would be in the way of each run."""
+    """A pipe is not opened, since that blocks forever; a dangling link would obstruct each run."""
     path = xen.folder / "it"
     make = {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "dangling link": lambda: path.symlink_to("/gone/away")}[kind]
     make()
@@ -160,7 +160,7 @@ def test_a_link_to_start_with_the_host_that_a_dead_run_left_half_made(xen, conve
 
 @pytest.mark.parametrize("cmdline", ["a\\tb", "a\\nb"])
 def test_an_adopted_domain_with_a_control_character_in_its_arguments(xen, converge, cmdline):
-    """It can't stand in an xl file of ours, so that there is none to start it from again; it can still be replaced."""
+    """xl can't express it, so it can't be started again after a failure; it can still be replaced."""
     xen.add("www", FOREIGN.format(name="www", kernel="/x", cmdline=cmdline))
     assert converge({"name": "www", "adopt": True}, check=True)["changed"]
     done = converge({"name": "www", "adopt": True})
@@ -206,7 +206,7 @@ def test_purge_removes_what_a_dead_run_left_of_a_domain_that_is_declared_no_more
 
 
 def test_one_that_ends_between_a_look_and_its_pause_is_no_failure(xen, converge):
-    """A boot loop does so again and again; what is gone needs no pause."""
+    """A boot loop restarts again and again; a domain that is gone needs no pause."""
     converge({"name": "www"})
 
     def gone():
@@ -225,7 +225,7 @@ def test_one_that_ends_between_a_look_and_its_pause_is_no_failure(xen, converge)
 @pytest.mark.parametrize("name", ["www", "www~prev"])
 @pytest.mark.parametrize("declared", [{}, {"state": "stopped"}, {"state": "absent"}])
 def test_one_that_is_ending_is_waited_for(xen, converge, name, declared):
-    """Xen keeps its name and its memory until it has ended: a create before that fails."""
+    """Xen keeps its name and memory until it is gone: creating it before that fails."""
     converge({"name": "www"})
     record = xen.domains.pop("www")
     looks = []
@@ -271,7 +271,7 @@ def test_the_uuid_of_another_running_domain_is_refused(xen, converge):
 
 
 def test_a_mask_of_cpus_that_is_not_read_is_one_line(xen, converge, monkeypatch):
-    """xl takes nodes too."""
+    """xl accepts NUMA nodes too."""
     path = xen.folder / "xl.conf"
     path.write_text('vm.cpumask="nodes:0"\n')
     monkeypatch.setattr("ansible_collections.unikernels.xen.plugins.module_utils.xen.observation.XL_CONF", str(path))
@@ -283,7 +283,7 @@ def test_a_mask_of_cpus_that_is_not_read_is_one_line(xen, converge, monkeypatch)
 
 
 def test_a_disk_that_another_domain_had_and_that_vanished_is_not_made_again(xen, converge):
-    """A domain that got another name has the same data; its volume is not mounted."""
+    """A renamed domain has the same data; its volume is not mounted."""
     disk = xen.folder / "d.img"
     converge({"name": "db", "disks": [{"path": str(disk), "size": 1, "access": "w"}]})
     converge({"name": "db", "state": "stopped", "disks": [{"path": str(disk), "size": 1, "access": "w"}]})
@@ -337,7 +337,7 @@ def test_a_policy_that_is_no_text_is_one_line(xen, converge, name):
 
 @pytest.mark.parametrize("parallel", [1, 3])
 def test_a_domain_whose_memory_others_need_ends_first(xen, converge, parallel):
-    """The check before the run counts on it; in the order of the declaration Xen would have no memory left."""
+    """The check before the run counts on it; in declared order Xen would run out of memory."""
     xen.xl_shutdown = xen.xl_destroy
     converge({"name": "old"})
     xen.free = 40

@@ -1,4 +1,4 @@
-"""Single primitives on a double of Dom0: by xl and by Xen's bindings, and what they do when Xen or the guest does otherwise."""
+"""Single primitives on a double of Dom0, through xl and Xen's bindings, including when Xen or the guest misbehaves."""
 
 import subprocess
 
@@ -13,7 +13,7 @@ TEXT = xl_config(declaration_of({"name": "www", "kernel": "/k", "interfaces": [{
 
 
 class Bindings:
-    """Xen's own, as far as a performer uses them; a domain that was paused twice has to be unpaused twice."""
+    """A double of Xen's bindings, as far as needed; a domain that was paused twice has to be unpaused twice."""
 
     def __init__(self, xen):
         self.xen, self.pauses, self.refuses = xen, {}, None
@@ -80,7 +80,7 @@ def test_a_domain_that_is_gone_in_the_moment_of_its_pause(xen, bindings):
 
 
 def test_one_that_does_not_wait_after_its_creation_is_a_failure(xen):
-    """Whoever starts it beside us, or a crash at once: it must not answer at the old one's address."""
+    """Somebody starts it meanwhile, or it crashes at once: it must not answer at the old domain's address."""
     created = xen.xl_create
 
     def starts(*words):
@@ -126,7 +126,7 @@ def test_one_that_can_not_be_destroyed_is_named(xen):
 
 
 def test_one_that_is_being_built_again_is_waited_for_before_it_is_destroyed(xen, monkeypatch):
-    """xl's daemon would make it after our destroy, and it would run beside what comes next."""
+    """xl's daemon would create it again after our destroy, beside the next domain."""
     monkeypatch.setattr("ansible_collections.unikernels.xen.plugins.module_utils.apply.perform.REBOOT_SECONDS", 20)
     (xen.folder / "logs" / "xl-www.log").write_text("Action for shutdown reason code 1 is restart\n")
     looks = []

@@ -1,4 +1,4 @@
-"""What is refused before anything changes, because Xen would find it out half-way."""
+"""What is refused before anything changes, because Xen would find it only half-way through."""
 
 import hashlib
 import re
@@ -130,7 +130,7 @@ def test_a_source_that_names_another_file_is_refused(xen, converge, name):
     with pytest.raises(converge.Refused) as refused:
         converge({"name": "a", "disks": [{"path": str(xen.folder / "d"), "source": str(source)}]})
     assert words in str(refused.value)
-    # And where it changes after the check.
+    # It changes after the check.
     with pytest.raises(ToolstackError) as failed:
         disks.make(Origin(str(xen.folder / "d"), "raw", 0, str(source)))
     assert words in str(failed.value)
@@ -148,7 +148,7 @@ def test_a_source_that_stands_alone_is_taken(tmp_path, data):
 
 
 def test_an_image_of_the_store_that_was_altered_is_refused(xen, converge, kernel, tmp_path):
-    """What was verified is what boots: its digest is computed from what it is now."""
+    """What was verified is what boots: the digest is computed from the file now."""
     data = open(kernel, "rb").read()
     image = tmp_path / (hashlib.sha256(data).hexdigest() + ".xen")
     image.write_bytes(data)

@@ -1,4 +1,4 @@
-"""The callback progress: a line of a long task on a terminal, nothing elsewhere, and other callbacks' output as it was."""
+"""The callback progress: one line for a long task on a terminal, nothing elsewhere, and other callbacks' output unchanged."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

@@ -1,4 +1,4 @@
-"""What a reader may count on: no function longer than a screen, and no module with anything but its documentation and a call."""
+"""Rules that readers can rely on: no function longer than a screen, and modules with only documentation and one call."""
 
 import ast
 import pathlib
@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-# Lines of a function. Its cyclomatic complexity is ruff's business (C901).
+# Longest function, in lines. ruff checks the cyclomatic complexity (C901).
 MAX_LINES = 50
-# Decisions in a module's main beside the errors that it turns into fail_json: what decides more is not tested without Ansible.
+# Decisions in a module's main, not counting errors turned into fail_json: more can't be tested without Ansible.
 MAX_DECISIONS = 8
 DECISIONS = (ast.If, ast.For, ast.While, ast.BoolOp, ast.IfExp, ast.comprehension, ast.Lambda)
 

@@ -1,4 +1,4 @@
-"""What is documented is what there is: roles' variables, the reference, links, and what a tarball brings along."""
+"""The documentation matches the code: roles' variables, the reference, links, and the content of the tarball."""
 
 import fnmatch
 import pathlib
@@ -39,7 +39,7 @@ def test_each_default_of_a_role_is_documented_with_its_value(role):
 def test_each_entry_point_of_a_role_is_described_without_markup_in_its_title(role):
     for name, point in entry_points(role).items():
         assert point.get("description"), name
-        # It is part of the name of a task.
+        # It is part of a task's name.
         assert not re.search(r"\b[A-Z]+\(", point["short_description"]), name
 
 
@@ -137,7 +137,7 @@ def test_a_tarball_has_what_users_need_and_nothing_of_developers():
 
 
 def test_an_execution_environment_gets_what_a_controller_needs():
-    """Without meta/execution-environment.yml ansible-builder takes the developers' requirements.txt."""
+    """Without meta/execution-environment.yml ansible-builder would take the developers' requirements.txt."""
     dependencies = read("meta/execution-environment.yml")["dependencies"]
     lines = (ROOT / dependencies["python"]).read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == ["dnspython>=2.3"]
@@ -149,7 +149,7 @@ def test_the_licence_is_the_same_where_galaxy_and_where_reuse_look_for_it():
 
 
 def test_the_strangers_scenario_is_whole_and_short():
-    """tests/stranger runs these files as they stand in the page."""
+    """tests/stranger runs these files exactly as they are on the page."""
     text = (ROOT / "docs/molecule.md").read_text().split("## Ten lines")[1].split("\n## ")[0]
     files = dict(re.findall(r"```yaml\n# molecule/default/(\S+)\n(.*?)```", text, re.DOTALL))
     assert sorted(files) == ["converge.yml", "create.yml", "destroy.yml", "lab.yml", "molecule.yml", "verify.yml"]

@@ -1,4 +1,4 @@
-"""The declarations of docs/networks.md are taken as they stand, and become files for each manager that a host may have."""
+"""The declarations in docs/networks.md are valid as written, and become files for each network manager."""
 
 import pathlib
 import re
@@ -42,7 +42,7 @@ def test_an_example_is_right_and_every_manager_takes_it(example):
     for unikernel in fleet.hosts["h"].unikernels:
         for interface in unikernel["interfaces"]:
             network = networks[interface["bridge"]]
-            # Whoever has a way out has it without writing it down.
+            # Every network that leads outside gives its interfaces a gateway.
             assert (
                 network.mode == "isolated" or network.name == "storage" or interface.get("gateway") or interface.get("gateway6")
             )

@@ -1,4 +1,4 @@
-"""docs/trust.md names a test for each attack: they are there."""
+"""Each test that docs/trust.md names for an attack exists."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""The boot line is what MirageOS reads: against a model of mirage-bootvar's parser, and our doubles of it in sh and C."""
+"""The boot line is what MirageOS reads: compared with a model of mirage-bootvar's parser, and our doubles of it in sh and C."""
 
 import pathlib
 import re
@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 ROOT = pathlib.Path(__file__).parents[3]
-# What is special to a shell, to this grammar or to neither.
+# Characters that are special to a shell, to this grammar, or to neither.
 ALPHABET = "a=-'\"\\ $`é*;"
 PIECE = re.compile(r'\\(.)|"((?:[^"\\]|\\.)*)"|( +)|([^"\\ ]+)', re.DOTALL)
 
 
 def model(line):
-    """mirage-bootvar's parser, written as a lexer: None where it fails."""
+    """A model of mirage-bootvar's parser, written as a lexer; returns None if it fails."""
     words, word, at = [], "", 0
     while at < len(line):
         piece = PIECE.match(line, at)
@@ -62,7 +62,7 @@ def test_words_arrive_as_they_are(written):
 
 @given(st.lists(st.from_regex(r"[\w@%+=:,./-]{1,12}", fullmatch=True), max_size=5))
 def test_what_needs_no_quotes_has_none(written):
-    """The line of a running domain stays what it is, so that it is not replaced."""
+    """A running domain's line stays as it is, so that the domain is not replaced."""
     assert boot_line.join(written) == " ".join(written)
 
 
@@ -84,7 +84,7 @@ def test_addresses_of_a_line(line, expected):
 
 
 def test_a_value_is_no_address():
-    """Of a running stranger: what only stands in a value clashes with nothing."""
+    """A foreign domain's line: text inside a value clashes with nothing."""
     declared = declaration_of(
         {"name": "new", "kernel": "/k", "interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]}, "h"
     )

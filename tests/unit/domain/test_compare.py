@@ -1,4 +1,4 @@
-"""What differs is said in the words that a user wrote, and what is said can be written again."""
+"""Differences are reported in the words of the options, and can be written back as options."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ def declare(**options):
 
 
 def observed(domain):
-    """As Xen reports it: it knows no address and no group."""
+    """Return the domain as Xen reports it, without addresses and groups."""
     bare = [dataclasses.replace(vif, **dict.fromkeys(ADDRESS_FIELDS, "")) for vif in domain.interfaces]
     return dataclasses.replace(domain, interfaces=tuple(bare))
 
@@ -99,7 +99,7 @@ def test_a_path_belongs_to_an_option(path, option):
 
 
 def test_an_address_is_not_changed_live():
-    """Who wants an interface more wants another boot line too, if it has an address."""
+    """Another interface with an address also means another boot line."""
     assert set(options_of(paths({"interfaces": [{"bridge": "b"}]}, {}))) <= LIVE
     assert not set(options_of(paths({"interfaces": [VIF]}, {}))) <= LIVE
     assert options_of(["interfaces[0].rate", "interfaces[0].mtu", "cap"]) == ("interfaces", "cap")
@@ -157,7 +157,7 @@ def test_what_is_shown_can_be_declared(domain):
         vif.address for vif in domain.interfaces
     ]
     assert as_options(observed(domain), domain)["interfaces"] == as_options(domain, domain)["interfaces"]
-    # Without knowing what is declared it is the same line at least.
+    # Without the declaration, at least the same line results.
     again = declaration_of(as_options(observed(domain)), "h").domain
     assert again.arguments == domain.arguments
 

@@ -1,4 +1,4 @@
-"""What a user may write, and what is refused, in one line that says where."""
+"""What a user may declare, and what is refused with one line that says where."""
 
 import dataclasses
 import datetime
@@ -64,7 +64,7 @@ def test_mapping_of_arguments():
 
 
 def test_text_is_the_whole_line():
-    """A Linux kernel's command line has a grammar of its own."""
+    """A Linux kernel's command line has its own grammar."""
     line = "root=/dev/xvda ro  dyndbg='file x +p' \"init=/a b\" \\"
     assert declare(interfaces=[{"bridge": "xenbr0"}], arguments=line).domain.arguments == line
 
@@ -224,7 +224,7 @@ def test_bad_input_is_refused_in_one_line(changes, words):
     assert message.startswith("domain ")
 
 
-# Whatever YAML can hold: no traceback other than SpecError, and never two lines.
+# Anything that YAML can hold: no error other than SpecError, and always one line.
 _text = st.text() | st.text(st.characters(categories=("Cs", "Cc", "Lu", "Zl")))
 _plain = st.none() | st.booleans() | st.integers() | st.floats() | _text | st.dates() | st.builds(pow, st.just(10), st.just(5000))
 _anything = st.recursive(

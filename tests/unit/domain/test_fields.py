@@ -1,4 +1,4 @@
-"""The table of options: what is documented is what is taken, and what is compared is what Xen can be asked for."""
+"""The table of options: documentation matches what is accepted, and what is compared can be read from Xen."""
 
 import ast
 import dataclasses
@@ -95,7 +95,7 @@ def test_what_has_none_is(key):
     ],
 )
 def test_modules_and_roles_give_the_same_answer(options):
-    """Roles read what YAML says; modules what Ansible has made of it."""
+    """Roles get what YAML says; modules what Ansible makes of it."""
     options = {"name": "www", "kernel": "/k", **options}
     one_module = ArgumentSpecValidator(fields.argument_spec(fields.DOMAIN))
 
@@ -139,7 +139,7 @@ def nested(depth, kind):
 )
 @pytest.mark.parametrize("option", [field.name for field in fields.DOMAIN if field.name != "name"])
 def test_a_value_without_measure_is_one_short_line(option, value):
-    """None that takes minutes, or the stack."""
+    """Neither takes minutes nor exhausts the stack."""
     device = {"path": "/d", "size": value, "bridge": "b", "mtu": value}
     declared = {"name": "www", "kernel": "/k", "interfaces": [device], "disks": [device], option: value}
     for options in (declared, typed([declared])[0][0]):

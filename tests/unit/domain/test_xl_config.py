@@ -1,4 +1,4 @@
-"""The xl text: nothing in a value can end the string it stands in."""
+"""The xl text: no value can end the string that contains it."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ printable = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=6
 
 
 def unquote(text):
-    """The inverse, as xl's lexer does it: read to the first bare quote, dropping backslashes."""
+    """The inverse of quote, like xl's lexer: read to the first bare quote, dropping backslashes."""
     assert text[0] == '"'
     out, at = [], 1
     while text[at] != '"':
@@ -71,7 +71,7 @@ def test_every_line_is_an_assignment():
 
 
 def test_what_xen_reported_is_what_was_declared():
-    """The JSON was printed by Xen 4.17's `xl list -l` for a domain made from this declaration."""
+    """Xen 4.17's `xl list -l` printed the JSON for a domain created from this declaration."""
     recorded = json.loads((pathlib.Path(__file__).parent / "xl-list.json").read_text())
     options = {
         "name": "w2",

@@ -1,4 +1,4 @@
-"""A bill of materials is CycloneDX's, the same each time, and no host's answer makes it anything else."""
+"""A bill of materials is valid CycloneDX and reproducible, whatever a host answers."""
 
 import json
 
@@ -25,7 +25,7 @@ def test_a_bill_names_the_image_and_its_packages():
     assert [part["purl"] for part in bill["components"]] == ["pkg:opam/conf-gmp@4%2Bdune", "pkg:opam/tls@2.0.3"]
     try:
         assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    except Exception as error:  # the validator's own libraries are no requirement
+    except Exception as error:  # the validator's own libraries are not a requirement
         assert type(error).__name__ == "MissingOptionalDependencyException"
 
 

@@ -1,4 +1,4 @@
-"""All hosts together: every mistake is one line with its host, and what two hosts can't both have is refused."""
+"""All hosts together: every mistake is one line with its host, and two hosts that claim the same are refused."""
 
 import copy
 import re
@@ -162,7 +162,7 @@ def test_macs_that_collide_are_derived_again_and_stay(monkeypatch):
     every = [given_macs.get(host) or short(host, "www", 0) for host in hosts]
     assert len(set(every)) == len(every)
     assert chosen() == {host: given_macs.get(host) for host in hosts}
-    # Hosts after it in the alphabet don't change what a host has.
+    # Hosts that sort later don't change what a host has.
     last = list(hosts)[-1]
     del hosts[last]
     assert {host: mac for host, mac in chosen().items() if mac} == {host: mac for host, mac in given_macs.items() if host != last}
@@ -246,12 +246,12 @@ def test_any_variables_are_taken_or_refused_in_lines(hosts):
 
 
 def test_the_variables_of_the_hosts_themselves_are_judged_with_the_rest():
-    """A typo in Dom0's memory is known before any host is asked, and is in the one list."""
+    """A typo in Dom0's memory is found before any host is contacted, in the same list as everything else."""
     values = {"xen_host_dom0_memory": 64, "xen_host_domain_cpus": "3-1", "xen_host_management_networks": ["here"]}
     fleet = compile_fleet({"xen1": Resolved({**values, "unikernels": []})}, Asked(services=()), str)
     lines = [problem.line for problem in fleet.problems]
     assert [line.partition(":")[0] for line in lines] == list(values)
-    # A service's role on its own asks for no host's.
+    # A service's role alone reads no variables of the host.
     assert (
         not compile_fleet({"xen1": Resolved(values)}, Asked(services=(), unikernels="", images=""), str).hosts["xen1"].unikernels
     )
@@ -319,7 +319,7 @@ def test_mistakes_of_networks_are_in_the_fleets_list(values, words):
     fleet = compiled({"h": {"unikernels": [unikernel], "unikernel_images": IMAGES, **values}})
     lines = [problem.line for problem in fleet.problems]
     assert any(words in line for line in lines), lines
-    # What is on a network that could not be read is not said to be wrong as well.
+    # Domains on a network that could not be read are not reported too.
     assert len(lines) == (1 if values else 2), lines
 
 

@@ -1,4 +1,4 @@
-"""playbooks/validate.yml on inventories what can't be rendered is named with its place, and nothing vanishes."""
+"""playbooks/validate.yml on inventories: what can't be rendered is reported with its place, and nothing vanishes."""
 
 import json
 import os
@@ -114,7 +114,7 @@ def test_what_is_right_is_read_once_and_not_shown(tmp_path):
 
 
 def test_a_core_that_renders_lists_at_once_hides_nothing(monkeypatch):
-    """As ansible-core before 2.19: what a template names is looked at too, for `default` would hide it."""
+    """As with ansible-core before 2.19: the variables in a template are checked too, since `default` would hide errors."""
     monkeypatch.setattr(resolve, "Origin", None)
     trust = getattr(__import__("ansible.template", fromlist=["x"]), "trust_as_template", str)
     lines = []

@@ -1,4 +1,4 @@
-"""Generations: what is kept, and that going back names a place: twice is as once."""
+"""Generations: what is kept, and that a rollback names a target, so that a second one changes nothing."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def domain(name="www", image="a", **options):
 
 @pytest.fixture
 def host(tmp_path):
-    """A host that runs what it is told: deploy and back return what was applied."""
+    """A host that runs whatever is applied; deploy and back return what was applied."""
 
     class Host:
         folder = str(tmp_path / "generations")
@@ -72,7 +72,7 @@ def test_going_back_twice_is_as_going_back_once(host):
     assert host.runs["www"] == domain(image="a")
     assert host.numbers() == [1, 2, 3]
     assert listing(host.folder)[0][2].repeats == 1
-    # What is deployed after that is what counts: the next way back is to what ran before it.
+    # A later deployment counts: the next rollback returns to what ran before it.
     host.deploy(domain(image="c"))
     assert host.back() == (3, True)
     assert host.runs["www"] == domain(image="a")

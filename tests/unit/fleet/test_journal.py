@@ -1,4 +1,4 @@
-"""A rollout's journal: what a state follows from, whatever line a death leaves as the last."""
+"""A rollout's journal: the state that follows from it, whatever line a death leaves last."""
 
 import datetime
 import json
@@ -54,7 +54,7 @@ def test_what_is_done_stays_done_and_what_failed_has_its_turn_again():
 
 
 def test_a_host_of_a_wave_that_is_over_must_be_done():
-    """One whose turn was lost with the controller counts only in the run that lost it."""
+    """A host whose turn was lost with the controller counts only in the run that lost it."""
     state = state_of(begin(), wave(0, a="done"), line_of("wave", AT, wave=1))
     assert course.failures(state, 1) == [] and course.failures(state, 2) == ["b", "c"]
     assert course.failures(state_of(begin(), wave(0, a="done"), line_of("wave", AT, wave=1), RESUMED)) == []
@@ -100,7 +100,7 @@ def test_each_way_to_end():
     aborted = state_of(failed, abort, line_of("back", AT, host="a", state="back", msg=""))
     ending = course.ending(aborted, rollout, NOW)
     assert (ending.result, ending.code) == (journal.ABORTED, 0) and aborted.aborted
-    # Another abort tries what was stuck once more.
+    # A second abort tries the stuck hosts again.
     assert state_of(failed, back, abort).to_return == ["a"]
 
 
@@ -135,7 +135,7 @@ def test_a_line_that_was_cut_counts_as_not_written():
     text = "".join([*begin(), *wave(0, a="done")])
     cut = read(text[:-20])
     assert cut.turns == {"a": "done"} and cut.judged == {} and len(cut.problems) == 1
-    # The next run writes on a line of its own.
+    # The next run writes on a new line.
     mended = read(text[:-20] + "\n" + RESUMED)
     assert mended.run["mode"] == "resume" and mended.turns == {"a": "done"}
 
@@ -164,7 +164,7 @@ def test_cut_anywhere_it_says_no_more_than_what_was_written(position):
     whole, cut = read(text[: text[:position].rfind("\n") + 1]), read(text[:position])
     assert (cut.turns, cut.begun_waves, cut.before) in (
         (whole.turns, whole.begun_waves, whole.before),
-        # Cut between its end and the end of the line.
+        # Cut between its end and the newline.
         *((other.turns, other.begun_waves, other.before) for other in [read(text[:position] + "\n")]),
     )
 

@@ -1,4 +1,4 @@
-"""`unikernel_images`: whatever stands there is right, or one line that names the image, the key, and what would be right."""
+"""`unikernel_images`: any value is accepted, or refused in one line with the image, the key, and what would be right."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.origins import KEYS, problems_of

@@ -1,4 +1,4 @@
-"""What a rollout asks and reports outside of the fleet, with servers on loopback."""
+"""What a rollout asks and reports outside the fleet, with servers on loopback."""
 
 import http.server
 import json
@@ -11,7 +11,7 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils import outside
 
 @pytest.fixture
 def server():
-    """Answers as ``replies`` says, and keeps what it got."""
+    """A server that answers from ``replies`` and records its requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):

@@ -1,4 +1,4 @@
-"""playbooks/rollout.yml over hosts that are folders: the plays, roles and modules are ours, only what needs Xen is a double."""
+"""playbooks/rollout.yml over hosts that are folders: plays, roles and modules are ours, with doubles of what needs Xen."""
 
 import json
 import os
@@ -12,14 +12,14 @@ from ansible_collections.unikernels.xen.plugins.module_utils.wait import until
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 GOOD, BAD, NEW = "a" * 64, "b" * 64, "c" * 64
-# A module that takes anything, and returns what its file says.
+# A module that accepts any arguments and returns the content of its file.
 DOUBLE = """\
 #!/usr/bin/python3
 import json, os
 # WANT_JSON
 print(json.dumps({{**{answer}, "sha256": os.environ["DIGEST"]}}))
 """
-# As the real one it asks no host whether it trusts a key.
+# Like the real one, it contacts no host to test a key.
 ACTION_DOUBLE = """\
 from ansible.plugins.action import ActionBase
 
@@ -40,7 +40,7 @@ DOUBLED = {
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory):
-    """A copy of the collection with doubles of what needs Xen, Debian's Xen packages or a store that root owns."""
+    """A copy of the collection with doubles of what needs Xen, Debian's Xen packages, or a store owned by root."""
     folder = tmp_path_factory.mktemp("collection")
     target = folder / "ansible_collections/unikernels/xen"
     target.mkdir(parents=True)
@@ -101,7 +101,7 @@ def fleet(collection, tmp_path_factory):
         return kernels
 
     def journal():
-        """The newest rollout: its name and its lines."""
+        """Return the newest rollout: its name and its lines."""
         path = max((folder / "journals").glob("*.jsonl"))
         return path.stem, [json.loads(line) for line in path.read_text().rpartition("\n")[0].splitlines()]
 
@@ -110,7 +110,7 @@ def fleet(collection, tmp_path_factory):
         return bool(new) and any(line["event"] == "wave" and line["wave"] == wave for line in journal()[1])
 
     def killed(digest, *arguments, wave):
-        """Begins a rollout and kills its controller when that wave has begun; its name."""
+        """Begin a rollout and kill its controller once that wave has begun. Return the rollout's name."""
         before = set((folder / "journals").glob("*.jsonl"))
         with subprocess.Popen(
             ["ansible-playbook", "-i", "hosts.yml", "unikernels.xen.rollout", *arguments], cwd=folder, stdin=subprocess.DEVNULL,
@@ -156,7 +156,7 @@ def test_a_host_from_which_all_is_gone_needs_no_image(fleet):
     assert gone.returncode == 0, gone.stdout[-4000:] + gone.stderr[-2000:]
 
 
-# Two hosts, a wave each, and nothing to wait for.
+# Two hosts, a wave each, without waiting.
 PAIR = ("--limit", "h0,h1", "-e", '{"rollout": {"waves": [1, "100%"]}}')
 
 

@@ -1,4 +1,4 @@
-"""The window, queries, notices, the host's note, owners and the watch: each by itself."""
+"""Parts of a rollout, each alone: window, queries, notices, the host's note, owners, and the watch."""
 
 import datetime
 import email
@@ -43,7 +43,7 @@ def test_a_window_is_open_in_its_own_zone_also_over_midnight_and_a_change_of_the
     assert not night.open_at(datetime.datetime(2026, 11, 27, 3, 0, tzinfo=UTC)), "that night belongs to Thursday"
     assert window().open_at(datetime.datetime(2026, 11, 28, 3, 59, tzinfo=UTC))
     assert window(days="Sat-Mon").days == (0, 5, 6)
-    # YAML 1.1 reads 16:30 without quotes as 990.
+    # YAML 1.1 reads an unquoted 16:30 as 990.
     assert window(from_="08:00", to=990).end == 990
 
 
@@ -60,7 +60,7 @@ def test_each_valid_window_opens_within_eight_days(days, begin, end, zone, momen
     if begin == end:
         assert problems == [f"rollout: window: never opens: from and to are both {begin // 60:02}:{begin % 60:02}"]
         return
-    # An hour that a clock skips in spring has windows in it that a week may miss.
+    # A clock skips an hour in spring, so a week may miss a window within it.
     opens = made.opens(moment.replace(tzinfo=UTC))
     assert opens is None or made.open_at(opens)
     assert opens is not None or end - begin <= 60

@@ -1,4 +1,4 @@
-"""What hosts have in common the controller gets once, and nothing else."""
+"""The controller acquires images that hosts share only once."""
 
 import pathlib
 
@@ -35,7 +35,7 @@ def test_an_image_that_no_unikernel_has_is_not_needed():
 
 
 def test_every_setting_of_the_roles_that_decides_is_one():
-    """A new variable of the role is on one of the two lists."""
+    """Each new variable of the role must be on one of the two lists."""
     of_hosts = {"wanted", "store", "keep", "mirror", "mirror_timeout", "ca_file", "kernels", "policy_reset", "same_as"}
     defaults = yaml.safe_load((ROOT / "roles/unikernel_images/defaults/main.yml").read_text())
     assert {name.removeprefix("unikernel_images_") for name in defaults} - of_hosts == {

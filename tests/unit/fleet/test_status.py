@@ -1,4 +1,4 @@
-"""The fleet at a glance: every host is a row, what needs a look comes first, and the page needs nothing but itself."""
+"""A fleet's status: every host is a row, what needs attention comes first, and the page is self-contained."""
 
 import html.parser
 import json

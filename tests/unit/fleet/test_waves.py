@@ -1,4 +1,4 @@
-"""Rollouts: which host is in which wave, what is refused, and what follows from failures."""
+"""Rollouts: which host is in which wave, what is refused, and what failures cause."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import KEYS, rollout_of

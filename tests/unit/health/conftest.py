@@ -1,4 +1,4 @@
-"""What these tests share: a short attempt, a declared check, authorities of their own."""
+"""Shared by these tests: a short attempt, a declared check, authorities."""
 
 import ssl
 import subprocess
@@ -10,7 +10,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.options impo
 from ansible_collections.unikernels.xen.plugins.module_utils.health import checks
 
 ATTEMPT = 0.4
-# What a shared machine may take beside it.
+# Extra time for a busy machine.
 SLACK = 2.0
 
 
@@ -20,7 +20,7 @@ def declared(**health):
 
 @pytest.fixture
 def ask(monkeypatch):
-    """One attempt that was given ATTEMPT seconds, and took not more."""
+    """One attempt with ATTEMPT seconds, which must not take longer."""
     monkeypatch.setattr(checks, "MIN_SECONDS", ATTEMPT)
 
     def attempt(**health):
@@ -35,13 +35,13 @@ def ask(monkeypatch):
 
 @pytest.fixture
 def ask_patiently(monkeypatch):
-    """One attempt with time enough for a busy machine: for what must succeed."""
+    """One attempt with enough time for a busy machine, for what must succeed."""
     return lambda **health: checks.ask(declared(**health))
 
 
 @pytest.fixture(scope="session")
 def pki(tmp_path_factory):
-    """A folder with two authorities, ca.crt and other.crt, and a server's certificate and key of the first."""
+    """A folder with two authorities, ca.crt and other.crt, and a server's certificate and key by the first."""
     folder = tmp_path_factory.mktemp("pki")
 
     def openssl(*arguments):

@@ -1,23 +1,23 @@
-"""Servers on localhost that drip, lie, hang and reset, each in a thread that ends with its `with`."""
+"""Servers on localhost that drip, lie, hang and reset, each in a thread that stops with its `with`."""
 
 import contextlib
 import socket
 import struct
 import threading
 
-# Between two bytes of one that drips: shorter than any time limit for a single read.
+# Seconds between two bytes of a dripping server: shorter than any time limit for a single read.
 DRIP_SECONDS = 0.02
-UNHEALTHY = 30  # nothing in these tests may last so long
+UNHEALTHY = 30  # nothing in these tests may take so long
 
 
 class Peer:
-    """One connection as a server's handler sees it."""
+    """A connection, as a server's handler sees it."""
 
     def __init__(self, sock, stop):
         self.sock, self.stop = sock, stop
 
     def request(self):
-        """All up to an empty line."""
+        """Read up to an empty line."""
         data = b""
         while b"\r\n\r\n" not in data:
             part = self.sock.recv(4096)
@@ -36,14 +36,14 @@ class Peer:
         return data
 
     def packet(self):
-        """One with its length before it, as DNS and OpenVPN send them over TCP."""
+        """Read a packet after its length, as DNS and OpenVPN send them over TCP."""
         return self.exactly(struct.unpack(">H", self.exactly(2))[0])
 
     def send(self, data):
         self.sock.sendall(data)
 
     def drip(self, data):
-        """Byte by byte, over and over."""
+        """Send byte by byte, again and again."""
         while True:
             for byte in data:
                 self.send(bytes([byte]))
@@ -60,7 +60,7 @@ class Peer:
 
 @contextlib.contextmanager
 def tcp(handler, tls=None, port=0):
-    """The port of a server whose ``handler`` gets a `Peer` for each connection; ``tls``: an ssl.SSLContext."""
+    """Yield the port of a server whose ``handler`` gets a `Peer` for each connection. ``tls``: an ssl.SSLContext."""
     stop, threads = threading.Event(), []
 
     def serve(sock):
@@ -94,7 +94,7 @@ def tcp(handler, tls=None, port=0):
 
 @contextlib.contextmanager
 def udp(answers):
-    """The port of a server that sends each datagram of ``answers(request)``."""
+    """Yield the port of a server that sends each datagram of ``answers(request)``."""
 
     def serve():
         while True:

@@ -1,4 +1,4 @@
-"""What holds for all checks: no exception, one line, a deadline; and connections."""
+"""Properties of all checks: no exception, one line, a deadline. And connections."""
 
 import socket
 import time
@@ -18,7 +18,7 @@ def test_tcp(ask_patiently, ask):
 
 
 def test_tcp_to_nobody_ends(ask):
-    """A listener whose queue is full takes no connection and refuses none."""
+    """A listener with a full queue neither accepts nor refuses connections."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -1,4 +1,4 @@
-"""Programs that don't end, ignore signals, leave children or fill their output."""
+"""Programs that don't exit, ignore signals, leave children or flood their output."""
 
 import os
 import signal
@@ -61,7 +61,7 @@ def test_a_flood_of_output_is_read_and_passes(ask_patiently):
 
 
 def gone(pid):
-    """Killed, though its new parent may not have reaped it yet."""
+    """True if the process was killed, even if its new parent has not reaped it yet."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0] == "Z"
@@ -71,7 +71,7 @@ def gone(pid):
 
 @pytest.mark.parametrize("end", ["exit 0", "exit 1", "sleep 30"])
 def test_its_children_end_too(ask_command, tmp_path, end):
-    """Also those that ignore SIGTERM, and those that hold its output open when it has long ended."""
+    """Also children that ignore SIGTERM, and children that hold its output open long after it has exited."""
     ask_command(f"(trap '' TERM; exec sleep 30) & echo $! >{tmp_path}/pid; {end}")
     pid = int((tmp_path / "pid").read_text())
     until = time.monotonic() + 10
@@ -87,7 +87,7 @@ def test_a_child_in_a_session_of_its_own_is_not_waited_for(ask_command, tmp_path
 
 
 def test_one_that_can_not_be_killed_is_not_waited_for(ask, monkeypatch):
-    """A process that waits for a dead disk ends with the disk."""
+    """A process that waits for a dead disk can't be killed."""
     killed = []
     monkeypatch.setattr(command_check.os, "killpg", lambda pid, _signal: killed.append(pid))
     monkeypatch.setattr(command_check, "_KILL_SECONDS", 0.1)

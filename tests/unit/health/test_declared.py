@@ -1,4 +1,4 @@
-"""A health check is read whole when it is declared: what passes can't raise later, what doesn't gets one line."""
+"""A health check is parsed completely when declared: valid ones can't raise later, invalid ones get one line."""
 
 import socket
 import ssl
@@ -269,7 +269,7 @@ def test_text_keeps_its_case():
     assert canonical_answer("TXT", '"Ab"') != canonical_answer("TXT", "ab")
 
 
-# What a target is put together from: parts that are right, nearly right, and wrong.
+# Parts of targets: right ones, nearly right ones, and wrong ones.
 PARTS = st.sampled_from(
     (
         *("http", "https", "://", ":", "//", "/", "?", "#", "@", "[", "]", "%", "%25", "\\", ".", "..", "-", "_", "*", " ", "\t"),
@@ -288,12 +288,12 @@ KEYS = st.one_of(st.sampled_from([*HEALTH_KINDS, *OPTIONS, "within"]), st.text()
 
 
 class NoNetwork(OSError):
-    """What a check may meet: here at its first packet."""
+    """The failure that a check meets at its first packet."""
 
 
 @pytest.fixture(scope="module")
 def no_network():
-    """Checks run as far as they get with sockets that fail when they are first used, and names that resolve to nothing real."""
+    """Run checks with sockets that fail on first use and names that resolve to nothing real."""
 
     def getaddrinfo(host, port, *_arguments, **_options):
         assert isinstance(host, str) and 1 <= port <= 65535
@@ -302,7 +302,7 @@ def no_network():
         return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.1", port))]
 
     class Silent:
-        """Accepts a connection and every byte, and answers nothing."""
+        """Accepts a connection and every byte, and never answers."""
 
         def __init__(self, *_arguments):
             pass
@@ -326,7 +326,7 @@ def no_network():
         send = sendall
 
     def wrap_socket(context, _sock, server_hostname):
-        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_hostname)  # which reads the name as it does
+        context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=server_hostname)  # a real one parses the name too
         raise NoNetwork("no handshake here")
 
     def popen(words, **_options):
@@ -364,10 +364,10 @@ def test_what_passes_can_only_meet_the_network(kind, target, options):
     if health.kind == "console":
         return
     try:
-        # Not `ask`, which would make a line of anything.
+        # Not `ask`, which would turn any error into a line.
         answer = checks._module_of(health.kind).check(health, time.monotonic() + 5)
     except OSError:
-        return  # network, or a file that is not there
+        return  # the network, or a missing file
     assert answer is None or isinstance(answer, str)
 
 

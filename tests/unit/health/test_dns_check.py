@@ -1,4 +1,4 @@
-"""DNS against real sockets: types, aliases, truncation, transports, and answers that are none."""
+"""DNS with real sockets: types, aliases, truncation, transports, and invalid answers."""
 
 import builtins
 import struct
@@ -33,7 +33,7 @@ RECORDS = [line.split(None, 4) for line in ZONE.strip().splitlines()]
 
 
 def response_to(wire, **changes):
-    """What an honest server answers: the records, and the chain of aliases before them."""
+    """Return an honest server's answer: the chain of aliases, then the records."""
     query = dns.message.from_wire(wire)
     response = dns.message.make_response(query)
     response.flags |= changes.get("flags", 0)
@@ -43,7 +43,7 @@ def response_to(wire, **changes):
         records = [row for row in RECORDS if row[0].lower() == name.lower() and row[3] == kind]
         aliases = [row for row in RECORDS if row[0].lower() == name.lower() and row[3] == "CNAME"]
         for row in records or aliases:
-            # One rrset for each type of a name, as a server has it.
+            # One rrset for each type of a name, as servers have it.
             response.find_rrset(response.answer, dns.name.from_text(row[0]), dns.rdataclass.IN,
                                 dns.rdatatype.from_text(row[3]), create=True).update(dns.rrset.from_text(*row))  # fmt: skip
         if records or not aliases:
@@ -151,7 +151,7 @@ def test_a_malformed_answer_is_one_line(ask, junk):
 
 
 def test_names_that_point_from_one_to_the_next_take_no_time(ask):
-    """Sixty-four KiB of them took dnspython 2.3 eleven seconds, in which no other check got on."""
+    """64 KiB of these took dnspython 2.3 eleven seconds, and blocked all other checks."""
 
     def bomb(wire):
         body = bytearray(wire[:2] + b"\x81\x80\0\1\0\0\0\0\0\0" + b"\1a\0\0\1\0\1")
@@ -174,14 +174,14 @@ def test_names_that_point_from_one_to_the_next_take_no_time(ask):
 
 def test_truncated_over_udp_is_asked_over_tcp(ask_patiently):
     def truncated(wire):
-        return [response_to(wire, flags=dns.flags.TC).to_wire()[:20]]  # anywhere, also where it can't be read
+        return [response_to(wire, flags=dns.flags.TC).to_wire()[:20]]  # anywhere, even where it can't be parsed
 
     with servers.tcp(over_tcp(honest)) as port, udp_at(port, truncated):
         assert ask_patiently(dns=f"www.example.org@127.0.0.1:{port}", answer="10.0.0.1") is None
 
 
 def udp_at(port, answers):
-    """A UDP server beside a TCP one on the same port."""
+    """A UDP server with a TCP one on the same port."""
     import contextlib
     import socket
     import threading

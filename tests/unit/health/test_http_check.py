@@ -1,4 +1,4 @@
-"""HTTP against real sockets: what counts as an answer, and that nothing that is sent makes an attempt longer."""
+"""HTTP with real sockets: what counts as an answer, and that nothing a server sends prolongs an attempt."""
 
 import pytest
 
@@ -189,7 +189,7 @@ def test_ca_may_have_words_between_its_certificates_and_may_be_broken(ask_patien
 
 
 def test_a_tls_handshake_that_never_ends(ask):
-    # A record of TLS of 16 KiB, byte by byte.
+    # A TLS record of 16 KiB, byte by byte.
     with servers.tcp(lambda peer: peer.drip(b"\x16\x03\x03\x3f\xff\x02" + b"\0" * 16000)) as port:
         assert "timed out" in ask(http=f"https://127.0.0.1:{port}/", insecure=True)
 

@@ -1,4 +1,4 @@
-"""OpenVPN with a tls-crypt key: against OpenVPN itself where it is installed, and against servers that only look like it."""
+"""OpenVPN with a tls-crypt key: with OpenVPN itself if installed, and with servers that only look like it."""
 
 import builtins
 import os
@@ -29,7 +29,7 @@ def key(tmp_path):
 
 
 def reply(packet, opcode=8, static=STATIC, session=None, acknowledged=1):
-    """What an endpoint answers, and with changes what it would not."""
+    """Return an endpoint's answer; with changes, one that it would not send."""
     theirs = session or packet[1:9]
     plain = bytes([acknowledged]) + b"\0\0\0\0" * acknowledged + (theirs if acknowledged else b"") + b"\0\0\0\0"
     return Key(static, server=True).wrap(bytes([opcode << 3]) + os.urandom(8), struct.pack(">II", 1, 0), plain)
@@ -38,7 +38,7 @@ def reply(packet, opcode=8, static=STATIC, session=None, acknowledged=1):
 def endpoint(**changes):
     def handler(peer):
         packet = peer.packet()
-        # An endpoint says nothing to who has not its key.
+        # An endpoint ignores clients without its key.
         if Key(STATIC, server=False).unwrap(packet) == b"\0\0\0\0\0" and packet[0] >> 3 == 7:
             answer = reply(packet, **changes)
             peer.send(struct.pack(">H", len(answer)) + answer)
@@ -54,7 +54,7 @@ def test_an_endpoint_without_tls_behind_its_key(ask, key):
 
 
 def test_an_endpoint_that_never_ends_its_handshake(ask, key):
-    """Packets of TLS that is none, in the wrong order, twice, and of another session."""
+    """Packets without valid TLS, in the wrong order, duplicated, and of another session."""
 
     def handler(peer):
         first = peer.packet()
@@ -131,7 +131,7 @@ def test_without_cryptography(ask, key, monkeypatch):
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 @pytest.mark.parametrize("ours", [True, False])
 def test_openvpn_itself(ask, ask_patiently, pki, tmp_path, transport, ours):
-    """The real one answers its key, and not another."""
+    """The real server answers clients with its key, and no others."""
     good, other = tmp_path / "good.key", key_file(tmp_path / "other.key")
     subprocess.run([OPENVPN, "--genkey", "secret", str(good)], check=True, capture_output=True, timeout=60)
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM if transport == "tcp" else socket.SOCK_DGRAM) as free:
@@ -155,7 +155,7 @@ def test_openvpn_itself(ask, ask_patiently, pki, tmp_path, transport, ours):
         if ours:
             until = time.monotonic() + servers.UNHEALTHY
             while "refused" in (answer := ask_patiently(**health, key=str(good)) or ""):
-                assert time.monotonic() < until  # it says that it listens just before it does
+                assert time.monotonic() < until  # it reports that it listens just before it does
             assert answer == ""
         else:
             assert ask(**health, key=other)

@@ -1,4 +1,4 @@
-"""A guest chooses what stands on its console: no pattern may take long to be matched with it."""
+"""A guest decides what is on its console, so matching any pattern with it must be fast."""
 
 import re
 import time

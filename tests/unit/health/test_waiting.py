@@ -1,4 +1,4 @@
-"""Several services at once: each has its time, and all of them end."""
+"""Several services at once: each gets its time, and all checks end."""
 
 import time
 
@@ -23,7 +23,7 @@ def test_all_healthy():
 
 
 def test_the_unhealthy_are_named_and_all_end_in_their_time():
-    """More than any pool would ask at once, each with a server that drips for ever."""
+    """More than any pool would check at once, each with a server that drips forever."""
 
     def drips(peer):
         peer.request()

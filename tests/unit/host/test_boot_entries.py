@@ -1,4 +1,4 @@
-"""The boot that worked and the one that is tried, out of GRUB's menu and what runs."""
+"""The boot that worked and the one on trial, from GRUB's menu and from what runs."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_entries as grub
@@ -34,7 +34,7 @@ def test_the_entry_to_try_is_xens_first_with_a_way_back():
     assert tried.xen_line == grub.xen_entry(MENU).xen_line
     assert tried.files == entry.files
     assert "savedefault" not in text
-    # Neither of the words that are added makes the running boot another one than the menu's.
+    # None of the added words makes the running boot differ from the menu's.
     assert other_arguments(MENU, XEN, tried.linux_line) is False
 
 
@@ -44,7 +44,7 @@ def test_the_entry_that_worked_has_files_of_its_own():
     own = "/boot/unikernels-ab"
     assert good.files == [f"{own}/xen-4.17-amd64.gz", f"{own}/vmlinuz-{RELEASE}", f"{own}/initrd.img-{RELEASE}"]
     assert [grub.on_host(path) for path in good.files] == good.files
-    # Of the one that worked the next one that worked is made.
+    # The entry that worked is the source of the next one.
     again = grub.own_entry(good, grub.GOOD, "unikernels-cd")
     assert "unikernels-ab" not in again and again.count("unikernels.boot=") == 1 and again.count("panic=30") == 1
     both = grub.HEAD + text + grub.own_entry(grub.xen_entry(MENU), grub.TRY)

@@ -1,4 +1,4 @@
-"""What GRUB's menu says that the next boot gets, against what runs."""
+"""Compare what GRUB's menu gives the next boot with what runs."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu import (
@@ -7,7 +7,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host.boot_menu impo
     written_arguments,
 )
 
-# As update-grub of Debian 12 writes it, shortened.
+# As Debian 12's update-grub writes it, shortened.
 MENU = """
 menuentry 'Debian GNU/Linux' --class debian {
 	linux	/boot/vmlinuz-6.1.0-56-amd64 root=UUID=dfac ro console=tty0 quiet
@@ -38,7 +38,7 @@ LINUX = "placeholder root=UUID=dfac ro console=hvc0 quiet"
     ("xen", "linux", "other"),
     [
         (XEN, LINUX, False),
-        # Xen has them from GRUB's script on a machine with UEFI; Linux may be given no placeholder.
+        # GRUB's script adds these for Xen on UEFI machines; Linux may lack the placeholder.
         (f"{XEN} no-real-mode edd=off", LINUX.removeprefix("placeholder "), False),
         (f"{XEN} spec-ctrl=no", LINUX, True),
         ("placeholder dom0_mem=768M,max:768M", LINUX, True),
@@ -69,7 +69,7 @@ GRUB_CMDLINE_LINUX_XEN_REPLACE="console=hvc0"
     ("part", "xen", "linux", "differing"),
     [
         (PART, ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0"], []),
-        # A host that another version of the role wrote for, with the same arguments, is not booted again.
+        # A host that another version of the role configured with the same arguments is not rebooted.
         (PART.replace("undone", "overwritten"), ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0"], []),
         ("", ["dom0_mem=768M,max:768M"], [], []),
         (
@@ -81,9 +81,9 @@ GRUB_CMDLINE_LINUX_XEN_REPLACE="console=hvc0"
         (PART, ["dom0_mem=768M,max:768M"], ["console=hvc0"], ["console=com1"]),
         (PART, ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0", "loglevel=4"], ["loglevel=4"]),
         (PART, ["dom0_mem=768M,max:768M", "console=com1"], [], ["console=hvc0"]),
-        # Written, and taken back before it ever ran.
+        # Written, and withdrawn before it ever ran.
         (PART.replace("com1", "com2"), ["dom0_mem=768M,max:768M", "console=com1"], ["console=hvc0"], []),
-        # Xen's is none of Linux'.
+        # An argument of Xen is none of Linux.
         (PART, ["dom0_mem=768M,max:768M", "console=com1", "quiet"], ["console=hvc0"], ["quiet"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Whatever word of a boot changes, it is tried once, and the entry that worked stays the default with its own files."""
+"""Whatever word of a boot line changes: it is tried once, and the entry that worked stays the default with its own files."""
 
 import os
 import re
@@ -18,7 +18,7 @@ FILES = ("xen-4.17-amd64.gz", f"vmlinuz-{RELEASE}", f"initrd.img-{RELEASE}")
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-    """A /boot in a folder, which runs what its menu has; ``environment()`` is GRUB's."""
+    """A /boot in a folder whose menu's entry runs; ``environment()`` is GRUB's."""
 
     class Machine:
         menu = tmp_path / "grub.cfg"
@@ -64,7 +64,7 @@ WORDS = st.from_regex(r"\A[A-Za-z0-9_=,.:/+-]{1,20}\Z")
 
 @st.composite
 def one_other_word(draw):
-    """The two lines of the menu with one word lost, doubled, cut, replaced or added."""
+    """Change one word in the menu's two lines: lost, doubled, cut, replaced or added."""
     lines = [XEN.split(), LINUX.split()]
     which = draw(st.integers(0, 1))
     place = draw(st.integers(1, len(lines[which]) - 1))
@@ -86,7 +86,7 @@ def test_a_boot_with_another_word_is_tried_once(machine, lines):
     machine.declare(xen, linux)
     assume(not re.search(r"(^| )(unikernels\.boot|BOOT_IMAGE|initrd)=", linux))
     boot.prepare(XEN, f"{LINUX}", RELEASE)
-    # GRUB boots the new one once, and else what ran.
+    # GRUB boots the new entry once, then again what ran.
     assert machine.values == {"saved_entry": "unikernels-good", "next_entry": "unikernels-try"}
     entries = machine.own_entries()
     (good,), (tried,) = (boot_entries.entries(entries[kind]) for kind in (boot_entries.GOOD, boot_entries.TRY))
@@ -94,7 +94,7 @@ def test_a_boot_with_another_word_is_tried_once(machine, lines):
     assert boot_entries.plain_words(good.xen_line) == boot_entries.plain_words(XEN)
     assert [os.path.basename(path) for path in good.files] == list(FILES)
     assert all("/unikernels-" in path for path in good.files)
-    # Only the one on trial has the new word, and each has its mark and a panic that ends in a reboot.
+    # Only the entry on trial has the new word; each has its mark, and panic= that reboots.
     assert boot_entries.plain_words(tried.linux_line) == boot_entries.plain_words(linux)
     assert boot_entries.plain_words(tried.xen_line) == boot_entries.plain_words(xen)
     for kind, entry in ((boot_entries.GOOD, good), (boot_entries.TRY, tried)):
@@ -113,7 +113,7 @@ def test_another_word_is_a_pending_reboot(lines):
     if other_arguments(menu, XEN, LINUX):
         assert changed or set(XEN.split()) & set(linux.split()) or set(LINUX.split()) & set(xen.split())
     elif changed:
-        # A word that GRUB's scripts or our own entries add themselves.
+        # A word that GRUB's scripts or our own entries add.
         assert {*xen.split(), *linux.split()} ^ {*XEN.split(), *LINUX.split()} <= {
             word for word in [*xen.split(), *linux.split()] if word in added or word.startswith(("BOOT_IMAGE=", "initrd="))
         }
@@ -126,7 +126,7 @@ def test_a_word_that_is_declared_and_does_not_run_takes_a_boot(word):
 
 
 def test_a_second_trial_keeps_what_worked_first(machine):
-    """A run that dies after the trial was selected, and another one with another word."""
+    """A run dies after the trial was selected, and another one comes with another word."""
     machine.declare(f"{XEN} one=1", LINUX)
     boot.prepare(XEN, LINUX, RELEASE)
     good = machine.own_entries()[boot_entries.GOOD]

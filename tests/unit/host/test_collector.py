@@ -27,7 +27,7 @@ XL_INFO = (
 
 @pytest.fixture
 def dom0(tmp_path, monkeypatch):
-    """A host under Xen with two domains; ``collect()`` reads it as the timer does and has the samples of one reading."""
+    """A Xen host with two domains; ``collect()`` reads it like the timer and returns the samples."""
     facts = [json.loads(json.dumps(one)) for one in (WWW, DNS)]
     monkeypatch.setattr(collector, "available", lambda: True)
     monkeypatch.setattr(collector, "must", lambda *_words: XL_INFO)
@@ -77,7 +77,7 @@ def test_a_host_and_its_domains(dom0):
     assert value(samples, "xen_domain_disk_read_bytes_total", domain="www", disk="xvda") == 512
     assert value(samples, "xen_domain_network_spoofed_packets_total", domain="www") == 4
     assert value(samples, "xen_host_filtered_packets_total", chain="common") == 1
-    # Nobody listens there.
+    # Nothing listens there.
     assert value(samples, "xen_domain_healthy", domain="www") == 0
     assert {one.value for one in samples if one.name == "xen_collector_success"} == {1}
 
@@ -164,7 +164,7 @@ def test_a_host_without_xen_has_no_domains_and_no_failure(dom0, monkeypatch):
 
 
 def test_what_the_role_installs_is_all_that_the_collector_imports(tmp_path):
-    """In Dom0 there is neither Ansible nor the collection."""
+    """Dom0 has neither Ansible nor the collection."""
     modules = yaml.safe_load((ROLE / "vars/main.yml").read_text())["xen_monitor_modules"]
     for name in modules:
         target = tmp_path / "module_utils" / name

@@ -1,4 +1,4 @@
-"""What hardens a host, what would lock its administrator out, and what an audit says."""
+"""What hardens a host, what would lock its administrator out, and what an audit reports."""
 
 import json
 import subprocess
@@ -24,7 +24,7 @@ def test_xens_line():
         "smt=off",
         "console=com1",
     ]
-    # What is named wins.
+    # Named arguments win.
     named = ["gnttab=max-ver:2", "ucode=no", "smt=on"]
     assert xen_arguments(512, 0, named, True, True, False)[1:] == named
 
@@ -91,7 +91,7 @@ def test_files_of_what_is_on_and_off():
     assert texts[hardening.UPDATES_FILE].startswith("// Written by") and "label=Debian-Security" in texts[hardening.UPDATES_FILE]
     assert 'label=Debian"' not in texts[hardening.UPDATES_FILE] and 'label=Debian"' in hardening.updates_text("all")
     assert 'Automatic-Reboot "false"' in hardening.updates_text("all")
-    # A host that is reached by a router's advertisement only stays reached.
+    # A host that is reachable only through router advertisements must stay reachable.
     needs = hardening.files({**info, "needs_router_advertisements": True}, True, False, 0, "all")
     assert "accept_ra" not in needs["files"][0]["content"]
 
@@ -189,7 +189,7 @@ def test_xens_line_with_what_is_no_default():
 
 
 def test_grubs_password_is_no_text_of_the_shell(tmp_path):
-    """What update-grub runs prints what GRUB reads."""
+    """The script prints what GRUB reads, since update-grub runs it."""
     script = tmp_path / "script"
     script.write_text(hardening.password_script("grub.pbkdf2.sha512.10000.AB.CD"))
     printed = subprocess.run(["sh", str(script)], capture_output=True, text=True, check=True, timeout=20).stdout

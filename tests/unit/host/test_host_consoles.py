@@ -1,4 +1,4 @@
-"""What runs every minute: no console's log grows for ever, whatever its guest does, and its end stays."""
+"""The job that runs every minute: no console's log grows without limit, whatever its guest does, and its end is kept."""
 
 import os
 import pathlib

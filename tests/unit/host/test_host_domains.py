@@ -1,4 +1,4 @@
-"""What xendomains.service runs: a host's domains start one after the other and end all at once, each within its own limit."""
+"""What xendomains.service runs: domains start one after the other and stop all at once, each within its own limit."""
 
 import fcntl
 import importlib.machinery
@@ -20,7 +20,7 @@ my old vm                                    2   512     2     --p---       0.0
 crashed                                      4    64     1     ---sc-       0.1
 (null)                                       5     0     1     --ps-d       0.1
 """
-# xl: remembers what it was asked for; domains that listen end, "deaf" ones don't, and a create of "hangs" hangs.
+# xl: records its calls; domains that listen stop, "deaf" ones don't, and creating "hangs" hangs.
 XL = """#!/bin/sh
 cd "$STATE" || exit 1
 echo "$(date +%s.%N) $*" >>calls

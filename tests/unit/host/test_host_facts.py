@@ -1,4 +1,4 @@
-"""What is read on a host, from texts as Linux and Debian have them."""
+"""What is read on a host, from texts of Linux and Debian."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host import audit_facts, boot, facts
@@ -8,7 +8,7 @@ INTEL = "vendor_id\t: GenuineIntel\nflags\t\t: fpu vmx hypervisor\n"
 
 @pytest.fixture
 def files(monkeypatch):
-    """path -> text; everything else is not there."""
+    """path -> text; other files don't exist."""
     texts = {}
     for module in (audit_facts, boot, facts):
         monkeypatch.setattr(module, "read", lambda path: texts.get(path, ""))
@@ -41,7 +41,7 @@ def test_microcode_can_be_had_where_its_component_is(files, sources, available):
 def test_a_virtual_machine_is_known_under_xen_too(files):
     files.update({"/proc/cpuinfo": INTEL})
     assert audit_facts.microcode()["virtual"] is True
-    # Every Dom0 has the flag; then the firmware's word decides.
+    # Every Dom0 has the flag; there the firmware's strings decide.
     files["/proc/xen/capabilities"] = "control_d"
     assert audit_facts.microcode()["virtual"] is False
     files["/sys/class/dmi/id/sys_vendor"] = "QEMU"
@@ -95,7 +95,7 @@ def test_who_logs_in(files, monkeypatch):
         ("root=/dev/vda1 unikernels.boot=try", "old\nearly\n", True, ""),
         ("root=/dev/vda1 unikernels.boot=good", "old\nearly\nlate\n", False, "late"),
         ("root=/dev/vda1", "old\n", False, boot._EARLY),
-        # Prepared in this very boot: not yet tried.
+        # Prepared in this very boot, so not yet tried.
         ("root=/dev/vda1", "this\nearly\n", False, ""),
         ("root=/dev/vda1", "", False, ""),
     ],

@@ -1,4 +1,4 @@
-"""Files of a host: written whole, and nothing that somebody else wrote in them is lost."""
+"""Files on a host: written atomically, and nothing that others wrote in them is lost."""
 
 import os
 import stat
@@ -19,7 +19,7 @@ OURS = "x=1\ny=2\n"
         ("a\nb", ["a", "b"]),
         ("a\r\n\x0cb\n\n", ["a\r", "\x0cb", ""]),
         (f"a\n{BEGIN}\nold=1\n{END}\nb\n", ["a", "b"]),
-        # Its end was lost: what is not ours for certain stays.
+        # The end mark was lost: whatever is not certainly ours stays.
         (f"a\n{BEGIN}\nx=1\ny=2\nb\nc\n", ["a", "b", "c"]),
         (f"a\n{BEGIN}\nold=1\nb\n", ["a", "old=1", "b"]),
         (f"a\n{BEGIN}\nx=1\n{BEGIN}\nold\n{END}\nb\n", ["a", "b"]),
@@ -84,7 +84,7 @@ def test_a_path_that_can_not_be(tmp_path):
 
 
 def test_a_task_can_keep_its_files_out_of_the_diff(tmp_path):
-    """Under --diff Ansible prints every diff that a module returns, whatever the task says."""
+    """With --diff Ansible prints every diff that a module returns, whatever the task says."""
     for name, said in (("shown", ""), ("kept", "      diff: false\n")):
         tmp_path.joinpath(f"{name}.yml").write_text(
             "- hosts: localhost\n  gather_facts: false\n  tasks:\n    - unikernels.xen.host_files:\n"

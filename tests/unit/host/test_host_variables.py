@@ -1,4 +1,4 @@
-"""The variables of a host, read as Xen, xl and GRUB would read what becomes of them."""
+"""The variables of a host, checked as Xen, xl and GRUB will read them."""
 
 import pathlib
 import re
@@ -161,7 +161,7 @@ def test_what_is_neither_yes_nor_no_is_refused(name, value):
 
 @pytest.mark.parametrize("value", [True, "true", "True", "yes", "on", "1"])
 def test_what_a_command_line_gives_means_what_it_says(value):
-    """-e NAME=false gives a text, which Python and Jinja take for true."""
+    """-e NAME=false gives a text, which is true for Python and Jinja."""
     assert variable_refusals({"xen_host_reboot": value}) == [] and variables.is_on(value)
     no = {True: False, "1": "0", "true": "false", "True": "False", "yes": "no", "on": "off"}[value]
     assert variable_refusals({"xen_host_reboot": no}) == [] and not variables.is_on(no)
@@ -225,7 +225,7 @@ def test_what_does_not_go_together():
 
 def test_each_variable_of_the_role_is_checked():
     defaults = yaml.safe_load((ROOT / "roles/xen_host/defaults/main.yml").read_text())
-    # Networks are checked with the domains on them.
+    # Networks are checked together with the domains on them.
     assert sorted({*defaults} - {"xen_host_networks"}) == sorted(variables.HOST_VARIABLES)
     assert variable_refusals(defaults) == []
 

@@ -1,4 +1,4 @@
-"""/etc/network/interfaces: what the uplink had, the bridge gets; the rest stays as it was."""
+"""/etc/network/interfaces: the bridge gets what the uplink had; the rest stays as it was."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host.interfaces import InterfacesError, bridged, has, sources

@@ -1,4 +1,4 @@
-"""The metrics of a host: their text, what they say of each domain, and what alerts and the dashboard make of them."""
+"""The metrics of a host: their text, their values for each domain, and what alerts and the dashboard make of them."""
 
 import json
 import pathlib
@@ -63,7 +63,7 @@ DNS = {**WWW, "name": "dns", "domid": None, "state": "stopped", "image": {}, "au
 
 
 def simulated():
-    """Every metric of a host with one domain that runs and one that is defined."""
+    """Every metric of a host with a running and a defined domain."""
     generation = {"number": 2, "applied": True, "domains": {"www": {"memory": 64}}}
     return [
         *metrics.host_samples({**HOST, "images": 3, "image_bytes": 1 << 20}),
@@ -112,7 +112,7 @@ def test_a_domain_in_its_own_view():
     assert value(samples, "xen_domain_state", domain="dns", state="stopped") == 1
     assert value(samples, "xen_domain_state", domain="dns", state="running") == 0
     assert value(samples, "xen_host_domains", state="running") == 1
-    # One that does not run has no CPU time that could look like a reset of the counter.
+    # A stopped domain has no CPU time, which would look like a counter reset.
     assert [one for one in samples if one.name == "xen_domain_cpu_seconds_total" and ("domain", "dns") in one.labels] == []
 
 
@@ -145,7 +145,7 @@ def test_a_series_that_is_there_twice_is_written_once():
 @given(st.text(), st.floats(min_value=0, max_value=1e18))
 def test_whatever_a_domain_is_called_the_text_can_be_read(name, seconds):
     text = metrics.text_of(metrics.domain_samples([{**WWW, "name": name, "cpu_seconds": seconds}]))
-    # Lines end by '\n' alone; str.splitlines would break at more.
+    # Only '\n' ends a line here; str.splitlines would split at more.
     rows = text.split("\n")
     assert rows.pop() == ""
     assert [row for row in rows if not row.startswith("# ") and not SERIES.fullmatch(row)] == []
@@ -241,7 +241,7 @@ ALERTS = {
     "XenDomainSpoofs": ('xen_domain_network_spoofed_packets_total{domain="www",interface="0"}', "0+600x60", "0+1x60"),
     "XenDomainFloodsConsole": ('xen_domain_console_bytes_total{domain="www"}', "0+6000000x60", "0+6000x60"),
 }
-# Those that take days, and one of two series.
+# Alerts that take days, and one with two series.
 LONG = {
     "XenHostRebootPending": ("xen_host_reboot_pending", "1x100", "0x100"),
     "XenHostSecurityUpdates": ('xen_host_updates_pending{kind="security"}', "1x100", "0x100"),
@@ -250,7 +250,7 @@ LONG = {
 
 
 def alerts_firing(tmp_path, series, interval, at):
-    """Names of the alerts that fire at a time, by promtool's own evaluation: it prints what it got where nothing was expected."""
+    """Return the alerts that fire at a time, evaluated by promtool: it prints them because none are expected."""
     asked = {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": at, "exp_samples": []}
     inputs = [{"series": text, "values": values} for text, values in series]
     test = {
@@ -276,7 +276,7 @@ def test_each_alert_fires_for_its_reason_alone(tmp_path):
         bad = [(with_instance(series), values) for series, values, _good in cases.values()]
         good = [(with_instance(series), values) for series, _bad, values in cases.values()]
         assert sorted(alerts_firing(tmp_path, good, interval, at)) == []
-        if cases is LONG:  # eight days old at last
+        if cases is LONG:  # eight days old in the end
             bad[-1] = (bad[-1][0], "-800000x200")
         assert sorted(alerts_firing(tmp_path, bad, interval, at)) == sorted(cases)
 

@@ -1,4 +1,4 @@
-"""The variables of the role xen_monitor, and Debian's own node_exporter and Prometheus with what becomes of them."""
+"""The variables of the role xen_monitor, and Debian's own node_exporter and Prometheus with the resulting files."""
 
 import json
 import pathlib
@@ -115,7 +115,7 @@ def openssl(folder, *words):
 
 @pytest.fixture
 def certificates(tmp_path):
-    """A CA, a certificate of it for the exporter at 127.0.0.1 and one for Prometheus."""
+    """A CA, its certificate for the exporter at 127.0.0.1, and one for Prometheus."""
     new = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2")
     openssl(tmp_path, *new, "-subj", "/CN=ca", "-keyout", "ca.key", "-out", "ca.crt")
     for name in ("tls", "client"):
@@ -129,7 +129,7 @@ def certificates(tmp_path):
 
 @pytest.fixture
 def started():
-    """started(argument, ...): a program that ends with the test."""
+    """started(argument, ...): start a program that is stopped with the test."""
     running = []
 
     def start(*words, log):
@@ -163,7 +163,7 @@ def test_prometheus_scrapes_the_metrics_over_tls_and_an_alert_fires(certificates
     (folder / "metrics" / "unikernels_xen.prom").write_text(metrics.text_of(samples))
     for file in monitor.tls_files(*((folder / name).read_text() for name in ("tls.crt", "tls.key", "ca.crt")))["files"]:
         (folder / pathlib.Path(file["path"]).name).write_text(file["content"])
-    # systemd puts the folder of the credentials in the place of %d.
+    # systemd replaces %d by the folder of the credentials.
     words = monitor.exporter_arguments([f"127.0.0.1:{port}"], str(folder / "metrics"), True)
     words = [word.replace("%d", str(folder)) for word in words] + ["--collector.disable-defaults", "--collector.textfile"]
     started("prometheus-node-exporter", *words, log=folder / "exporter.log")

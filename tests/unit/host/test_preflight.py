@@ -68,9 +68,9 @@ def placement(memory=64, address="10.0.2.101/24", **info):
 def test_placement():
     assert placement() == []
     assert "the host has 1376 MiB beside Dom0" in placement(2000)[0]
-    # What is declared for Dom0 counts, not what the last boot gave it.
+    # Dom0's declared memory counts, not what the last boot gave it.
     assert "the host has 1376 MiB beside Dom0" in placement(2000, dom0_memory=300)[0]
-    # The bridge is not there yet: it will have the uplink's network.
+    # The bridge doesn't exist yet: it will have the uplink's network.
     assert "outside the network of xenbr0 (10.0.2.0/24)" in placement(address="10.9.0.2/24")[0]
     assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []
 

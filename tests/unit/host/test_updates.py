@@ -1,4 +1,4 @@
-"""When a host may be updated, what an update left, and what apt's failure was."""
+"""When a host may be updated, what an update left undone, and why apt failed."""
 
 import subprocess
 
@@ -28,7 +28,7 @@ def test_a_held_package_is_refused_before_anything_changes_or_left_by_request():
     (line,) = updates.refusals(info, "security", "refuse")
     assert line.startswith(f"{XEN}: held (apt-mark hold)") and "update_held=leave" in line
     assert updates.refusals(info, "security", "leave") == []
-    # One that is held and is no security update is nobody's matter then.
+    # Then a held package without a security update doesn't matter.
     info = {**info, "held_updates": ["less"]}
     assert updates.refusals(info, "security", "refuse") == [] and len(updates.refusals(info, "all", "refuse")) == 1
 

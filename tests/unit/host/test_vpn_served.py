@@ -47,7 +47,7 @@ def test_a_second_controller_is_refused_in_one_line(path, write):
         )
         assert "vpn_new_ca: true" in line and "\n" not in line
     assert open(os.path.join(path, "vpn", "ca")).read() == before
-    # Another endpoint of the host is nobody's business, and with both nothing is written.
+    # Another endpoint doesn't matter; with both, nothing is written.
     with pytest.raises(ServedError):
         kept(path, endpoint(name="second"), endpoint(ca=OTHER), write=write)
     assert os.listdir(path) == ["vpn"]
@@ -55,7 +55,7 @@ def test_a_second_controller_is_refused_in_one_line(path, write):
 
 def test_another_ca_is_taken_where_it_is_meant(path):
     kept(path, endpoint())
-    assert not kept(path, endpoint(ca="", new_ca=True))  # its keys are created behind it
+    assert not kept(path, endpoint(ca="", new_ca=True))  # its keys are created later
     assert kept(path, endpoint(ca=OTHER, new_ca=True)) and not kept(path, endpoint(ca=OTHER))
     with pytest.raises(ServedError):
         kept(path, endpoint())
@@ -67,7 +67,7 @@ def test_an_endpoint_of_before_it_was_kept_is_seen_by_its_disk(path, tmp_path):
     (disks / "vpn-0123.img").write_bytes(b"dev tun\n<tls-crypt>\nKEY\n</tls-crypt>\n" + b"\0" * 512)
     with pytest.raises(ServedError, match="this host serves a CA for vpn, and /home/b/vpn on this controller has none"):
         kept(path, endpoint(ca=""), disks=str(disks))
-    assert kept(path, endpoint(), disks=str(disks))  # whoever has one is believed, and kept
+    assert kept(path, endpoint(), disks=str(disks))  # once recorded, its CA is the known one
     assert not kept(path, endpoint(name="other", ca=""), disks=str(disks))
     (disks / "web-0123.img").write_text("something else")
     assert not kept(path, endpoint(name="web", ca=""), disks=str(disks))

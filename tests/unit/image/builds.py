@@ -1,4 +1,4 @@
-"""A builder with doubles of mirage, opam and dune that keep to their contract."""
+"""A builder with doubles of mirage, opam and dune that follow their contract."""
 
 import os
 import shutil

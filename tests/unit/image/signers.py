@@ -1,4 +1,4 @@
-"""Keys of people who may sign images, and of people who may not."""
+"""Keys of people who may sign images, and of others."""
 
 import shutil
 import subprocess
@@ -17,7 +17,7 @@ def all_keys(tmp_path_factory):
 
 @pytest.fixture
 def keys(all_keys, tmp_path):
-    """Private keys, and files of who may sign and of what is revoked."""
+    """Private keys, and files of allowed signers and revoked keys."""
     folder = tmp_path / "keys"
     shutil.copytree(all_keys, folder)
     lines = []

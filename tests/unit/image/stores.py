@@ -25,7 +25,7 @@ def call(store, check=False, **options):
 
 
 class Controller:
-    """A store as a controller has it, with a signed image."""
+    """A controller's store, with a signed image."""
 
     def __init__(self, folder, keys):
         self.store, self.keys = folder / "controller", keys

@@ -1,4 +1,4 @@
-"""What mirage_image does with its options, and which words of them nobody is shown."""
+"""What mirage_image does with its options, and which parts of them are never shown."""
 
 import hashlib
 import json

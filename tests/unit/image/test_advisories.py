@@ -1,4 +1,4 @@
-"""Which packages of an image are known to be vulnerable, and what a store's overview says."""
+"""Which packages of an image are known to be vulnerable, and what a store's overview reports."""
 
 import hashlib
 import itertools
@@ -13,7 +13,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 
 from tests.guests import guest
 
-# Each older than the next, as opam's manual and `dpkg --compare-versions` have it.
+# Each is older than the next, by opam's manual and `dpkg --compare-versions`.
 ORDER = [
     "0~~a",
     "0~a",
@@ -104,7 +104,7 @@ def test_an_overview_of_a_store(tmp_path):
     (image,) = overview(str(store), [], False, False, known)["images"]
     assert image["packages"] == [{"name": "tls", "version": "1.0"}]
     assert image["vulnerable"] == [{"name": "tls", "version": "1.0", "advisory": "OSEC-1"}]
-    # In words, for the domains that have it.
+    # As text, for the domains that use it.
     (tmp_path / "etc").mkdir()
     assert overview(str(store), [], False, False, known, str(tmp_path / "etc"))["vulnerable"] == []
     for name in ("www", "dns"):
@@ -112,7 +112,7 @@ def test_an_overview_of_a_store(tmp_path):
     assert overview(str(store), [], False, False, known, str(tmp_path / "etc"))["vulnerable"] == [
         f"dns, www: image a ({digest[:12]}) has tls 1.0: OSEC-1"
     ]
-    # Nothing in a store stops the overview of it.
+    # Nothing in a store can make its overview fail.
     (store / f"{digest}.provenance.json").write_bytes(b"[]")
     (store / f"{digest}.json").write_bytes(b"[]")
     (store / "names/b.json").write_bytes(b"[]")

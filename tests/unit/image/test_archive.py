@@ -1,4 +1,4 @@
-"""Sources as one file, for a builder elsewhere: they arrive as they were, and hostile archives lead nowhere."""
+"""Sources as one file for a builder elsewhere: they arrive unchanged, and hostile archives can't escape."""
 
 import io
 import os
@@ -90,7 +90,7 @@ def test_no_archive_leads_out_of_its_folder(members, tmp_path):
 
 @pytest.mark.parametrize("version", ["0.0", "0.1", "1.0"])
 def test_a_small_archive_is_no_large_folder(tmp_path, version):
-    """A sparse file in PAX's ways: 10 KB of archive, 3 GiB of holes on the disk."""
+    """A sparse file in PAX's formats: 10 KB of archive, 3 GiB of holes on the disk."""
     holes = {"GNU.sparse.size": str(3 << 30), "GNU.sparse.realsize": str(3 << 30), "GNU.sparse.name": "config.ml"}
     holes.update({"GNU.sparse.numblocks": "1", "GNU.sparse.map": f"{3 << 30},0"})
     if version == "1.0":

@@ -1,4 +1,4 @@
-"""A host's images, taken into a store: from the controller, with their signatures and names, under the host's policy."""
+"""Images taken into a host's store: from the controller, with signatures and names, under the host's policy."""
 
 import hashlib
 
@@ -42,7 +42,7 @@ def test_a_statement_that_was_signed_again_goes_alone(tmp_path, controller):
     assert looked["missing"] == [f"{DIGEST}.provenance.json.sig"]
     assert whole(host, controller)["taken"] == []
     assert (host / ALL[2]).read_bytes() == (controller.store / ALL[2]).read_bytes()
-    # A description is each store's own: another one is none that is missing.
+    # Each store writes its own descriptions; another one doesn't count as missing.
     (controller.store / ALL[0]).write_text("{}")
     assert call(host, shipping={"files": controller.files(), "final": False})["missing"] == []
 

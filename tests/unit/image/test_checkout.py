@@ -132,7 +132,7 @@ def test_what_is_not_fetched_from_and_what_nobody_is_shown(tmp_path, url, words)
 
 
 def test_a_password_is_for_git_alone(tmp_path, monkeypatch):
-    """git is asked as it asks a server; a double of it notes its arguments."""
+    """git is called as for a server; a double records its arguments."""
     address = address_of(f"https://me:{SECRET}@example.net/x.git")
     assert (address.url, address.user, address.password) == ("https://example.net/x.git", "me", SECRET)
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""Files from servers that are slow, broken or hostile: bounded, in one line, and nothing is left."""
+"""Downloads from slow, broken or hostile servers: bounded, one line of error, and nothing left behind."""
 
 import contextlib
 import gzip
@@ -21,7 +21,7 @@ SHA = hashlib.sha256(DATA).hexdigest()
 
 @contextlib.contextmanager
 def server(*replies, context=None):
-    """A server whose nth connection gets the nth reply (the last one again); a reply is a function of the socket's file."""
+    """A server whose nth connection gets the nth reply, then the last one again. A reply is a function of the socket's file."""
     listener = socket.create_server(("127.0.0.1", 0))
     asked, over = [], threading.Event()
 
@@ -177,7 +177,7 @@ def test_what_a_killed_run_left_is_resumed(tmp_path):
     with server(rest(1000)) as (url, asked):
         assert download(url, str(path), len(DATA), SHA)
     assert (path.read_bytes(), asked) == (DATA, ["1000-"])
-    with server(silent) as (url, asked):  # it is whole: nobody is asked
+    with server(silent) as (url, asked):  # it is complete, so the server is not contacted
         assert download(url, str(path), len(DATA), SHA, seconds=60) and asked == []
 
 
@@ -233,7 +233,7 @@ def test_an_address_is_shown_without_its_secrets(tmp_path):
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory):
-    """An authority of one's own, and what it says of 127.0.0.1."""
+    """A private authority and its certificate for 127.0.0.1."""
     folder = tmp_path_factory.mktemp("ca")
     new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
     authority = ["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ours", "-addext", "keyUsage=critical,keyCertSign,cRLSign"]

@@ -1,4 +1,4 @@
-"""What an image says of itself; and that no bytes make the reader stumble."""
+"""What an image states about itself, and that no bytes break the reader."""
 
 import struct
 
@@ -40,14 +40,14 @@ def test_what_xen_cannot_boot_is_refused_by_name(data, words):
         inspect(data)
 
 
-# Where the header says what is how large and how many: e_phoff to e_shstrndx, then the first program header.
+# Where the header has sizes and counts: e_phoff to e_shstrndx, then the first program header.
 FIELDS = [("<Q", 32), ("<Q", 40), *(("<H", at) for at in range(52, 64, 2)), ("<I", 64), *(("<Q", at) for at in range(72, 120, 8))]
 EXTREMES = [0, 1, 4, 7, 56, 64, 4096, 18725, 0xFFFF, 0xFFFFFFFF, 1 << 63, (1 << 64) - 1]
 
 
 @given(st.lists(st.tuples(st.sampled_from(FIELDS), st.sampled_from(EXTREMES)), min_size=1, max_size=8), st.booleans())
 def test_bombs_do_not_go_off(fields, ones):
-    """A file that is large enough for what its header claims."""
+    """Return a file as large as its header claims."""
     data = bytearray(guest() + (b"\xff" if ones else b"\0") * (5 << 20))
     for (form, at), value in fields:
         struct.pack_into(form, data, at, value % (1 << 8 * struct.calcsize(form)))
@@ -97,7 +97,7 @@ def test_a_file_is_read_in_place(tmp_path):
 
 
 def with_sections(*sections, tail=b"", size=64):
-    """A guest with a section table: (type, offset, size, alignment) each, and ``tail`` behind the image."""
+    """A guest with a section table: (type, offset, size, alignment) each, and ``tail`` after the image."""
     image = bytearray(guest(target=None) + tail)
     table = b"".join(
         struct.pack("<IIQQQQIIQQ", 0, kind, 0, 0, at, length, 0, 0, align, 0) for kind, at, length, align in sections
@@ -113,7 +113,7 @@ def test_notes_of_sections_and_a_symbol_table():
     image = inspect(with_sections((7, at, len(standin), 4), (2, 0, 0, 8), tail=standin))
     assert (image.target, image.description, image.debug_info) == ("standin", "stand-in for dns?[31m", True)
     assert image.size == len(with_sections((7, at, len(standin), 4), (2, 0, 0, 8), tail=standin))
-    # Of another type, or in a table of another kind of entry, they are none.
+    # Of another type, or in a table with other entries, they are not notes.
     other = inspect(with_sections((1, at, len(standin), 4), tail=standin))
     assert (other.target, other.debug_info) == ("pvh", False)
     assert inspect(with_sections((7, at, len(standin), 4), (2, 0, 0, 8), tail=standin, size=40)).target == "pvh"
@@ -122,7 +122,7 @@ def test_notes_of_sections_and_a_symbol_table():
 
 
 def test_notes_with_another_alignment():
-    """Of 8 bytes: name and data of each are filled up to it."""
+    """Aligned to 8 bytes: name and data are padded."""
     pad = lambda blob, to: blob + b"\0" * (-len(blob) % to)  # noqa: E731
     rows = b""
     for owner, kind, data in ((b"GNU\0", 5, b"12345"), (b"unikernels.xen\0", 1, b"eight")):
@@ -131,13 +131,13 @@ def test_notes_with_another_alignment():
     at = len(guest(target=None))
     assert inspect(with_sections((7, at, len(rows), 8), tail=rows)).description == "eight"
     assert inspect(with_sections((7, at, len(rows), 4), tail=rows)).description != "eight"
-    # Of 4 bytes, with data that has to be filled up.
+    # Aligned to 4 bytes, with data that needs padding.
     rows = note(b"GNU", 5, b"12345") + note(b"unikernels.xen", 1, b"four")
     assert inspect(with_sections((7, at, len(rows), 4), tail=rows)).description == "four"
 
 
 def test_a_notes_end_may_be_the_sections_end():
-    whole = note(b"unikernels.xen", 1, b"whole")[:-3]  # not filled up
+    whole = note(b"unikernels.xen", 1, b"whole")[:-3]  # not padded
     at = len(guest(target=None))
     assert inspect(with_sections((7, at, len(whole), 4), tail=whole)).description == "whole"
     assert inspect(with_sections((7, at, len(whole) - 1, 4), tail=whole)).description == ""
@@ -171,7 +171,7 @@ def test_only_so_many_devices():
     manifest = note(b"Solo5", 0x3154464D, b"\0" * 4 + struct.pack("<II", 1, 70) + entries)
     at = len(guest(target=None))
     assert len(inspect(with_sections((7, at, len(manifest), 4), tail=manifest)).devices) == 64
-    # What the note has no room for is not there.
+    # What doesn't fit into the note is ignored.
     for size, devices in ((12 + 2 * 104, 2), (12 + 2 * 104 - 1, 1), (12, 0), (11, 0)):
         data = (b"\0" * 4 + struct.pack("<II", 1, 70) + entries)[:size]
         short = note(b"Solo5", 0x3154464D, data)

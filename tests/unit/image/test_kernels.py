@@ -1,4 +1,4 @@
-"""What Xen boots and what it doesn't, from files made here: 32-bit PVH, bzImage, compressed, cut short, hostile."""
+"""What Xen boots and what it doesn't, with files made here: 32-bit PVH, bzImage, compressed, truncated, hostile."""
 
 import bz2
 import gzip
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 
 def elf_32(notes=None, memory_size=MIB, in_section=False, machine=3):
-    """As Debian's grub-i386-xen_pvh.bin: two loaded segments and a note."""
+    """Like Debian's grub-i386-xen_pvh.bin: two loaded segments and a note."""
     notes = note(b"Xen", 18, struct.pack("<I", MIB)) if notes is None else notes
     programs = [(1, 0, 0, MIB, 16, 16, 7, 4096), (1, 16, 0, MIB + 16, 16, memory_size - 16, 7, 4)]
     sections = [(0, 7, 0, 0, 512, len(notes), 0, 0, 4, 0)] if in_section else []
@@ -32,7 +32,7 @@ def elf_32(notes=None, memory_size=MIB, in_section=False, machine=3):
 
 
 def bzimage(payload, version=0x020F):
-    """Linux's boot protocol: one sector of setup behind the first, and the payload 16 bytes into the rest."""
+    """Linux's boot protocol: one more sector of setup after the first, and the payload 16 bytes into the rest."""
     head = bytearray(1024)
     head[0x1F1] = 1
     head[0x202:0x206] = b"HdrS"

@@ -1,4 +1,4 @@
-"""Lock files: what is committed is what is built."""
+"""Lock files: the committed one decides what is built."""
 
 import hashlib
 import os
@@ -58,21 +58,21 @@ def of_a_repository(bench, commit=COMMIT, uri=REPOSITORY, **options):
 
 
 def test_a_pin_of_the_folder_above_is_one_of_the_repository(bench, tmp_path):
-    """As MirageVPN's server pins the library beside it: the folder above is not in a build."""
+    """MirageVPN's server pins the library beside it like this; a build doesn't have the folder above."""
     bench.change("open Mirage", "(* double: pins .. *)\nopen Mirage", "config.ml")
     lock = str(tmp_path / "vpn.locked")
     assert of_a_repository(bench, lock=lock, update_lock=True).changed
     text = pathlib.Path(lock).read_text()
     assert lock_file.read(text).sources == ((f"git+{REPOSITORY}#{COMMIT}", ()),) and "file://" not in text
     assert of_a_repository(bench, lock=lock).cached
-    # Another commit is not built with the library of the first.
+    # Another commit must not be built with the first one's library.
     with pytest.raises(
         BuildError, match=rf"it pins {REPOSITORY} at abababababab, and version is cdcdcdcdcdcd; update_lock: true"
     ):
         bench.change("one", "two")
         of_a_repository(bench, "cd" * 20, lock=lock)
     assert of_a_repository(bench, "cd" * 20, lock=lock, update_lock=True).changed
-    # Also where nothing but the library has changed.
+    # Even if only the library has changed.
     assert of_a_repository(bench, "ef" * 20, lock=lock, update_lock=True).changed and "#efef" in pathlib.Path(lock).read_text()
     with pytest.raises(BuildError, match="it pins"):
         of_a_repository(bench, lock=lock)
@@ -101,7 +101,7 @@ def test_no_text_keeps_a_pin_of_this_machine(text):
 
 
 def test_the_lock_file_that_is_committed_is_what_is_built(bench):
-    """`mirage configure` writes a younger file than it, for which make would make it again."""
+    """`mirage configure` writes a newer file than the lock file, so make would regenerate that."""
     lock = bench.source / "mirage/hello-xen.opam.locked"
     os.utime(lock, (1, 1))
     manifest = bench.build().manifest
@@ -142,7 +142,7 @@ def test_a_lock_file_that_cannot_be_made_without_the_internet_names_what_helps(b
     ) as failure:
         bench.build(update_lock=True)
     assert "\n" not in str(failure.value)
-    # Where the builder has a copy of it, that is added.
+    # If the builder has a copy of the repository, that one is added.
     bench.tools.settings.overlays["opam-overlays"] = "/srv/opam-overlays"
     assert bench.build(update_lock=True).changed
 

@@ -1,4 +1,4 @@
-"""From source to image through the module's own functions, with doubles of mirage, opam and dune that keep to their contract."""
+"""From source to image through the module's own functions, with doubles of mirage, opam and dune that follow their contract."""
 
 import os
 import pathlib
@@ -115,7 +115,7 @@ def test_what_is_no_unikernel_or_has_no_lock_file_is_refused(bench, tmp_path):
 
 
 def test_sources_that_change_while_they_are_built_are_not_stored(bench, monkeypatch):
-    """The statement would name others than what was built."""
+    """The statement would name packages other than those built."""
     monkeypatch.setattr(mirage, "_look_at", lambda *_: bench.change("one", "two"))
     with pytest.raises(BuildError, match="its sources were changed while they were built; nothing was stored: run again"):
         bench.build()
@@ -159,7 +159,7 @@ def test_killed_in_the_middle_nothing_half_is_left_and_the_next_one_builds(bench
 
 @pytest.fixture
 def keys(tmp_path):
-    """alice may sign, bob may no longer, carol is unknown, dora was revoked."""
+    """alice may sign, bob no longer, carol is unknown, dora was revoked."""
     lines = []
     for name in ("alice", "bob", "carol", "dora"):
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(tmp_path / name)], check=True)

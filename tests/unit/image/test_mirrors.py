@@ -1,4 +1,4 @@
-"""Images from a mirror, of which nothing is believed."""
+"""Images from a mirror that is never trusted."""
 
 import functools
 import http.server
@@ -54,7 +54,7 @@ def test_a_description_is_checked_before_it_is_believed(tmp_path, controller, mi
     done = call(tmp_path / "host", mirrors=[url], shipping={"files": controller.files(), "final": False})
     assert done["missing"] == [] and len(done["notes"]) == 1 and files(tmp_path / "host") == ALL
     assert describe(str(tmp_path / "host"), DIGEST)["name"] == "hello"
-    # Where nobody knows what it must be, it is not even asked for.
+    # A file without a known digest is not even requested.
     done = call(tmp_path / "other", mirrors=[url])
     assert done["missing"] == [] and describe(str(tmp_path / "other"), DIGEST)["name"] == "hello"
 

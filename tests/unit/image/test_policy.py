@@ -1,4 +1,4 @@
-"""What a host lets boot: its policy, only ever tightened, and the images that it is asked about."""
+"""What a host may boot: its policy, which can only be tightened, and the images it decides on."""
 
 import hashlib
 import os
@@ -50,7 +50,7 @@ def test_a_policy_is_only_ever_tightened(held, more):
         assert set(new.allowed_signers) <= set(held.allowed_signers)
     if held.kernels is not None:
         assert set(new.kernels) <= set(held.kernels)
-    # Saying it once more changes nothing, and saying nothing never does.
+    # Giving it again changes nothing, and giving nothing never does.
     assert merge(new, more, False)[0] == new and merge(new, Policy(), False)[0] == new
 
 
@@ -128,7 +128,7 @@ def test_a_host_keeps_its_policy(tmp_path, keys):
         "policy": "644", "allowed_signers": "644", "revoked_keys": "644",
     }  # fmt: skip
     assert open(f"{folder}/allowed_signers").read().splitlines() == list(policy.allowed_signers)
-    # Of a host of version 0.1: the two files alone are what it has.
+    # A host of version 0.1 has only the two files.
     os.unlink(f"{folder}/policy")
     assert held_by(folder) == Policy(None, policy.allowed_signers, policy.revoked_keys)
     os.makedirs(f"{folder}/policy")
@@ -224,7 +224,7 @@ def test_a_kernel_outside_the_store(host, tmp_path):
     assert "is not in the image store" in host.check(path)
     assert host.check(path, digest=DIGEST) is None and host.check(path, policy=None) is None
     assert "declared is " + "0" * 64 in host.check(path, digest="0" * 64, policy=None)
-    # The form of a name is not the store: another folder has no statement.
+    # A file named like a stored image, in another folder: it has no statement.
     elsewhere = tmp_path / f"{DIGEST}.xen"
     elsewhere.write_bytes(IMAGE)
     assert host.check(str(elsewhere)).endswith("is an image of no name that this host knows")
@@ -238,7 +238,7 @@ ROOT = __import__("pathlib").Path(__file__).resolve().parents[3]
 
 
 def boot(host, definitions, policy):
-    """What the script makes of a folder of definitions, with the library as the role installs it."""
+    """Return what the boot script makes of a folder of definitions, with the library as the role installs it."""
     library = host.folder / "library"
     for name in yaml.safe_load((ROOT / "roles/xen_host/vars/main.yml").read_text())["xen_host_library"]:
         path = library / "module_utils" / name

@@ -1,4 +1,4 @@
-"""A kernel, an initramfs and a prefix become one image that says what it is."""
+"""A kernel, an initramfs and a prefix become one image that states what it is."""
 
 import pathlib
 import shutil

@@ -1,4 +1,4 @@
-"""What may be asked of a build."""
+"""What a build may be asked for."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import (

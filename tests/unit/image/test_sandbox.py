@@ -1,4 +1,4 @@
-"""What a build cannot do: hostile projects, of which each tries one thing. Needs bubblewrap, no network and no lab."""
+"""What a build can't do: hostile projects, each trying one thing. Needs bubblewrap, no network and no lab."""
 
 import contextlib
 import os
@@ -23,7 +23,7 @@ SMALL = Limits(memory=512 << 20, processes=64, disk=64 << 20, files=32 << 20)
 
 
 class Project:
-    """A unikernel whose config.ml, or dune rule, runs a text of shell."""
+    """A unikernel whose config.ml, or dune rule, runs a shell script."""
 
     def __init__(self, folder):
         self.folder, self.source, self.store, self.work = folder, folder / "hello", folder / "store", folder / "work"
@@ -51,7 +51,7 @@ def project(tmp_path, monkeypatch):
 
 @pytest.fixture
 def secrets(tmp_path, monkeypatch):
-    """A home with a key, an agent that listens, a token in the environment: all that an admin's shell has."""
+    """A home with a key, a listening agent, a token in the environment: everything that an admin's shell has."""
     home = tmp_path / "home"
     (home / ".ssh").mkdir(parents=True)
     (home / ".ssh/id_ed25519").write_text("SECRET-KEY")
@@ -154,7 +154,7 @@ ENDLESS = {
 
 
 def assert_none_runs(word):
-    """No process with this word in its command. Not at once: the kernel takes its time, and another checkout may run this too."""
+    """Wait until no process has this word in its command: the kernel takes its time, and another checkout may run this too."""
     until = time.monotonic() + 60
     while subprocess.run(["pgrep", "-f", word], stdout=subprocess.DEVNULL, check=False).returncode == 0:
         assert time.monotonic() < until, f"still there: {word}"
@@ -222,7 +222,7 @@ def test_where_there_can_be_no_sandbox_a_build_is_refused_unless_the_user_wrote_
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="drops to another user")
 def test_a_user_without_sudo_has_the_same_cell(request):
-    """As nobody, by a user namespace. Pytest's folders are for their owner alone."""
+    """As nobody, in a user namespace. Pytest's folders are only for their owner."""
     folder = tempfile.mkdtemp()
     request.addfinalizer(lambda: shutil.rmtree(folder))
     shutil.chown(folder, "nobody")
@@ -276,6 +276,6 @@ def test_the_arguments_name_what_is_seen_and_nothing_else():
 
 
 def test_reading_a_file_takes_no_more_memory_than_it_has(tmp_path):
-    """A bound of gigabytes is no reason to ask for them: a Dom0 has less."""
+    """A limit of gigabytes must not reserve them: a Dom0 has less."""
     (tmp_path / "image").write_bytes(b"small")
     assert sandbox.read(str(tmp_path), "image", 1 << 60) == b"small"

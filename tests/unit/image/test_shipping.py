@@ -1,4 +1,4 @@
-"""What is asked for, and what is refused of it."""
+"""What is requested for a host, and what is refused of it."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import Policy

@@ -1,4 +1,4 @@
-"""Who signed an image, as what; and what may be signed, with which key."""
+"""Who signed an image, under which name; and what may be signed with which key."""
 
 import base64
 import json
@@ -90,7 +90,7 @@ def test_names_that_somebody_else_wrote_are_not_signed(store, keys):
         file.write(provenance.restated(statement(), DIGEST, {"web": Claim(), "vpn": Claim(7)}))
     attach(store, DIGEST, b"", str(keys / "alice"), False, ("web",))
     assert names_in(store) == ["web"] and "not as vpn" in refusal(store, keys, "vpn")
-    # Not with the signature of another, nor with one over another text, beside it.
+    # Nor with the signature of another image, or over another text.
     for key in ("mallory", "alice"):
         text = provenance.restated(statement(), DIGEST, {"web": Claim(), "vpn": Claim(7)})
         with open(f"{store}/{DIGEST}.provenance.json", "wb") as file:
@@ -169,7 +169,7 @@ def test_what_is_missing_or_altered_is_said(store, keys):
 
 
 def test_a_signature_of_another_namespace_is_not_good(store, keys):
-    """Nothing that a key signed for something else, a commit or a letter, is an image."""
+    """A signature made for something else, a commit or a letter, doesn't sign an image."""
     signed(store, keys, "web")
     path = f"{store}/{DIGEST}.provenance.json"
     text = (keys / "allowed").read_text().replace(f' namespaces="{signature.NAMESPACE}"', "")
@@ -204,7 +204,7 @@ def test_a_login_key_signs_no_images(tmp_path, keys, monkeypatch):
     (tmp_path / "link").symlink_to(home / ".ssh/id_ed25519")
     assert login_key_refusal(str(tmp_path / "link"))
     assert sign(b"x", str(home / ".ssh/images")).startswith(b"-----BEGIN SSH SIGNATURE")
-    # Without its public half beside it, too; options and comments before the key don't hide it.
+    # Also without its public half beside it; options and comments before the key don't hide it.
     (home / ".ssh/authorized_keys").write_text('# a\nfrom="10.0.0.0/8" ' + (keys / "bob.pub").read_text())
     with pytest.raises(SignatureError, match=r"logs in to this machine \(.*authorized_keys\); images need a key of their own"):
         sign(b"x", str(home / ".ssh/images"))
@@ -225,7 +225,7 @@ def test_the_public_half(keys):
     assert public_half(str(keys / "alice")) == public_half(str(keys / "alice.pub")) == blob
     (keys / "alice.pub").unlink()
     assert public_half(str(keys / "alice")) == blob and public_half("/nosuch") == b""
-    # Behind a passphrase, and in the files of another time.
+    # With a passphrase, and in old file formats.
     subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(keys / "alice")], check=True)
     assert public_half(str(keys / "alice")) == blob
     subprocess.run(["ssh-keygen", "-q", "-t", "rsa", "-m", "PEM", "-N", "", "-f", str(keys / "pem")], check=True)
@@ -272,7 +272,7 @@ def test_a_key_is_tried_before_anything_is_built(keys):
 
 
 def test_a_key_in_a_device_is_looked_up_and_not_used(tmp_path, keys, monkeypatch):
-    """Its owner need not be there for a run that has nothing to sign."""
+    """A run with nothing to sign must not need its owner."""
     parts = (b"sk-ssh-ed25519@openssh.com", b"k" * 32, b"ssh:")
     blob = b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     line = f"sk-ssh-ed25519@openssh.com {base64.b64encode(blob).decode()} alice"

@@ -1,4 +1,4 @@
-"""What a folder may hold to be a unikernel's sources or a web server's content."""
+"""What a folder of a unikernel's sources, or of a web server's content, may contain."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import 
 
 @pytest.fixture
 def content(tmp_path):
-    """A folder, and beside it what nobody may publish."""
+    """A folder, with files beside it that must not be published."""
     (tmp_path / "secret").write_text("SECRET")
     folder = tmp_path / "htdocs"
     (folder / "img").mkdir(parents=True)

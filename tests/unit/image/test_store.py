@@ -1,4 +1,4 @@
-"""The folder of images: put, named, pruned, looked after."""
+"""The folder of images: put, name, prune, check."""
 
 import hashlib
 import multiprocessing

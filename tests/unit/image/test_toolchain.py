@@ -1,4 +1,4 @@
-"""The toolchain, made once."""
+"""The toolchain, installed once."""
 
 import os
 import pathlib
@@ -38,7 +38,7 @@ def test_a_toolchain_is_made_once_and_builds(wanted, bench, request):
 
 
 def test_the_archive_is_asked_before_anything_is_installed(wanted):
-    """opam may be what the same run installs: check mode, and the role's first task, say what they can without it."""
+    """The same run may install opam: check mode, and the role's first task, work without it as far as possible."""
     no_opam = replace(wanted, opam="/nonexistent/opam")
     assert make(no_opam, True)
     with pytest.raises(BuildError, match=r"cannot be reached: .* \(mirage_builder_proxy, mirage_builder_archive; .*mirrors\)$"):
@@ -56,7 +56,7 @@ def test_sources_that_only_the_internet_has_name_what_helps(wanted):
 
 
 def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
-    """The compiler stays when a package behind it fails; it goes when another one is asked for."""
+    """The compiler is kept when a later package fails; it is removed when another one is requested."""
     compiler = pathlib.Path(wanted.folder, "opam/mirage/bin")
     breaks = pathlib.Path(wanted.archive, "double-breaks")
     breaks.write_text("solo5.0.12.1")

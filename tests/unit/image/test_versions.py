@@ -1,4 +1,4 @@
-"""Which of two images of a name is the newer: what is signed, what a host keeps, what it refuses, and how it goes back."""
+"""Which of two images of a name is newer: what is signed, what a host records and refuses, and how to roll back."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ VERSION = 20261127193045
 
 
 def at(monkeypatch, moment):
-    """Let signatures be made, and looked at, at that time."""
+    """Make and verify signatures at that time."""
 
     class Clock(datetime):
         @classmethod
@@ -37,7 +37,7 @@ def at(monkeypatch, moment):
 
 
 def build(controller, image=NEWER, name="hello", check=False, **options):
-    """The image becomes the name's on the controller, and is signed."""
+    """Make the image the name's on the controller, and sign it."""
     path = controller.store.parent / "built.xen"
     path.write_bytes(image)
     _changed, manifest = put(str(controller.store), str(path), None, {"name": name}, False)
@@ -53,7 +53,7 @@ def version_of(controller, digest, name="hello"):
 
 
 def ship(host, controller, digest=DIGEST, check=False, **options):
-    """One call on a host that has all files of the image but those that it has already."""
+    """Make one call on a host with all the image's files that it lacks."""
     arrived = host.parent / "arrived"
     arrived.mkdir(exist_ok=True)
     files, texts = {}, {}
@@ -83,7 +83,7 @@ def test_the_version_is_the_time_and_stays(controller, monkeypatch):
 
 
 def test_a_name_that_comes_back_to_an_image_gets_a_new_version(controller, monkeypatch):
-    """A change that was taken back in git is declared: it is the newest that there is."""
+    """A change reverted in git is a declaration: it is the newest version."""
     first = version_of(controller, DIGEST)
     build(controller)
     newer = version_of(controller, NEW)
@@ -126,7 +126,7 @@ def test_what_a_name_means_is_always_the_newest(steps):
         signed[digest] = claim_for(signed.get(digest, Claim()), others, now, 0, again)
         assert all(signed[digest].version > version for version in others)
         assert signed[digest].version > before.get(digest, Claim(0)).version or not again
-        # Once more, nothing changes.
+        # A second run changes nothing.
         assert claim_for(signed[digest], others, now, 0, False) == signed[digest]
 
 
@@ -192,7 +192,7 @@ def test_an_older_image_is_refused_and_a_rollback_is_kept(controller, tmp_path):
     assert (again["changed"], again["notes"]) == (False, [])
     with pytest.raises(PolicyError, match="is older"):
         ship(host, controller, DIGEST)
-    # What is declared is deployed again.
+    # The declaration is deployed again.
     assert ship(host, controller, NEW)["changed"] and "back_to" not in kept(tmp_path)["hello"]
 
 

@@ -1,4 +1,4 @@
-"""The inventory of domains: hosts are asked as Ansible asks them, and none of their answers harms."""
+"""The inventory of domains: hosts are asked through Ansible, and no answer can do harm."""
 
 import json
 import os
@@ -136,7 +136,7 @@ def test_hosts_are_asked_with_their_variables_and_templates(fleet):
 
 
 def test_a_host_that_names_no_connection_is_asked_over_ssh(fleet, tmp_path):
-    """As ansible-playbook would: what has no sshd is said to have none, in ssh's words."""
+    """As ansible-playbook would: a host without sshd is reported in ssh's words."""
     (tmp_path / "group_vars/xen_hosts.yml").write_text("ansible_host: 127.0.0.1\nansible_port: 1\n")
     _inventory, warnings = fleet()
     assert "xen-a could not be asked for its domains: " in warnings and "Connection refused" in warnings

@@ -1,4 +1,4 @@
-"""The lab's machines: how QEMU is called, whose process is whose, and how one is saved and ended."""
+"""The lab's machines: QEMU's command line, whose process is whose, and how a machine is saved and stopped."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -155,7 +155,7 @@ def test_the_end_of_a_console():
 
 
 def process_with(folder, code):
-    """A process that looks like the QEMU of the machine in ``folder``; its id is in the pid file."""
+    """A process that looks like the QEMU of the machine in ``folder``, with its id in the pid file."""
     words = ["python3", "-c", code, "-pidfile", f"{folder}/pid"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     process.stdout.readline()
@@ -200,7 +200,7 @@ def test_one_that_survives_everything_is_reported(tmp_path, monkeypatch, patienc
 
 @pytest.fixture
 def answering(tmp_path):
-    """A monitor that answers each command with a text of ours; what it was asked."""
+    """A monitor that answers each command with our text, and records its commands."""
     asked = []
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "monitor"))

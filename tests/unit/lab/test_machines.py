@@ -1,4 +1,4 @@
-"""The machines of a lab that are declared one by one: what is read, and each refusal in one line."""
+"""The declared machines of a lab: what is read, and each refusal in one line."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

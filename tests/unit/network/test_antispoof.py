@@ -1,4 +1,4 @@
-"""What a vif may send, as nftables rules: which claims there are, and that nft takes every text."""
+"""What a vif may send, as nftables rules: valid claims, and that nft accepts every text."""
 
 import ipaddress
 import pathlib
@@ -178,7 +178,7 @@ def test_the_definition_says_what_a_vif_may_send_from(interface, text):
     vif_text = next(line for line in xl_config(domain).splitlines() if line.startswith("vif"))
     told = [word for word in vif_text[len('vif = ["') : -len('"]')].split(",") if word.startswith("ip=")]
     assert told == ([text] if text else [])
-    # What libxl then reports is what was declared, so that a second run changes nothing.
+    # libxl then reports what was declared, so a second run changes nothing.
     nic = {"bridge": "xenbr0", "mac": domain.interfaces[0].mac, **({"ip": text[3:]} if text else {})}
     config = {"c_info": {"name": "a", "type": "pvh"}, "nics": [nic]}
     assert domain_from_libxl(config).interfaces == domain.interfaces

@@ -1,4 +1,4 @@
-"""Nothing but its own: frames of every kind, sent through a bridge with the role's own files in a network namespace."""
+"""Anti-spoofing with frames of every kind, sent through a bridge with the role's own files in a network namespace."""
 
 import json
 import os
@@ -16,7 +16,7 @@ HOSTILE, LAWFUL = frames.hostile(), frames.lawful()
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
-    """What came through in each situation."""
+    """What passed in each situation."""
     if os.geteuid() != 0:
         pytest.skip("a network namespace with a bridge needs root")
     path = os.environ["PATH"] + ":/usr/sbin:/sbin"
@@ -54,7 +54,7 @@ def passed(kinds):
 
 
 def test_without_a_filter_nearly_all_pass(host):
-    """Else the sweep would show nothing: a bridge itself keeps frames for bridges, and those from a group."""
+    """Otherwise the test would show nothing: a bridge itself drops frames for bridges, and those from a group address."""
     kept = set(HOSTILE) - set(passed(host["unfiltered"]))
     assert kept == {"a source MAC of a group", "all as source MAC", "PAUSE", "LACP", "EAPOL", "LLDP"}
     assert frames.NOBODY in host["learnt without a filter"]
@@ -134,7 +134,7 @@ def test_what_may_reach_domains_is_loaded_with_the_filter_and_put_right(host):
 
 def test_a_bridge_is_led_to_a_guest_and_stays_so(host):
     told = host["switch"]
-    assert told["before"] == [["guest2"], ["guest1", "guest2"]]  # another took its MAC; and both get what is for nobody
+    assert told["before"] == [["guest2"], ["guest1", "guest2"]]  # another guest took its MAC; and both get frames to unknown MACs
     assert told["led"] == [["guest1"], ["guest2"]]
     assert told["gone with the port"] == ["guest1", "guest2"]
 

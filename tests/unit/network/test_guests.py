@@ -1,4 +1,4 @@
-"""A host's unikernels on its networks: what an interface gets from its network, what is published, and every refusal."""
+"""A host's unikernels on its networks: what an interface gets, what is published, and every refusal."""
 
 import copy
 

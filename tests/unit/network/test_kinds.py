@@ -1,4 +1,4 @@
-"""The declared networks of a host: what is right, and one line for each mistake."""
+"""The declared networks of a host: what is valid, and one line for each mistake."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.network.kinds import MODES, read_networks

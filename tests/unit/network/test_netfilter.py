@@ -1,4 +1,4 @@
-"""Another's packet filter that cuts domains off is found; one that doesn't is left in peace."""
+"""A foreign packet filter that cuts domains off is detected; a harmless one is ignored."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def listed(text):
     nft = shutil.which("nft", path="/usr/sbin:/sbin:/usr/bin:/bin")
     if not nft:
         pytest.skip("nft is not installed")
-    # nft wants the end of a line behind a brace.
+    # nft requires a newline after a brace.
     text = text.replace("{ ", "{\n").replace("}", "}\n")
     words = ["unshare", "--net", "sh", "-c", f"{nft} -f - && {nft} -j list ruleset"]
     done = subprocess.run(words, input=text, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""Which networks a host offers: what is declared, or the one bridge where it has to be made."""
+"""Which networks a host offers: the declared ones, or the default bridge if it has to be created."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.filter.networks import FilterModule

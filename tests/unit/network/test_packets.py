@@ -1,4 +1,4 @@
-"""What passes between the networks of a host: the product's rules on real packets, in network namespaces."""
+"""What passes between a host's networks: the product's rules with real packets, in network namespaces."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def wanted(source, target):
 
 
 def test_each_network_reaches_and_is_reached_as_its_kind_says(host):
-    """For both families: nat goes out and is not entered, routed both, isolated neither; neighbours see each other."""
+    """For both families: nat only outwards, routed both ways, isolated neither; neighbours reach each other."""
     places = [*PLACES, "outside"]
     expected = {f"{one} to {two}": [wanted(one, two)] * 2 for one in places for two in places if one != two}
     assert {pair: passed for pair, passed in host["passes"].items() if passed != expected[pair]} == {}
@@ -56,7 +56,7 @@ def test_what_is_published_is_reached_with_the_clients_own_address(host):
     assert published["routed"] == ["203.0.113.66", "2001:db8:7::10"]
     assert published["single"] == ["192.0.2.77", "2001:db8::77"]
     assert published["second"] == ["10.78.0.10", "fd78::10"]
-    # The answer to a neighbour must come back through Dom0.
+    # The answer to a neighbour must return through Dom0.
     assert published["beside"] == ["10.77.0.1", "fd77::1"]
     assert published["shut"] == ["", ""]
 

@@ -1,4 +1,4 @@
-"""From declared networks and what was read of a host to files and commands, for each manager; and every refusal, in one list."""
+"""From declared networks and a host's reading to files and commands, for each manager; and every refusal, in one list."""
 
 import json
 
@@ -82,7 +82,7 @@ def plan(declared, host, guests=GUESTS):
 
 
 def after(host, result):
-    """The host as it is read once the plan was carried out."""
+    """Return the host as it is read after the plan was carried out."""
     files = dict(host.files)
     for change in result.files:
         assert host.files.get(change.path) == change.before
@@ -123,7 +123,7 @@ def test_what_guests_need_changes_no_device(manager):
     then = after(reading(manager), plan(DECLARED, reading(manager)))
     more = plan(DECLARED, then, Guests([*GUESTS.published, Published("www", "udp", 53, 53, "10.77.0.9", "inside")], {}))
     assert more.devices == () and {one.path for one in more.files} <= set(COMMON)
-    # A run that knows nothing of guests leaves what was told last.
+    # A run without guests keeps the last ones.
     assert plan(DECLARED, then, None).files == ()
 
 
@@ -144,7 +144,7 @@ def test_ifupdown_moves_the_addresses_and_keeps_the_device():
     assert "    bridge_ports bond0.100\n" in ours and "auto inside\niface inside inet static\n    address 10.77.0.1/24\n" in ours
     assert "    post-up ip route replace 203.0.113.7/32 dev routed\n" in ours
     assert "iface inside inet6 static\n    address fd77::1/64\n    dad-attempts 0\n" in ours
-    # That folder is read already.
+    # That folder is read anyway.
     assert "/etc/network/interfaces" not in texts
 
 
@@ -158,7 +158,7 @@ def test_networkd_leaves_the_administrators_files():
     result = plan(DECLARED, reading(NETWORKD))
     texts = {one.path.rpartition("/")[2]: one.after for one in result.files if "/systemd/network/" in one.path}
     assert all(one.before is None for one in result.files)
-    # Devices of domains are nobody's but Xen's, whatever other files match.
+    # Only Xen configures the domains' devices, whatever other files match.
     assert values(parse(texts["00-unikernels-vif.network"]), "Link", "Unmanaged") == ["yes"]
     port, bridge = parse(texts["00-unikernels-port-eth0.network"]), parse(texts["00-unikernels-xenbr0.network"])
     assert values(port, "Network", "Bridge") == ["xenbr0"] and values(port, "Network", "LLDP") == ["no"]
@@ -166,7 +166,7 @@ def test_networkd_leaves_the_administrators_files():
     assert values(bridge, "Match", "Name") == ["xenbr0"] and values(bridge, "Network", "DHCP") == ["yes"]
     assert values(parse(texts["00-unikernels-xenbr0.netdev"]), "NetDev", "MACAddress") == [MAC]
     assert values(parse(texts["00-unikernels-bond0.100.netdev"]), "VLAN", "Id") == ["100"]
-    # In a drop-in beside the file that the bond has.
+    # In a drop-in for the bond's own file.
     assert texts["unikernels.conf"].endswith("[Network]\nVLAN=bond0.100\n")
     routed = parse(texts["00-unikernels-routed.network"])
     assert values(routed, "Route", "Destination") == ["203.0.113.7/32", "2001:db8:7::/64"]
@@ -206,7 +206,7 @@ def test_passwords_of_any_manager_are_not_shown():
 def test_bridges_have_macs_that_no_domain_changes(manager):
     text = "".join(one.after or "" for one in plan(DECLARED, reading(manager)).files if one.path != STATE)
     other = "".join(one.after or "" for one in plan(DECLARED, reading(manager, host="other")).files if one.path != STATE)
-    # Of ifupdown, bridge_hw takes it from the port by its name.
+    # With ifupdown, bridge_hw takes the MAC from the named port.
     assert "02:" in text and (MAC in text or "bridge_hw eth0" in text) and text != other
 
 
@@ -297,7 +297,7 @@ def test_an_edit_of_the_uplinks_file_is_not_lost():
     path = "/etc/network/interfaces.d/50-uplink"
     then = edited(after(host, plan(DECLARED, host)), path)
     assert [one for one in plan(DECLARED, then).files if one.path == path] == []
-    # What was there before is not what the user has now.
+    # The original is no longer what the user has now.
     with pytest.raises(NetworkError, match="50-uplink: was edited since the uplink's addresses moved out of it"):
         plan({}, then)
 
@@ -308,7 +308,7 @@ def test_addresses_are_not_looked_for_where_they_moved_from():
     then = after(host, plan(DECLARED, host))
     with pytest.raises(NetworkError, match=r"50-cloud-init\.yaml: was edited since the uplink's addresses moved out of it"):
         plan(DECLARED, edited(then, path))
-    # cloud-init, or somebody, has put the file back: the addresses move once more.
+    # cloud-init, or somebody, has restored the file: the addresses move again.
     back = Reading(**{**then.__dict__, "files": {**then.files, path: host.files[path]}})
     again = plan(DECLARED, back)
     assert {one.path: one.after for one in again.files}[path] == then.files[path]
@@ -345,7 +345,7 @@ def test_the_first_file_that_matches_configures_a_device():
     assert file_of("eth1", MAC, files) == "/etc/systemd/network/10-a.network"
 
 
-# A backslash at its end continues a line.
+# A trailing backslash continues a line.
 LINE = st.from_regex(r"([A-Za-z]{1,6}=|#)[ -\[\]-~]{0,10}", fullmatch=True) | st.just("")
 
 

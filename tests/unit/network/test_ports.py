@@ -1,4 +1,4 @@
-"""How a bridge and its neighbours are led to a domain."""
+"""How a bridge and its neighbours learn where a domain is."""
 
 from ansible_collections.unikernels.xen.plugins.module_utils.network.antispoof import UNFILTERED
 from ansible_collections.unikernels.xen.plugins.module_utils.network.ports import announcement, led

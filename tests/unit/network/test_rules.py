@@ -1,4 +1,4 @@
-"""What Dom0 lets through: nft takes every text, and packets pass or not as each kind of network says."""
+"""What Dom0 forwards: nft accepts every text, and packets pass as each kind of network requires."""
 
 import ipaddress
 import shutil
@@ -81,7 +81,7 @@ def test_the_host_routes_for_its_domains_alone():
     text = sysctls(NETWORKS, ["xenbr0", "xenbr0"], ["xenbr0"])
     assert "net.ipv4.ip_forward" not in text and "net.ipv4.conf.all" not in text
     assert text.count("-net.ipv4.conf.xenbr0.forwarding = 1") == 1 and "-net.ipv4.conf.in/side.forwarding = 1" in text
-    # On a router Linux ignores advertisements: a host whose own route comes from one would lose it.
+    # A Linux router ignores advertisements: a host whose own route comes from one would lose it.
     assert text.index("net.ipv6.conf.xenbr0.accept_ra = 2") < text.index("net.ipv6.conf.all.forwarding = 1")
     assert "-net.ipv6.conf.xenbr0.proxy_ndp = 1" in text and "-net.ipv6.conf.inside.accept_ra = 0" in text
     alone = sysctls({"shut": NETWORKS["shut"], "xenbr0": NETWORKS["xenbr0"]}, [])

@@ -1,6 +1,6 @@
-"""Xen, Dom0's files and its bridges, as far as a plan can tell: a model that carries out the real primitives.
+"""A model of Xen, Dom0's files and bridges, as far as a plan can tell. It carries out the real primitives.
 
-It refuses what Xen refuses, and it can die or fail before or after any step.
+It refuses what Xen refuses, and can die or fail before or after any step.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ FOREIGN = Observed(
 
 
 class Died(BaseException):
-    """The process was killed: nothing runs after it, no handler either."""
+    """The process was killed: nothing runs afterwards, not even a handler."""
 
 
 class Failed(Exception):
-    """Of whatever kind."""
+    """A failure of any kind."""
 
 
 @dataclasses.dataclass
 class Xen:
-    """``faults``: number of the step at which something happens -> what is raised; counted from 0 over the life of the model.
+    """``faults``: number of a step -> what is raised there; steps count from 0 over the model's life.
 
-    ``late``: it happens when the step was carried out, not before. ``sick``: texts of domains that never become healthy.
+    ``late``: raise it after the step was carried out, not before. ``sick``: texts of domains that never become healthy.
     """
 
     domains: dict = dataclasses.field(default_factory=dict)
@@ -63,7 +63,7 @@ class Xen:
     catalogue: dict = dataclasses.field(default_factory=dict)  # text -> Domain
     step: int = 0
     domid: int = 100
-    dead: bool = False  # the process was killed: nothing more is done until the next run
+    dead: bool = False  # the process was killed: nothing more happens until the next run
 
     @classmethod
     def of(cls, observed):
@@ -89,7 +89,7 @@ class Xen:
         )
 
     def serves(self):
-        """Does a domain of that name, or of a side of its replacement, run on its bridge?"""
+        """True if a domain of that name, or either side of its replacement, runs on its bridge."""
         return any(
             one.domain.name.split("~")[0] == NAME and one.state == "running" and one.domid not in self.off_bridge
             for one in self.domains.values()
@@ -117,7 +117,7 @@ class Xen:
                 used = [one for one in other.domain.disks if one.path == disk.path and "w" in (one.access, disk.access)]
                 assert not used, "two domains have one disk, and one of them writes"
         self.domid += 1
-        # What Xen does not report it does not report.
+        # Hide what Xen doesn't report.
         known = dataclasses.replace(domain, extra_config=(), service="")
         self.domains[step.name] = Observed(self.domid, "paused", known, domain.vcpus)
         self.texts[self.domid] = step.text.replace(f'"{step.name}"', f'"{NAME}"')
@@ -280,7 +280,7 @@ def _host_of(current, standby, previous, defined, intent, autostart, size):
         domains.append(running(64, NAME + PREVIOUS, previous, 6))
     contents = [content_path(NAME, "xvda", text) for text in ("one", "two", "old")]
     sizes = {path: 512 for path in contents[: 1 + size]}
-    # What a domain has open, or could be started again with, is there.
+    # The disks that a domain has open, or could be started again with, exist.
     known = [one.domain for one in domains] + ([declare(defined[0], **defined[1]).domain] if defined else [])
     sizes.update({disk.path: 512 for domain in known for disk in domain.disks})
     if size or DATA in sizes:
@@ -295,7 +295,7 @@ def _host_of(current, standby, previous, defined, intent, autostart, size):
     )
 
 
-# Any mixture of leftovers, also those that no run of ours leaves.
+# Any mixture of leftovers, even one that none of our runs leaves.
 HOSTS = st.builds(
     _host_of,
     st.none() | st.tuples(st.sampled_from([64, 96]), st.sampled_from(["running", "paused", "shutdown"]), VARIANTS),

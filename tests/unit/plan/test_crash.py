@@ -1,4 +1,4 @@
-"""The real primitives, by the real runner, on a model of Xen: it dies at each, it fails at each, twice in a row."""
+"""The real primitives and runner on a model of Xen, which dies at each step, fails at each step, and twice in a row."""
 
 import dataclasses
 
@@ -28,7 +28,7 @@ def impatient():
 
 
 def run(model, declaration):
-    """One run of the module for one domain; its outcome, or None when it died."""
+    """Run the module once for one domain. Return its outcome, or None if it died."""
     model.step = 0
     decided = plan(declaration, model.host())
     model.catalogue.update(catalogue(decided.wanted, *([decided.former.domain] if decided.former.domain else [])))
@@ -47,7 +47,7 @@ def run(model, declaration):
 
 
 def fitting(model, declaration):
-    """A smaller disk than there is is refused by the edge, which sees the file; a vanished one too."""
+    """The edge, which sees the file, refuses a disk that shrinks or vanished."""
     return all(origin.size >= model.disks.get(origin.path, 0) for origin in declaration.origins if origin.size)
 
 
@@ -81,7 +81,7 @@ def assert_others_untouched(model):
 
 
 def settled(declaration):
-    """A host on which a run of ours has reached ``declaration``."""
+    """Return a host on which one of our runs has reached ``declaration``."""
     model = Xen(domains={"database": FOREIGN})
     assert run(model, declaration)["failed"] is False
     assert_reached(model, declaration)
@@ -113,7 +113,7 @@ def assert_sane_after_failure(model, before, declaration, outcome):
 @SLOW
 @given(PAIRS, st.sampled_from(ERRORS), st.booleans())
 def test_one_fault_at_any_step(pair, error, late):
-    """It dies or fails at each step of a change; the way back or the next run makes it good."""
+    """It dies or fails at each step of a change; the way back, or the next run, repairs it."""
     before, declaration = pair
     start = settled(before)
     if not fitting(start, declaration):
@@ -136,7 +136,7 @@ STATES = ("running", "paused", "stopped", "absent")
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("before", STATES)
 def test_one_fault_at_any_step_of_a_change_of_state_alone(before, state, error, late):
-    """Nothing else differs: the domain that runs is the one that is changed, and that the way back finds."""
+    """If nothing else differs, the running domain is changed, and the way back finds it."""
     options = {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.10/24"}], "disks": [{"content": "one"}]}
     old, new = declare(state=before, **options), declare(state=state, **options)
     start = settled(old)
@@ -183,7 +183,7 @@ def test_a_fault_on_the_way_back_too(pair, error, second, late, number, further)
 @SLOW
 @given(PAIRS, st.integers(0, 20), st.integers(0, 20), st.booleans())
 def test_two_deaths_in_a_row_and_another_declaration_after_them(pair, first, second, late):
-    """Also when the user takes the change back meanwhile: what runs in the end is what is declared then."""
+    """Even if the user reverts the change meanwhile: in the end the current declaration runs."""
     before, declaration = pair
     model = settled(before)
     if not (fitting(model, declaration) and fitting(model, before)):
@@ -200,7 +200,7 @@ def test_two_deaths_in_a_row_and_another_declaration_after_them(pair, first, sec
 @SLOW
 @given(PAIRS, st.none() | st.integers(0, 20))
 def test_a_domain_that_is_never_healthy_leaves_the_old_one(pair, dies):
-    """Also when a run died on the way the old domain serves after the next one, and its declaration changes nothing."""
+    """Even if a run died half-way, the next one leaves the old domain serving if its declaration changes nothing."""
     before, declaration = pair
     before = dataclasses.replace(before, state="running", autostart=True)
     declaration = dataclasses.replace(declaration, state="running", update=declaration.update, live=False)
@@ -218,7 +218,7 @@ def test_a_domain_that_is_never_healthy_leaves_the_old_one(pair, dies):
     current = model.domains[NAME]
     assert model.texts[current.domid] == xl_config(before.domain)
     assert model.definitions[NAME] == xl_config(before.domain)
-    # What it made for the new domain may be there still, but nothing of the old one has changed.
+    # What was made for the new domain may still exist, but nothing of the old one has changed.
     assert [title for title in plan(before, model.host()).titles if not title.startswith("remove_disk")] == []
 
 
@@ -267,7 +267,7 @@ def test_a_paused_domain_is_never_put_back_running(number):
 
 @pytest.mark.parametrize("number", range(15))
 def test_a_change_that_xen_does_not_report_and_that_was_reverted_leaves_nothing(number):
-    """Of extra_config alone: killed anywhere, and the user writes the old declaration again."""
+    """Only extra_config differs: killed anywhere, and the user restores the old declaration."""
     before, change = declare(), declare(extra_config={"max_grant_frames": 64})
     model = settled(before)
     model.faults = {number: Died()}
@@ -299,7 +299,7 @@ def test_a_domain_that_crashes_after_it_was_healthy_is_a_failure_and_the_old_one
 def test_killed_while_it_recreates_and_then_never_healthy_the_old_one_is_started_again():
     before, change = declare(64), declare(96, update="recreate")
     model = settled(before)
-    model.faults, model.late = {1: Died()}, True  # the old one has ended
+    model.faults, model.late = {1: Died()}, True  # the old one has stopped
     assert run(model, change) is None
     assert NAME not in model.domains
     model.sick = {xl_config(change.domain)}

@@ -1,4 +1,4 @@
-"""What is started again, when, and when no more: a table of what can be seen, and laws over anything that can."""
+"""What is restarted, when, and when no more: a table of cases, and properties of all of them."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import RestartLimit
@@ -21,7 +21,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.plan.keep import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-# As xl 4.17 has written them.
+# Written by xl 4.17.
 BEGIN = "Waiting for domain www (domid 7) to die [pid 1067]\n"
 CRASH = BEGIN + "Domain 7 has shut down, reason code 3 0x3\nAction for shutdown reason code 3 is {}\n"
 KEPT = CRASH.format("preserve") + "Done. Exiting now\n"
@@ -78,7 +78,7 @@ def seen_gone(log, **more):
         ("on-failure", seen_gone(END, exit_code=2), True),
         ("on-failure", seen_gone(END, exit_code=2, asked=True), False),
         ("on-failure", seen_gone(CLEANED), True),
-        # Kept, and then destroyed by somebody who had looked at it.
+        # Preserved, and then destroyed by somebody who had inspected it.
         ("on-failure", seen_gone(KEPT), False),
         ("on-failure", seen_gone(DESTROYED), False),
         ("on-failure", seen_gone(DESTROYED, exit_code=2), False),
@@ -89,7 +89,7 @@ def seen_gone(log, **more):
         ("always", seen_gone(END, asked=True), False),
         ("always", seen_gone(DESTROYED), False),
         ("always", Seen("shutdown", "poweroff"), True),
-        # Xen builds it again itself, or should have.
+        # Xen itself restarts it, or should have.
         ("always", seen_gone(CRASH.format("restart"), ending_age=5), False),
         ("on-failure", Seen("shutdown", "crash", ending_of(CRASH.format("restart")), ending_age=1), False),
         ("on-failure", seen_gone(CRASH.format("restart"), ending_age=90), True),
@@ -183,7 +183,7 @@ def test_laws(policy, seen, past):
         assert seen.state != "gone" or past.pending or seen.ending.action != BY_HAND
         assert NOW < action.at + 1e-6 <= NOW - 1 + MAX_DELAY + 1e-6
         assert sum(NOW - policy.limit.within < start <= NOW for start in past.starts) < policy.limit.starts
-        # Who starts what ended without an error starts what failed, too.
+        # A policy that restarts domains without an error also restarts failed ones.
         assert isinstance(decide(Policy("always", policy.limit), seen, past, NOW - 1, NOW), Start)
 
 

@@ -44,7 +44,7 @@ def test_a_foreign_domain_of_the_name_is_refused_unless_adopted():
         plan(declare(state="absent"), host(foreign))
     adopted = plan(declare(adopt=True), host(foreign))
     assert adopted.titles == ["check www", "autostart www"], "adopting what is as declared does not restart it"
-    # When it is defined it is ours, also without the option.
+    # Once defined it is ours, even without the option.
     ours = host(foreign, definitions={NAME: xl_config(foreign.domain)}, autostart=frozenset([NAME]))
     assert plan(declare(), ours).titles == []
 
@@ -52,7 +52,7 @@ def test_a_foreign_domain_of_the_name_is_refused_unless_adopted():
 def test_a_uuid_that_was_given_is_part_of_what_is_declared():
     given_one = "0c6f5e1a-0000-4000-8000-000000000001"
     assert actions(declare(uuid=given_one), settled(declare()))[0] == "replace www (standby)"
-    # It is ours though it lacks our mark, for the declaration knows it.
+    # It is ours although its UUID lacks our mark, since we have its definition.
     assert actions(declare(uuid=given_one), settled(declare(uuid=given_one))) == []
 
 
@@ -91,15 +91,15 @@ def test_live_changes_the_running_domain_where_xen_can():
     observed = settled(before, cpus=4)
     expected = ["set_live www vcpus", "set_live www cpus", "set_live www cpu_weight", "set_live www cap", "attach www xvdb"]
     assert actions(after, observed) == [*expected, "define www"]
-    # What it can't do replaces the domain, all of it at once.
+    # A change that Xen can't make live replaces the domain as a whole.
     assert actions(dataclasses.replace(declare(96, live=True)), settled(declare()))[0] == "replace www (standby)"
     assert actions(declare(vcpus=4, live=True), settled(declare(vcpus=2)))[0] == "replace www (standby)"
-    # Another path on the same device is another disk.
+    # Another path for the same device is another disk.
     assert (
         actions(declare(disks=[{"path": "/c"}], live=True), settled(declare(disks=[{"path": "/a"}])))[0]
         == "replace www (standby)"
     )
-    # And nothing is changed live unless that is asked for.
+    # Nothing is changed live unless requested.
     assert actions(declare(cap=50), settled(declare()))[0] == "replace www (standby)"
 
 
@@ -161,7 +161,7 @@ def test_cpus_are_judged_by_what_the_host_allows():
     assert cpu_refusal(declare(cpus="7").domain, observed) == "domain www: cpus: is 7, the host has CPUs 0-3"
     assert "lets domains run on 1-3 only" in cpu_refusal(declare(cpus="0").domain, observed)
     assert cpu_refusal(declare(cpus="0-1").domain, observed) is None
-    # xl narrows it, and that is no difference.
+    # xl narrows it, so it is not a difference.
     assert differences(declare(cpus="0-1").domain, declare(cpus="1").domain, "1-3") == []
     assert differences(declare().domain, declare(cpus="1-3").domain, "1-3") == []
 
@@ -277,7 +277,7 @@ def test_a_last_look_finds_what_is_not_as_declared():
 
 
 def test_what_is_left_as_it_is_is_no_shortfall():
-    """update: never reports a difference and changes nothing, so that a last look finds it again."""
+    """update: never reports a difference and changes nothing, so the last look finds it again."""
     done = plan(declare(96, update="never"), settled(declare(64)))
     assert done.differs == ("memory",) and shortfall(done, settled(declare(64))) is None
 
@@ -289,7 +289,7 @@ def test_memory_of_both_sides_of_a_replacement_counts_once():
 
 
 def test_an_old_one_that_crashed_beside_the_new_one_is_built_again():
-    """NAME~prev is kept by Xen and dead: put back under its name it would serve nobody."""
+    """Xen has preserved NAME~prev, but it is dead: renaming it back would serve nobody."""
     definition = xl_config(declare(64).domain)
     seen = host(
         running(96), running(64, NAME + PREVIOUS, "shutdown", 6),
@@ -302,7 +302,7 @@ def test_an_old_one_that_crashed_beside_the_new_one_is_built_again():
 
 
 def test_what_is_ours_on_a_host():
-    """A domain, a definition, an intent, a link and a disk of content, each of another name; nothing of anybody else's."""
+    """A domain, a definition, an intent, a link and a content disk, each of another name; nothing of anybody else."""
     seen = host(
         FOREIGN, running(name="runs" + NEXT), definitions={"defined": ""}, intents={"begun": Intent("", "absent")},
         autostart=frozenset({"linked"}), content_disks=(content_path("keys", "xvda", "x"), "/var/lib/unikernels/disks/other.img"),

@@ -23,7 +23,7 @@ def test_an_option_is_given_once_for_all_modules_of_a_group(tmp_path):
         "group/unikernels.xen.generations": {"folder": given["folder"]},
         "group/unikernels.xen.images": {"store": given["store"]},
     }
-    # There is no Xen here, so some fail; what counts is what each was given, which -vvv prints.
+    # Without Xen some fail; only the arguments that -vvv prints matter.
     tasks = [{f"unikernels.xen.{name}": arguments, "ignore_errors": True} for name, (_option, arguments) in TASKS.items()]
     book = tmp_path / "play.yml"
     play = {"hosts": "localhost", "connection": "local", "gather_facts": False, "module_defaults": defaults, "tasks": tasks}

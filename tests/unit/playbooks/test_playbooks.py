@@ -1,4 +1,4 @@
-"""Playbooks and roles hang together: what one part names the other has."""
+"""Playbooks and roles are consistent: names used in one exist in the other."""
 
 import pathlib
 import re
@@ -11,7 +11,7 @@ from ansible.template import Templar, trust_as_template
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
 ROLES = sorted(path for path in (ROOT / "roles").iterdir() if path.is_dir())
-# Variable -> the file of variables that a play reads it from.
+# Variable -> the variables file that a play reads it from.
 FROM_FILES = {
     "declared_unikernels": "vars/declared.yml",
     "declared_images": "vars/declared.yml",
@@ -86,12 +86,12 @@ def test_our_filters_come_again_after_what_flushes_all_rules(name):
 
 
 def test_one_call_writes_the_files_of_a_host():
-    """Each call costs a host seconds, also when nothing changes."""
+    """Each call costs a host seconds, even if nothing changes."""
     tasks = [
         task
         for path in (ROOT / "roles/xen_host/tasks").glob("*.yml")
         for task in mappings(yaml.safe_load(path.read_text()))
-        # The password of GRUB's menu is not for all.
+        # GRUB's menu password is not for everyone.
         if "unikernels.xen.host_files" in task and "xen_host_grub_password" not in str(task.get("when"))
     ]
     assert [task["name"] for task in tasks] == ["Configure Xen, Dom0 and their daemons"]

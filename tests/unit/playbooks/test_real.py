@@ -1,4 +1,4 @@
-"""make real: toolchain, images and lab in one command; without opam's archive it ends before anything is installed."""
+"""make real: toolchain, images and lab in one command; without opam's archive it stops before anything is installed."""
 
 import os
 import subprocess

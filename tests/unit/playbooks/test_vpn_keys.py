@@ -1,4 +1,4 @@
-"""The role's way from a declaration to keys, by Ansible itself: a host that is this machine, and controllers with other homes."""
+"""The role's way from a declaration to keys, run by Ansible: this machine is the host, and controllers have other homes."""
 
 import json
 import os

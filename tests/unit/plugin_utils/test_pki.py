@@ -1,4 +1,4 @@
-"""A VPN's keys over the years: what is created, renewed, refused, and what a run that was killed leaves to the next."""
+"""A VPN's keys over the years: what is created, renewed and refused, and what a killed run leaves to the next."""
 
 import dataclasses
 import datetime
@@ -48,7 +48,7 @@ def files(folder):
 
 
 def verified(ca_text, keys, name, at):
-    """What openssl says to a certificate, with the CA of a profile."""
+    """Return openssl's verdict on a certificate, with the CA of a profile."""
     with open(os.path.join(keys.folder, "test-ca.pem"), "w") as file:
         file.write(ca_text)
     command = ["openssl", "verify", "-attime", str(int(at.timestamp())), "-CAfile", file.name]
@@ -91,7 +91,7 @@ def test_a_client_that_left_is_not_good_and_comes_back_with_a_new_key_only(keys)
     assert run(keys, clients=("alice",)) == ["bob is refused from now on: it is no longer in vpn_clients"]
     assert "bob.ovpn" not in files(keys.folder) and run(keys, clients=("alice",)) == []
     assert set(material(keys, clients=("alice",)).clients) == {"alice"}
-    # Until the run has made his new key nothing of his is good.
+    # Until the run has created the new key, no certificate of his is valid.
     assert material(keys).clients["bob"] == () and material(keys).pending == ("issue bob",)
     assert run(keys)[0] == "created the key of bob"
     new = found(keys)
@@ -101,7 +101,7 @@ def test_a_client_that_left_is_not_good_and_comes_back_with_a_new_key_only(keys)
 
 
 def test_a_renewal_keeps_the_key_and_the_old_certificate_stays_good_beside_the_new_one(keys):
-    run(keys, days=100, ca_days=3650)  # nothing to do with the run's own days
+    run(keys, days=100, ca_days=3650)  # independent of the run's own days
     keys = dataclasses.replace(keys, ca_days=36500)
     shutil.rmtree(keys.folder)
     run(keys)
@@ -195,7 +195,7 @@ def replaced(keys, path, text):
 
 
 def broken_by(keys, case):
-    """Folders as people leave them: returns what is said."""
+    """Return the problems of folders as people leave them."""
     elsewhere = dataclasses.replace(keys, folder=f"{keys.folder}-other")
     run(keys)
     run(elsewhere)
@@ -274,7 +274,7 @@ def test_the_key_of_the_ca_may_be_kept_elsewhere_while_nothing_is_signed(keys):
 
 @pytest.mark.parametrize("kind", ["ec", "rsa"])
 def test_a_folder_of_easy_rsa_is_taken_as_it_is(keys, kind):
-    """As easy-rsa 3 lays it out, with a text before the certificate, and an authority that names the CA's own certificate."""
+    """As easy-rsa 3 makes it: text before the certificate, and an authority that names the CA's own certificate."""
     os.makedirs(os.path.join(keys.folder, "pki/issued"))
     os.makedirs(os.path.join(keys.folder, "pki/private"))
 

@@ -1,4 +1,4 @@
-"""Certificates and keys of a service: taken, or refused in one line that names the variable and shows nothing of a key."""
+"""A service's certificates and keys: accepted, or refused in one line that names the variable and shows nothing of a key."""
 
 import datetime
 

@@ -1,4 +1,4 @@
-"""A service's variables as a unikernel, and mistakes in them: each is one line that names the variable."""
+"""A service's variables become a unikernel, and each mistake in them is one line that names the variable."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of

@@ -33,7 +33,7 @@ def fingerprints(content):
 def test_only_certificates_of_declared_clients_are_good():
     assert fingerprints(text(clients=["alice", "bob"])) == ["AA:BB", "CC:DD", "EE:FF"]
     assert fingerprints(text(clients=["bob"])) == ["EE:FF"]
-    # A list without entries would be none to OpenVPN, and everybody good.
+    # OpenVPN would ignore an empty list, and accept everybody.
     assert fingerprints(text(clients=[])) == [":".join(["00"] * 32)] == fingerprints(text(clients=["not-yet"]))
     assert "<ca>" not in text(clients=["alice"])
 
@@ -115,7 +115,7 @@ def test_it_listens_on_ipv6_where_it_has_an_address():
     routes=st.just((ipaddress.IPv4Network("192.0.2.0/24"),)), resolvers=st.just(("192.0.2.1",)), ipv6=st.booleans(),
 ))  # fmt: skip
 def test_miragevpn_reads_it(tunnel):
-    """Each option is one that its parser has, and what is pushed has no comma (src/config.ml of the commit that is built)."""
+    """The parser knows each option, and pushed options have no comma (src/config.ml of the commit that is built)."""
     known = ("dev tun", "proto tcp", "port ", "server ", "topology subnet", "keepalive ", "cipher ", "data-ciphers ", "dh none",
              "tls-version-min 1.2", "verb ", "client-to-client", "push ", "<")  # fmt: skip
     outside = configuration(tunnel, GOOD).split("<peer-fingerprint>")[0]

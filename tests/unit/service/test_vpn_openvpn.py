@@ -1,4 +1,4 @@
-"""OpenVPN itself with our configurations and profiles, in network namespaces: a server as the stand-in runs it, and clients."""
+"""OpenVPN itself with our configurations and profiles in network namespaces: a server like the stand-in's, and clients."""
 
 import contextlib
 import dataclasses
@@ -23,7 +23,7 @@ PATH = os.environ["PATH"] + ":/usr/sbin:/sbin"
 NETWORK = ipaddress.IPv4Network("10.8.0.0/24")
 BEHIND = ipaddress.IPv4Network("192.0.2.0/24")
 ENDPOINT, FAR, FAR6 = "10.99.0.1", "192.0.2.2", "2001:db8:99::1"
-# What a shared machine may take for a handshake.
+# Seconds for a handshake on a busy machine.
 SECONDS = 40
 UP = "Initialization Sequence Completed"
 ARRANGE = f"""
@@ -44,7 +44,7 @@ def ip(*arguments, check=True):
 
 
 class World:
-    """The endpoint's machine, two machines of clients, and one behind the endpoint."""
+    """The endpoint's machine, two clients' machines, and one behind the endpoint."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -144,7 +144,7 @@ class World:
 
     @contextlib.contextmanager
     def both(self):
-        """alice, who has 10.8.0.2 as the first one, and bob."""
+        """alice, who has the first address 10.8.0.2, and bob."""
         with self.client("a", "alice") as alice:
             wait(alice, UP)
             with self.client("b", "bob") as bob:
@@ -208,7 +208,7 @@ def test_a_network_behind_the_endpoint_by_routing_and_by_nat(world):
         wait(alice, UP)
         assert world.reaches("a", FAR)
         assert "route 192.0.2.0 255.255.255.0" in alice.read_text() and "dhcp-option DNS 192.0.2.53" in alice.read_text()
-        # A client that takes more than it was given gets no further.
+        # A client that takes more addresses than it was given gets no further.
         world.ip("a", "route", "add", "10.99.2.0/24", "dev", "tun0")
         assert not world.reaches("a", "10.99.2.2")
 
@@ -260,7 +260,7 @@ def test_a_client_that_is_no_longer_declared_is_refused_with_its_old_profile_and
             assert world.reaches("a", "10.8.0.1")
             wait(log, "TLS Error: TLS handshake failed")
             assert bob.read_text().count(UP) == 1
-        # Declared again he gets a new key: what was lost does not come back to life.
+        # Declared again, he gets a new key: the lost one does not become valid again.
         world.bring()
         with world.endpoint() as log:
             wait(log, "TLS Error: TLS handshake failed")
@@ -278,7 +278,7 @@ def test_certificates_are_renewed_with_a_client_connected_that_keeps_its_old_pro
         with world.endpoint():
             alice = stack.enter_context(world.client("a", "alice", "--connect-retry", "1", "1", profile=old))
             wait(alice, UP)
-        # As a run that sees all of them end soon, the CA too; its clock is right otherwise.
+        # As in a run to which all of them, and the CA, seem to expire soon.
         lines = world.bring(renew_days=1826, days=1827, ca_days=36500)
         after = pkis.read(world.keys.folder, ("alice",))
         assert (

@@ -1,4 +1,4 @@
-"""Zone files as people write them become what every server of ours reads; what none could serve is one line with its place."""
+"""Zone files as people write them become what all our servers can read; what none could serve is one line with its place."""
 
 import dns.zone
 import pytest
@@ -30,7 +30,7 @@ def test_the_zone_begins_with_its_name_and_soa():
         ("$ORIGIN sub.lab.example.\nx A 10.0.0.1\n", ["x.sub.lab.example. 300 IN A 10.0.0.1"]),
         ("$GENERATE 1-2 h$ A 10.0.0.$\n", ["h1.lab.example. 300 IN A 10.0.0.1", "h2.lab.example. 300 IN A 10.0.0.2"]),
         ("x AAAA ::ffff:1.2.3.4\n", ["x.lab.example. 300 IN AAAA 0000:0000:0000:0000:0000:ffff:0102:0304"]),
-        # No name of the unikernel's for these (RFC 3597), and no spaces inside of what is long.
+        # The unikernel has no names for these types (RFC 3597), and no spaces inside long data.
         ("x HINFO a b\n", ["x.lab.example. 300 IN TYPE13 \\# 4 01610162"]),
         ("x TYPE123 \\# 1 00\n", ["x.lab.example. 300 IN TYPE123 \\# 1 00"]),
         ("x TLSA 3 0 0 " + "ab" * 400 + "\n", ["x.lab.example. 300 IN TLSA 3 0 0 " + "ab" * 400]),

@@ -1,4 +1,4 @@
-"""Our unikernels' folders: each is built alone, from a copy of it, so what two of them need stands in both."""
+"""Our unikernels' folders: each is built alone from a copy, so both contain what they have in common."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 

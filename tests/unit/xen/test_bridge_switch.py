@@ -1,4 +1,4 @@
-"""The change of a host's network comes back by itself: the real program, with commands of our own in place of ifupdown."""
+"""A network change is undone automatically: the real program, with our own commands instead of ifupdown."""
 
 import os
 import subprocess
@@ -71,7 +71,7 @@ def test_a_confirmation_keeps_the_new_network(tmp_path):
     running = host.start(seconds=1000000)
     host.wait(UP)
     assert host.file.read_text() == "new\n"
-    # A host that dies now boots with the old network: a unit stands ready until the confirmation.
+    # A host that dies now boots with the old network: a unit waits until the confirmation.
     unit = (host.units / switch.UNDO_UNIT).read_text()
     assert f"ConditionPathExists={host.folder}/pending" in unit and (host.folder / "pending").exists()
     command = next(line for line in unit.splitlines() if line.startswith("ExecStart="))[len("ExecStart=") :].split()

@@ -1,4 +1,4 @@
-"""What a guest wrote to its console, as it may be shown to whoever reads it as root."""
+"""What a guest wrote to its console, as root may safely see it."""
 
 import unicodedata
 

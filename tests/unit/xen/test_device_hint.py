@@ -1,4 +1,4 @@
-"""A unikernel that dies for want of a disk names its number; the user declared a vdev."""
+"""A unikernel that dies for lack of a disk prints its number; the user declared a vdev."""
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.watch import device_hint

@@ -1,4 +1,4 @@
-"""The module xen_domain_info as a user meets it when something is wrong."""
+"""The module xen_domain_info when something is wrong, as a user sees it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def refusal(monkeypatch, capsys):
 
 
 def test_without_root_it_is_one_line(refusal, monkeypatch):
-    """Definitions are root's alone."""
+    """Only root can read definitions."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert refusal() == "only root can look at the domains of this host: set become: true"
 

@@ -13,7 +13,7 @@ ALIVE = {"domid": 7, "dying": 0, "shutdown": 0, "crashed": 0, "paused": 0, "shut
         ({"paused": 1}, ("paused", "")),
         ({"shutdown": 1}, ("shutdown", "poweroff")),
         ({"shutdown": 1, "shutdown_reason": 4}, ("shutdown", "watchdog")),
-        # As Xen 4.17 has reported a domain that xl shows as -b-sc-.
+        # A domain that xl shows as -b-sc-, as Xen 4.17 reported it.
         ({"crashed": 1, "shutdown_reason": 3}, ("shutdown", "crash")),
         ({"crashed": 1, "shutdown_reason": 3, "dying": 1}, ("dying", "crash")),
     ],

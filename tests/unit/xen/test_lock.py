@@ -1,4 +1,4 @@
-"""One run at a time on a host: how long the next one waits, and what it says."""
+"""One run at a time on a host: how long the next one waits, and what it reports."""
 
 import fcntl
 import threading
@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def held(tmp_path):
-    """held(words): another run has the lock and says so; it lets go when the file that it returns is closed."""
+    """held(words): another run holds the lock and its note; closing the returned file releases it."""
     path = tmp_path / "lock"
 
     def hold(words):

@@ -1,4 +1,4 @@
-"""How a host's network is read, and what is done with a plan: on files and answers of ip(8) of our own."""
+"""How a host's network is read, and how a plan is carried out, with our own files and answers of ip(8)."""
 
 import json
 import os
@@ -29,7 +29,7 @@ ROWS = [
 
 
 class Names:
-    """xenstore, as far as it is asked."""
+    """A double of xenstore, as far as needed."""
 
     def __enter__(self):
         return self
@@ -113,7 +113,7 @@ def test_rules_alone_are_written_and_loaded_at_once(calls, tmp_path):
 
 @pytest.fixture
 def host(monkeypatch, calls):
-    """A host of ifupdown without networks of ours."""
+    """A host with ifupdown and none of our networks."""
     reading = networks.Reading(
         "h", IFUPDOWN, networks._links(ROWS), "xenbr0", {"/etc/network/interfaces": "iface xenbr0 inet dhcp\n"}
     )

@@ -1,4 +1,4 @@
-"""What xl and xenstored print is read as it is meant; the texts were printed by Xen 4.17."""
+"""The output of xl and xenstored is parsed correctly; the texts were printed by Xen 4.17."""
 
 import pathlib
 import socket
@@ -49,7 +49,7 @@ def test_a_raw_disk_is_as_large_as_its_file_whatever_its_guest_wrote(tmp_path):
 
 @pytest.fixture
 def xenstored(tmp_path, monkeypatch):
-    """A socket that answers what a test says, where xenstored's would be."""
+    """A socket that answers as the test says, in place of xenstored's."""
     path = str(tmp_path / "socket")
     monkeypatch.setattr(xenstore, "SOCKETS", (path,))
     server = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,4 @@
-"""Which disks do several hosts have, and who has one open?"""
+"""Which disks several hosts can open, and who has one open."""
 
 import fcntl
 import io
@@ -22,7 +22,7 @@ def test_a_file_on_nfs_is_shared_unless_it_is_said_otherwise(monkeypatch):
 
 
 def test_a_file_system_that_is_mounted_at_its_first_use(monkeypatch):
-    """autofs is all that the kernel says of it before; unlocked, two hosts would write one disk."""
+    """Before the first use the kernel reports only autofs; without a lock, two hosts could write one disk."""
     used = []
     monkeypatch.setattr(shared_storage.os.path, "exists", lambda path: used.append(path) or False)
     monkeypatch.setattr(
@@ -34,7 +34,7 @@ def test_a_file_system_that_is_mounted_at_its_first_use(monkeypatch):
 
 
 def test_the_machine_s_own_mounts_are_read():
-    """As findmnt, which reads them through a library, has them; a mount that another one covers is not seen."""
+    """As in findmnt, which reads them through a library; a mount that another one covers is hidden."""
     listed = subprocess.run(["findmnt", "-rnuo", "TARGET,FSTYPE"], capture_output=True, text=True, check=True).stdout
     expected = dict(line.split(" ") for line in listed.splitlines())
     assert "/proc" in expected, listed
@@ -60,7 +60,7 @@ def test_who_has_a_disk(tmp_path, monkeypatch):
 
 
 def test_mount_points_of_every_spelling(monkeypatch):
-    """The kernel writes four bytes as octal numbers, and letters of any alphabet, or bytes of none, as they are."""
+    """The kernel writes four bytes as octal numbers; all other bytes, valid text or not, stay as they are."""
     lines = b"36 35 0:30 / /srv/f\xc3\xbcr\\040alle rw shared:1 - nfs4 a:/x rw\n37 35 0:31 / /srv/\xff\\134 rw - nfs a:/y rw\n"
     monkeypatch.setattr("builtins.open", lambda *_path, **how: io.TextIOWrapper(io.BytesIO(lines), **how))
     found = mounts.mounted()
