@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.unikernels.xen.plugins.module_utils.image import versions
+from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import printable
+from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import Origin, naming, origin_of
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
     Policy,
     PolicyError,
+    parse,
     signature_files,
     signature_of,
 )
@@ -33,6 +37,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.signature imp
     key_problem,
     public_half,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     KINDS,
     SUFFIX,
@@ -46,7 +51,7 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import sta
 
 MODULE = "unikernels.xen.image_store"
 # What the action alone has a use for.
-_OURS = ("state", "controller", "signing_key", "allowed_signers", "revoked_keys", "valid_days", "sign_again")
+_OURS = ("state", "controller", "origins", "signing_key", "allowed_signers", "revoked_keys", "valid_days", "sign_again")
 # The digest of a file that is yet to be written: no file has it.
 _YET = "0" * 64
 MAX_DAYS = 36500
@@ -84,6 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             if not isinstance(wanted, dict):
                 raise StoreError("wanted: must be a mapping of name to digest")
             images = wanted_images(wanted, args.get("names"))
+            self.origins = _origins(args.get("origins"), wanted, images)
             texts = {option: self._text(args, option) for option in ("allowed_signers", "revoked_keys")}
             if args.get("state") == "signed":
                 given = given_policy({"signature": args.get("signature"), **texts})
@@ -94,7 +100,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             module_args.update({option: text for option, text in texts.items() if text is not None})
             module_args["wanted"] = {name: digest for name, digest in images.items() if digest}
             result.update(self._ship(images, module_args))
-        except (StoreError, SignatureError, PolicyError) as error:
+        except (StoreError, SignatureError, PolicyError, BuildError) as error:
             raise AnsibleActionFail(_role_words(str(error))) from error
         except OSError as error:
             raise AnsibleActionFail(f"{error.filename or self.store}: {error.strerror}") from error
@@ -109,8 +115,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not path:
             return None
         try:
-            with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8") as file:
+            with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8-sig") as file:
                 return file.read()
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"unikernel_images_{option}: {path}: is not text: give lines of public keys, not a KRL") from error
         except Exception as error:  # the loader has many of its own
             reason = getattr(error, "strerror", None) or "no such file on the controller"
             raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
@@ -147,7 +155,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             self._display.display(f"{self.key} is in a device: touch that once for each image that has yet to be signed")
         for digest in sorted(set(built.values())):
             names = tuple(sorted(name for name in built if built[name] == digest))
-            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again):
+            origins = tuple(self.origins[name] for name in names if name in self.origins)
+            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again, naming(digest, origins)):
                 changed.append(digest)
         return changed
 
@@ -247,7 +256,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             module_name=MODULE, module_args={**module_args, "shipping": shipping}, task_vars=self.vars
         )
         answer.pop("invocation", None)  # every text once more
-        return answer
+        return answer if answer.get("failed") else _understood(answer)
 
     def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any], rollback: bool) -> None:
         """Refuse in check mode what the run would refuse, under the host's own policy."""
@@ -267,6 +276,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             problem = versions.refusal(name, held.get(name), versions.Arrived(digest, version))
             if problem and policy.required and not rollback:
                 raise PolicyError(problem)
+
+
+def _origins(declared: Any, wanted: dict[str, Any], names: Iterable[str]) -> dict[str, Origin]:
+    """Where each image must come from, with what the task that got it reports."""
+    if declared is not None and not (
+        isinstance(declared, dict) and all(isinstance(origin, dict) for origin in declared.values())
+    ):
+        raise StoreError("origins: must be a mapping of name to origin")
+    # Plain values of what may be Ansible's own: they are written into a statement.
+    reports = {name: json.loads(json.dumps(wanted[name].get("origin"))) for name in names if isinstance(wanted[name], dict)}
+    return {name: origin_of(name, declared[name], reports.get(name)) for name in names if name in (declared or {})}
 
 
 def _flag(value: Any) -> bool:
@@ -290,9 +310,23 @@ def _versions_of(answer: Any) -> dict[str, versions.Highest]:
     return versions.parse(json.dumps(answer or {}).encode())
 
 
-def _policy_of(held: dict[str, Any]) -> Policy:
-    lists = {key: held.get(key) for key in ("allowed_signers", "revoked_keys", "kernels")}
-    return Policy(held.get("signature"), **{key: None if lines is None else tuple(lines) for key, lines in lists.items()})
+def _policy_of(held: Any) -> Policy:
+    try:
+        return parse(json.dumps({**held, "version": 1}).encode())
+    except (PolicyError, TypeError) as error:
+        raise StoreError("the host's answer has no policy of images; is the collection there another version?") from error
+
+
+def _understood(answer: dict[str, Any]) -> dict[str, Any]:
+    """What a host answers comes from outside, and is shown: StoreError for what the module does not answer."""
+    if not isinstance(answer.get("changed"), bool):
+        raise StoreError("the host's answer has no 'changed': what ran there was not the module image_store")
+    for key in ("missing", "taken", "removed", "notes", "stops"):
+        lines = answer.get(key, [])
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise StoreError(f"the host's answer has {key!r}, which is not a list of lines")
+        answer[key] = [printable(line) for line in lines]
+    return answer
 
 
 def _role_words(message: str) -> str:

@@ -43,6 +43,12 @@ options:
       digest has yet to be built, in check mode.
     type: dict
     default: {}
+  origins:
+    description: >-
+      Name of an image in O(wanted) to its declared origin, as P(unikernels.xen.unikernel_images#role) takes it. A statement that
+      names another source is not signed. Images without an origin here are signed without that check.
+    type: dict
+    version_added: 0.2.0
   names:
     description: Names of O(wanted) to work on. All by default.
     type: list
@@ -219,6 +225,7 @@ def main() -> None:
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "controller": {"type": "path"},
             "wanted": {"type": "dict", "default": {}},
+            "origins": {"type": "dict"},
             "names": {"type": "list", "elements": "str"},
             "arrived": {"type": "path"},
             "mirrors": {"type": "list", "elements": "str", "default": []},

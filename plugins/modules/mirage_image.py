@@ -197,6 +197,12 @@ sidecars:
   description: The statement's and the signature's file name, where they are, to their sha256.
   returned: success
   type: dict
+origin:
+  description: >-
+    The source that it was built from, or the file or address of a finished image, as its statement has it, C(uri) and C(digest).
+  returned: when the image is there
+  type: dict
+  version_added: 0.2.0
 devices:
   description: Devices that its Solo5 manifest names.
   returned: success

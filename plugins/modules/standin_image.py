@@ -75,6 +75,11 @@ sidecars:
   description: The statement's and the signature's file name, where they are, to their sha256.
   returned: success
   type: dict
+origin:
+  description: What its statement says that it is, C(uri).
+  returned: success
+  type: dict
+  version_added: 0.2.0
 standin:
   description: Always true.
   returned: success
@@ -82,6 +87,7 @@ standin:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import STANDIN
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, sidecars
 from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, Wanted, build
 from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
@@ -112,7 +118,7 @@ def main() -> None:
             manifest["sidecars"] = sidecars(params["store"], manifest["sha256"])
     except (StoreError, BuildError, SignatureError, OSError) as error:
         module.fail_json(msg=f"stand-in for {params['service']}: {error}")
-    module.exit_json(changed=changed, **manifest)
+    module.exit_json(changed=changed, origin={"uri": STANDIN + params["service"]}, **manifest)
 
 
 if __name__ == "__main__":

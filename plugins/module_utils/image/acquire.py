@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from . import mirage, provenance, signature
 from .archive import name_of, unpacked
 from .checkout import COMMIT, checkout, is_url, local_folder
+from .origin import shown as shown
 from .sandbox import private
 from .steps import BuildError
 from .store import NAME, StoreError, describe, image_path, point, put, write_whole
@@ -38,15 +39,6 @@ def acquire(params: dict[str, Any], check: bool, download: Download) -> tuple[bo
             name = params["name"] or manifest["name"]
             changed = point(params["store"], name, manifest["sha256"], check) or changed
     return changed, manifest
-
-
-def shown(url: str) -> str:
-    """An address as a statement may have it: no user, no password, no query."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "an address that cannot be read"
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def secrets_of(url: str) -> set[str]:
@@ -78,12 +70,13 @@ def _finished(params: dict[str, Any], check: bool, download: Download) -> tuple[
     else:
         extra = {"name": params["name"], "source": os.path.basename(params["file"])}
         changed, manifest = put(store, params["file"], digest or None, extra, check)
+    digest = manifest["sha256"]
+    manifest["origin"] = {"uri": origin, "digest": {"sha256": digest}}
     if check:
         return changed, manifest
-    digest = manifest["sha256"]
     text = provenance.statement(
-        params["name"] or digest, digest, built=False, parameters={"origin": origin},
-        materials=[{"uri": origin, "digest": {"sha256": digest}}], builder={"id": os.uname().nodename}, key="",
+        params["name"] or digest, digest, built=False, parameters={"origin": origin}, materials=[manifest["origin"]],
+        builder={"id": os.uname().nodename}, key="",
     )  # fmt: skip
     return signature.attach(store, digest, text, params["signing_key"] or "", False) or changed, manifest
 

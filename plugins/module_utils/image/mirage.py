@@ -211,7 +211,8 @@ def _build(store: str, work: str, key: str, request: Request, tools: Toolchain, 
         changed = signature.attach(store, digest, text, request.signing_key, False) or changed
         changed = _keep_lock(store, key, request, tools, building, digest) or changed
         _remember(store, key, digest)
-        return Result(changed or not known, False, {**describe(store, digest), "key": key, "log": log})
+        manifest = {**describe(store, digest), "key": key, "log": log, "origin": _origin(request)}
+        return Result(changed or not known, False, manifest)
     finally:
         building.clean()
         steps.finish()
@@ -247,15 +248,20 @@ def _keep_lock(store: str, key: str, request: Request, tools: Toolchain, buildin
     return old != building.lock_text
 
 
-def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_digest: str, lock: bytes) -> bytes:
-    sources, _lock = digest_of_sources(request.source.folder)
-    source: dict[str, Any] = {"uri": request.source.uri, "digest": {"sha256": sources}}
+def _origin(request: Request) -> dict[str, Any]:
+    """The source as a statement has it (SLSA's resolvedDependencies)."""
+    digest = {"sha256": digest_of_sources(request.source.folder)[0]}
     if request.source.revision:
-        source["digest"]["gitCommit"] = request.source.revision
+        digest["gitCommit"] = request.source.revision
+    name = {"name": request.source.subfolder} if request.source.subfolder else {}
+    return {**name, "uri": request.source.uri, "digest": digest}
+
+
+def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_digest: str, lock: bytes) -> bytes:
     return provenance.statement(
         request.name, digest, built=True, parameters={"target": "xen", "configure": list(request.configure)},
         materials=[
-            source, {"name": "lock file", "digest": {"sha256": lock_digest}},
+            _origin(request), {"name": "lock file", "digest": {"sha256": lock_digest}},
             *({"name": path, "digest": {"sha256": digest_of_sources(laid)[0]}} for path, laid in request.overlay),
             *provenance.package_materials(lock),
         ],
@@ -268,7 +274,7 @@ def _found(store: str, found: dict[str, Any], key: str, request: Request, check:
     changed = False
     if request.signing_key:
         changed = signature.attach(store, found["sha256"], b"", request.signing_key, check)
-    return Result(changed, True, {**found, "key": key})
+    return Result(changed, True, {**found, "key": key, "origin": _origin(request)})
 
 
 def _compare(one: str, other: str, name: str) -> None:

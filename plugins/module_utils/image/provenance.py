@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote, unquote
 
+from . import strict_json
 from .elf import printable
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -25,7 +26,7 @@ BUILD_TYPE = "https://unikernels.xen/build/mirage/v1"
 GIVEN_TYPE = "https://unikernels.xen/build/given/v1"
 
 
-_PURL = "pkg:opam/"
+PURL = "pkg:opam/"
 _PACKAGE = re.compile(r'^\s*"([A-Za-z0-9_+-]+)"\s*\{\s*=\s*"([^"\n]+)"', re.MULTILINE)
 
 
@@ -83,18 +84,22 @@ def statement(
             },
         },
     }
-    return (json.dumps(found, indent=1, sort_keys=True) + "\n").encode()
+    return as_text(found)
+
+
+def as_text(statement: dict[str, Any]) -> bytes:
+    return (json.dumps(statement, indent=1, sort_keys=True) + "\n").encode()
 
 
 def read(text: bytes, digest: str) -> dict[str, Any]:
     """The statement about the image ``digest``; ProvenanceError when it is none, or about another image."""
     try:
-        content = json.loads(text)
+        content = strict_json.loads(text)
         kinds = (content["_type"], content["predicateType"])
         subjects = [(subject["name"], subject["digest"]["sha256"]) for subject in content["subject"]]
         parameters = content["predicate"]["buildDefinition"]["externalParameters"]
         notes = [subject.get("annotations", {}) for subject in content["subject"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProvenanceError("it is not an in-toto statement") from error
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         raise ProvenanceError(f"it is of type {printable(str(kinds[0]))!r}, not {STATEMENT_TYPE!r} with {PREDICATE_TYPE!r}")
@@ -104,6 +109,8 @@ def read(text: bytes, digest: str) -> dict[str, Any]:
         parameters, dict
     ):
         raise ProvenanceError("it is not an in-toto statement")
+    if len({name for name, _sha256 in subjects}) != len(subjects):
+        raise ProvenanceError("it has a name twice")
     for note in notes:
         _check_claim(note)
     return dict(content)
@@ -158,7 +165,7 @@ def restated(text: bytes, digest: str, claims: dict[str, Claim]) -> bytes:
     if claims_of(content) == claims and len(content["subject"]) == len(claims):
         return text
     content["subject"] = [_subject(name, digest, claim) for name, claim in sorted(claims.items())]
-    return (json.dumps(content, indent=1, sort_keys=True) + "\n").encode()
+    return as_text(content)
 
 
 def _subject(name: str, digest: str, claim: Claim) -> dict[str, Any]:
@@ -174,7 +181,7 @@ def package_materials(lock: str | bytes) -> list[dict[str, Any]]:
     """
     text = lock.decode("utf-8", "replace") if isinstance(lock, bytes) else lock
     versions = dict(_PACKAGE.findall(text))
-    return [{"name": name, "uri": f"{_PURL}{name}@{quote(version, safe='')}"} for name, version in sorted(versions.items())]
+    return [{"name": name, "uri": f"{PURL}{name}@{quote(version, safe='')}"} for name, version in sorted(versions.items())]
 
 
 def packages(statement: dict[str, Any]) -> list[dict[str, str]]:
@@ -183,7 +190,7 @@ def packages(statement: dict[str, Any]) -> list[dict[str, str]]:
     rows = []
     for material in materials if isinstance(materials, list) else []:
         uri = material.get("uri") if isinstance(material, dict) else None
-        if isinstance(uri, str) and uri.startswith(_PURL):
-            name, _at, version = uri[len(_PURL) :].partition("@")
+        if isinstance(uri, str) and uri.startswith(PURL):
+            name, _at, version = uri[len(PURL) :].partition("@")
             rows.append({"name": printable(unquote(name)), "version": printable(unquote(version))})
     return sorted(rows, key=lambda row: (row["name"], row["version"]))

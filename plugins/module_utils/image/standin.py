@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import provenance, signature, sources
+from .origin import STANDIN
 from .pvh_wrap import cpio, payload_of, wrap
 from .steps import BuildError
 from .store import StoreError, describe, hold, image_path, put, write_whole
@@ -283,7 +284,8 @@ def _build(store: str, cache: str, wanted: Wanted, key: str) -> tuple[bool, dict
         changed, manifest = put(store, draft, None, {"name": service, "key": key, "source": "standin"}, False)
         told = provenance.statement(
             f"stand-in for {service}", manifest["sha256"], built=False, parameters={"service": service, "suite": suite},
-            materials=[{"name": os.path.basename(kernels[0])}], builder={"id": os.uname().nodename}, key=key,
+            materials=[{"uri": STANDIN + service}, {"name": os.path.basename(kernels[0])}],
+            builder={"id": os.uname().nodename}, key=key,
         )  # fmt: skip
         signature.attach(store, manifest["sha256"], told, "", False)
     finally:
