@@ -15,10 +15,12 @@ from ansible.errors import AnsibleActionFail
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.unikernels.xen.plugins.module_utils.image import versions
-from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import Origin, origin_of
+from ansible_collections.unikernels.xen.plugins.module_utils.image.elf import printable
+from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import Origin, naming, origin_of
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import (
     Policy,
     PolicyError,
+    parse,
     signature_files,
     signature_of,
 )
@@ -113,8 +115,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not path:
             return None
         try:
-            with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8") as file:
+            with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8-sig") as file:
                 return file.read()
+        except UnicodeDecodeError as error:
+            raise PolicyError(f"unikernel_images_{option}: {path}: is not text: give lines of public keys, not a KRL") from error
         except Exception as error:  # the loader has many of its own
             reason = getattr(error, "strerror", None) or "no such file on the controller"
             raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
@@ -152,7 +156,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         for digest in sorted(set(built.values())):
             names = tuple(sorted(name for name in built if built[name] == digest))
             origins = tuple(self.origins[name] for name in names if name in self.origins)
-            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again, origins):
+            if attach(self.store, digest, b"", self.key, self.check, names, self.valid_days, self.again, naming(digest, origins)):
                 changed.append(digest)
         return changed
 
@@ -253,7 +257,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             module_name=MODULE, module_args={**module_args, "shipping": shipping}, task_vars=self.vars
         )
         answer.pop("invocation", None)  # every text once more
-        return answer
+        return answer if answer.get("failed") else _understood(answer)
 
     def _predict(self, images: dict[str, str], missing: list[str], first: dict[str, Any], rollback: bool) -> None:
         """Refuse in check mode what the host's own policy would refuse in a real run."""
@@ -277,11 +281,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 def _origins(declared: Any, wanted: dict[str, Any], names: Iterable[str]) -> dict[str, Origin]:
     """Where each image must come from, with what the task that got it reports."""
-    origins = {} if declared is None else declared
-    if not (isinstance(origins, dict) and all(isinstance(origin, dict) for origin in origins.values())):
+    if declared is not None and not (
+        isinstance(declared, dict) and all(isinstance(origin, dict) for origin in declared.values())
+    ):
         raise StoreError("origins: must be a mapping of name to origin")
-    reports = {name: wanted[name].get("origin") for name in names if isinstance(wanted[name], dict)}
-    return {name: origin_of(name, origins[name], reports.get(name)) for name in names if name in origins}
+    # Plain values of what may be Ansible's own: they are written into a statement.
+    reports = {name: json.loads(json.dumps(wanted[name].get("origin"))) for name in names if isinstance(wanted[name], dict)}
+    return {name: origin_of(name, declared[name], reports.get(name)) for name in names if name in (declared or {})}
 
 
 def _flag(value: Any) -> bool:
@@ -305,9 +311,23 @@ def _versions_of(answer: Any) -> dict[str, versions.Highest]:
     return versions.parse(json.dumps(answer or {}).encode())
 
 
-def _policy_of(held: dict[str, Any]) -> Policy:
-    lists = {key: held.get(key) for key in ("allowed_signers", "revoked_keys", "kernels")}
-    return Policy(held.get("signature"), **{key: None if lines is None else tuple(lines) for key, lines in lists.items()})
+def _policy_of(held: Any) -> Policy:
+    try:
+        return parse(json.dumps({**held, "version": 1}).encode())
+    except (PolicyError, TypeError) as error:
+        raise StoreError("the host's answer has no policy of images; is the collection there another version?") from error
+
+
+def _understood(answer: dict[str, Any]) -> dict[str, Any]:
+    """What a host answers comes from outside, and is shown: StoreError for what the module does not answer."""
+    if not isinstance(answer.get("changed"), bool):
+        raise StoreError("the host's answer has no 'changed': what ran there was not the module image_store")
+    for key in ("missing", "taken", "removed", "notes", "stops"):
+        lines = answer.get(key, [])
+        if not isinstance(lines, list) or not all(isinstance(line, str) for line in lines):
+            raise StoreError(f"the host's answer has {key!r}, which is not a list of lines")
+        answer[key] = [printable(line) for line in lines]
+    return answer
 
 
 def _role_words(message: str) -> str:

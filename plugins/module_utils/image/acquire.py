@@ -70,10 +70,10 @@ def _finished(params: dict[str, Any], check: bool, download: Download) -> tuple[
     else:
         extra = {"name": params["name"], "source": os.path.basename(params["file"])}
         changed, manifest = put(store, params["file"], digest or None, extra, check)
-    if check:
-        return changed, manifest
     digest = manifest["sha256"]
     manifest["origin"] = {"uri": origin, "digest": {"sha256": digest}}
+    if check:
+        return changed, manifest
     text = provenance.statement(
         params["name"] or digest, digest, built=False, parameters={"origin": origin}, materials=[manifest["origin"]],
         builder={"id": os.uname().nodename}, key="",

@@ -15,8 +15,8 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from . import versions
-from .download import MAX_IMAGE, download, shown
+from . import signer_lines, versions
+from .download import download, shown
 from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, signature_of
 from .shipping import Request, lacking
 from .signature import SignatureError, homes, key_blob, logins
@@ -25,6 +25,7 @@ from .store import (
     INCOMING,
     KINDS,
     LOCK_SECONDS,
+    MAX_IMAGE,
     MAX_TEXT,
     SUFFIX,
     StoreError,
@@ -47,6 +48,7 @@ GENERATIONS = "/var/lib/unikernels/generations/*"
 
 def receive(request: Request) -> dict[str, Any]:
     """Do what is asked for; the module's result. StoreError, SignatureError or PolicyError: one line."""
+    _refuse_open_store(request)
     policy, lines, changed = _policy(request)
     # Otherwise two runs could write to the same unfinished file. The other one may be waiting for its mirrors.
     with contextlib.nullcontext() if request.check else locked(request.store, request.mirror_timeout + LOCK_SECONDS):
@@ -78,6 +80,16 @@ def receive(request: Request) -> dict[str, Any]:
     }
 
 
+def _refuse_open_store(request: Request) -> None:
+    """What is verified is what boots only where nobody else can write in between."""
+    if not request.trust or not os.path.isdir(request.store):
+        return
+    status = os.stat(request.store)
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+        mend = f"chown root {request.store}; chmod go-w {request.store}"
+        raise StoreError(f"image store {request.store}: others than root may write there: {mend}")
+
+
 def _shown(policy: Policy) -> dict[str, Any]:
     lists = {"allowed_signers": policy.allowed_signers, "revoked_keys": policy.revoked_keys, "kernels": policy.kernels}
     return {"signature": policy.signature, **{key: None if lines is None else list(lines) for key, lines in lists.items()}}
@@ -98,7 +110,7 @@ def _policy(request: Request) -> tuple[Policy, list[str], bool]:
     policy, lines = merge(held, request.given, request.reset)
     entrances = logins(homes())
     for line in policy.allowed_signers or ():
-        where = entrances.get(key_blob(line))
+        where = entrances.get(signer_lines.blob_of(line) or key_blob(line))
         if where:
             raise PolicyError(
                 f"unikernel_images_allowed_signers: the key of {line.split()[0]} also logs in to this host ({where});"

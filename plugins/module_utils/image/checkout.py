@@ -21,6 +21,7 @@ import subprocess
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from .elf import printable
 from .git_tree import digest_of_folder, tree_of
 from .request import Source
 from .sandbox import private
@@ -30,7 +31,17 @@ from .store import hold, write_json, write_whole
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::).*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*", re.DOTALL)
-_ADDRESS = re.compile(r"(https|ssh|file)://[^\s-][^\s]*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*")
+_ADDRESS = re.compile(r"(https|ssh|file)://[^\s-][^\s]*|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s-][^\s]*")
+_CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
+# What `git rev-parse --local-env-vars` lists, for a run that a hook of git's started, and what prints every word that is sent.
+_OF_ANOTHER_REPOSITORY = re.compile(
+    "GIT_(ALTERNATE_OBJECT_DIRECTORIES|CONFIG|CONFIG_PARAMETERS|OBJECT_DIRECTORY|DIR|WORK_TREE|IMPLICIT_WORK_TREE|GRAFT_FILE"
+    "|INDEX_FILE|NO_REPLACE_OBJECTS|REPLACE_REF_BASE|PREFIX|SHALLOW_FILE|COMMON_DIR|NAMESPACE|QUARANTINE_PATH"
+    "|TRACE.*|CURL_VERBOSE)"
+)
+# Of git's and ssh's words these are no reason.
+_ADVICE = ("Please make sure you have", "and the repository exists", "hint:", "warning:", "Warning:")
+_NO_REASON = "fatal: Could not read from remote repository."
 _SECONDS = 300
 # Files beside a tree that prove it is the commit's.
 _COMMIT_TEXT, _MODULES = ".commit", ".modules"
@@ -57,6 +68,8 @@ def local_folder(path: str) -> str:
 
 def address_of(url: str) -> Address:
     """BuildError for what is not fetched from, without the words of the address that may be secret."""
+    if _CONTROL.search(unquote(url)):
+        raise BuildError("source: the address has a line break or another control character")
     scheme = re.split("://|::", url)[0].lower() if re.match(r"[A-Za-z][A-Za-z0-9+.-]*(://|::)", url) else ""
     if scheme in ("http", "git"):
         raise BuildError(
@@ -77,8 +90,8 @@ def address_of(url: str) -> Address:
         raise BuildError(
             "source: an address has no ? or # part; the revision is version, and a token goes before the host's name"
         )
-    if "\n" in unquote(parts.netloc):
-        raise BuildError("source: the address has a line break in its user or password")
+    if unquote(host).startswith("-"):
+        raise BuildError("source: the name of the address's host begins with '-'")
     if scheme == "file":
         _is_ours(unquote(parts.path))
     if scheme != "https":
@@ -103,9 +116,12 @@ def _environment(address: Address) -> dict[str, str]:
     settings = {"core.hooksPath": "/dev/null", "protocol.allow": "never", "fetch.recurseSubmodules": "false"}
     settings.update({f"protocol.{name}.allow": "always" for name in ("https", "ssh", "file")})
     environment = {
-        **os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C.UTF-8", "GIT_ALLOW_PROTOCOL": "https:ssh:file",
+        **{name: value for name, value in os.environ.items() if not _OF_ANOTHER_REPOSITORY.fullmatch(name)},
+        "GIT_TERMINAL_PROMPT": "0",
+        "LC_ALL": "C.UTF-8",
+        "GIT_ALLOW_PROTOCOL": "https:ssh:file",
         "GIT_SSH_COMMAND": "ssh -o BatchMode=yes -o ConnectTimeout=30",
-    }  # fmt: skip
+    }
     if address.user or address.password:
         settings["credential.helper"] = _HELPER
         environment.update(UNIKERNELS_USER=address.user, UNIKERNELS_PASSWORD=address.password)
@@ -132,14 +148,26 @@ def _git(address: Address, *arguments: str, folder: str | None = None) -> bytes:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode:
-        lines = errors.decode("utf-8", "replace").strip().splitlines()
-        fatal = [line for line in lines if line.startswith(("fatal:", "ERROR:"))] or lines[-1:]
-        raise BuildError(" ".join(fatal) or f"git {arguments[0]} failed ({process.returncode})")
+        raise BuildError(_reason(errors.decode("utf-8", "replace")) or f"git {arguments[0]} failed ({process.returncode})")
     return output
+
+
+def _reason(errors: str) -> str:
+    """Why git failed, in a line: what its server and ssh said is of foreign origin."""
+    lines = [printable(line.strip()) for line in errors.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(_ADVICE)]
+    fatal = [number for number, line in enumerate(lines) if line.startswith(("fatal:", "ERROR:"))]
+    if not fatal:
+        return lines[-1] if lines else ""
+    # ssh says why, in the line before.
+    first = fatal[0] - 1 if fatal[0] and lines[fatal[0]] == _NO_REASON else fatal[0]
+    return " ".join([lines[first], *(lines[number] for number in fatal if number != first)])
 
 
 def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
     """The folder of ``url`` at ``revision`` (a commit, tag or branch), below ``work``. BuildError."""
+    if "\0" in subfolder:
+        raise BuildError(f"subfolder: {subfolder!r} is not the name of a folder")
     if not _REVISION.fullmatch(revision) or ".." in revision:
         raise BuildError(f"version: {revision!r} is not a revision of git")
     address = address_of(url)
@@ -158,7 +186,13 @@ def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
     folder = os.path.join(tree, subfolder)
     if os.path.commonpath([os.path.realpath(folder), os.path.realpath(tree)]) != os.path.realpath(tree):
         raise BuildError(f"subfolder: {subfolder} leads out of the repository")
-    return Source(folder, address.url, commit)
+    return Source(folder, address.url, commit, top_is_empty(subfolder))
+
+
+def top_is_empty(subfolder: str) -> str:
+    """A folder of a repository as a statement names it."""
+    path = os.path.normpath(subfolder) if subfolder else "."
+    return "" if path == "." else path
 
 
 def _without_secrets(words: str, address: Address) -> str:

@@ -22,19 +22,20 @@ import urllib.error
 import zlib
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urljoin
 
 from ansible.module_utils.urls import open_url
 
 from .elf import printable
-from .store import StoreError, digest_of
+from .store import MAX_IMAGE, StoreError, digest_of
 
-MAX_IMAGE = 1 << 30  # where nobody knows how large an image is
 SECONDS = 600
 # Give up on a server that sends nothing for this many seconds.
 _STALLED_SECONDS = 30
 _BLOCK = 1 << 16
 # Resume an interrupted transfer as long as each attempt makes progress.
 _ATTEMPTS = 4
+_MAX_REDIRECTS = 5
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 
 
@@ -149,6 +150,16 @@ def unpacked(blocks: Iterator[bytes]) -> Iterator[bytes]:
         raise _CutShort
 
 
+def redirected(url: str, target: str) -> str:
+    """Where a server sends who asked for ``url``. From https:// there is no way to what anybody can read and change."""
+    address = urljoin(url, target)
+    scheme = address.partition(":")[0].lower()
+    if scheme not in ("http", "https") or (scheme == "http" and url.lower().startswith("https:")):
+        begin = "https://" if url.lower().startswith("https:") else "https:// or http://"
+        raise StoreError(f"the server redirects to {shown(address)[:200]}, which does not begin with {begin}")
+    return address
+
+
 def _check_range(header: str, there: int, size: int | None) -> None:
     match = _CONTENT_RANGE.fullmatch(header)
     if not match or int(match.group(1)) != there or (size is not None and match.group(3) not in ("*", str(size))):
@@ -190,15 +201,26 @@ class _Reply:
                 return True
         return False
 
+    def _open(self, url: str, headers: dict[str, str], ca_file: str | None) -> Any:
+        """The answer; None for an error of the server's, which was put."""
+        for _hop in range(_MAX_REDIRECTS + 1):
+            try:
+                return open_url(
+                    url, headers=headers, timeout=_STALLED_SECONDS, ca_path=ca_file, decompress=False, follow_redirects="no"
+                )
+            except urllib.error.HTTPError as error:
+                target = error.headers.get("Location") if error.code in (301, 302, 303, 307, 308) else None
+                if not target:
+                    self._put((error.code, str(error.reason), {}))
+                    return None
+                url = redirected(url, target)
+        raise StoreError(f"the server redirects more than {_MAX_REDIRECTS} times")
+
     def _read(self, url: str, there: int, ca_file: str | None) -> None:
         headers = {"Range": f"bytes={there}-"} if there else {"Accept-Encoding": "gzip"}
         try:
-            try:
-                reply = open_url(
-                    url, headers=headers, timeout=_STALLED_SECONDS, ca_path=ca_file, decompress=False, follow_redirects="safe"
-                )
-            except urllib.error.HTTPError as error:
-                self._put((error.code, str(error.reason), {}))
+            reply = self._open(url, headers, ca_file)
+            if reply is None:
                 return
             self._put((reply.status, str(reply.reason), reply.headers))
             announced = reply.headers.get("Content-Length") or "0"
@@ -213,6 +235,8 @@ class _Reply:
             self._put(None)
         except (http.client.IncompleteRead, ConnectionError, _CutShort):
             self._put(_CutShort())
+        except StoreError as error:
+            self._put(error)
         except http.client.HTTPException as error:
             self._put(StoreError(f"the server's answer is not HTTP ({type(error).__name__})"))
         except Exception as error:  # turn any error that a server can provoke in a library into one line

@@ -253,7 +253,8 @@ def _origin(request: Request) -> dict[str, Any]:
     digest = {"sha256": digest_of_sources(request.source.folder)[0]}
     if request.source.revision:
         digest["gitCommit"] = request.source.revision
-    return {"uri": request.source.uri, "digest": digest}
+    name = {"name": request.source.subfolder} if request.source.subfolder else {}
+    return {**name, "uri": request.source.uri, "digest": digest}
 
 
 def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_digest: str, lock: bytes) -> bytes:

@@ -11,13 +11,13 @@ a commit that only changes a README, or a file that somebody else built.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from . import provenance
-from .checkout import COMMIT, address_of, is_url
+from .checkout import COMMIT, address_of, is_url, top_is_empty
 from .elf import printable
 from .provenance import PURL, ProvenanceError
 
@@ -44,11 +44,12 @@ class Origin:
     name: str
     uris: tuple[str, ...]
     commit: str = ""
+    subfolder: str = ""
     local: bool = False
     reported: Mapping[str, Any] | None = None
 
     def __str__(self) -> str:
-        return f"{self.uris[0]} at {self.commit[:12]}" if self.commit else self.uris[0]
+        return _in_words(self.uris[0], self.commit, self.subfolder)
 
 
 def origin_of(name: str, declared: Mapping[str, Any], reported: Any = None) -> Origin:
@@ -57,7 +58,8 @@ def origin_of(name: str, declared: Mapping[str, Any], reported: Any = None) -> O
     source = str(declared.get("source") or "")
     if source and is_url(source):
         version = str(declared.get("version") or "")
-        return Origin(name, (address_of(source).url,), version if COMMIT.fullmatch(version) else "", reported=report)
+        commit, subfolder = version if COMMIT.fullmatch(version) else "", top_is_empty(str(declared.get("subfolder") or ""))
+        return Origin(name, (address_of(source).url,), commit, subfolder, reported=report)
     if source or declared.get("file"):
         folder = os.path.basename(str(source or declared["file"]).rstrip("/"))
         # A folder that goes to another machine is packed under the image's name.
@@ -71,7 +73,7 @@ def sources_of(statement: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The sources that a statement, as `provenance.read` gave it, names: not the packages, the lock file or the tools."""
     definition = statement["predicate"]["buildDefinition"]
     service = definition["externalParameters"].get("service")
-    standin = [{"uri": f"{STANDIN}{service}"}] if isinstance(service, str) else []
+    standin: list[dict[str, Any]] = [{"uri": f"{STANDIN}{service}"}] if isinstance(service, str) else []
     return standin + [material for material in _materials(definition) if _is_source(material)]
 
 
@@ -95,14 +97,23 @@ def _digest(material: Mapping[str, Any] | None, kind: str) -> str:
 def _fits(origin: Origin, material: Mapping[str, Any]) -> bool:
     commit = origin.commit or _digest(origin.reported, "gitCommit")
     if material["uri"] in origin.uris:
-        return not commit or _digest(material, "gitCommit") == commit
-    content = _digest(origin.reported, "sha256")
-    return origin.local and bool(content) and _digest(material, "sha256") == content
+        return bool(material.get("name", "") == origin.subfolder) and commit in ("", _digest(material, "gitCommit"))
+    content = _digest(origin.reported, "sha256") if origin.local and material["uri"].startswith("file:") else ""
+    return bool(content) and _digest(material, "sha256") == content
 
 
 def _words(material: Mapping[str, Any]) -> str:
-    commit = _digest(material, "gitCommit")
-    return printable(f"{material['uri']} at {commit[:12]}" if commit else material["uri"])[:200]
+    name = material.get("name")
+    return printable(_in_words(material["uri"], _digest(material, "gitCommit"), name if isinstance(name, str) else ""))[:200]
+
+
+def _in_words(uri: str, commit: str, subfolder: str) -> str:
+    return uri + (f" at {commit[:12]}" if commit else "") + (f", folder {subfolder}" if subfolder else "")
+
+
+def naming(digest: str, origins: tuple[Origin, ...]) -> Callable[[bytes, bool], bytes]:
+    """`from_origins` for `signature.attach`, which hosts have as well: they verify, and know of no sources."""
+    return lambda text, trusted: from_origins(text, digest, origins, trusted)
 
 
 def from_origins(text: bytes, digest: str, origins: tuple[Origin, ...], trusted: bool) -> bytes:
@@ -120,9 +131,10 @@ def from_origins(text: bytes, digest: str, origins: tuple[Origin, ...], trusted:
         _check_report(origin)
     known = sources if trusted else [source for source in sources if any(_fits(origin, source) for origin in origins)]
     if sources and not known:
-        raise ProvenanceError(
-            f"it says that the image is from {_words(sources[0])}, declared for {origins[0].name} is {origins[0]}"
-        )
+        if not _is_given(definition, digest, origins):
+            says = _words(sources[0])
+            raise ProvenanceError(f"it says that the image is from {says}, declared for {origins[0].name} is {origins[0]}")
+        definition["externalParameters"] = {"origin": _missing(origins[0])["uri"]}
     more = [_missing(origin) for origin in origins if not any(_fits(origin, source) for source in known)]
     kept = [material for material in materials if not _is_source(material) or material in known]
     kept += [material for number, material in enumerate(more) if material not in more[:number]]
@@ -130,6 +142,12 @@ def from_origins(text: bytes, digest: str, origins: tuple[Origin, ...], trusted:
         return text
     definition["resolvedDependencies"] = kept
     return provenance.as_text(statement)
+
+
+def _is_given(definition: Mapping[str, Any], digest: str, origins: tuple[Origin, ...]) -> bool:
+    """Whether a statement is about a finished image, and the run got one of the same bytes: another name of it says no more."""
+    is_finished: bool = definition.get("buildType") == provenance.GIVEN_TYPE and "origin" in definition["externalParameters"]
+    return is_finished and all(_digest(origin.reported, "sha256") == digest for origin in origins)
 
 
 def _check_report(origin: Origin) -> None:

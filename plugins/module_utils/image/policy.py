@@ -20,9 +20,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from . import signer_lines, strict_json
 from .elf import printable
-from .signature import SIGNATURE, SignatureError, key_blob, key_blobs, signing_key_of, verified
-from .store import DIGEST, SUFFIX, StoreError, digest_of, names_and_problems, read_text, write_whole
+from .signature import SIGNATURE, SignatureError, key_blob, key_blobs, read_signature, signing_key_of, verified
+from .store import DIGEST, SUFFIX, StoreError, digest_of, names_and_problems, read_own, read_text, write_whole
 
 FOLDER = "/etc/xen/unikernels"
 FILE = "policy"
@@ -59,29 +60,20 @@ class Policy:
         return self.signature != OPTIONAL
 
 
-def _lines(text: str) -> list[str]:
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-
-
 def signers(text: str) -> tuple[str, ...]:
     """The lines of an allowed_signers file; PolicyError for one that is none."""
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip() and not line.lstrip().startswith("#") and (not key_blob(line) or _CONTROL.search(line)):
-            raise PolicyError(
-                f"unikernel_images_allowed_signers: line {number} is not 'NAME [options] TYPE KEY', see ssh-keygen(1)"
-            )
-    return tuple(dict.fromkeys(_lines(text)))
-
-
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+    rows = signer_lines.lines(text)
+    for number, line in rows:
+        problem = signer_lines.problem(line)
+        if problem:
+            raise PolicyError(f"unikernel_images_allowed_signers: line {number} {problem}")
+    return tuple(dict.fromkeys(line for _number, line in rows))
 
 
 def revocations(text: str) -> tuple[str, ...]:
     """Return the keys in a file of revoked public keys, without comments. Raise PolicyError for a line without a key."""
     keys = []
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
+    for number, line in signer_lines.lines(text):
         fields = line.split()
         at = next((i for i in range(len(fields) - 1) if key_blob(" ".join(fields[i : i + 2]))), None)
         if at is None:
@@ -145,9 +137,11 @@ def decide(policy: Policy, *, where: str, digest: str, in_store: str | None, dec
 def parse(text: bytes) -> Policy:
     """Parse a policy. Raise PolicyError for anything else: an unreadable policy permits nothing."""
     try:
-        content = json.loads(text)
-        if not isinstance(content, dict) or content.get("version") != 1:
+        content = strict_json.loads(text)
+        if not isinstance(content, dict) or type(content.get("version")) is not int or content["version"] != 1:
             raise ValueError("no version 1")
+        if not set(content) <= {"version", "signature", "allowed_signers", "revoked_keys", "kernels"}:
+            raise ValueError("a key of another version")
         lists: dict[str, tuple[str, ...] | None] = {}
         for key in ("allowed_signers", "revoked_keys", "kernels"):
             value = content.get(key)
@@ -156,7 +150,7 @@ def parse(text: bytes) -> Policy:
             lists[key] = None if value is None else tuple(value)
         if content.get("signature") not in (None, REQUIRED, OPTIONAL):
             raise ValueError("signature")
-    except (ValueError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise PolicyError(f"is not a policy of images; {RESET} writes it again") from error
     return Policy(content.get("signature"), **lists)
 
@@ -176,7 +170,7 @@ def held_by(folder: str) -> Policy | None:
     """Return the host's policy; None if it has none yet. Raise PolicyError if it can't be read."""
     path = os.path.join(folder, FILE)
     try:
-        return parse(read_text(path))
+        return parse(read_own(path))
     except FileNotFoundError:
         return _before_policies(folder)
     except (OSError, ValueError) as error:
@@ -212,8 +206,8 @@ def keep(folder: str, policy: Policy, check: bool) -> bool:
     for file, text in files.items():
         path = os.path.join(folder, file)
         old = None
-        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as opened:
-            old = opened.read()
+        with contextlib.suppress(OSError, ValueError):  # what others may have written is written again
+            old = read_own(path).decode("utf-8", "replace")
         if (old or "") == text:
             continue
         changed = True
@@ -257,7 +251,7 @@ def signature_of(store: str, digest: str, policy: Policy, names: list[str]) -> t
 
 def _revoked(store: str, digest: str, policy: Policy) -> bool:
     try:
-        blob = signing_key_of(read_text(os.path.join(store, digest + SIGNATURE)))
+        blob = signing_key_of(read_signature(os.path.join(store, digest + SIGNATURE)))
     except (OSError, ValueError):
         return False
     return bool(blob) and blob in key_blobs("\n".join(policy.revoked_keys or ()))

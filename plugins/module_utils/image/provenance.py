@@ -17,6 +17,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import quote, unquote
 
+from . import strict_json
 from .elf import printable
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -93,12 +94,12 @@ def as_text(statement: dict[str, Any]) -> bytes:
 def read(text: bytes, digest: str) -> dict[str, Any]:
     """Parse the statement about the image ``digest``. Raise ProvenanceError if it is none, or about another image."""
     try:
-        content = json.loads(text)
+        content = strict_json.loads(text)
         kinds = (content["_type"], content["predicateType"])
         subjects = [(subject["name"], subject["digest"]["sha256"]) for subject in content["subject"]]
         parameters = content["predicate"]["buildDefinition"]["externalParameters"]
         notes = [subject.get("annotations", {}) for subject in content["subject"]]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProvenanceError("it is not an in-toto statement") from error
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE):
         raise ProvenanceError(f"it is of type {printable(str(kinds[0]))!r}, not {STATEMENT_TYPE!r} with {PREDICATE_TYPE!r}")
@@ -108,6 +109,8 @@ def read(text: bytes, digest: str) -> dict[str, Any]:
         parameters, dict
     ):
         raise ProvenanceError("it is not an in-toto statement")
+    if len({name for name, _sha256 in subjects}) != len(subjects):
+        raise ProvenanceError("it has a name twice")
     for note in notes:
         _check_claim(note)
     return dict(content)

@@ -39,11 +39,12 @@ class Toolchain:
 
 @dataclass(frozen=True)
 class Source:
-    """``folder`` holds config.ml. ``uri`` and ``revision`` say where it came from, for the statement."""
+    """``folder`` holds config.ml. ``uri``, ``revision`` and ``subfolder`` say where it came from, for the statement."""
 
     folder: str
     uri: str
     revision: str = ""
+    subfolder: str = ""  # of a repository, "" for its top
 
 
 @dataclass(frozen=True)

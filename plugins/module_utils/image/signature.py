@@ -18,6 +18,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
@@ -31,6 +32,8 @@ NAMESPACE = "image@unikernels.xen"
 STATEMENT, SIGNATURE = ".provenance.json", ".provenance.json.sig"
 NEW_KEY = "ssh-keygen -t ed25519 -f ~/.config/unikernels/images"
 _SECONDS = 60
+# One of an RSA key of 16384 bits has 6 KB. ssh-keygen takes minutes to see that megabytes are no signature.
+MAX_SIGNATURE = 16 << 10
 _PRIVATE = b"openssh-key-v1\0"
 # The file names that ssh tries by itself at a login (ssh_config(5), IdentityFile).
 _LOGIN_KEY = re.compile(r"id_(rsa|dsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss)(\.pub)?")
@@ -166,10 +169,18 @@ def signing_key_of(signature: bytes) -> bytes:
     return blob[10 + 4 : 14 + int.from_bytes(blob[10:14], "big")] if blob[:6] == b"SSHSIG" else b""
 
 
+def read_signature(path: str) -> bytes:
+    """OSError, or ValueError where it is too long to be one."""
+    data = read_text(path)
+    if len(data) > MAX_SIGNATURE:
+        raise ValueError(f"has more than {MAX_SIGNATURE} bytes")
+    return data
+
+
 def _signed_by(statement: str, signature: str, key: str) -> bool:
     """True if the signature file is valid for the statement file and by ``key``. An unreadable key matches any."""
     try:
-        text, signer, own = read_text(statement), signing_key_of(read_text(signature)), public_half(key)
+        text, signer, own = read_text(statement), signing_key_of(read_signature(signature)), public_half(key)
     except (OSError, ValueError):
         return False
     return own in (b"", signer) and not _ssh_keygen("-Y", "check-novalidate", "-n", NAMESPACE, "-s", signature, data=text)[0]
@@ -183,7 +194,7 @@ def sidecars(store: str, digest: str) -> dict[str, str]:
 
 def attach(
     store: str, digest: str, text: bytes, key: str, check: bool, names: tuple[str, ...] = (), valid_days: int = 0,
-    again: bool = False, origins: tuple[Origin, ...] = (),
+    again: bool = False, stated: Callable[[bytes, bool], bytes] = lambda text, _good: text,
 ) -> bool:  # fmt: skip
     """Save the statement ``text`` of an image, and its signature by ``key`` if given. Return whether anything changes.
 
@@ -191,7 +202,7 @@ def attach(
     is signed: one about another image is refused, and of its names those are signed that are declared, or that this very key
     has signed before: nothing is vouched for that somebody else wrote into the store. ``text`` may be empty for an image
     that was stored before, and has its statement. Each declared name gets a version, higher than that of the name's other
-    images; ``again``: also where it has one. ``origins``: where the image must come from, by its statement.
+    images; ``again``: also where it has one. ``stated``: the statement as it may be signed, `origin.naming`.
     SignatureError says what can't be signed, and why.
     """
     statement, signature = (os.path.join(store, digest + kind) for kind in (STATEMENT, SIGNATURE))
@@ -209,7 +220,7 @@ def attach(
         else:
             signed_before = before if good else {}
             claims = {name: _claim(store, name, digest, signed_before, valid_days, again) for name in declared}
-            new = provenance.restated(from_origins(old, digest, origins, good), digest, {**signed_before, **claims})
+            new = provenance.restated(stated(old, good), digest, {**signed_before, **claims})
     except (ProvenanceError, ValueError) as error:
         raise SignatureError(
             f"image {digest}: its statement of provenance: {error}; remove {statement}, and run again"
@@ -259,8 +270,8 @@ def verified(store: str, digest: str, allowed_signers: str, revoked: str = "", n
     text, content = _statement_of(where, store, digest)
     try:
         signer = _good_signer(where, text, os.path.join(store, digest + SIGNATURE), allowed_signers, revoked)
-    except ValueError as error:
-        raise SignatureError(f"{where}: its signature {error}") from error
+    except (OSError, ValueError) as error:
+        raise SignatureError(f"{where}: its signature {getattr(error, 'strerror', None) or error}") from error
     claims = provenance.claims_of(content)
     if name and name not in claims:
         raise SignatureError(f"{where}: is signed as {printable(', '.join(claims))}, not as {name}")
@@ -279,8 +290,8 @@ def _statement_of(where: str, store: str, digest: str) -> tuple[bytes, dict[str,
         text = read_text(statement)
     except FileNotFoundError as error:
         raise SignatureError(f"{where}: has no statement of provenance beside it ({statement})") from error
-    except ValueError as error:
-        raise SignatureError(f"{where}: its statement of provenance: {error}") from error
+    except (OSError, ValueError) as error:
+        raise SignatureError(f"{where}: its statement of provenance: {getattr(error, 'strerror', None) or error}") from error
     if not os.path.exists(signature):
         raise SignatureError(f"{where}: is not signed (no {signature})")
     try:
@@ -292,11 +303,12 @@ def _statement_of(where: str, store: str, digest: str) -> tuple[bytes, dict[str,
 def _good_signer(
     where: str, text: bytes, signature: str, allowed_signers: str, revoked: str, what: str = "is signed by a key"
 ) -> str:
+    signer = signing_key_of(read_signature(signature))
     code, out, _words = _ssh_keygen("-Y", "find-principals", "-s", signature, "-f", allowed_signers)
     principals = out.decode("utf-8", "replace").splitlines()
     if code or not principals:
         raise SignatureError(f"{where}: {what} that {allowed_signers} does not allow (unknown, or no longer valid)")
-    if revoked and signing_key_of(read_text(signature)) in key_blobs(read_text(revoked).decode("utf-8", "replace")):
+    if revoked and signer in key_blobs(read_text(revoked).decode("utf-8", "replace")):
         raise SignatureError(f"{where}: its signature by {printable(', '.join(principals))} is not good: the key is revoked")
     reason = ""
     for principal in principals:

@@ -14,17 +14,20 @@ written to a temporary name, synced, renamed. The image comes last, so an image 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
+from . import strict_json
 from .elf import ImageError, inspect, inspect_file, printable
 
 SUFFIX = ".xen"
@@ -36,6 +39,8 @@ INCOMING = ".incoming-"
 MAX_HISTORY = 100
 # Bytes; a description, statement or signature has a few KB. A statement lists every package of a build.
 MAX_TEXT = 4 << 20
+# An image has a few MB, a stand-in some dozen.
+MAX_IMAGE = 1 << 30
 _LOCK, LOCK_SECONDS = ".lock", 120
 # How long a prune keeps an unused image, in seconds: its domain is created within minutes after it arrived.
 FRESH_SECONDS = 3600
@@ -80,10 +85,34 @@ def image_path(store: str, digest: str) -> str:
     return os.path.join(store, digest + SUFFIX)
 
 
+def open_file(path: str, flags: int = 0) -> BinaryIO:
+    """A file for reading. OSError for what is none: a pipe would be waited for, and a device has no end."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags)
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(handle, "rb")
+    os.close(handle)
+    is_folder = stat.S_ISDIR(mode)
+    raise OSError(errno.EISDIR if is_folder else errno.EINVAL, "Is a directory" if is_folder else "is not a file", path)
+
+
 def read_text(path: str) -> bytes:
     """The bytes of a description, statement or signature; OSError, or ValueError where it is too long to be one."""
-    with open(path, "rb") as file:
-        data = file.read(MAX_TEXT + 1)
+    with open_file(path) as file:
+        return _bounded(file)
+
+
+def read_own(path: str) -> bytes:
+    """As `read_text`, of a file that decides what boots: ValueError where others than root and this user may have written it."""
+    with open_file(path) as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
+            raise ValueError(f"others than root may have written it: chown root {path}; chmod 644 {path}, after a look at it")
+        return _bounded(file)
+
+
+def _bounded(file: BinaryIO) -> bytes:
+    data = file.read(MAX_TEXT + 1)
     if len(data) > MAX_TEXT:
         raise ValueError(f"has more than {MAX_TEXT} bytes")
     return data
@@ -117,8 +146,8 @@ def _device(value: Any) -> dict[str, str] | None:
 def read_manifest(data: bytes) -> tuple[dict[str, Any], str]:
     """Return (the valid part of a description, what is wrong with it or ""). It may come from anywhere."""
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError):
+        content = strict_json.loads(data)
+    except ValueError:
         return {}, "is not JSON"
     if not isinstance(content, dict):
         return {}, "is not a mapping"
@@ -191,10 +220,12 @@ def locked(store: str, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, Any]]:
     """Return the bytes, digest and manifest of an image file that Xen can boot. Raise StoreError if it can't."""
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        with open_file(path) as file:
+            data = file.read(MAX_IMAGE + 1)
     except OSError as error:
         raise StoreError(f"image {path}: {error.strerror}") from error
+    if len(data) > MAX_IMAGE:
+        raise StoreError(f"image {path}: has more than {MAX_IMAGE} bytes")
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected.lower():
         raise StoreError(f"image {path}: its sha256 is {digest}, declared is {expected.lower()}; nothing was stored")
@@ -252,10 +283,10 @@ def history(store: str, name: str) -> list[str]:
     """Return the digests that ``name`` has meant, the current one first; [] for an unknown name."""
     path = _name_path(store, name)
     try:
-        digests = json.loads(read_text(path))["history"]
+        digests = strict_json.loads(read_text(path))["history"]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "it is not a history"
         raise StoreError(f"image store {store}: {path} cannot be read: {reason}; remove it, and run again") from error
     if not isinstance(digests, list) or not all(isinstance(digest, str) and DIGEST.fullmatch(digest) for digest in digests):
@@ -308,7 +339,7 @@ def point(store: str, name: str, digest: str, check: bool) -> bool:
 def digest_of(path: str) -> str:
     """Return the sha256 of a file, read in pieces."""
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -374,6 +405,10 @@ def remove(paths: list[str]) -> None:
             os.unlink(path)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 def take(store: str, file: str, path: str, sha256: str) -> None:
     """Make the file that arrived at ``path`` the store's ``file`` if its digest is right. Raise StoreError otherwise.
 
@@ -382,7 +417,9 @@ def take(store: str, file: str, path: str, sha256: str) -> None:
     incoming = os.path.join(store, INCOMING + file)
     try:
         if path != incoming:
-            shutil.copyfile(path, incoming)
+            # Who brought it can put a link there, and nobody may read what arrives before it is known.
+            with open_file(path, os.O_NOFOLLOW) as source, open(incoming, "wb", opener=_private) as target:
+                shutil.copyfileobj(source, target)
         actual = digest_of(incoming)
         if actual != sha256:
             raise StoreError(f"{file}: the received file has the sha256 {actual}; it was removed: run again")

@@ -12,16 +12,16 @@ image than before only by a rollback, and the file records since when.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from . import strict_json
 from .elf import printable
 from .policy import RESET, PolicyError
 from .provenance import MAX_VERSION
-from .store import DIGEST, NAME, read_text, write_json
+from .store import DIGEST, NAME, read_own, write_json
 
 FILE = "versions"
 
@@ -84,9 +84,9 @@ def after(held: Mapping[str, Highest], arrived: Mapping[str, Arrived], now: str)
 def parse(text: bytes) -> dict[str, Highest]:
     """Return name -> highest version. Raise PolicyError for anything else: an unreadable file permits nothing."""
     try:
-        content = json.loads(text)
+        content = strict_json.loads(text)
         return {name: _highest(name, entry) for name, entry in content.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PolicyError(f"is not a list of versions; {RESET} writes it again") from error
 
 
@@ -118,7 +118,7 @@ def held_by(folder: str) -> dict[str, Highest]:
     """Return what the host has had. Raise PolicyError if that can't be read."""
     path = os.path.join(folder, FILE)
     try:
-        return parse(read_text(path))
+        return parse(read_own(path))
     except FileNotFoundError:
         return {}
     except PolicyError as error:

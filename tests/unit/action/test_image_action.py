@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.action import image_store as action
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 from tests.conftest import ROOT
 from tests.guests import guest
@@ -176,3 +178,44 @@ def test_mirrors_come_first_and_the_controller_last(play, tmp_path):
     assert code and "mirror http://127.0.0.1:9: url http://127.0.0.1:9/" in words and files(tmp_path / "other") == []
     words, code = play(play.ship(store=str(tmp_path / "other"), wanted={"a": "0" * 64}))
     assert code and f"image {'0' * 64}: is neither on the host nor in {tmp_path}/controller" in words
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({}, "the host's answer has no 'changed'"),
+        ({"changed": "yes"}, "the host's answer has no 'changed'"),
+        ({"changed": True, "missing": None}, "the host's answer has 'missing', which is not a list of lines"),
+        ({"changed": True, "missing": {"a": 1}}, "has 'missing', which is not"),
+        ({"changed": True, "notes": [1]}, "has 'notes', which is not"),
+        ({"changed": True, "removed": "x"}, "has 'removed', which is not"),
+    ],
+)
+def test_an_answer_that_is_none_of_the_module_is_one_line(answer, words):
+    with pytest.raises(StoreError, match=words):
+        action._understood(answer)
+
+
+@pytest.mark.parametrize(
+    "held", [1, [], "x", {"signature": "maybe"}, {"kernels": [1]}, {"more": 1}, {"allowed_signers": ["\ud800"]}]
+)
+def test_a_hosts_policy_that_is_none_is_one_line(held):
+    with pytest.raises(StoreError, match="the host's answer has no policy of images"):
+        action._policy_of(held)
+
+
+def test_what_a_host_says_is_shown_without_control_characters():
+    answer = action._understood({"changed": False, "notes": ["\x1b[2Jx\ny"], "missing": []})
+    assert answer["notes"] == ["?[2Jx?y"] and action._policy_of({"signature": "optional", "kernels": None}).required is False
+
+
+def test_a_statement_about_another_source_is_not_signed(play, tmp_path):
+    key, store = str(play.keys / "alice"), str(tmp_path / "controller")
+    put = {"unikernels.xen.mirage_image": {"file": str(play.image), "name": "hello", "store": store}}
+    sign = play.sign(signing_key=key, wanted={"hello": "{{ got }}"}, origins={"hello": {"file": str(play.image)}})
+    other = play.sign(signing_key=key, wanted={"hello": "{{ got }}"}, origins={"hello": {"standin": "web"}})
+    words, code = play({**put, "register": "got"}, sign, sign)
+    assert not code and words.count('"changed": true') == 2 and '"uri": "file:hello.xen"' in words
+    for check in (True, False):
+        words, code = play({**put, "register": "got"}, other, check=check)
+        assert code and "the image of hello was made from file:hello.xen, declared is standin:web; remove" in words

@@ -120,6 +120,15 @@ SECRET = "ghp_0123456789abcdef"  # noqa: S105
         (f"https://example.net/x.git#{SECRET}", "an address has no ? or # part"),
         (f"https://{SECRET}:{SECRET}@[::1/x.git", "the address cannot be read"),
         (f"https://a%0a{SECRET}@example.net/x.git", "line break"),
+        (f"https://{SECRET}@example.net/a\0b", "a line break or another control character"),
+        (f"https://{SECRET}@example.net/a%00b", "a line break or another control character"),
+        (f"https://{SECRET}@exa%1bmple.net/x", "a line break or another control character"),
+        ("file:///non%00existent", "a line break or another control character"),
+        ("https://\ud800/x.git", "a line break or another control character"),
+        ("ssh://me@-oProxyCommand=reboot/x", "the name of the address's host begins with '-'"),
+        ("ssh://%2doProxyCommand=reboot/x", "the name of the address's host begins with '-'"),
+        ("me@-oProxyCommand:x", "an address that begins with '' is not fetched from"),
+        ("-me@example.net:x", "an address that begins with '' is not fetched from"),
         (f"https://{SECRET}@127.0.0.1:9/x.git", "source https://127.0.0.1:9/x.git: version main: fatal: "),
         (f"https://me:{SECRET}@127.0.0.1:9/x.git", "source https://127.0.0.1:9/x.git: version main: fatal: "),
     ],
@@ -169,3 +178,43 @@ def test_a_repository_that_is_not_there(tmp_path):
     with pytest.raises(BuildError, match="source file:///nonexistent: version main: fatal: ") as failure:
         checkout("file:///nonexistent", "main", "", str(tmp_path / "work"))
     assert "\n" not in str(failure.value)
+
+
+LOST = "fatal: Could not read from remote repository."
+ADVICE = "\n\nPlease make sure you have the correct access rights\nand the repository exists.\n"
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        (f"ssh: connect to host x port 22: refused\r\n{LOST}{ADVICE}", f"ssh: connect to host x port 22: refused {LOST}"),
+        (f"Host key verification failed.\r\n{LOST}{ADVICE}", f"Host key verification failed. {LOST}"),
+        (f"warning: x\n{LOST}{ADVICE}", LOST),
+        ("remote: \x1b[2Jgo away\nfatal: unable to access\n", "fatal: unable to access"),
+        ("fatal: \x1b]0;x\x07 \u202e\n", "fatal: ?]0;x? ?"),
+        ("fatal: one\nmore\nERROR: two\n", "fatal: one ERROR: two"),
+        ("one\ntwo\n", "two"),
+        ("", ""),
+    ],
+)
+def test_why_git_failed_is_a_line_of_plain_text(errors, words):
+    assert checkout_module._reason(errors) == words
+
+
+def test_the_repository_whose_hook_started_the_run_is_left_alone(repository, tmp_path, monkeypatch):
+    url, (one, _two) = repository
+    other = tmp_path / "other"
+    git(tmp_path, "init", "-q", str(other))
+    before = sorted(str(path) for path in other.rglob("*"))
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_NAMESPACE"):
+        monkeypatch.setenv(name, str(other / ".git"))
+    monkeypatch.setenv("GIT_TRACE_CURL", str(tmp_path / "words"))
+    source = checkout(url, one, "unikernel", str(tmp_path / "work"))
+    assert open(f"{source.folder}/config.ml", encoding="utf-8").read() == "one"
+    assert sorted(str(path) for path in other.rglob("*")) == before and not (tmp_path / "words").exists()
+
+
+def test_a_subfolder_is_the_name_of_one(repository, tmp_path):
+    for subfolder in ("a\0b", "/etc", "../x", "unikernel/../.."):
+        with pytest.raises(BuildError, match=r"^subfolder: "):
+            checkout(repository[0], "main", subfolder, str(tmp_path / "work"))

@@ -82,6 +82,25 @@ def drips_headers(file, over):
         file.flush()
 
 
+def endless_chunks(file, over):
+    file.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while not over.is_set():
+        file.write(CHUNK)
+
+
+def endless_trailer(file, over):
+    file.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n" % (len(DATA), DATA))
+    while not over.wait(0.01):
+        file.write(b"a: b\r\n")
+        file.flush()
+
+
+def endless_hints(file, over):
+    while not over.wait(0.01):
+        file.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        file.flush()
+
+
 def silent(_file, over):
     over.wait(30)
 
@@ -117,8 +136,30 @@ LATE = "did not end within its time"
         (says("416 Range Not Satisfiable"), "answers 416"),
         (says("503 Gone \x1b[31m fishing"), "answers 503 Gone ?[31m fishing"),
         (says("999 What"), "answers 999 What"),
-        (says("302 Found", "Location: file:///etc/passwd"), ""),
-        (says("301 Moved", "Location: /file"), ""),
+        (
+            says("302 Found", "Location: file:///etc/passwd"),
+            "redirects to file:///etc/passwd, which does not begin with https://",
+        ),
+        (says("302 Found", "Location: ftp://example.net/x"), "redirects to ftp://example.net/x, which does not begin with"),
+        (says("303 Other", "Location: gopher:x"), "redirects to gopher:x, which does not begin with https:// or http://"),
+        (says("307 Moved", "Location: http://[::1/x"), ""),
+        (says("308 Moved", "Location: \x1b[2J"), ""),
+        (says("302 Found"), "answers 302 Found"),
+        (says("301 Moved", "Location: /file"), "the server redirects more than 5 times"),
+        (says("206 Partial Content", f"Content-Range: bytes 0-{len(DATA)}/{len(DATA)}", body=DATA + b"x"), "sends more than"),
+        (
+            says("206 Partial Content", "Content-Range: bytes 0-9/*", body=DATA[:10]),
+            "the server's file has 10 bytes, expected are",
+        ),
+        (says("206 Partial Content", "Content-Range: bytes 0-9/9999999", body=DATA[:10]), "answers the range"),
+        (says("206 Partial Content", "Content-Type: multipart/byteranges; boundary=x", body=DATA), "answers the range ''"),
+        (says("204 No Content"), "answers 204"),
+        (says("200 OK", f"Content-Length: {'9' * 5000}", body=DATA[:10]), ""),
+        (endless_chunks, f"sends more than the {len(DATA)} bytes that are expected"),
+        (endless_trailer, LATE),
+        (endless_hints, LATE),
+        (packed(SMALL, "deflate"), "the server sends the file as 'deflate'"),
+        (packed(SMALL, "x-gzip"), "the server sends the file as 'x-gzip'"),
         (lambda file, over: file.write(b"\0\xff\n\n" * 100), ""),
         (lambda file, over: file.write(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 1000), ""),
         (lambda file, over: None, ""),
@@ -254,6 +295,33 @@ def test_a_mirror_is_checked_against_an_authority_of_ones_own(tmp_path, certific
         assert list(tmp_path.iterdir()) == [] and asked == []
         assert download(url, str(tmp_path / "file"), len(DATA), SHA, seconds=60, ca_file=str(certificates / "ca.pem"))
     assert (tmp_path / "file").read_bytes() == DATA
+
+
+def test_from_https_there_is_no_way_to_http_and_a_certificate_is_for_its_name(tmp_path, certificates):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates / "cert.pem", certificates / "key.pem")
+    options = {"seconds": 60, "ca_file": str(certificates / "ca.pem")}
+    with server(whole()) as (plain, unasked), server(says("302 Found", f"Location: {plain}"), context=context) as (url, _asked):
+        with pytest.raises(StoreError, match=rf"the server redirects to {plain}, which does not begin with https://$"):
+            download(url.replace("http:", "https:"), str(tmp_path / "file"), len(DATA), SHA, **options)
+        assert unasked == []
+        with server(says("302 Found", f"Location: {plain}")) as (other, _asked_too):
+            assert download(other, str(tmp_path / "file"), len(DATA), SHA, seconds=60) and unasked == [""]
+    with server(whole(), context=context) as (url, asked), pytest.raises(StoreError, match=r"(?i)certificate") as failure:
+        url = url.replace("http://127.0.0.1", "https://localhost")
+        download(url, str(tmp_path / "other"), len(DATA), SHA, **options)
+    assert asked == [] and "\n" not in str(failure.value) and not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    "header", ["bytes 0-9/10", "bytes 999-1999/{}", "bytes 1001-1002/{}", "bytes 1000-1001/5", "bytes */{}", "x"]
+)
+def test_a_resumed_file_is_continued_where_it_ended_or_is_gone(tmp_path, header):
+    (tmp_path / "file").write_bytes(DATA[:1000])
+    reply = says("206 Partial Content", f"Content-Range: {header.format(len(DATA))}", body=DATA[1000:])
+    with server(reply) as (url, _asked), pytest.raises(StoreError, match="answers the range"):
+        download(url, str(tmp_path / "file"), len(DATA), SHA, seconds=60)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_proxy_of_the_hosts_environment_is_asked(tmp_path, monkeypatch):

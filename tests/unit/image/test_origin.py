@@ -6,7 +6,7 @@ import os
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
 from ansible_collections.unikernels.xen.plugins.module_utils.image.checkout import address_of
-from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import from_origins, origin_of, sources_of
+from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import from_origins, naming, origin_of, sources_of
 from ansible_collections.unikernels.xen.plugins.module_utils.image.provenance import ProvenanceError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach
 from hypothesis import given
@@ -45,6 +45,8 @@ ACCEPTED = [
     ({**GIT, "version": "v1.0"}, source(), source()),
     ({**GIT, "source": "https://ghp_0123456789@git.example.net/unipi.git"}, source(), source()),
     ({"source": "git@git.example.net:unipi.git", "version": ONE}, source("git@git.example.net:unipi.git"), None),
+    ({**GIT, "subfolder": "mirage-server/"}, {**source(), "name": "mirage-server"}, None),
+    ({**GIT, "subfolder": "."}, source(), source()),
     (FOLDER, folder(), None),
     (FOLDER, folder("web"), None),  # packed for another machine
     (FOLDER, folder("moved"), folder()),
@@ -66,6 +68,14 @@ def test_what_is_declared_is_signed_as_it_is(declared, stated, reported):
 
 
 REFUSED = [
+    (
+        {**GIT, "subfolder": "server"},
+        {**source(), "name": "client"},
+        None,
+        f"{ONE[:12]}, folder client, declared for web is {URL} at",
+    ),
+    ({**GIT, "subfolder": "server"}, source(), None, f"declared for web is {URL} at {ONE[:12]}, folder server"),
+    (GIT, {**source(), "name": ["client"]}, None, f"declared for web is {URL} at {ONE[:12]}"),
     (
         GIT,
         source(commit=TWO),
@@ -131,6 +141,17 @@ def test_names_of_one_image_from_two_sources_have_both():
     assert named(text) == ["file:hello.xen", URL] and from_origins(text, DIGEST, origins, trusted=False) is text
 
 
+def test_a_finished_image_is_known_by_its_bytes_wherever_it_is_from():
+    url = "https://images.example.net/hello.xen"
+    by_url, by_file = source(url, "", DIGEST), source("file:hello.xen", "", DIGEST)
+    text = provenance.statement("web", DIGEST, built=False, parameters={"origin": url}, materials=[by_url], builder={}, key="")
+    again = from_origins(text, DIGEST, (origin_of("web", FILE, by_file),), trusted=False)
+    assert named(again) == ["file:hello.xen"] and url.encode() not in again
+    for declared, reported in ((FILE, None), (FOLDER, folder()), (GIT, source())):
+        with pytest.raises(ProvenanceError, match=f"it says that the image is from {url}, declared for web is"):
+            from_origins(text, DIGEST, (origin_of("web", declared, reported),), trusted=False)
+
+
 def test_stand_ins_are_known_by_their_service():
     origin = origin_of("web", {"standin": "web"}, {"uri": "standin:web"})
     text = statement(service="web")
@@ -159,14 +180,16 @@ def test_the_signature_is_over_what_is_declared(tmp_path, keys):
     with pytest.raises(
         SignatureError, match=f"^image {DIGEST}: its statement of provenance: it says that .*; remove {path}, and run"
     ):
-        attach(store, DIGEST, statement(source(commit=TWO)), key, False, ("web",), origins=(origin_of("web", GIT),))
+        attach(
+            store, DIGEST, statement(source(commit=TWO)), key, False, ("web",), stated=naming(DIGEST, (origin_of("web", GIT),))
+        )
     assert os.listdir(store) == ["keys"] and address_of(URL).url == URL
     origins = (origin_of("web", GIT, source()),)
-    assert attach(store, DIGEST, statement(source()), key, False, ("web",), origins=origins)
-    assert not attach(store, DIGEST, b"", key, False, ("web",), origins=origins)
+    assert attach(store, DIGEST, statement(source()), key, False, ("web",), stated=naming(DIGEST, origins))
+    assert not attach(store, DIGEST, b"", key, False, ("web",), stated=naming(DIGEST, origins))
     later = (origin_of("web", {**GIT, "version": TWO}, source(commit=TWO)),)
-    assert attach(store, DIGEST, b"", key, True, ("web",), origins=later), "check mode says so"
-    assert attach(store, DIGEST, b"", key, False, ("web",), origins=later)
-    assert not attach(store, DIGEST, b"", key, False, ("web",), origins=origins), "the way back is no change"
+    assert attach(store, DIGEST, b"", key, True, ("web",), stated=naming(DIGEST, later)), "check mode says so"
+    assert attach(store, DIGEST, b"", key, False, ("web",), stated=naming(DIGEST, later))
+    assert not attach(store, DIGEST, b"", key, False, ("web",), stated=naming(DIGEST, origins)), "the way back is no change"
     assert named(open(path, "rb").read()) == [URL, URL]
     assert signature.verify(store, DIGEST, str(keys / "allowed"), "", "web") == "alice@x"

@@ -1,0 +1,157 @@
+"""What lies in place of a file: a pipe, a device, a link, a file of holes, one that others may write."""
+
+import os
+
+import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.image import policy as policies
+from ansible_collections.unikernels.xen.plugins.module_utils.image import store as stores
+from ansible_collections.unikernels.xen.plugins.module_utils.image import versions
+from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import OPTIONAL, Policy, PolicyError, check_bootable
+from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import (
+    MAX_SIGNATURE,
+    SIGNATURE,
+    STATEMENT,
+    SignatureError,
+    verify,
+)
+from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError, digest_of, put, read_text, take
+
+from .stores import DIGEST, IMAGE, call, whole
+
+
+def pipe(path):
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def folder(path):
+    path.unlink(missing_ok=True)
+    path.mkdir()
+
+
+def loop(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)
+
+
+def device(path):
+    path.unlink(missing_ok=True)
+    path.symlink_to("/dev/zero")
+
+
+KINDS = pytest.mark.parametrize("kind", [pipe, folder, loop, device])
+
+
+@KINDS
+def test_nothing_is_waited_for_and_nothing_read_without_end(tmp_path, kind):
+    kind(tmp_path / "x")
+    for read in (read_text, digest_of, stores.read_own):
+        with pytest.raises(OSError):
+            read(str(tmp_path / "x"))
+    with pytest.raises(StoreError, match=f"^image {tmp_path}/x: "):
+        put(str(tmp_path / "store"), str(tmp_path / "x"), None, {}, False)
+    assert not (tmp_path / "store").exists()
+    line = check_bootable(str(tmp_path / "x"), "web", Policy(OPTIONAL))
+    assert line.startswith(f"domain web: kernel {tmp_path}/x: ") and "\n" not in line
+
+
+@KINDS
+@pytest.mark.parametrize("suffix", [STATEMENT, SIGNATURE])
+def test_a_statement_that_is_no_file_is_one_line(controller, kind, suffix):
+    kind(controller.store / (DIGEST + suffix))
+    with pytest.raises(SignatureError) as failure:
+        verify(str(controller.store), DIGEST, str(controller.keys / "allowed"), "", "hello")
+    assert str(failure.value).startswith(f"image hello ({DIGEST[:12]}): ") and "\n" not in str(failure.value)
+
+
+def test_a_signature_of_megabytes_is_none(controller):
+    """ssh-keygen takes minutes to see that."""
+    for size in (MAX_SIGNATURE + 1, 3 << 20):
+        (controller.store / (DIGEST + SIGNATURE)).write_bytes(b"A" * size)
+        with pytest.raises(SignatureError, match=f"its signature has more than {MAX_SIGNATURE} bytes"):
+            verify(str(controller.store), DIGEST, str(controller.keys / "allowed"), "", "hello")
+
+
+@KINDS
+def test_a_host_replaces_what_is_no_image(tmp_path, controller, kind):
+    if kind is folder:
+        pytest.skip("what is in a folder is nobody's to remove")
+    host = tmp_path / "host"
+    whole(host, controller)
+    kind(host / f"{DIGEST}.xen")
+    assert whole(host, controller)["taken"] == [DIGEST] and (host / f"{DIGEST}.xen").read_bytes() == IMAGE
+    assert not (host / f"{DIGEST}.xen").is_symlink()
+
+
+def test_a_link_to_the_same_bytes_is_the_image_and_its_target_is_never_written(tmp_path, controller):
+    host = tmp_path / "host"
+    whole(host, controller)
+    (host / f"{DIGEST}.xen").unlink()
+    (tmp_path / "elsewhere").write_bytes(b"of somebody")
+    os.link(tmp_path / "elsewhere", host / f"{DIGEST}.xen")
+    assert whole(host, controller)["taken"] == [DIGEST]
+    assert (tmp_path / "elsewhere").read_bytes() == b"of somebody" and (host / f"{DIGEST}.xen").stat().st_nlink == 1
+
+
+def test_what_arrives_is_no_link_and_nobody_else_reads_it(tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    store.mkdir()
+    (tmp_path / "secret").write_bytes(b"root's own")
+    (tmp_path / "arrived").symlink_to(tmp_path / "secret")
+    with pytest.raises(OSError):
+        take(str(store), f"{DIGEST}.xen", str(tmp_path / "arrived"), DIGEST)
+    (tmp_path / "image").write_bytes(IMAGE)
+    (tmp_path / "image").chmod(0o4777)
+    seen = []
+    monkeypatch.setattr(stores, "inspect_file", lambda path: seen.append(oct(os.stat(path).st_mode & 0o7777)))
+    take(str(store), f"{DIGEST}.xen", str(tmp_path / "image"), DIGEST)
+    assert seen == ["0o600"] and oct((store / f"{DIGEST}.xen").stat().st_mode & 0o7777) == "0o644"
+    assert sorted(path.name for path in store.iterdir()) == [f"{DIGEST}.xen"]
+
+
+def test_a_file_of_holes_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(stores, "MAX_IMAGE", 1 << 20)
+    with open(tmp_path / "holes", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(StoreError, match=f"^image {tmp_path}/holes: has more than {1 << 20} bytes$"):
+        put(str(tmp_path / "store"), str(tmp_path / "holes"), None, {}, False)
+
+
+@pytest.mark.parametrize("mode", [0o666, 0o664, 0o646])
+def test_what_others_may_write_decides_nothing(tmp_path, mode):
+    for name, held_by in ((policies.FILE, policies.held_by), (versions.FILE, versions.held_by)):
+        policies.keep(str(tmp_path), Policy("required", (), ()), False)
+        versions.keep_versions(str(tmp_path), {"web": versions.Highest(5, DIGEST)})
+        assert held_by(str(tmp_path))
+        (tmp_path / name).chmod(mode)
+        with pytest.raises(PolicyError, match=f"^{tmp_path}/{name}: others than root may have written it: chown root"):
+            held_by(str(tmp_path))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_policy_of_another_owner_decides_nothing_until_it_is_reset(tmp_path, controller):
+    etc, host = tmp_path / "etc", tmp_path / "host"
+    options = {"trust": str(etc), "signature": "required", "allowed_signers": controller.allowed}
+    whole(host, controller, **options)
+    os.chown(etc / "policy", 1000, -1)
+    with pytest.raises(PolicyError, match="policy: others than root may have written it"):
+        whole(host, controller, **options)
+    whole(host, controller, **options, policy_reset=True)
+    assert (etc / "policy").stat().st_uid == 0 and call(host, **options)["changed"] is False
+    os.chown(etc / "versions", 1000, -1)
+    with pytest.raises(PolicyError, match="versions: others than root may have written it"):
+        call(host, **options)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_store_that_others_may_write_takes_nothing(tmp_path, controller, mode):
+    host, options = tmp_path / "host", {"trust": str(tmp_path / "etc"), "signature": "required"}
+    host.mkdir()
+    host.chmod(mode)
+    for check in (True, False):
+        with pytest.raises(
+            StoreError, match=f"^image store {host}: others than root may write there: chown root {host}; chmod go-w"
+        ):
+            call(host, check, allowed_signers=controller.allowed, **options)
+    host.chmod(0o755)
+    call(host, True, allowed_signers=controller.allowed, **options)
