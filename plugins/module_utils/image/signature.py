@@ -24,7 +24,6 @@ from typing import Any
 
 from . import provenance
 from .elf import printable
-from .origin import Origin, from_origins
 from .provenance import Claim, ProvenanceError
 from .store import digest_of, history, read_text, write_whole
 
