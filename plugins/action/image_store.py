@@ -281,13 +281,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
 def _origins(declared: Any, wanted: dict[str, Any], names: Iterable[str]) -> dict[str, Origin]:
     """Where each image must come from, with what the task that got it reports."""
-    if declared is not None and not (
-        isinstance(declared, dict) and all(isinstance(origin, dict) for origin in declared.values())
-    ):
+    origins = {} if declared is None else declared
+    if not (isinstance(origins, dict) and all(isinstance(origin, dict) for origin in origins.values())):
         raise StoreError("origins: must be a mapping of name to origin")
-    # Plain values of what may be Ansible's own: they are written into a statement.
-    reports = {name: json.loads(json.dumps(wanted[name].get("origin"))) for name in names if isinstance(wanted[name], dict)}
-    return {name: origin_of(name, declared[name], reports.get(name)) for name in names if name in (declared or {})}
+    reports = {name: wanted[name].get("origin") for name in names if isinstance(wanted[name], dict)}
+    return {name: origin_of(name, origins[name], reports.get(name)) for name in names if name in origins}
 
 
 def _flag(value: Any) -> bool:
