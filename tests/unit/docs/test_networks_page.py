@@ -59,9 +59,8 @@ def test_the_options_of_networks_are_those_that_are_read():
 def test_the_example_of_what_may_reach_what_is_right():
     text = PAGE.split("## What may reach a unikernel, and what it may reach")[1]
     values = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1])
-    for row in re.findall(r"^\| (web|dns|vpn) \| (.*?) \|", text, re.MULTILINE):
-        service, variables = row
-        values[f"{service}_interfaces"] = [{"bridge": "xenbr0", "address": f"10.0.0.{len(service) + ord(service[0]) % 9}/24"}]
+    for number, (service, variables) in enumerate(re.findall(r"^\| (web|dns|vpn) \| (.*?) \|", text, re.MULTILINE), 10):
+        values[f"{service}_interfaces"] = [{"bridge": "xenbr0", "address": f"10.0.0.{number}/24"}]
         values[f"{service}_image"] = {"file": f"/{service}.xen"}
         for variable in re.findall(r"`(.*?)`", variables):
             values.update(yaml.safe_load(variable))
