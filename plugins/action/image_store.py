@@ -284,7 +284,8 @@ def _origins(declared: Any, wanted: dict[str, Any], names: Iterable[str]) -> dic
     origins = {} if declared is None else declared
     if not (isinstance(origins, dict) and all(isinstance(origin, dict) for origin in origins.values())):
         raise StoreError("origins: must be a mapping of name to origin")
-    reports = {name: wanted[name].get("origin") for name in names if isinstance(wanted[name], dict)}
+    # Plain values of what may be Ansible's own: they are written into a statement.
+    reports = {name: json.loads(json.dumps(wanted[name].get("origin"))) for name in names if isinstance(wanted[name], dict)}
     return {name: origin_of(name, origins[name], reports.get(name)) for name in names if name in origins}
 
 
