@@ -91,6 +91,19 @@ def test_killed_while_it_recreates(declare, dom0):
         assert_whole(dom0, wanted)
 
 
+def test_killed_in_a_warm_replacement_the_next_run_converges(declare, dom0, images):
+    """Killed after the creation, after the first new name and after the second."""
+    warm = {"kernel": images["service"], "update": "warm", "ready": "ready", "ready_within": 120}
+    declare(16, **warm)
+    for call, wanted in ((1, 20), (2, 16), (3, 20)):
+        killed_at(dom0, call)
+        assert declare(wanted, **warm) is None, "the run was not killed"
+        dom0("rm -f /usr/local/sbin/xl")
+        assert declare(wanted, **warm)["failed"] is False
+        assert_whole(dom0, wanted)
+        assert declare(wanted, **warm)["steps"] == []
+
+
 def test_a_lost_connection_does_not_stop_the_work(play, images, cleared, dom0, tmp_path):
     """The controller and its ssh die; the module in Dom0 completes its work, and a concurrent run waits for it."""
     options = {"name": "try", "kernel": images["idle"], "memory": 16, "settle": 8, "shutdown_timeout": 0}
@@ -125,6 +138,37 @@ def test_a_full_disk_loses_nothing(declare, dom0):
     finally:
         dom0("umount /etc/xen/unikernels; rm -rf /root/definitions")
     assert declare(20)["failed"] is False
+    assert_whole(dom0, 20)
+
+
+# Fills the file system of the definitions before a domain is created: the intent is written, the definition can't be.
+FILLER = """#!/bin/sh
+[ "$1" != create ] || cat /dev/zero >/etc/xen/unikernels/filler 2>/dev/null
+exec /usr/sbin/xl "$@"
+"""
+
+
+@pytest.mark.parametrize("update", ["standby", "recreate"])
+def test_a_disk_that_fills_in_a_replacement_brings_the_old_domain_back(declare, dom0, update):
+    """The new domain is healthy but can't be defined: after a reboot the old one would run."""
+    declare(16)
+    before = dom0("cat /etc/xen/unikernels/try.cfg")
+    dom0(
+        "cp -a /etc/xen/unikernels /root/definitions && mount -t tmpfs -o size=64k,mode=755 full /etc/xen/unikernels"
+        " && cp -a /root/definitions/. /etc/xen/unikernels/"
+    )
+    dom0("cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl", data=FILLER)
+    try:
+        failed = declare(20, update=update)
+        assert failed["failed"] and failed["rolled_back"], failed
+        assert "define try" in failed["msg"] and "No space left on device" in failed["msg"]
+        assert failed["state"] == "running"
+        assert dom0("cat /etc/xen/unikernels/try.cfg") == before
+        assert dom0("ls -A /etc/xen/unikernels | grep '^[.]try' || true") == "", "an intent, or half a definition"
+        assert_whole(dom0, 16)
+    finally:
+        dom0("rm -f /usr/local/sbin/xl; umount /etc/xen/unikernels; rm -rf /root/definitions")
+    assert declare(20, update=update)["failed"] is False
     assert_whole(dom0, 20)
 
 
@@ -174,6 +218,39 @@ def test_a_bridge_that_vanishes_between_check_and_run_is_a_failure_and_the_old_o
         assert "memory = 16\n" in dom0("cat /etc/xen/unikernels/try.cfg")
     finally:
         dom0("rm -f /usr/local/sbin/xl; ip link del trybr0 2>/dev/null; true")
+
+
+def test_a_bridge_that_vanishes_while_a_domain_is_recreated_is_a_failure_that_says_what_runs(declare, dom0):
+    """The old domain has ended, and can't be built without its bridge either; once the bridge is back the next run converges."""
+    dom0("ip link add trybr0 type bridge && ip link set trybr0 up")
+    try:
+        vif = {"interfaces": [{"bridge": "trybr0"}], "update": "recreate"}
+        declare(16, **vif)
+        dom0(
+            "cat >/usr/local/sbin/xl; chmod 755 /usr/local/sbin/xl",
+            data='#!/bin/sh\n[ "$1" != create ] || ip link del trybr0 2>/dev/null\nexec /usr/sbin/xl "$@"\n',
+        )
+        failed = declare(20, **vif)
+        assert failed["failed"] and not failed["rolled_back"], failed
+        assert "Xen could not build it" in failed["msg"] and "could not be taken back" in failed["msg"]
+        assert failed["state"] == "stopped" and "try" not in dom0.domains()
+        dom0("rm -f /usr/local/sbin/xl; ip link add trybr0 type bridge && ip link set trybr0 up")
+        assert declare(20, **vif)["failed"] is False
+        assert_whole(dom0, 20)
+    finally:
+        dom0("rm -f /usr/local/sbin/xl; xl destroy try; ip link del trybr0; true")
+
+
+def test_a_domain_that_ends_after_its_health_check_is_a_failure(declare, dom0):
+    """Its check passes, but it ends before the run does."""
+    declare(16)
+    dom0("cat >/root/healthy; chmod 755 /root/healthy", data="#!/bin/sh\n/usr/sbin/xl destroy try\n")
+    failed = declare(20, health={"command": ["/root/healthy"]})
+    dom0("rm /root/healthy")
+    assert failed["failed"] and failed["rolled_back"], failed
+    assert "it was healthy, but is gone at the end of the run" in failed["msg"]
+    assert "the old domain was started again and is running" in failed["msg"]
+    assert_whole(dom0, 16)
 
 
 def test_a_boot_loop_takes_nobodys_place(declare, dom0, images):
