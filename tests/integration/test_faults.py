@@ -232,7 +232,7 @@ def test_a_bridge_that_vanishes_while_a_domain_is_recreated_is_a_failure_that_sa
         )
         failed = declare(20, **vif)
         assert failed["failed"] and not failed["rolled_back"], failed
-        assert "Xen could not build it" in failed["msg"] and "could not be taken back" in failed["msg"]
+        assert "Xen could not build it" in failed["msg"] and "it could not be undone" in failed["msg"]
         assert failed["state"] == "stopped" and "try" not in dom0.domains()
         dom0("rm -f /usr/local/sbin/xl; ip link add trybr0 type bridge && ip link set trybr0 up")
         assert declare(20, **vif)["failed"] is False
