@@ -48,7 +48,7 @@ def commands(text):
     prose = re.sub(r"```(?!\n|sh|bash).*?```", "", text, flags=re.DOTALL)
     blocks = re.findall(r"^```(?:sh|bash)?\n(.*?)^```", prose, re.DOTALL | re.MULTILINE)
     blocks += [re.sub(r"(?m)^    ", "", block) for block in re.findall(r"(?:^    .*\n)+", prose, re.MULTILINE)]
-    lines = [line for block in blocks for line in re.sub(r"(\\|\|\|)\n\s*", r"\1 ", block).splitlines()]
+    lines = [line for block in blocks for line in re.sub(r"(\\|\|\|?)\n\s*", r"\1 ", block).splitlines()]
     spans = re.findall(rf"`((?:{PROGRAMS}) [^`]+)`", prose)
     return [line.replace("\\ ", "") for line in lines] + [span.replace("\\|", "|").replace("\n", " ") for span in spans]
 

@@ -190,7 +190,7 @@ def test_the_definition_says_what_a_vif_may_send_from(interface, text):
 @pytest.mark.parametrize(
     ("interface", "message"),
     [
-        ({"ip": "10.0.0.0/0"}, "ip: '10.0.0.0/0' is everything"),
+        ({"ip": "10.0.0.0/0"}, "ip: '10.0.0.0/0' covers every address"),
         ({"ip": "unfiltered"}, "declare antispoofing: false"),
         ({"ip": "10.0.0.5", "antispoofing": False}, "remove one of them"),
         ({"address": "10.0.0.10/24", "ip": "10.0.0.0/24"}, "holds the whole network of 10.0.0.10/24"),

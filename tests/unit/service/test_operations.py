@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.service import dns, operations, vpn, web
+from ansible_collections.unikernels.xen.plugins.module_utils.service.several import servers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,10 +44,10 @@ def test_an_argument_of_the_user_is_the_last_word():
 
 
 def test_an_endpoint_of_several_has_its_own():
-    problems = []
+    said = []
     base = {"vpn_interfaces": INTERFACES, "vpn_log_level": "debug", "vpn_endpoints": [{"name": "b", "interfaces": INTERFACES}]}
-    first, second = vpn.endpoints(base, problems)
-    assert (first.values["vpn_log_level"], second.values["vpn_log_level"], problems) == ("debug", "debug", [])
+    first, second = servers("vpn", vpn.OPTIONS, base, said.append)
+    assert (first.values["vpn_log_level"], second.values["vpn_log_level"], said) == ("debug", "debug", [])
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile import Asked, Resolved, compile_fleet, report
 from ansible_collections.unikernels.xen.plugins.module_utils.service import vpn, vpn_config
+from ansible_collections.unikernels.xen.plugins.module_utils.service.several import servers
 from ansible_collections.unikernels.xen.plugins.module_utils.service.vpn_config import Material, Tunnel, configuration, pool
 from hypothesis import given
 from hypothesis import strategies as st
@@ -255,6 +256,7 @@ def test_what_is_no_disk_is_refused(vdev):
 
 def test_endpoints_have_their_own_disk():
     values = {"vpn_endpoints": [{"name": "b", "interfaces": INTERFACES, "vdev": "xvdc"}, {"name": "c", "interfaces": INTERFACES}]}
-    (first, second) = vpn.endpoints(values, problems := [])
-    assert problems == [] and "vpn_vdev" not in second.values
+    said = []
+    (first, second) = servers("vpn", vpn.OPTIONS, values, said.append)
+    assert said == [] and "vpn_vdev" not in second.values
     assert vpn.declare(first.values, "/src", "/k", GOOD).unikernel["disks"][0]["vdev"] == "xvdc"
