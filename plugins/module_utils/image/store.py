@@ -221,11 +221,17 @@ def read_image(path: str, expected: str | None) -> tuple[bytes, str, dict[str, A
     """Return the bytes, digest and manifest of an image file that Xen can boot. Raise StoreError if it can't."""
     try:
         with open_file(path) as file:
-            data = file.read(MAX_IMAGE + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_IMAGE:
+                raise StoreError(f"image {path}: has more than {MAX_IMAGE} bytes")
+            # Python takes memory for as much as may be read, and Dom0 has little.
+            data = file.read(size + 1)
     except OSError as error:
         raise StoreError(f"image {path}: {error.strerror}") from error
-    if len(data) > MAX_IMAGE:
-        raise StoreError(f"image {path}: has more than {MAX_IMAGE} bytes")
+    except MemoryError:
+        raise StoreError(f"image {path}: its {size >> 20} MiB do not fit into this machine's memory") from None
+    if len(data) > size:
+        raise StoreError(f"image {path}: it grew while it was read")
     digest = hashlib.sha256(data).hexdigest()
     if expected and digest != expected.lower():
         raise StoreError(f"image {path}: its sha256 is {digest}, declared is {expected.lower()}; nothing was stored")

@@ -1,6 +1,8 @@
 """What lies in place of a file: a pipe, a device, a link, a file of holes, one that others may write."""
 
 import os
+import pathlib
+import resource
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import policy as policies
@@ -115,6 +117,26 @@ def test_a_file_of_holes_does_not_fill_the_memory(tmp_path, monkeypatch):
         file.truncate(1 << 40)
     with pytest.raises(StoreError, match=f"^image {tmp_path}/holes: has more than {1 << 20} bytes$"):
         put(str(tmp_path / "store"), str(tmp_path / "holes"), None, {}, False)
+
+
+@pytest.fixture
+def little_memory():
+    """For this process as much as it has now, and 256 MiB."""
+    used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def test_an_image_is_stored_where_memory_is_little(tmp_path, little_memory):
+    """As in Dom0, which has less than the largest image that would be taken."""
+    (tmp_path / "image").write_bytes(IMAGE)
+    assert put(str(tmp_path / "store"), str(tmp_path / "image"), None, {}, False)
+    with open(tmp_path / "large", "wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(StoreError, match=f"^image {tmp_path}/large: its 1024 MiB do not fit into this machine's memory$"):
+        put(str(tmp_path / "store"), str(tmp_path / "large"), None, {}, False)
 
 
 @pytest.mark.parametrize("mode", [0o666, 0o664, 0o646])
