@@ -139,6 +139,7 @@ def main() -> None:
             "report_to": {"type": "raw", "default": ""},
             "journal": {"type": "str", "default": ""},
             "until": {"type": "int", "default": 0},
+            "asked": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     ).fail_json(msg="rollout runs on the controller; this file only documents it")  # fmt: skip
