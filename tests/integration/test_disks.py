@@ -48,7 +48,7 @@ def test_a_copy_and_a_conversion(with_disks, dom0):
         {"path": f"{FOLDER}/try-copy.img", "source": "/root/source.img"},
         {"path": f"{FOLDER}/try-converted.img", "source": "/root/source.vmdk", "size": 2, "access": "w"},
     )
-    assert made["failed"] is False
+    assert made["failed"] is False, made
     for name in ("copy", "converted"):
         dom0(f"cmp -n 1048576 /root/source.img {FOLDER}/try-{name}.img")
     assert dom0(f"stat -c %s {FOLDER}/try-converted.img").strip() == str(2 << 20)
