@@ -54,7 +54,7 @@ def refused(dom0, tmp_path):
     [
         ([unikernel(memroy=32)], "xen1: domain extra: unknown key 'memroy'; known are"),
         ([unikernel(), unikernel()], "domain extra: declared twice"),
-        ([unikernel(name="www")], "domain www: declared twice"),
+        ([unikernel(name="www")], "xen1: web_name: 'www' is the name of unikernels[0] too; a name is unique on its host"),
         (
             [
                 unikernel(interfaces=[interface(mac="00:16:3e:00:00:01")]),
