@@ -298,11 +298,16 @@ def _size(folder: str) -> int | None:
 
 def private(folder: str) -> None:
     """Create a folder, and missing ones above it, for its owner only: images and sources may contain keys."""
-    before = os.umask(0o077)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    finally:
-        os.umask(before)
+    missing = []
+    while folder and not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for path in reversed(missing):
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:  # another run made it
+            if not os.path.isdir(path):
+                raise
 
 
 def give(*paths: str) -> None:
