@@ -11,6 +11,7 @@ that later reaches an xl file, a boot line or a path has been checked here.
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import re
 import uuid as uuids
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from .cpus import cpu_set, cpu_text
 from .devices import DEVICE as DEVICE
 from .fields import DOMAIN, extra_key_refusal
 from .health import health_of
-from .options import Reader, SpecError, not_text, pattern_problem, shown, text_problem
+from .options import Reader, SpecError, not_text, pattern_problem, shown, text_problem, whole_number
 from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid, plain_path
 from .xl_config import ExtraValue
 
@@ -103,10 +104,12 @@ def _extra_value(reader: Reader, key: str, value: Any) -> ExtraValue:
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, int) and -_MAX_LONG <= value <= _MAX_LONG:
-        return value
+        # xl's lexer (libxlu_cfg_l.l) has no sign: it reads a negative number only in quotes.
+        return value if value >= 0 else str(value)
     texts = value if isinstance(value, list) else [value]
     if not all(isinstance(text, str) for text in texts):
-        raise reader.fail("extra_config", f"{key}: must be a number, true or false, text, or a list of text")
+        wanted = "must be a whole number of at most 64 bits, true or false, text, or a list of text"
+        raise reader.fail("extra_config", f"{key}: {wanted}, not {shown(value)}")
     for text in texts:
         if text_problem(text):
             raise reader.fail("extra_config", f"{key}: {text_problem(text)}")
@@ -151,6 +154,8 @@ def _word(value: Any, fail: Callable[[str, str], SpecError]) -> str:
     """Return a boot argument as text. A number is written in its shortest form; infinity, NaN and huge numbers are refused."""
     finite = isinstance(value, float) and value - value == 0
     number = isinstance(value, int) and not isinstance(value, bool) and -_MAX_LONG <= value <= _MAX_LONG
+    if isinstance(value, (bool, datetime.date)):
+        raise fail("arguments", f"a word {not_text(value)}")
     if not (isinstance(value, str) or number or finite):
         raise fail("arguments", f"{shown(value)} is not a word: text or a number")
     return str(value)
@@ -219,11 +224,11 @@ def _name(value: Any) -> str:
     )  # fmt: skip
     if value is None:
         raise SpecError(f"domain '': {rule}")
+    # libxl_domain_qualifier_to_domid in xen/tools/libs/light/libxl_utils.c.
+    if re.fullmatch("[0-9]+", value if isinstance(value, str) else shown(value)):
+        raise SpecError(f"domain {shown(value)}: name: has only digits, which xl would read as a domain's id: add a letter")
     if not isinstance(value, str):
         raise SpecError(f"domain {shown(value)}: name: {not_text(value)}")
-    # libxl_domain_qualifier_to_domid in xen/tools/libs/light/libxl_utils.c.
-    if re.fullmatch("[0-9]+", value):
-        raise SpecError(f"domain {shown(value)}: name: has only digits, which xl would read as a domain's id: add a letter")
     if not NAME.fullmatch(value) or value in RESERVED_NAMES:
         raise SpecError(f"domain {shown(value)}: {rule}")
     return str(value)
@@ -313,10 +318,7 @@ def _watchdog(reader: Reader, restart: str, health: Health | None) -> int:
     """Return the seconds between two health checks; 0 for no watchdog."""
     if "watchdog" not in reader.options:
         return 0
-    try:
-        every = WATCHDOG_SECONDS if reader.flag("watchdog", False) else 0
-    except SpecError:
-        every = _watchdog_seconds(reader)
+    every = _watchdog_seconds(reader)
     if every and restart == "never":
         raise reader.fail("watchdog", "restarts a domain that hangs, so it can't be combined with restart: never")
     if every and health is None and "health" not in reader.failed:
@@ -327,11 +329,16 @@ def _watchdog(reader: Reader, restart: str, health: Health | None) -> int:
 
 
 def _watchdog_seconds(reader: Reader) -> int:
+    """Return the seconds between two checks. A number is always seconds: 1 is not "true" here."""
+    value = reader.options["watchdog"]
+    number = whole_number(value) if isinstance(value, str) else value
     try:
-        return reader.number("watchdog", 0, 5, 3600, "seconds")
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            return reader.number("watchdog", 0, 5, 3600, "seconds") if number else 0
+        return WATCHDOG_SECONDS if reader.flag("watchdog", False) else 0
     except SpecError:
-        value = shown(reader.options["watchdog"])
-        raise reader.fail("watchdog", f"is {value}, must be true, false or the seconds between two checks, 5..3600") from None
+        wanted = "must be true, false or the seconds between two checks, 5..3600"
+        raise reader.fail("watchdog", f"is {shown(value)}, {wanted}") from None
 
 
 def _warm(reader: Reader, declaration: Declaration) -> None:
@@ -355,7 +362,8 @@ def _pattern(reader: Reader, option: str) -> str:
 
 def _argument_line(reader: Reader, interfaces: tuple[Interface, ...]) -> str:
     """Return the boot line: the interfaces' addresses, then the arguments; or the user's text unchanged."""
-    given = arguments_of(reader.options.get("arguments") or [], reader.fail)
+    value = reader.options.get("arguments", [])
+    given = arguments_of([] if value == "" else value, reader.fail)
     words = boot_line.interface_words(interfaces)
     if isinstance(given, str) and words:
         raise reader.fail(

@@ -205,7 +205,7 @@ def disk(reader: Reader, name: str, index: int) -> tuple[Disk, Origin | None]:
     if reader.options.get("content") is not None:
         path = content_path(name, vdev, content or "")
     else:
-        path = reader.attempt("path", lambda: path_of(reader, "path", None), "")
+        path = reader.attempt("path", lambda: _disk_path(reader), "")
     made = bool(size or source or content is not None)
     if made and below_dev(path):
         option = "size" if size else "source"
@@ -229,6 +229,14 @@ def path_of(reader: Reader, option: str, default: str | None) -> str:
     if value and (not value.startswith("/") or value != value.strip()):
         raise reader.fail(option, f"{shown(value)} must be an absolute path")
     return value
+
+
+def _disk_path(reader: Reader) -> str:
+    path = path_of(reader, "path", None)
+    if path.endswith(","):
+        # target= in libxlu_disk_l.l.
+        raise reader.fail("path", f"{shown(path)} ends with a comma, which xl cuts off: rename the file")
+    return path
 
 
 def _vdev(reader: Reader, default: str) -> str:

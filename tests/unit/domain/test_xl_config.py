@@ -2,13 +2,19 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_line
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import SpecError
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import domain_from_libxl, quote, xl_config
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import (
+    domain_from_libxl,
+    extra_config,
+    quote,
+    xl_config,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +74,28 @@ def test_every_line_is_an_assignment():
         "on_reboot",
         "on_crash",
     ]
+
+
+# An assignment as xl's lexer and grammar have it (libxlu_cfg_l.l, libxlu_cfg_y.y): its numbers have no sign.
+_STRING = r'"(?:[^"\\\n]|\\.)*"'
+_ASSIGNMENT = re.compile(rf"[a-z][_0-9a-z]* = (?:[0-9][0-9a-fx]*|{_STRING}|\[(?:{_STRING}(?:, {_STRING})*)?\])")
+_EXTRA = st.integers(-(1 << 63), 1 << 63) | st.booleans() | printable | st.lists(printable, max_size=3)
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True), _EXTRA, max_size=4))
+def test_what_xl_has_no_option_for_is_read_by_xl_and_comes_back(extra):
+    try:
+        domain = declaration_of({"name": "a", "kernel": "/k", "extra_config": extra}, "h").domain
+    except SpecError:
+        return
+    text = xl_config(domain)
+    assert [line for line in text.splitlines() if not line.startswith("#") and not _ASSIGNMENT.fullmatch(line)] == []
+    assert extra_config(text) == domain.extra_config
+
+
+def test_a_negative_number_is_quoted():
+    text = xl_config(declaration_of({"name": "a", "kernel": "/k", "extra_config": {"rtc_timeoffset": -3600}}, "h").domain)
+    assert text.endswith('\nrtc_timeoffset = "-3600"\n')
 
 
 def test_what_xen_reported_is_what_was_declared():
