@@ -17,7 +17,7 @@ from ..health.checks import lacking
 from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
 from ..plan.plan import Plan
-from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk
+from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk, RemoveDisk
 from ..service.serials import SECONDARY, not_raised
 from ..xen import disks
 from ..xen.mounts import IN_MEMORY, file_system, missing_mount, mounted
@@ -60,6 +60,7 @@ class Kernels:
 def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Findings:
     """Return what stands in the way of ``plan``. ``returns``: it restores a previous generation, whose disks were made then."""
     findings = Findings()
+    _check_removals(plan, findings)
     if plan.declaration.state == "absent":
         return findings
     _check_origins(plan, host, findings, returns)
@@ -83,6 +84,13 @@ def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Fi
     if absent:
         findings.missing.append(f"domain {plan.name}: health: {absent}")
     return findings
+
+
+def _check_removals(plan: Plan, findings: Findings) -> None:
+    for step in plan.steps:
+        problem = disks.removal_problem(step.path) if isinstance(step, RemoveDisk) else None
+        if problem:
+            findings.problems.append(f"domain {plan.name}: disks: {step.path} {problem} (disks_on_absent: keep leaves it)")
 
 
 def _check_kernel(where: str, domain: Domain, findings: Findings, kernels: Kernels) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import stat
 import struct
@@ -24,6 +25,7 @@ import threading
 
 from ..domain.spec import BLOCK, Origin, padded
 from ..image.store import write_whole
+from .mounts import file_system, mounted
 from .observation import disk_size
 from .xl import ToolstackError
 
@@ -41,21 +43,50 @@ _NOBODY = "nobody"
 _HEAD_BYTES = 1 << 20
 # desc_offset and DESC_SIZE of QEMU's block/vmdk.c.
 _VMDK_TEXT_AT, _VMDK_TEXT_BYTES = 0x200, 20 * 512
+# A VMDK's descriptor as vmdk_probe there finds it: comments and empty lines, then the version.
+_VMDK_DESCRIPTOR = re.compile(rb"(?:\s*#[^\n]*\n)*\s*version=[1-3]\s")
+# Formats that may take their content from another file, and that we don't convert (QEMU's block/qed.h, vhdx.h, vmdk.c,
+# parallels.c, bochs.c): as a raw disk, a guest would find a header in place of its data.
+_UNREAD = {
+    b"QED\0": "QED",
+    b"vhdxfile": "VHDX",
+    b"COWD": "VMDK of ESX",
+    b"WithoutFreeSpace": "Parallels",
+    b"WithouFreSpacExt": "Parallels",
+    b"Bochs Virtual HD Image": "Bochs",
+}
+# The kernel's own file systems, wherever they are mounted. /proc/kcore, for example, is Dom0's memory.
+_KERNELS = {"/proc": {"proc"}, "/sys": {"sysfs", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "efivarfs"}}
 
 
 def place_problem(path: str) -> str | None:
-    """Return why no file may be made or removed at the path; None if it may."""
+    """Return why no file may be made or removed at the path; None if it may. A folder below /dev may be mounted elsewhere too."""
     real = os.path.realpath(path)
-    if real == "/dev" or real.startswith("/dev/"):
+    if _below(real, "/dev") or file_system(real, mounted()) == "devtmpfs":
         return "is below /dev, where nothing is created or removed: is its volume group active?"
     return no_disk(path)
 
 
 def no_disk(path: str) -> str | None:
-    """Return why the path can't be a disk, existing or not; None if it can. /proc/kcore, for example, is Dom0's memory."""
+    """Return why the path can't be a disk, existing or not; None if it can."""
     real = os.path.realpath(path)
-    kernels = next((top for top in ("/proc", "/sys") if real == top or real.startswith(top + "/")), "")
+    kind = file_system(real, mounted())
+    kernels = next((top for top, kinds in _KERNELS.items() if _below(real, top) or kind in kinds), "")
     return f"is below {kernels}, which holds the kernel's own files and no disks" if kernels else None
+
+
+def removal_problem(path: str) -> str | None:
+    """Return why the disk at the path can't be removed; None if it can, or is gone already."""
+    problem = place_problem(path)
+    if problem or not os.path.lexists(path):
+        return problem
+    if os.path.islink(path):
+        return f"is a link, and without it {os.path.realpath(path)} would remain: declare that path"
+    return None if os.path.isfile(path) else "is not a file; only files are removed"
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder + "/")
 
 
 def make(origin: Origin) -> None:
@@ -112,7 +143,7 @@ def grow(origin: Origin) -> None:
 
 
 def remove(path: str) -> None:
-    problem = place_problem(path)
+    problem = removal_problem(path)
     if problem:
         raise ToolstackError(f"disk {path}: {problem}")
     try:
@@ -177,7 +208,7 @@ def source_format(path: str) -> str:
     # QEMU's block/qcow2.c, vmdk.c (sparse and descriptor), vpc.c, vdi.c.
     if head[:4] == b"QFI\xfb":
         return "qcow2"
-    if head[:4] == b"KDMV" or head.startswith(b"# Disk DescriptorFile"):
+    if head[:4] == b"KDMV" or head.startswith(b"# Disk DescriptorFile") or _VMDK_DESCRIPTOR.match(head):
         return "vmdk"
     if head[:8] == b"conectix":
         return "vpc"
@@ -195,7 +226,7 @@ def names_another(path: str, form: str) -> str | None:
 
 
 def source_problem(path: str) -> str | None:
-    """Return one line if a disk image names another file, whose content a reader would get; else None."""
+    """Return one line if a disk image names another file, whose content a reader would get, or can't be read; else None."""
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -205,6 +236,9 @@ def source_problem(path: str) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     form = source_format(path)
+    unread = next((name for magic, name in _UNREAD.items() if head.startswith(magic)), "")
+    if unread:
+        return f"it is an image of the format {unread}, which is not converted: convert it first (qemu-img convert -O qcow2)"
     checks = {"qcow2": _qcow2_names, "vmdk": _vmdk_names, "vpc": _vpc_names, "vdi": _vdi_names}
     names = checks[form](head, tail) if form in checks else ""
     return (

@@ -72,6 +72,40 @@ def test_a_qcow2_disk_of_its_own_and_a_raw_one_with_any_head_are_taken(xen, conv
     assert done["failed"] is False
 
 
+# -- removal ---------------------------------------------------------------------------------------
+
+
+def test_only_a_file_is_removed_and_what_is_none_is_refused_before_its_domain_ends(xen, converge, tmp_path):
+    device, link, data = tmp_path / "device", tmp_path / "link", tmp_path / "data.img"
+    data.write_bytes(b"\0" * MIB)
+    link.symlink_to(data)
+    os.mkfifo(device)
+    for path, words in (
+        (link, f"is a link, and without it {data} would remain"),
+        (device, "is not a file; only files are removed"),
+    ):
+        assert words in disks.removal_problem(str(path))
+        with pytest.raises(ToolstackError, match=r"is (a link|not a file)"):
+            disks.remove(str(path))
+        assert os.path.lexists(path)
+    disk = {"path": str(link), "size": 1}
+    converge({"name": "a", "disks": [disk]})
+    calls = len(xen.calls)
+    for check in (True, False):
+        with pytest.raises(converge.Refused, match=r"domain a: disks: .*link is a link, .* \(disks_on_absent: keep leaves it\)"):
+            converge({"name": "a", "state": "absent", "disks": [disk], "disks_on_absent": "remove"}, check=check)
+    assert not [call for call in xen.calls[calls:] if call.startswith("xl destroy")]
+    assert converge({"name": "a", "state": "absent", "disks": [disk]})["changed"] and data.exists()
+
+
+def test_a_link_to_a_device_is_not_removed(xen, converge, tmp_path):
+    link = tmp_path / "volume"
+    link.symlink_to("/dev/null")
+    with pytest.raises(ToolstackError, match="is below /dev, where nothing is created or removed"):
+        disks.remove(str(link))
+    assert link.is_symlink()
+
+
 # -- places ----------------------------------------------------------------------------------------
 
 
@@ -145,6 +179,28 @@ def test_a_host_without_fstab_is_missing_nothing(table, tmp_path):
     table()
     (tmp_path / "fstab").unlink()
     assert mounts.missing_mount("/srv/d.img", mounts.mounted()) == ""
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("devtmpfs", "is below /dev, where nothing is created or removed: is its volume group active?"),
+        ("proc", "is below /proc, which holds the kernel's own files and no disks"),
+        ("sysfs", "is below /sys, which holds the kernel's own files and no disks"),
+    ],
+)
+def test_a_folder_of_devices_that_is_mounted_elsewhere_too_is_no_place_for_a_disk(xen, converge, table, kind, words):
+    """As in a chroot of Dom0: an inactive volume would be made there, as a file in memory."""
+    jail = xen.folder / "jail"
+    jail.mkdir()
+    table(mounted=[(str(jail), kind)])
+    for check in (True, False):
+        with pytest.raises(converge.Refused) as refused:
+            converge({"name": "a", "disks": [{"path": str(jail / "vg0" / "www"), "size": 1}]}, check=check)
+        assert words in str(refused.value)
+    with pytest.raises(ToolstackError, match=r"is below /"):
+        disks.make(Origin(str(jail / "vg0" / "www"), "raw", MIB))
+    assert list(jail.iterdir()) == []
 
 
 def test_a_disk_in_memory_is_made_and_warned_of(xen, converge, table):

@@ -119,6 +119,11 @@ HOSTILE = {
     "a VHD of no type": (vhd(9), "it is of type 9"),
     "a differencing VDI": (vdi(4), "it has a parent"),
     "an undo VDI": (vdi(3), "it has a parent"),
+    "a descriptor behind a comment": (b'# mine\n\nversion=1\nRW 1 FLAT "/etc/shadow" 0\n', "it is a descriptor of other files"),
+    "QED": (b"QED\0".ljust(4096, b"\0"), "it is an image of the format QED, which is not converted"),
+    "VHDX": (b"vhdxfile".ljust(4096, b"\0"), "it is an image of the format VHDX"),
+    "a sparse VMDK of ESX": (b"COWD".ljust(4096, b"\0"), "it is an image of the format VMDK of ESX"),
+    "Parallels": (b"WithouFreSpacExt".ljust(4096, b"\0"), "it is an image of the format Parallels"),
 }
 
 
