@@ -61,7 +61,10 @@ def outside_networks(
 
 
 def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) -> list[str]:
-    """Return one line for every UUID, MAC or address that a domain outside the declarations uses already."""
+    """Return one line for every UUID, MAC or address that a domain outside the declarations uses already.
+
+    A domain that has ended sends nothing: with on_crash: rename-restart, Xen keeps it beside the one that it started.
+    """
     names = {declaration.name for declaration in declarations}
     lines = []
     for observed in domains:
@@ -77,6 +80,8 @@ def strangers(declarations: list[Declaration], domains: tuple[Observed, ...]) ->
             where = f"domain {declaration.name}"
             if observed.domain.uuid == declaration.domain.uuid:
                 lines.append(f"{where}: uuid {declaration.domain.uuid} is used by running domain {base}")
+            if not observed.alive:
+                continue
             lines += [
                 f"{where}: mac {one.mac} is used by running domain {base}"
                 for one in declaration.domain.interfaces

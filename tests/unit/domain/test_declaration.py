@@ -377,6 +377,13 @@ def test_a_running_stranger_clashes():
     assert strangers([declare(name="new"), declare(name="other", state="absent")], (stranger,)) == []
 
 
+def test_what_xen_kept_of_a_domain_that_crashed_is_in_nobodys_way():
+    """on_crash: rename-restart renames it to NAME-TIME, with another UUID, and starts another one of its name."""
+    kept = dataclasses.replace(declare().domain, name="www-20261128T0130Z", uuid="6b1a2c54-9d96-4ee4-bd5d-42eb769bb076")
+    assert strangers([declare()], (Observed(3, "shutdown", kept),)) == []
+    assert len(strangers([declare()], (Observed(3, "paused", kept),))) == 2
+
+
 def test_a_disk_has_one_writer():
     writer = Observed(3, "running", declare(name="db", interfaces=[], disks=[{"path": "/d", "access": "w"}]).domain)
     reader = declare(interfaces=[], disks=[{"path": "/d"}])
