@@ -92,7 +92,7 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     seen = Side(
         current.domain if current and shown else None, _state_of(shown, case.definition is not None), name in host.autostart
     )
-    return Plan(declaration, wanted, tuple(phases), former, seen, differs, tuple(cleanup))
+    return Plan(declaration, wanted, tuple(phases), former, seen, differs + _outgrown(case), tuple(cleanup))
 
 
 def identity(declaration: Declaration, host: Host) -> Domain:
@@ -126,6 +126,12 @@ def _differs(case: Case) -> tuple[str, ...]:
     return differs + (("uuid",) if case.wanted.uuid != current.domain.uuid else ())
 
 
+def _outgrown(case: Case) -> tuple[str, ...]:
+    """Return the sizes of disks that the domain has open and that are declared larger, as paths like those of `differences`."""
+    growing = {origin.path for origin in case.growing}
+    return tuple(f"disks[{index}].size" for index, disk in enumerate(case.wanted.disks) if disk.path in growing)
+
+
 def _absent(case: Case, _differs: tuple[str, ...], _resumed: bool) -> tuple[list[Phase], list[Phase]]:
     name, phases = case.name, _end(case)
     if name in case.host.autostart:
@@ -155,8 +161,9 @@ def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Ph
         return [*shell, *disks, create(declaration, case.wanted, case.former), *_link(case)], _old_content(case)
     disks = _make_disks(case) + _grow_disks(case, but=case.growing)
     changes = live(name, case.wanted, current, differs) if declaration.live and not case.growing else []
-    if differs and declaration.update == "never" and not changes:
-        return _link(case), []
+    if (differs or case.growing) and declaration.update == "never" and not changes:
+        # A link without a definition would be one that starts nothing.
+        return [*_state_alone(case, current), *(_link(case) if case.definition is not None else [])], []
     if changes:
         phases = [*live_phases(name, changes), *_in_state(case, current, resumed)]
     elif differs or case.growing:
@@ -164,6 +171,15 @@ def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Ph
     else:
         phases = _in_state(case, current, resumed)
     return disks + phases + _link(case), _old_content(case)
+
+
+def _state_alone(case: Case, current: Observed) -> list[Phase]:
+    """Phases that change nothing of a domain but whether it runs."""
+    if case.declaration.state == "running" and current.state == "paused":
+        return [_phase("unpause", Unpause(case.name))]
+    if case.declaration.state == "paused" and current.state == "running":
+        return [_phase("pause", Pause(case.name))]
+    return []
 
 
 def _in_state(case: Case, current: Observed, resumed: bool) -> list[Phase]:

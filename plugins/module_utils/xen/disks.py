@@ -182,12 +182,13 @@ def _copy(origin: Origin, draft: str) -> None:
             os.chown(path, nobody.pw_uid, nobody.pw_gid)
         # The folders above may be closed to this user, so it works in its own folder by relative names.
         qemu_img("convert", "-q", "-f", form, "-O", origin.format, "source", "target", folder=folder, user=nobody)
+        os.chown(folder, 0, 0)  # from here on that user, whatever it may have started, changes nothing in it
         _take(target, draft)
 
 
 def _take(made: str, draft: str) -> None:
     """Move a file that another user has made over the draft, owned by root."""
-    handle = os.open(made, os.O_RDONLY | os.O_NOFOLLOW)
+    handle = os.open(made, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # opening a pipe would block forever
     try:
         if not stat.S_ISREG(os.fstat(handle).st_mode):
             raise ToolstackError(f"disk {draft}: what was converted is no file")

@@ -1,7 +1,10 @@
 """Disks that must not be made, and disks that would let a guest read other files: refused before anything begins."""
 
 import os
+import pathlib
+import pwd
 import struct
+import subprocess
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Origin
@@ -104,6 +107,52 @@ def test_a_link_to_a_device_is_not_removed(xen, converge, tmp_path):
     with pytest.raises(ToolstackError, match="is below /dev, where nothing is created or removed"):
         disks.remove(str(link))
     assert link.is_symlink()
+
+
+# -- conversion ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def qemu_img(monkeypatch):
+    """A double of qemu-img. ``results``: what it makes of its target; the rest is what it saw."""
+    seen = {"results": lambda target: target.write_bytes(b"x" * 5000), "owners": []}
+
+    def run(command, cwd, **_rest):
+        seen.update(command=command, files=os.listdir(cwd), mode=os.stat(cwd).st_mode & 0o777)
+        seen["results"](pathlib.Path(cwd) / "target")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(disks.subprocess, "run", run)
+    monkeypatch.setattr(disks.os, "chown", lambda path, uid, _gid: seen["owners"].append((os.path.basename(path), uid)))
+    monkeypatch.setattr(disks.os, "fchown", lambda _handle, uid, _gid: seen["owners"].append(("target", uid)))
+    return seen
+
+
+def test_a_source_is_converted_by_a_user_that_can_read_nothing_else(tmp_path, qemu_img):
+    source, disk = tmp_path / "source.qcow2", tmp_path / "disks" / "d.img"
+    source.write_bytes(qcow2())
+    disks.make(Origin(str(disk), "raw", 0, str(source)))
+    nobody = pwd.getpwnam("nobody")
+    assert qemu_img["command"] == [
+        *("setpriv", f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--no-new-privs"),
+        *("--inh-caps=-all", "--bounding-set=-all"),
+        *("qemu-img", "convert", "-q", "-f", "qcow2", "-O", "raw", "source", "target"),
+    ]
+    assert (qemu_img["files"], qemu_img["mode"]) == (["source"], 0o700)
+    folder = qemu_img["owners"][1][0]
+    assert qemu_img["owners"] == [("source", nobody.pw_uid), (folder, nobody.pw_uid), (folder, 0), ("target", 0)]
+    assert disk.stat().st_size == 8192 and disk.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(disk.parent) == ["d.img"]
+
+
+@pytest.mark.parametrize("results", [os.mkfifo, lambda target: target.symlink_to("/etc/hostname"), lambda target: target.mkdir()])
+def test_what_a_conversion_leaves_that_is_no_file_is_no_disk(tmp_path, qemu_img, results):
+    source, disk = tmp_path / "source.qcow2", tmp_path / "disks" / "d.img"
+    source.write_bytes(qcow2())
+    qemu_img["results"] = results
+    with pytest.raises(ToolstackError, match=r"^disk /.*: (what was converted is no file|Too many levels of symbolic links)$"):
+        disks.make(Origin(str(disk), "raw", 0, str(source)))
+    assert os.listdir(disk.parent) == []
 
 
 # -- places ----------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.apply import runner as runners
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.compare import differences
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Intent
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.observed import Intent, Observed
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import NEXT, PREVIOUS
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from ansible_collections.unikernels.xen.plugins.module_utils.plan.lifecycle import plan
@@ -234,6 +234,48 @@ def test_from_any_mixture_of_leftovers_a_run_reaches_what_is_declared(observed, 
         return
     assert run(model, declaration)["failed"] is False
     assert_reached(model, declaration)
+
+
+@SLOW
+@given(HOSTS, DECLARATIONS, st.sampled_from(ERRORS), st.booleans(), st.integers(0, 12))
+def test_update_never_clears_up_after_a_fault_and_replaces_nothing_that_serves(observed, declaration, error, late, number):
+    declaration = dataclasses.replace(declaration, update="never", ready="", live=False)
+    model = Xen.of(observed)
+    if not fitting(model, declaration):
+        return
+    model.faults, model.late = {number: error}, late
+    run(model, declaration)
+    assert_others_untouched(model)
+    whole = model.domains.get(NAME)
+    assert run(model, declaration)["failed"] is False
+    assert plan(declaration, model.host()).titles == []
+    assert set(model.domains) <= {NAME, "database"} and not model.intents
+    assert_others_untouched(model)
+    if declaration.state == "running":
+        assert model.serves()
+        if whole and whole.state == "running" and whole.domid not in model.texts and NAME + PREVIOUS not in model.domains:
+            assert model.domains[NAME].domid == whole.domid, "what ran was replaced"
+    assert model.autostart <= {*model.definitions, *observed.autostart}, "it leads nowhere"
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("update", [{"update": "standby"}, {"update": "recreate"}, {"update": "warm", "ready": "ready"}])
+def test_one_fault_at_any_step_of_an_adoption(update, error, late):
+    """The domain that is taken over, which has no definition, serves or its replacement does."""
+    stranger = dataclasses.replace(running(64).domain, uuid="6b1a2c54-9d96-4ee4-bd5d-42eb769bb077")
+    start = Xen(domains={"database": FOREIGN, NAME: Observed(9, "running", stranger, 1)})
+    for declaration in (declare(64, adopt=True, **update), declare(96, adopt=True, **update)):
+        for number in range(steps_of(start, declaration)):
+            model = copy(start)
+            model.faults, model.late = {number: error}, late
+            outcome = run(model, declaration)
+            if outcome is not None and outcome["failed"]:
+                assert_sane_after_failure(model, declare(64), declaration, outcome)
+            assert run(model, declaration)["failed"] is False
+            assert_others_untouched(model)
+            assert model.serves() and plan(declaration, model.host()).titles == []
+            assert model.domains[NAME].domain.memory == declaration.domain.memory
 
 
 @SLOW

@@ -85,6 +85,26 @@ def test_update_never_reports_and_leaves_even_the_definition():
     assert (result.titles, result.differs) == ([], ("memory",))
 
 
+def test_update_never_grows_no_disk_that_is_open_but_follows_the_state():
+    before = declare(disks=[{"path": "/d", "size": 4, "access": "w"}])
+    larger = {"disks": [{"path": "/d", "size": 8, "access": "w"}]}
+    sizes = {"disk_sizes": {"/d": 4 * MIB}}
+    result = plan(declare(update="never", **larger), settled(before, **sizes))
+    assert (result.titles, result.differs) == ([], ("disks[0].size",))
+    assert plan(declare(**larger), settled(before, **sizes)).differs == ("disks[0].size",)
+    for old, new, title in (("paused", "running", "unpause www"), ("running", "paused", "pause www")):
+        seen = host(running(64, state=old), definitions={NAME: xl_config(declare().domain)}, autostart=frozenset([NAME]))
+        result = plan(declare(96, update="never", state=new), seen)
+        assert [str(step) for step in result.steps] == [title]
+        assert result.differs == ("memory",)
+
+
+def test_update_never_links_nothing_that_is_not_defined():
+    """An adopted domain that differs stays as it is: its link would lead nowhere."""
+    foreign = dataclasses.replace(running(), domain=dataclasses.replace(declare().domain, uuid=FOREIGN.domain.uuid))
+    assert plan(declare(96, update="never", adopt=True), host(foreign)).titles == []
+
+
 def test_live_changes_the_running_domain_where_xen_can():
     before = declare(vcpus=2, disks=[{"path": "/a"}])
     after = declare(vcpus=1, cpus="0-1", cpu_weight=512, cap=50, disks=[{"path": "/a"}, {"path": "/b"}], live=True)
