@@ -224,7 +224,7 @@ options:
   disks_on_absent:
     description:
       - With O(state=absent), V(remove) deletes the files of those O(disks) that this module can create. Files named after their
-        content are always removed.
+        content are always removed. Links and devices are refused.
     type: str
     choices: [keep, remove]
     default: keep
@@ -248,7 +248,7 @@ options:
     type: str
   extra_config:
     description:
-      - A mapping of other keys of xl.cfg(5) to numbers, text or lists of text, which are quoted.
+      - A mapping of other keys of xl.cfg(5) to whole numbers, text or lists of text, which are quoted.
       - Refused are keys that have an option here, and keys that boot something else than O(kernel) or select programs of Dom0
         that serve the domain (C(bootloader), C(firmware), C(pvshim), C(device_model_...)).
       - Xen does not report these, so they are compared with the definition with which the running domain became healthy.
@@ -262,7 +262,7 @@ options:
       - V(warm) is V(standby), but the new domain boots first, with its interfaces off the bridge, until a line on its
         console matches O(ready). The service is away for milliseconds. It is for unikernels that need no network to start.
       - V(recreate) stops the old domain first. If the new one fails, the old one is started again.
-      - V(never) reports in RV(differs) and changes nothing of the running domain.
+      - V(never) reports in RV(differs) and changes nothing of the running domain except its state (O(state=paused) pauses it).
     type: str
     choices: [standby, warm, recreate, never]
     default: standby

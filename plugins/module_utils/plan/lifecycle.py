@@ -28,6 +28,7 @@ from .recovery import confirmed, former_of, grows, resume
 from .replace import create, healthy, live, live_phases, replace
 from .steps import (
     Autostart,
+    Build,
     Define,
     Destroy,
     GrowDisk,
@@ -67,7 +68,7 @@ class Case:
     @property
     def growing(self) -> tuple[Origin, ...]:
         """Disks that the domain has open and that have to grow."""
-        if self.current is None or not grows(self.declaration, self.current, self.host):
+        if self.current is None or not self.declaration.origins or not grows(self.declaration, self.current, self.host):
             return ()
         paths = {disk.path for disk in self.current.domain.disks}
         return tuple(origin for origin in self.declaration.origins if origin.path in paths and _smaller(origin, self.host))
@@ -92,7 +93,15 @@ def plan(declaration: Declaration, host: Host) -> Plan:
     seen = Side(
         current.domain if current and shown else None, _state_of(shown, case.definition is not None), name in host.autostart
     )
-    return Plan(declaration, wanted, tuple(phases), former, seen, differs + _outgrown(case), tuple(cleanup))
+    differs += _outgrown(case)
+    stays = (
+        bool(differs) and declaration.update == "never" and not any(_replaces(step) for phase in phases for step in phase.steps)
+    )
+    return Plan(declaration, wanted, tuple(phases), former, seen, differs, tuple(cleanup), stays)
+
+
+def _replaces(step: Step) -> bool:
+    return isinstance(step, (Build, Define))
 
 
 def identity(declaration: Declaration, host: Host) -> Domain:

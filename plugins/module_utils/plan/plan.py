@@ -66,6 +66,7 @@ class Plan:
     seen: Side
     differs: tuple[str, ...] = ()  # the options in which the running domain differs from the declared one
     cleanup: tuple[Phase, ...] = ()  # removes disks only the old domain had read, after a last look found all as declared
+    stays: bool = False  # update: never: the running domain keeps what differs
 
     @property
     def name(self) -> str:
@@ -80,7 +81,7 @@ class Plan:
     @cached_property
     def after(self) -> dict[str, Any]:
         present = self.declaration.state != "absent"
-        wanted = self.wanted if present else None
+        wanted = None if not present else self.seen.domain if self.stays else self.wanted
         return view(wanted, self.declaration.state, present and self.declaration.autostart, self.wanted)
 
     @property

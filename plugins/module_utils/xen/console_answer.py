@@ -25,6 +25,12 @@ def answer(name: str, count: int, pattern: str, within: int, since: int) -> dict
     problem = pattern_problem(pattern)
     if problem:
         raise ToolstackError(f"pattern: {problem}")
+    try:
+        open(path_of(name), "rb").close()
+    except PermissionError:
+        raise ToolstackError("only root can read the consoles of this host: set become: true") from None
+    except OSError:
+        pass  # nothing printed yet
     result: dict[str, Any] = {}
     if pattern:
         match = wait(name, pattern, since, within)

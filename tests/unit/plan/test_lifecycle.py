@@ -97,6 +97,10 @@ def test_update_never_grows_no_disk_that_is_open_but_follows_the_state():
         result = plan(declare(96, update="never", state=new), seen)
         assert [str(step) for step in result.steps] == [title]
         assert result.differs == ("memory",)
+        changed = {key for key in result.after if result.before[key] != result.after[key]}
+        assert changed == {"state"}, "no change is predicted that is not made"
+    live = plan(declare(64, cap=50, update="never", live=True), settled(declare()))
+    assert live.after["cap"] == 50
 
 
 def test_update_never_links_nothing_that_is_not_defined():

@@ -89,3 +89,12 @@ def test_what_the_module_refuses(www, arguments, problem):
     assert (problem % console.CONSOLES if "%s" in problem else problem) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert refused.value.console == (["ready"] if arguments[0] == "www" and arguments[2] == "never" else [])
+
+
+def test_without_the_rights_to_read_it_no_console_is_empty(www, monkeypatch):
+    def refused(*_arguments):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(console_answer, "open", refused, raising=False)
+    with pytest.raises(ToolstackError, match=r"^only root can read the consoles of this host: set become: true$"):
+        console_answer.answer("www", 50, "", 0, 0)
