@@ -44,6 +44,7 @@ _NO_RECORDS = (0, 41, *range(249, 256))
 # Longer than any sensible URL; below the 8 KiB that web servers accept for a request line.
 MAX_URL = 2000
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 # Bytes of a whole command: below what Linux starts a program with (MAX_ARG_STRLEN, 128 KiB for one word).
 MAX_COMMAND = 100_000
 MAX_PATTERN = 1000
@@ -121,6 +122,9 @@ def _split_url(reader: Reader, url: str) -> tuple[str, str, str]:
     if not re.fullmatch(r"[!-~]*", path) or "\\" in path:
         wanted = urllib.parse.quote(path, safe="/?&=%:@!$'()*+,;~-._")
         raise reader.fail("http", f"{_shown(path)} must be percent-encoded, as in {_shown(wanted)}")
+    bare = re.search(r"%(?![0-9A-Fa-f]{2}).{0,2}", path)
+    if bare:
+        raise reader.fail("http", f"{_shown(bare[0])} in {_shown(path)} must be % and two hexadecimal digits; % itself is %25")
     return scheme, authority, path if path.startswith("/") else "/" + path
 
 
@@ -290,6 +294,8 @@ def _of_one_service(reader: Reader, option: str, host: str, address: ipaddress.I
         why = "is zero, and would ask Dom0 itself"
     elif address.is_multicast or address == _BROADCAST:
         why = "is a multicast or broadcast address; a service needs one of its own"
+    elif address.version == 4 and (address.is_reserved or address in _THIS_NETWORK):
+        why = "is reserved (RFC 6890): no service can have it"
     elif address.version == 6 and address.is_link_local:
         why = "is link-local, which needs a zone: use another address of the domain"
     if why:
