@@ -87,10 +87,10 @@ def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Fi
 
 
 def _check_removals(plan: Plan, findings: Findings) -> None:
-    for step in plan.steps:
-        problem = disks.removal_problem(step.path) if isinstance(step, RemoveDisk) else None
+    for path in [step.path for step in plan.steps if isinstance(step, RemoveDisk)]:
+        problem = disks.removal_problem(path)
         if problem:
-            findings.problems.append(f"domain {plan.name}: disks: {step.path} {problem} (disks_on_absent: keep leaves it)")
+            findings.problems.append(f"domain {plan.name}: disks: {path} {problem} (disks_on_absent: keep leaves it)")
 
 
 def _check_kernel(where: str, domain: Domain, findings: Findings, kernels: Kernels) -> None:

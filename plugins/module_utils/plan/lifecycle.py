@@ -176,7 +176,8 @@ def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Ph
     if changes:
         phases = [*live_phases(name, changes), *_in_state(case, current, resumed)]
     elif differs or case.growing:
-        phases = [replace(declaration, case.wanted, current, case.host, case.growing, case.former)]
+        phase = replace(declaration, case.wanted, current, case.host, case.growing, case.former)
+        phases = [*(_define_former(case) if phase.title.startswith("recreate ") else []), phase]
     else:
         phases = _in_state(case, current, resumed)
     return disks + phases + _link(case), _old_content(case)
@@ -217,6 +218,14 @@ def _phase(title: str, step: Step) -> Phase:
 
 def _define(case: Case) -> list[Phase]:
     return [_phase("define", Define(case.name, case.text))] if case.definition != case.text else []
+
+
+def _define_former(case: Case) -> list[Phase]:
+    """Define what runs, before it is stopped, if nothing does (it is adopted), so that after a death it can be started again."""
+    text = case.former.text
+    if case.definition is not None or text is None or case.name in case.host.intents:
+        return []
+    return [_phase("define", Define(case.name, text))]
 
 
 def _link(case: Case) -> list[Phase]:

@@ -278,6 +278,23 @@ def test_one_fault_at_any_step_of_an_adoption(update, error, late):
             assert model.domains[NAME].domain.memory == declaration.domain.memory
 
 
+def test_an_adoption_that_is_killed_and_then_never_healthy_starts_the_old_one_again():
+    """It had no definition before; the first run wrote one before it stopped the domain."""
+    stranger = dataclasses.replace(running(64).domain, uuid="6b1a2c54-9d96-4ee4-bd5d-42eb769bb077")
+    start = Xen(domains={"database": FOREIGN, NAME: Observed(9, "running", stranger, 1)})
+    change = declare(96, adopt=True, update="recreate")
+    bad = {xl_config(change.domain), xl_config(dataclasses.replace(change.domain, uuid=stranger.uuid))}
+    for number in range(steps_of(start, change)):
+        model = copy(start)
+        model.sick = bad
+        model.faults = {number: Died()}
+        run(model, change)
+        outcome = run(model, change)
+        assert outcome["failed"] and outcome["rolled_back"], number
+        assert model.serves()
+        assert (model.domains[NAME].domain.memory, model.domains[NAME].domain.uuid) == (64, stranger.uuid)
+
+
 @SLOW
 @given(HOSTS, DECLARATIONS)
 def test_no_step_touches_what_is_not_ours(observed, declaration):
