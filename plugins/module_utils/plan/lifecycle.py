@@ -138,6 +138,8 @@ def _differs(case: Case) -> tuple[str, ...]:
 def _outgrown(case: Case) -> tuple[str, ...]:
     """Return the sizes of disks that the domain has open and that are declared larger, as paths like those of `differences`."""
     growing = {origin.path for origin in case.growing}
+    if not growing:
+        return ()
     return tuple(f"disks[{index}].size" for index, disk in enumerate(case.wanted.disks) if disk.path in growing)
 
 
@@ -168,15 +170,16 @@ def _alive(case: Case, differs: tuple[str, ...], resumed: bool) -> tuple[list[Ph
         shell = [_phase("destroy", Destroy(name))] if current else []
         disks = _make_disks(case) + _grow_disks(case)
         return [*shell, *disks, create(declaration, case.wanted, case.former), *_link(case)], _old_content(case)
-    disks = _make_disks(case) + _grow_disks(case, but=case.growing)
-    changes = live(name, case.wanted, current, differs) if declaration.live and not case.growing else []
-    if (differs or case.growing) and declaration.update == "never" and not changes:
+    growing = case.growing
+    disks = _make_disks(case) + _grow_disks(case, but=growing)
+    changes = live(name, case.wanted, current, differs) if declaration.live and not growing else []
+    if (differs or growing) and declaration.update == "never" and not changes:
         # A link without a definition would be one that starts nothing.
         return [*_state_alone(case, current), *(_link(case) if case.definition is not None else [])], []
     if changes:
         phases = [*live_phases(name, changes), *_in_state(case, current, resumed)]
-    elif differs or case.growing:
-        phase = replace(declaration, case.wanted, current, case.host, case.growing, case.former)
+    elif differs or growing:
+        phase = replace(declaration, case.wanted, current, case.host, growing, case.former)
         phases = [*(_define_former(case) if phase.title.startswith("recreate ") else []), phase]
     else:
         phases = _in_state(case, current, resumed)
