@@ -38,7 +38,7 @@ options:
     elements: str
     default: []
   by:
-    description: Who rolls back, as in V(alice@controller).
+    description: Who rolls back, as in V(alice@controller); by default the user who runs Ansible, and the controller's name.
     type: str
     default: ""
   rollout:

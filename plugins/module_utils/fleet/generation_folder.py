@@ -10,6 +10,7 @@ import dataclasses
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,14 +32,24 @@ def listing(folder: str) -> tuple[list[Generation], list[str]]:
     """Return all readable generations, oldest first, and a line for each file that can't be read."""
     kept, problems = [], []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if not _FILE.fullmatch(name):
+        match = _FILE.fullmatch(name)
+        if not match:
             continue
         try:
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                kept.append(generations.read(file.read()))
+            generation = _read(os.path.join(folder, name))
+            if generation.number != int(match.group(1)):
+                raise GenerationError(f"is a copy of generation {generation.number}; remove it")
+            kept.append(generation)
         except (GenerationError, OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: {getattr(error, 'strerror', None) or error}")
     return kept, problems
+
+
+def _read(path: str) -> Generation:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise GenerationError("is not a file")  # opening a pipe would wait for a writer
+    with open(path, encoding="utf-8") as file:
+        return generations.read(file.read())
 
 
 def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tuple[int, bool]:

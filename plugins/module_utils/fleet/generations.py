@@ -71,8 +71,9 @@ def read(text: str) -> Generation:
     kinds = [(generation.number, int), (generation.domains, list), (generation.images, dict), (generation.repeats, int)]
     kinds += [(getattr(generation, name), str) for name in ("time", "by", "revision", "rollout", "result")]
     whole = all(isinstance(value, kind) and not isinstance(value, bool) for value, kind in kinds) and generation.number > 0
-    whole = whole and all(isinstance(image, str) for image in generation.images.values())
-    if not whole or not all(map(_is_domain, generation.domains)):
+    whole = whole and all(isinstance(image, str) for image in generation.images.values()) and isinstance(generation.dropped, bool)
+    whole = whole and all(map(_is_domain, generation.domains)) and len(set(generation.names)) == len(generation.names)
+    if not whole:
         raise GenerationError("is not a complete generation")
     return generation
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import stat
 
 import pytest
@@ -245,3 +246,23 @@ def test_a_generation_that_somebody_edited_is_refused(changes):
     values = {**json.loads(generations.text_of(Generation(1, [{"name": "www"}]))), **changes}
     with pytest.raises(GenerationError, match="is not a complete generation"):
         generations.read(json.dumps(values))
+
+
+def test_a_file_that_was_copied_or_is_a_pipe_is_no_generation(host, tmp_path):
+    for image in "abc":
+        host.deploy(domain(image=image))
+    folder = tmp_path / "generations"
+    shutil.copy(folder / "000001.json", folder / "000007.json")
+    os.mkfifo(folder / "000008.json")
+    kept, problems = listing(host.folder)
+    assert [one.number for one in kept] == [1, 2, 3]
+    assert problems == ["000007.json: is a copy of generation 1; remove it", "000008.json: is not a file"]
+    assert host.deploy(domain(image="d")) == (9, True), "their numbers are taken"
+    assert host.back() == (3, True)
+
+
+def test_a_generation_has_each_domain_once():
+    text = generations.text_of(Generation(1, [domain(), domain(image="b")]))
+    with pytest.raises(GenerationError, match="is not a complete generation"):
+        generations.read(text)
+    assert generations.read(generations.text_of(Generation(1, [domain(), domain("b")]))).names == ["www", "b"]

@@ -158,6 +158,14 @@ def test_no_group_becomes_part_of_what_a_host_answers(fleet):
     assert "xen-a: its domain www is skipped, because xen_hosts is a group of the inventory" in warnings
 
 
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1", '"::1"'])
+def test_no_domain_becomes_the_controller(fleet, name):
+    """Tasks for localhost, which no inventory has to name, would connect to the domain."""
+    inventory, warnings = fleet(f"name: {name}")
+    bare = name.strip('"')
+    assert bare not in inventory["_meta"]["hostvars"] and f"because {bare} is the controller" in warnings
+
+
 @pytest.mark.parametrize(
     "text",
     ["{{ 6 * 7 }}", "{% if true %}42{% endif %}", "#jinja2:variable_start_string:'[[',variable_end_string:']]'\n[[ 6 * 7 ]]"],
