@@ -13,15 +13,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from .plain import MAX_DEPTH, inside, one_line
 
 KEEP = 20
 # Texts that may contain keys are kept only in this many generations.
 KEEP_KEYS = 2
+# How many differing options of a domain are named.
+MAX_PATHS = 12
 APPLIED, FAILED = "applied", "failed"
 _KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; secondary \S+ \S+ hmac-", re.MULTILINE)
 _WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
@@ -213,12 +218,28 @@ def differences(old: Generation, new: Generation) -> list[str]:
         if name not in before:
             lines.append(f"{name}: added")
             continue
-        was = before[name]
-        changed = sorted(key for key in was.keys() | domain.keys() if was.get(key) != domain.get(key))
-        words = ["image" if key == "kernel" and name in new.images else key for key in changed]
+        changed = sorted(_differing(before[name], domain, ""))
+        words = ["image" if path == "kernel" and name in new.images else path for path in changed]
         if words:
-            lines.append(f"{name}: other {', '.join(words)}")
-    return lines
+            more = f" and {len(words) - MAX_PATHS} more" if len(words) > MAX_PATHS else ""
+            lines.append(f"{name}: other {', '.join(words[:MAX_PATHS])}{more}")
+    return [one_line(line) for line in lines]
+
+
+def _differing(old: Any, new: Any, where: str, depth: int = 0) -> Iterator[str]:
+    """Yield the place of each option that differs, as in interfaces[0].address."""
+    if old == new:
+        return
+    if depth > MAX_DEPTH:
+        yield where
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differing(old.get(key), new.get(key), inside(where, key) if where else str(key), depth + 1)
+    elif isinstance(old, list) and isinstance(new, list) and all(isinstance(item, dict) for item in old + new):
+        for index, (was, later) in enumerate(itertools.zip_longest(old, new)):
+            yield from _differing(was, later, f"{where}[{index}]", depth + 1)
+    else:
+        yield where
 
 
 def summary_of(generation: Generation) -> dict[str, Any]:

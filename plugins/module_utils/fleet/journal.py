@@ -44,7 +44,6 @@ RESULTS = (COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED, STOPPED, WAITING)
 NO_WAVE = -1
 _UNDER_WAY = (STOPPED, WAITING)
 ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
-MAX_LINE = 16 << 20
 
 
 class JournalError(ValueError):

@@ -200,12 +200,28 @@ def test_what_is_shown_has_no_secret():
     before = Generation(1, [domain(arguments={"token": "s3cr3t"}, disks=[{"content": KEY}])], {"www": "web"}, by="a@b")
     later = Generation(2, [domain(image="b", arguments={"token": "other"}), domain("new")], {"www": "web"})
     lines = generations.differences(before, later)
-    assert lines == ["www: other arguments, disks, image", "new: added"]
+    assert lines == ["www: other arguments.token, disks, image", "new: added"]
     assert generations.differences(later, before)[0] == "new: removed"
     text = f"{generations.summary_of(before)} {lines}"
     assert "s3cr3t" not in text and "PRIVATE" not in text
     assert generations.summary_of(before)["domains"][0]["sha256"] == "a" * 64
     assert generations.plain_words("alice@host\n\x1b[31m") == "alice@host ?(31m".replace("(", "?")
+
+
+def test_a_difference_is_named_by_the_option_that_has_it():
+    one = domain(interfaces=[{"bridge": "b", "address": "10.0.0.1/24"}], health={"tcp": "10.0.0.1:80", "within": 30}, cap=1)
+    two = domain(
+        interfaces=[{"bridge": "b", "address": "10.0.0.2/24"}, {"bridge": "c"}], health={"tcp": "10.0.0.2:80", "within": 30},
+        arguments=["--a"],
+    )  # fmt: skip
+    (line,) = generations.differences(Generation(1, [one]), Generation(2, [two]))
+    assert line == "www: other arguments, cap, health.tcp, interfaces[0].address, interfaces[1]"
+    many = (
+        domain(arguments={f"x{number:02}": 1 for number in range(20)}),
+        domain(arguments={f"x{number:02}": 2 for number in range(20)}),
+    )
+    (line,) = generations.differences(Generation(1, [many[0]]), Generation(2, [many[1]]))
+    assert line.startswith("www: other arguments.x00, ") and line.endswith("arguments.x11 and 8 more")
 
 
 JSON = st.recursive(
