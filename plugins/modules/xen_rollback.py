@@ -12,6 +12,8 @@ version_added: 0.2.0
 description:
   - Restores the domains that an earlier generation declares, with arguments, memory, disks and networks, from what the host has
     kept. A replacement must be healthy before the old domain ends, as with M(unikernels.xen.xen_domains).
+  - The ports that its unikernels publish (C(publish)) and what may reach them (C(accept), C(reach)) are restored too. The host's
+    networks themselves stay as they are.
   - A second run changes nothing. A rollback is recorded as a new generation that repeats its target.
   - Domains that only later generations declare are removed; their disks with data stay.
   - A disk that is missing is an error, because the earlier domain had it; an empty one does not replace it.
@@ -79,13 +81,17 @@ domains:
   elements: dict
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.results import Result, together
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
+from ansible_collections.unikernels.xen.plugins.module_utils.network.guests import Guests
+from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import NetworkError
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import limits_back, published_back
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -104,11 +110,32 @@ def main() -> None:
     )
     params = module.params
 
-    def apply(domains: list[dict[str, Any]]) -> list[Result]:
+    rules: list[bool] = []
+    wrong: list[str] = []
+
+    def would_change(what: Callable[[Guests, bool], bool], guests: Guests) -> bool:
+        try:
+            return what(guests, True)
+        except (NetworkError, OSError):
+            return False  # put_back reports it
+
+    def put_back(what: Callable[[Guests, bool], bool], guests: Guests | None) -> None:
+        try:
+            rules.append(guests is not None and what(guests, module.check_mode))
+        except (NetworkError, OSError) as error:
+            wrong.append(str(error))
+
+    def apply(domains: list[dict[str, Any]], guests: Guests | None) -> list[Result]:
         declared, secrets = typed(domains)
         module.no_log_values.update(secrets)
         waits, parallel = params["lock_timeout"], params["parallel"]
-        return converge(declared, module.check_mode, module.warn, False, waits, parallel, returns=True)
+        if guests is not None and not module.check_mode and would_change(limits_back, guests):
+            # A rollback that is refused has changed no limits either.
+            converge(declared, True, module.warn, False, waits, parallel, returns=True)
+        put_back(limits_back, guests)
+        results = converge(declared, module.check_mode, module.warn, False, waits, parallel, returns=True)
+        put_back(published_back, guests)
+        return results
 
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:
@@ -118,7 +145,9 @@ def main() -> None:
     except OSError as error:
         module.fail_json(msg=f"{params['folder']}: {error.strerror}")
     outcome = {**together(results), "generation": target.number}
-    outcome["changed"] = outcome["changed"] or written
+    outcome["changed"] = outcome["changed"] or written or any(rules)
+    if wrong:
+        outcome["failed"], outcome["msg"] = True, " // ".join([*filter(None, [outcome.get("msg")]), *wrong])
     if outcome.get("failed"):
         module.fail_json(**outcome)
     module.exit_json(**outcome)
