@@ -81,7 +81,6 @@ domains:
   elements: dict
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge import Refused, converge
@@ -89,9 +88,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.apply.results impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.network.guests import Guests
-from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import NetworkError
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
-from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import limits_back, published_back
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import RulesBack
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -109,33 +107,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-
-    rules: list[bool] = []
-    wrong: list[str] = []
-
-    def would_change(what: Callable[[Guests, bool], bool], guests: Guests) -> bool:
-        try:
-            return what(guests, True)
-        except (NetworkError, OSError):
-            return False  # put_back reports it
-
-    def put_back(what: Callable[[Guests, bool], bool], guests: Guests | None) -> None:
-        try:
-            rules.append(guests is not None and what(guests, module.check_mode))
-        except (NetworkError, OSError) as error:
-            wrong.append(str(error))
+    rules = RulesBack(module.check_mode)
 
     def apply(domains: list[dict[str, Any]], guests: Guests | None) -> list[Result]:
         declared, secrets = typed(domains)
         module.no_log_values.update(secrets)
         waits, parallel = params["lock_timeout"], params["parallel"]
-        if guests is not None and not module.check_mode and would_change(limits_back, guests):
-            # A rollback that is refused has changed no limits either.
-            converge(declared, True, module.warn, False, waits, parallel, returns=True)
-        put_back(limits_back, guests)
-        results = converge(declared, module.check_mode, module.warn, False, waits, parallel, returns=True)
-        put_back(published_back, guests)
-        return results
+        return rules.around(guests, lambda check: converge(declared, check, module.warn, False, waits, parallel, returns=True))
 
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:
@@ -144,10 +122,8 @@ def main() -> None:
         module.fail_json(msg=str(refusal))
     except OSError as error:
         module.fail_json(msg=f"{params['folder']}: {error.strerror}")
-    outcome = {**together(results), "generation": target.number}
-    outcome["changed"] = outcome["changed"] or written or any(rules)
-    if wrong:
-        outcome["failed"], outcome["msg"] = True, " // ".join([*filter(None, [outcome.get("msg")]), *wrong])
+    outcome = rules.added({**together(results), "generation": target.number})
+    outcome["changed"] = outcome["changed"] or written
     if outcome.get("failed"):
         module.fail_json(**outcome)
     module.exit_json(**outcome)

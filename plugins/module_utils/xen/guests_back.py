@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from ..network import reach_rules
 from ..network.guests import Guests
@@ -18,6 +20,8 @@ from ..network.offered import STATE
 from ..network.plan import make_plan
 from ..network.reading import NetworkError
 from . import networks
+
+Outcome = TypeVar("Outcome", bound=Mapping[str, Any])
 
 
 def limits_back(guests: Guests, check: bool) -> bool:
@@ -46,3 +50,44 @@ def published_back(guests: Guests, check: bool) -> bool:
     if not check:
         networks.carry_out(plan, networks.SECONDS)
     return True
+
+
+class RulesBack:
+    """The rules of one rollback, around the change of its domains."""
+
+    def __init__(self, check: bool) -> None:
+        self._check = check
+        self._changed = False
+        self._problems: list[str] = []
+
+    def around(self, guests: Guests | None, change: Callable[[bool], list[Outcome]]) -> list[Outcome]:
+        """Return the result of ``change(check)``. ``guests``: None leaves the rules as they are."""
+        if guests is None:
+            return change(self._check)
+        if not self._check and self._would_change(guests):
+            # Where the domains are refused the limits have not changed either.
+            change(True)
+        self._put(limits_back, guests)
+        results = change(self._check)
+        if not any(result.get("failed") for result in results):
+            self._put(published_back, guests)
+        return results
+
+    def added(self, outcome: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a module's result with what happened to the rules. A problem with them is a failure, whatever the domains."""
+        whole = {**outcome, "changed": bool(outcome.get("changed")) or self._changed}
+        if self._problems:
+            whole["failed"], whole["msg"] = True, " // ".join([*filter(None, [outcome.get("msg")]), *self._problems])
+        return whole
+
+    def _would_change(self, guests: Guests) -> bool:
+        try:
+            return limits_back(guests, True)
+        except (NetworkError, OSError):
+            return False  # _put reports it
+
+    def _put(self, what: Callable[[Guests, bool], bool], guests: Guests) -> None:
+        try:
+            self._changed = what(guests, self._check) or self._changed
+        except (NetworkError, OSError) as error:
+            self._problems.append(str(error))

@@ -93,13 +93,14 @@ def test_neither_does_a_variable_of_the_run_that_a_default_in_a_play_would_hide(
     assert "run: rollout_journal: 'nosuch_journal' is not defined (hosts.yml:26)" in lines
 
 
-@pytest.mark.parametrize("book", ["rollout", "status"])
-def test_journals_are_never_looked_for_in_another_folder_than_the_declared_one(tmp_path, book):
-    (tmp_path / "hosts.yml").write_text(
-        "xen_hosts: {hosts: {a: {ansible_connection: local}}, vars: {rollout_journal: '{{ nosuch }}/x'}}"
-    )
-    arguments = ["-e", "abort=20261127T080000Z-1a2b3c"] if book == "rollout" else []
-    done = playbook("-i", "hosts.yml", ROOT / f"playbooks/{book}.yml", *arguments, folder=tmp_path)
+@pytest.mark.parametrize("task", ["rollout", "fleet_status"])
+def test_journals_are_never_looked_for_in_another_folder_than_the_declared_one(tmp_path, task):
+    (tmp_path / "hosts.yml").write_text("xen_hosts: {hosts: {a: }, vars: {rollout_journal: '{{ nosuch }}/x'}}")
+    options = {"journal": "{{ rollout_journal | default('') }}"}
+    options |= {"step": "plan", "abort": "20261127T080000Z-1a2b3c"} if task == "rollout" else {}
+    tasks = [{f"unikernels.xen.{task}": options, "run_once": True}]
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "xen_hosts", "gather_facts": False, "tasks": tasks}]))
+    done = playbook("-i", "hosts.yml", "play.yml", folder=tmp_path)
     assert "a: rollout_journal: 'nosuch' is not defined (hosts.yml:1)" in done.stdout
 
 

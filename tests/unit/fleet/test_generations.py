@@ -14,6 +14,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.network.guests impo
 from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import Plan
 from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import NetworkError, Reading, State
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import guests_back
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import RulesBack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -375,3 +376,44 @@ def test_ports_are_published_by_the_networks_that_the_host_has(monkeypatch, tmp_
         guests_back.published_back(wanted, False)
     reading = dataclasses.replace(reading, state=State({}, guests_of({**guests(443, "www"), "limits": []})))
     assert not guests_back.published_back(wanted, False) and len(done) == 1
+
+
+def test_a_rollback_limits_first_and_publishes_last(monkeypatch):
+    done = []
+
+    def rule(name, changed=True):
+        def put(_guests, check):
+            done.append((name, check))
+            if name in broken:
+                raise NetworkError(f"{name}: no")
+            return changed
+
+        return put
+
+    def change(check):
+        done.append(("domains", check))
+        return [{"name": "www", "failed": bool(failed)}]
+
+    broken, failed = (), ()
+    monkeypatch.setattr(guests_back, "limits_back", rule("limits"))
+    monkeypatch.setattr(guests_back, "published_back", rule("ports", False))
+    rules = RulesBack(False)
+    assert rules.around(Guests(), change) == [{"name": "www", "failed": False}]
+    # The domains are predicted before anything changes: that is where a rollback is refused.
+    assert done == [("limits", True), ("domains", True), ("limits", False), ("domains", False), ("ports", False)]
+    assert rules.added({"changed": False}) == {"changed": True}
+    done.clear()
+    rules.around(None, change)
+    assert done == [("domains", False)]
+    done.clear()
+    RulesBack(True).around(Guests(), change)
+    assert done == [("limits", True), ("domains", True), ("ports", True)]
+    done.clear()
+    broken = ("limits", "ports")
+    rules = RulesBack(False)
+    rules.around(Guests(), change)
+    assert rules.added({"changed": True, "msg": ""}) == {"changed": True, "failed": True, "msg": "limits: no // ports: no"}
+    done.clear()
+    failed = ("www",)
+    RulesBack(True).around(Guests(), change)
+    assert ("ports", True) not in done, "a port of a domain that is not back"
