@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 
 import pytest
@@ -121,23 +120,7 @@ def fleet(collection, tmp_path_factory):
             process.kill()
         return journal()[0]
 
-    def runner(word, digest, *arguments, check=True):
-        """ansible-runner, on a folder of its own with the same inventory. It finds ansible-playbook where this test does."""
-        place = run.place
-        for part in ("project", "inventory"):
-            (place / part).mkdir(parents=True, exist_ok=True)
-        (place / "project/rollout.yml").write_text("- import_playbook: unikernels.xen.rollout\n")
-        shutil.copy(folder / "hosts.yml", place / "inventory/hosts.yml")
-        done = subprocess.run(
-            ["ansible-runner", word, str(place), *arguments], capture_output=True, text=True, check=False, timeout=600,
-            stdin=subprocess.DEVNULL, env=environment(digest),
-        )  # fmt: skip
-        assert not check or done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-        return done
-
-    run.journal, run.killed, run.begun, run.runner = journal, killed, begun, runner
-    run.journals = lambda: set((folder / "journals").glob("*.jsonl"))
-    run.place = folder / "runner"
+    run.journal, run.killed = journal, killed
     run.note = lambda name: json.loads((folder / "hosts" / name / "rollout.json").read_text())
     run.runs = runs
     run.generations = lambda name: sorted(os.listdir(folder / "hosts" / name / "generations"))
@@ -201,33 +184,3 @@ def test_a_killed_rollout_is_resumed_or_aborted_and_meanwhile_no_other_begins(fl
     assert "rolled back: h0, h1" in aborted.stdout
     assert [fleet.runs()[host] for host in ("h0", "h1", "h2")] == ["c", "c", "a"]
     assert fleet("rollout", BAD, "", *PAIR, "-e", f"resume={name}").returncode == 2, "it stays aborted"
-
-
-def alive(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not shutil.which("ansible-runner"), reason="needs ansible-runner, which tests/requirements.txt has")
-def test_ansible_runner_rolls_out_in_the_background_and_after_its_death_another_resumes(fleet):
-    fleet.place.joinpath("project").mkdir(parents=True, exist_ok=True)
-    fleet.place.joinpath("project/options.json").write_text(json.dumps({"rollout": {"waves": [1, "100%"]}}))
-    words, before = "--limit h0,h1 -e @options.json", fleet.journals()
-    fleet.runner("start", NEW, "-p", "rollout.yml", "--ident", "first", "--cmdline", words)
-    assert until(lambda: fleet.begun(before, 1), 300), "wave 1 of a rollout has not begun"
-    name, lines = fleet.journal()
-    processes = [int((fleet.place / "pid").read_text()), next(line["pid"] for line in lines if line["event"] == "run")]
-    for pid in processes:
-        os.kill(pid, signal.SIGKILL)
-    assert until(lambda: not any(map(alive, processes)), 60), "the runner and its playbook have not ended"
-    assert fleet.runner("is-alive", NEW, "--ident", "first", check=False).returncode != 0
-    refused = fleet.runner("run", NEW, "-p", "rollout.yml", "--ident", "second", "--cmdline", words, check=False)
-    assert refused.returncode == 2 and f"rollout {name} by" in refused.stdout
-    fleet.runner("run", NEW, "-p", "rollout.yml", "--ident", "third", "--cmdline", f"{words} -e resume={name}")
-    assert [fleet.runs()[host] for host in ("h0", "h1")] == ["c", "c"]
-    assert fleet.journal()[1][-1]["result"] == "done"
-    for ident, code in (("second", "2"), ("third", "0")):
-        kept = fleet.place / "artifacts" / ident
-        assert (kept / "rc").read_text() == code and list((kept / "job_events").iterdir())
