@@ -14,8 +14,6 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.options import shown
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.batches import batches_problem
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile import (
     SERVICES,
     Asked,
@@ -25,8 +23,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
     compile_fleet,
     report,
 )
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import UNRESOLVED, holds_unresolved, number
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import rollout_of
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.run_variables import RUN_VARIABLES, run_refusals
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
 from ansible_collections.unikernels.xen.plugins.module_utils.service.several import is_declared
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
@@ -35,8 +32,6 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import 
 from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_problems
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
-# How a whole play reaches its hosts: a part of it that is not defined must not pass for none at all.
-_OF_THE_PLAY = ("rollout", "rollout_copy_at_once", "hosts_at_once")
 # What the services run, by the variable `images`.
 _SOURCES = {
     "build": "our unikernels, built from source",
@@ -92,10 +87,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             hosts, reported = self._variables_of_play(variables)
         resolved, fleet = self._compile(hosts, asked, reported)
         if options["scope"] == "play":
-            fleet.problems += self._rollout_problems(resolved, [host for host in resolved if host in (reported or ())])
-            at_once = resolved[here].values.get("hosts_at_once", "100%")
-            wrong = "" if holds_unresolved(at_once) else batches_problem(at_once)
-            fleet.problems += [Problem(here, wrong)] if wrong else []
+            # Of each host by itself: whether their rollouts differ counts only where a rollout of these hosts begins.
+            fleet.problems += [
+                Problem(host, line)
+                for host in resolved
+                if host in (reported or ())
+                for line in run_refusals(resolved[host].values)
+            ]
         if fleet.problems:
             count = len({problem.line for problem in fleet.problems})
             lines = report(fleet.problems)
@@ -130,7 +128,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
     ) -> tuple[dict[str, Resolved], Fleet]:
         problems: list[Problem] = []
         renderer = Renderer(self._loader)
-        names = [*asked.names(), *SETTINGS, *(_OF_THE_PLAY if reported is not None else ())]
+        names = [*asked.names(), *SETTINGS, *(RUN_VARIABLES if reported is not None else ())]
         resolved = {
             host: self._resolved(host, variables, names, problems if reported is None or host in reported else [], renderer)
             for host, variables in hosts.items()
@@ -142,19 +140,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
         return resolved, fleet
-
-    def _rollout_problems(self, resolved: dict[str, Resolved], reported: list[str]) -> list[Problem]:
-        """Of each host by itself: whether hosts differ counts only where a rollout of these hosts begins."""
-        problems: list[Problem] = []
-        for host in reported:
-            values = resolved[host].values
-            rollout, copies = values.get("rollout", UNRESOLVED), values.get("rollout_copy_at_once", 0)
-            lines = [] if holds_unresolved(rollout) else rollout_of(rollout)[1]
-            read = number(copies)
-            if not holds_unresolved(copies) and (read is None or read < 0):
-                lines.append(f"rollout_copy_at_once: is {shown(copies)}, must be a number of hosts; 0: all")
-            problems += [Problem(host, line) for line in lines]
-        return problems
 
     def _resolved(
         self, host: str, variables: dict[str, Any], names: list[str], problems: list[Problem], renderer: Renderer

@@ -13,12 +13,11 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import RolloutError
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout_status import MAX_ROLLOUTS, entry_of, lines_of
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import as_json, page, status_of, table
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import PARTS, as_json, page, status_of, table
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import write_whole
-from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder
-
-_PARTS = ("host", "domains", "generations", "health")
+from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, rollout_steps
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]
@@ -37,11 +36,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 "journal": {"type": "str", "default": ""},
             }
         )
+        try:
+            rollout_steps.rendered(self._loader, variables, variables["ansible_play_hosts_all"][:1], ["rollout_journal"])
+        except RolloutError as error:
+            return {**result, "failed": True, "msg": str(error)}
         manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
         hosts = []
         for name in variables["ansible_play_hosts_all"]:
             known: Mapping[str, Any] = manager.get_vars(host=inventory.get_host(name), include_hostvars=False)
-            hosts.append(status_of(name, {part: known.get(options["prefix"] + part) for part in _PARTS}))
+            hosts.append(status_of(name, {part: known.get(options["prefix"] + part) for part in PARTS}))
         rollouts, unread = self._rollouts(options["journal"])
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         try:

@@ -66,6 +66,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
 
     def _plan(self, variables: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         hosts = [str(host) for host in variables["ansible_play_hosts_all"]]
+        rollout_steps.check(self._loader, variables, hosts, options)
         folder = os.path.abspath(os.path.expanduser(options["journal"] or journal_folder.default_folder()))
         notify, wave = rollout_steps.given(options)
         if not options["asked"]:
@@ -101,12 +102,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             raise RolloutError(rollout_steps.refusal_of(others))
         closed = rollout.window and not rollout.window.open_at(rollout_steps.moment())
         if rollout.window and closed:
-            opens = rollout.window.opens(rollout_steps.moment())
-            raise RolloutError(f"rollout: window: is closed until {opens:%Y-%m-%d %H:%M} UTC ({rollout.window.text()})")
+            opens = course.opens_at(rollout.window, rollout_steps.moment())
+            raise RolloutError(f"rollout: window: is closed until {opens} ({rollout.window.text()})")
         if self._task.check_mode:
             known["folder"] = known["temporary"] = tempfile.mkdtemp(prefix="unikernels-rollout-")
         shown = [f"wave {index + 1}: {', '.join(wave[:8])}{' ...' if len(wave) > 8 else ''} ({len(wave)})"
-                 for index, wave in enumerate(made.waves)]  # fmt: skip
+                 for index, wave in enumerate(made.waves)] + made.notes  # fmt: skip
         shown += [f"warning: {line}: only its hosts know whether that rollout is under way" for line in unread]
         return {**known, "mode": "begin", "id": journal_folder.new_id(), "order": made.order, "msg": shown}
 
@@ -217,7 +218,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         events: list[tuple[str, dict[str, Any]]] = [("run", {"mode": "resume", **run})]
         if changed:
             waves = journal.with_changes(state, made.waves)
-            approve = [wave for wave in made.approve if wave < len(waves)]
+            same = declared.get("approve") == state.rollout.get("approve") and declared.get("waves") == state.rollout.get("waves")
+            approve = journal.approve_with_changes(state, made.approve, len(waves), same)
             accepted = {
                 "digests": digests,
                 "waves": waves,

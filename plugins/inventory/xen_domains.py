@@ -274,9 +274,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):  # type: i
 
     def _add(self, host: str, variables: dict[str, Any], known: frozenset[str]) -> None:
         name = self.get_option("name").format(host=host, domain=variables["xen_domain"])
-        if name in known or name in self.inventory.hosts or name in self.inventory.groups:
+        if name in known or name in self.inventory.hosts or name in self.inventory.groups or name in constants.LOCALHOST:
             where = "is a host of the inventory" if name in known else "is taken by another host's domain"
             where = "is a group of the inventory" if name in self.inventory.groups else where
+            # Not in the inventory, and yet tasks for it would go to the domain's address.
+            where = "is the controller" if name in constants.LOCALHOST else where
             self.display.warning(f"{host}: its domain {variables['xen_domain']} is skipped, because {name} {where}")
             return
         self.inventory.add_host(name, group="xen_domains")

@@ -32,8 +32,8 @@ options:
   prefix:
     description: >-
       Prefix of the registered variables' names, which end in C(host) (M(unikernels.xen.xen_host_info)), C(domains)
-      (M(unikernels.xen.xen_domain_info)), C(generations) (M(unikernels.xen.xen_generation_info)) and C(health)
-      (M(unikernels.xen.service_health)).
+      (M(unikernels.xen.xen_domain_info)), C(generations) (M(unikernels.xen.xen_generation_info)), C(health)
+      (M(unikernels.xen.service_health)) and C(drift) (M(unikernels.xen.xen_rollback) to the newest generation, in check mode).
     type: str
     default: status_
   html:

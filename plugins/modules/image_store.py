@@ -130,6 +130,11 @@ options:
     description: Folder of the domains' definitions; what they name is in use.
     type: path
     default: /etc/xen/unikernels
+  generations:
+    description: Folder of the host's generations; what they name is in use, too.
+    version_added: 0.3.0
+    type: path
+    default: /var/lib/unikernels/generations
 seealso:
   - module: unikernels.xen.mirage_image
   - module: unikernels.xen.mirage_image_info
@@ -241,6 +246,7 @@ def main() -> None:
             "judge": {"type": "bool", "default": False},
             "keep": {"type": "int"},
             "definitions": {"type": "path", "default": "/etc/xen/unikernels"},
+            "generations": {"type": "path", "default": "/var/lib/unikernels/generations"},
             # What the action plugin passes to the module: files, texts, arrived, final.
             "shipping": {"type": "dict"},
         },

@@ -38,6 +38,13 @@ options:
       in this one.
     type: bool
     default: false
+  guests:
+    description: >-
+      The ports that the domains publish, and what may reach them, as P(unikernels.xen.declared#module) returns them (C(guests));
+      without them a rollback to this generation leaves these as they are then.
+    version_added: 0.3.0
+    type: dict
+    default: {}
   by:
     description: Who applied it, as in V(alice@controller).
     type: str
@@ -78,6 +85,7 @@ number:
   type: int
 """
 
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet import generation_guests
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, record
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
@@ -88,6 +96,7 @@ def main() -> None:
         argument_spec={
             "domains": {"type": "list", "elements": "dict", "required": True},
             "images": {"type": "dict", "default": {}},
+            "guests": {"type": "dict", "default": {}},
             "whole": {"type": "bool", "default": False},
             "by": {"type": "str", "default": ""},
             "revision": {"type": "str", "default": ""},
@@ -98,10 +107,14 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    try:
+        guests = generation_guests.read(params["guests"] or None)
+    except ValueError:
+        module.fail_json(msg="guests: must be what unikernels.xen.declared returns as guests of a host")
     new = Generation(
         0, params["domains"], {str(key): str(value) for key, value in params["images"].items()},
         by=plain_words(params["by"]), revision=plain_words(params["revision"]), rollout=plain_words(params["rollout"]),
-        result=params["result"],
+        result=params["result"], guests=guests,
     )  # fmt: skip
     shown = {**params, "domains": new.names}  # -vvv shows a module's arguments, and the declaration may contain secrets
     try:

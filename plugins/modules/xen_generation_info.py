@@ -62,7 +62,9 @@ images:
   returned: with O(to)
   type: dict
 differences:
-  description: A line for each domain whose declaration differs between the newest generation and RV(target).
+  description: >-
+    A line for each domain whose declaration differs between the newest generation and RV(target), with the options that
+    differ, as in C(www - other image, interfaces[0].address); no values, which may be secret.
   returned: with O(to)
   type: list
   elements: str

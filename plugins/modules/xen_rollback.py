@@ -12,6 +12,8 @@ version_added: 0.2.0
 description:
   - Restores the domains that an earlier generation declares, with arguments, memory, disks and networks, from what the host has
     kept. A replacement must be healthy before the old domain ends, as with M(unikernels.xen.xen_domains).
+  - The ports that its unikernels publish (C(publish)) and what may reach them (C(accept), C(reach)) are restored too. The host's
+    networks themselves stay as they are.
   - A second run changes nothing. A rollback is recorded as a new generation that repeats its target.
   - Domains that only later generations declare are removed; their disks with data stay.
   - A disk that is missing is an error, because the earlier domain had it; an empty one does not replace it.
@@ -38,7 +40,7 @@ options:
     elements: str
     default: []
   by:
-    description: Who rolls back, as in V(alice@controller).
+    description: Who rolls back, as in V(alice@controller); by default the user who runs Ansible, and the controller's name.
     type: str
     default: ""
   rollout:
@@ -85,7 +87,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.apply.converge impo
 from ansible_collections.unikernels.xen.plugins.module_utils.apply.results import Result, together
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, back
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
+from ansible_collections.unikernels.xen.plugins.module_utils.network.guests import Guests
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import RulesBack
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -103,12 +107,13 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    rules = RulesBack(module.check_mode)
 
-    def apply(domains: list[dict[str, Any]]) -> list[Result]:
+    def apply(domains: list[dict[str, Any]], guests: Guests | None) -> list[Result]:
         declared, secrets = typed(domains)
         module.no_log_values.update(secrets)
         waits, parallel = params["lock_timeout"], params["parallel"]
-        return converge(declared, module.check_mode, module.warn, False, waits, parallel, returns=True)
+        return rules.around(guests, lambda check: converge(declared, check, module.warn, False, waits, parallel, returns=True))
 
     note = Generation(0, by=plain_words(params["by"]), rollout=plain_words(params["rollout"]))
     try:
@@ -117,7 +122,7 @@ def main() -> None:
         module.fail_json(msg=str(refusal))
     except OSError as error:
         module.fail_json(msg=f"{params['folder']}: {error.strerror}")
-    outcome = {**together(results), "generation": target.number}
+    outcome = rules.added({**together(results), "generation": target.number})
     outcome["changed"] = outcome["changed"] or written
     if outcome.get("failed"):
         module.fail_json(**outcome)

@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import platform
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import journal
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.journal import JournalError, State
@@ -53,8 +55,8 @@ def load(folder: str, rollout: str) -> State:
     """Load a rollout's state. Raise JournalError with the file's name."""
     path = path_of(folder, rollout)
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            state = journal.read(file.read())
+        with _opened(path) as file:
+            state = journal.read(file.read().decode("utf-8", "replace"))
     except FileNotFoundError:
         known = ", ".join(ids(folder)[:5]) or "none"
         raise JournalError(f"there is no rollout {rollout} in {folder} (the last ones: {known})") from None
@@ -65,6 +67,15 @@ def load(folder: str, rollout: str) -> State:
     if state.id != rollout:
         raise JournalError(f"{path}: is a copy of the journal of {state.id}; resume or abort that one, and remove the copy")
     return state
+
+
+def _opened(path: str) -> BinaryIO:
+    """Open a file to read. Raise OSError for anything else: opening a pipe would wait until somebody writes to it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "Is not a file", path)
+    return open(handle, "rb")
 
 
 def ids(folder: str) -> list[str]:
@@ -104,7 +115,7 @@ def under_way(folder: str, unread: list[str]) -> list[State]:
 
 def _last_line(folder: str, rollout: str) -> str:
     try:
-        with open(path_of(folder, rollout), "rb") as file:
+        with _opened(path_of(folder, rollout)) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - MAX_TAIL))
             return file.read().rstrip(b"\n").rpartition(b"\n")[2].decode("utf-8", "replace")
     except OSError:

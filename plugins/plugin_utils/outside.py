@@ -6,16 +6,21 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import os
 import shutil
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import notices
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import one_line
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.queries import Query, QueryError, judge
 
 SECONDS = 10
@@ -31,30 +36,73 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
-def ask(query: Query, seconds: float = SECONDS) -> str:
-    """Return why the query is bad now, in one line; "" if it is good. No answer is bad."""
+def _within(seconds: float, calls: Sequence[Callable[[], str]]) -> list[str | None]:
+    """Make all calls at once. Return what each returned, None for one that takes longer than that.
+
+    A socket's own timeout begins again with each byte of an answer.
+    """
+    returned: list[str | None] = [None] * len(calls)
+
+    def keep(index: int) -> None:
+        returned[index] = calls[index]()
+
+    # Daemons: one that still waits for an answer ends with this process.
+    threads = [threading.Thread(target=keep, args=(index,), daemon=True) for index in range(len(calls))]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    return list(returned)
+
+
+def ask_all(queries: Sequence[Query], seconds: float = SECONDS) -> list[str]:
+    """Return why each query is bad now, in one line; "" for a good one. No answer is bad."""
+    answers = _within(seconds + 1, [functools.partial(_ask, query, seconds) for query in queries])
+    lines = []
+    for query, answer in zip(queries, answers):
+        bad = f"{notices.shown(query.prometheus)} does not answer within {seconds:g} s" if answer is None else answer
+        lines.append(f"query {query.query!r}: {bad}" if bad else "")
+    return lines
+
+
+def _ask(query: Query, seconds: float) -> str:
+    server = notices.shown(query.prometheus)
     try:
-        with _OPENER.open(urllib.request.Request(query.url), timeout=seconds) as reply:
-            answer = reply.read(MAX_ANSWER + 1)
-    except urllib.error.HTTPError as error:
-        answer = error.read(MAX_ANSWER + 1) if error.code in (400, 422, 503) else b""
-        if not answer:
-            return f"query {query.query!r}: {notices.shown(query.prometheus)} answers {error.code}"
+        with _reply(urllib.request.Request(query.url), seconds) as reply:
+            code, answer = reply.status, reply.read(MAX_ANSWER + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        return f"query {query.query!r}: {notices.shown(query.prometheus)} does not answer: {reason}"
+        return f"{server} does not answer: {_reason(error, str(error))}"
+    # With these codes Prometheus explains what it refuses.
+    if code != 200 and (code not in (400, 422, 503) or not answer):
+        return f"{server} answers {code}"
     if len(answer) > MAX_ANSWER:
-        return f"query {query.query!r}: the answer is longer than {MAX_ANSWER >> 20} MiB"
+        return f"the answer is longer than {MAX_ANSWER >> 20} MiB"
     try:
-        bad = judge(query, answer)
+        return judge(query, answer)
     except QueryError as error:
-        bad = str(error)
-    return f"query {query.query!r}: {bad}" if bad else ""
+        return str(error)
+
+
+def _reply(request: urllib.request.Request, seconds: float) -> Any:
+    try:
+        return _OPENER.open(request, timeout=seconds)
+    except urllib.error.HTTPError as error:
+        return error
+
+
+def _reason(error: Exception, otherwise: str) -> str:
+    """Return why a request failed, printable: the server may have written a part of it."""
+    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or otherwise
+    return one_line(" ".join(str(reason).split()))[:200]
 
 
 def notify(target: str, summary: dict[str, Any]) -> str:
     """Return why the target was not reached, in one line; "" if it was."""
-    return _mail(target, summary) if notices.is_mail(target) else _post(target, summary)
+    if notices.is_mail(target):
+        return _mail(target, summary)
+    (failed,) = _within(SECONDS + 1, [lambda: _post(target, summary)])
+    return f"notify: {notices.shown(target)}: no answer within {SECONDS} s" if failed is None else failed
 
 
 def _post(url: str, summary: dict[str, Any]) -> str:
@@ -65,8 +113,8 @@ def _post(url: str, summary: dict[str, Any]) -> str:
         with _OPENER.open(request, timeout=SECONDS):
             return ""
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or type(error).__name__
-        return f"notify: {notices.shown(url)}: {reason}"
+        # Not the text of any other error: it may hold the URL, which may be a secret.
+        return f"notify: {notices.shown(url)}: {_reason(error, type(error).__name__)}"
 
 
 def _mail(address: str, summary: dict[str, Any]) -> str:

@@ -34,7 +34,8 @@ def bake(state: State, rollout: Rollout, wave: int, variables: Mapping[str, Any]
     _line(state, wave, began, rollout)
     while not bad and len(failed | set(ill)) <= state.max_failed:
         asked = time.time()
-        queries.take({query.query: outside.ask(query) for query in rollout.queries})
+        # By number: two servers may get the same query, and one query may have two bounds.
+        queries.take({str(index): bad for index, bad in enumerate(outside.ask_all(rollout.queries))})
         health.take(_answers(checks))
         bad = "; ".join(queries.bad.values())
         ill.update({name.partition("\n")[0]: words for name, words in health.bad.items()})

@@ -26,12 +26,15 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout impor
     between_hosts,
     rollout_of,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.run_variables import run_refusals
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import Plan, plan
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 
 # Variables in which the plays keep the plan and the declaration of all hosts.
 PLAN, FLEET = "unikernels_xen_rollout", "unikernels_xen_fleet"
+# Where they keep what they know: in another folder nothing would be known of what is under way.
+FOLDERS = ("rollout_journal", "unikernel_generations_folder")
 MAX_WORDS = 400
 # As hosts take it (fleet/generations.py).
 TARGET = re.compile(rf"previous|[1-9][0-9]{{0,8}}|rollout={journal.ID.pattern}")
@@ -83,6 +86,18 @@ def given(options: Mapping[str, Any]) -> tuple[tuple[str, ...], int]:
     if problems:
         raise RolloutError("\n".join(problems))
     return notify, wave or 0
+
+
+def check(loader: Any, variables: Mapping[str, Any], hosts: list[str], options: Mapping[str, Any]) -> None:
+    """RolloutError with what is wrong with the variables of the plays besides the rollout: `default` in them hides it.
+
+    An abort does without anybody to notify, but not without the folders.
+    """
+    names = [*FOLDERS, "unikernel_parallel"] + ([] if options["abort"] else ["rollout_notify", "notify"])
+    values = rendered(loader, variables, hosts, names)
+    problems = [Problem(host, line) for host, known in values.items() for line in run_refusals({**known, "rollout_notify": ""})]
+    if problems:
+        raise RolloutError(report(problems))
 
 
 def is_declared(loader: Any, variables: Mapping[str, Any], hosts: list[str]) -> bool:

@@ -3,8 +3,8 @@
     /usr/bin/python3 -m tests.fleet.machines FOLDER NAME...      as root, in a mount namespace of its own
 
 Real are the files below the host's root (a tmpfs; /usr is this machine's, read-only), its bridge and devices, every module that
-Ansible runs there, and what that calls. Doubles replace Xen (tests/doubles/dom0.py), systemctl, dpkg-query and the boot loader
-(tests/fleet/tools), and /proc/xen with /proc/cmdline, which only a kernel under Xen has.
+Ansible runs there, and what that calls. Doubles replace Xen (tests/doubles/dom0.py), systemctl, dpkg-query, apt-get and the boot
+loader (tests/fleet/tools), and /proc/xen with /proc/cmdline, which only a kernel under Xen has.
 """
 
 # SPDX-License-Identifier: GPL-3.0-or-later

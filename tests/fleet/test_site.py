@@ -30,6 +30,7 @@ def test_status_has_a_row_for_each_host_also_for_one_that_is_lost(fleet, tmp_pat
     for name in fleet.names[2:]:
         assert [domain["name"] for domain in hosts[name]["domains"]] == ["www"]
         assert hosts[name]["domains"][0]["health"] == "healthy" and not hosts[name]["domains"][0]["drift"], hosts[name]
+        assert (hosts[name]["updates"], hosts[name]["security_updates"]) == (2, 1), hosts[name]
     assert html.read_text().count("<details") == len(fleet.names)
 
 

@@ -32,7 +32,8 @@ class Site:
     @property
     def name(self) -> str:
         """The site's name. Hosts of one site share their bridged networks and their storage."""
-        return str(self.values.get("xen_host_site") or "")
+        site = self.values.get("xen_host_site")
+        return "" if site is None else str(site)
 
     def network(self, bridge: str) -> tuple[str, str]:
         """Return an identifier of the network behind a bridge: the site's, or the host's own if it doesn't extend beyond it."""

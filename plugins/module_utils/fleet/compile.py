@@ -19,7 +19,7 @@ from typing import Any
 
 from ..domain.checks import clashes
 from ..domain.declaration import ROLE_KEYS, declaration_of
-from ..domain.options import SpecError
+from ..domain.options import SpecError, shown
 from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
@@ -199,6 +199,7 @@ def _compile_host(
         if not asked.unikernels and not is_declared(name, values):
             lines.append(f"{name}_interfaces: is required, as in [{{bridge: xenbr0, address: 10.0.0.10/24}}], or {list_of(name)}")
     lines += _taken_names(declared, images, asked.images)
+    lines += _site_problems(values.get("xen_host_site"))
     lines += host_refusals(
         {name: values[name] for name in HOST_VARIABLES if name in values and not holds_unresolved(values[name])}
     )
@@ -209,6 +210,13 @@ def _compile_host(
     declared.guests = _place(values, declared, lines)
     declarations, derived = _declarations(host, declared, places, lines)
     return declared, declarations, derived
+
+
+def _site_problems(site: Any) -> list[str]:
+    if not isinstance(site, (bool, list, dict)) or holds_unresolved(site):
+        return []
+    # YAML reads the site `no` as false.
+    return [f"xen_host_site: is {shown(site)}, must be text or a number: put it in quotes"]
 
 
 def _place(values: Mapping[str, Any], declared: Declared, lines: list[str]) -> Guests:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from . import journal
 from .journal import BACK, DONE, FAILED, LOST, State, moment_of
 from .rollout import Rollout
+from .window import Window
 
 NEW_HOST = "it had no generation before this rollout"
 
@@ -50,12 +51,16 @@ def hold_reason(state: State, rollout: Rollout, wave: int, now: datetime.datetim
         if waits and earlier not in state.begun_waves:
             return f"wave {earlier + 1} has not started"
     if rollout.window and not rollout.window.open_at(now):
-        opens = rollout.window.opens(now)
-        when = f"{opens.astimezone(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC" if opens else "never"
+        when = opens_at(rollout.window, now)
         return f"wave {wave + 1} waits for the window ({rollout.window.text()}), which opens at {when}: {resume}"
     if wave in state.approve and wave not in state.approved and wave not in state.begun_waves:
         return f"wave {wave + 1} waits for an approval: {resume} -e approve={wave + 1}"
     return ""
+
+
+def opens_at(window: Window, now: datetime.datetime) -> str:
+    opens = window.opens(now)
+    return f"{opens.astimezone(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC" if opens else "a time that is not known"
 
 
 def before_wave(state: State, rollout: Rollout, wave: int, now: datetime.datetime) -> Verdict:

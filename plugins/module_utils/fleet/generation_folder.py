@@ -10,12 +10,14 @@ import dataclasses
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from ..image.store import write_whole
+from ..network.guests import Guests, guests_of
 from . import generations
 from .generations import Generation, GenerationError
 from .host_note import NoteError
@@ -31,14 +33,24 @@ def listing(folder: str) -> tuple[list[Generation], list[str]]:
     """Return all readable generations, oldest first, and a line for each file that can't be read."""
     kept, problems = [], []
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if not _FILE.fullmatch(name):
+        match = _FILE.fullmatch(name)
+        if not match:
             continue
         try:
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                kept.append(generations.read(file.read()))
+            generation = _read(os.path.join(folder, name))
+            if generation.number != int(match.group(1)):
+                raise GenerationError(f"is a copy of generation {generation.number}; remove it")
+            kept.append(generation)
         except (GenerationError, OSError, UnicodeDecodeError) as error:
             problems.append(f"{name}: {getattr(error, 'strerror', None) or error}")
     return kept, problems
+
+
+def _read(path: str) -> Generation:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise GenerationError("is not a file")  # opening a pipe would wait for a writer
+    with open(path, encoding="utf-8") as file:
+        return generations.read(file.read())
 
 
 def record(folder: str, new: Generation, check: bool, whole: bool = True) -> tuple[int, bool]:
@@ -84,19 +96,23 @@ def back(
     folder: str,
     to: Any,
     names: list[str],
-    apply: Callable[[list[dict[str, Any]]], list[Outcome]],
+    apply: Callable[[list[dict[str, Any]], Guests | None], list[Outcome]],
     note: Generation,
     check: bool,
 ) -> tuple[Generation, list[Outcome], bool]:
-    """Roll back with ``apply``. Return the generation, what happened to each domain, and whether a generation was written."""
+    """Roll back with ``apply``. Return the generation, what happened to each domain, and whether a generation was written.
+
+    ``apply`` gets the domains and the rules of their networks, None where these are not known and stay.
+    """
     kept, problems = listing(folder)
     if not kept:
         raise GenerationError("; ".join(problems) or "to: the host has no generation: nothing was deployed yet")
     target = generations.target_of(kept, to, rollouts_of(folder))
     domains = generations.to_apply(kept, target, names)
-    results = apply(domains)
+    newest = max(kept, key=lambda one: one.number)
+    new = generations.after(newest, target, domains, names)
+    results = apply(domains, None if target.guests is None or new.guests is None else guests_of(new.guests))
     result = generations.FAILED if any(one.get("failed") for one in results) else generations.APPLIED
-    new = generations.after(max(kept, key=lambda one: one.number), target, domains, names)
     new = dataclasses.replace(new, by=note.by, revision="", rollout=note.rollout, time="", result=result)
     _number, written = record(folder, new, check)
     return target, results, written

@@ -13,15 +13,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from . import generation_guests
+from .plain import MAX_DEPTH, inside, one_line
 
 KEEP = 20
 # Texts that may contain keys are kept only in this many generations.
 KEEP_KEYS = 2
+# How many differing options of a domain are named.
+MAX_PATHS = 12
 APPLIED, FAILED = "applied", "failed"
 _KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; secondary \S+ \S+ hmac-", re.MULTILINE)
 _WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
@@ -43,6 +49,7 @@ class Generation:
     result: str = APPLIED
     repeats: int = 0  # the generation that was rolled back to; 0: none, this is a new declaration
     dropped: bool = False  # texts that may contain keys were removed
+    guests: dict[str, Any] | None = None  # publish, accept and reach of the domains; None: not known
 
     @property
     def names(self) -> list[str]:
@@ -53,6 +60,10 @@ class Generation:
         """A digest of the declaration, whatever the order in which it was written."""
         domains = sorted(self.domains, key=lambda domain: str(domain.get("name")))
         return hashlib.sha256(json.dumps(domains, sort_keys=True).encode("utf-8")).hexdigest()
+
+    def declares_as(self, other: Generation) -> bool:
+        """Whether both declare the same, as far as both know the rules of their networks."""
+        return self.digest == other.digest and generation_guests.agree(self.guests, other.guests)
 
 
 def text_of(generation: Generation) -> str:
@@ -65,14 +76,16 @@ def read(text: str) -> Generation:
         values = json.loads(text)
         if not isinstance(values, dict) or values.pop("format", None) != 1:
             raise GenerationError("is of another format")
+        values["guests"] = generation_guests.read(values.get("guests"))
         generation = Generation(**values)
     except (ValueError, TypeError, RecursionError) as error:
         raise GenerationError(str(error) if isinstance(error, GenerationError) else "is not a complete generation") from None
     kinds = [(generation.number, int), (generation.domains, list), (generation.images, dict), (generation.repeats, int)]
     kinds += [(getattr(generation, name), str) for name in ("time", "by", "revision", "rollout", "result")]
     whole = all(isinstance(value, kind) and not isinstance(value, bool) for value, kind in kinds) and generation.number > 0
-    whole = whole and all(isinstance(image, str) for image in generation.images.values())
-    if not whole or not all(map(_is_domain, generation.domains)):
+    whole = whole and all(isinstance(image, str) for image in generation.images.values()) and isinstance(generation.dropped, bool)
+    whole = whole and all(map(_is_domain, generation.domains)) and len(set(generation.names)) == len(generation.names)
+    if not whole:
         raise GenerationError("is not a complete generation")
     return generation
 
@@ -111,11 +124,13 @@ def next_of(kept: list[Generation], new: Generation) -> Generation | None:
     newest = max(kept, key=lambda one: one.number, default=None)
     if newest is None:
         return dataclasses.replace(new, number=1)
-    if newest.digest == new.digest and (newest.result == FAILED or new.result == APPLIED) and not newest.dropped:
+    # Who doesn't know the rules leaves them as they are.
+    guests = newest.guests if new.guests is None else new.guests
+    if newest.declares_as(new) and not newest.dropped and (newest.result == FAILED or new.result == APPLIED):
         if newest.result == new.result:
-            return None
-        return dataclasses.replace(new, number=newest.number, repeats=new.repeats or newest.repeats)
-    return dataclasses.replace(new, number=newest.number + 1)
+            return dataclasses.replace(newest, guests=guests) if newest.guests is None and guests is not None else None
+        return dataclasses.replace(new, number=newest.number, repeats=new.repeats or newest.repeats, guests=guests)
+    return dataclasses.replace(new, number=newest.number + 1, guests=guests)
 
 
 def too_old(numbers: list[int]) -> list[int]:
@@ -150,7 +165,7 @@ def target_of(kept: list[Generation], to: Any, rollouts: Mapping[str, int] | Non
         declared = [one for one in ordered if not one.repeats]
         latest = declared[-1] if declared else None
         before = [one for one in ordered if latest and one.number < latest.number and one.result == APPLIED]
-        others = [one for one in before if latest and one.digest != latest.digest]
+        others = [one for one in before if latest and not one.declares_as(latest)]
         if not others:
             raise GenerationError("to: the host has no generation before the newest declaration")
         return others[-1]
@@ -195,29 +210,53 @@ def to_apply(kept: list[Generation], target: Generation, names: list[str]) -> li
 
 def after(newest: Generation, target: Generation, applied: list[dict[str, Any]], names: list[str]) -> Generation:
     """Return the host's declaration after ``applied`` was carried out: all of the target, or only some of its domains."""
+    guests = generation_guests.after(newest.guests, target.guests, names)
     if not names:
-        return dataclasses.replace(target, repeats=target.number)
+        return dataclasses.replace(target, repeats=target.number, guests=guests)
     changed = {str(domain["name"]): domain for domain in applied}
     domains = [changed.pop(str(one.get("name")), one) for one in newest.domains] + list(changed.values())
     domains = [one for one in domains if one.get("state") != "absent"]
     images = {**newest.images, **{name: image for name, image in target.images.items() if name in names}}
-    return dataclasses.replace(target, domains=domains, images=images, repeats=target.number)
+    return dataclasses.replace(target, domains=domains, images=images, repeats=target.number, guests=guests)
 
 
 def differences(old: Generation, new: Generation) -> list[str]:
     """Return what ``new`` declares differently from ``old``, in the words of the options, without values that may be secret."""
-    before, later = ({str(one.get("name")): one for one in which.domains} for which in (old, new))
+    # Rules of which one of them knows nothing are not compared.
+    rules = None not in (old.guests, new.guests)
+    before, later = _options(old, rules), _options(new, rules)
     lines = [f"{name}: removed" for name in sorted(before.keys() - later.keys())]
     for name, domain in later.items():
         if name not in before:
             lines.append(f"{name}: added")
             continue
-        was = before[name]
-        changed = sorted(key for key in was.keys() | domain.keys() if was.get(key) != domain.get(key))
-        words = ["image" if key == "kernel" and name in new.images else key for key in changed]
+        changed = sorted(_differing(before[name], domain, ""))
+        words = ["image" if path == "kernel" and name in new.images else path for path in changed]
         if words:
-            lines.append(f"{name}: other {', '.join(words)}")
-    return lines
+            more = f" and {len(words) - MAX_PATHS} more" if len(words) > MAX_PATHS else ""
+            lines.append(f"{name}: other {', '.join(words[:MAX_PATHS])}{more}")
+    return [one_line(line) for line in lines]
+
+
+def _options(generation: Generation, rules: bool) -> dict[str, dict[str, Any]]:
+    more = generation_guests.options_of(generation.guests) if rules else {}
+    return {name: {**domain, **more.get(name, {})} for name, domain in zip(generation.names, generation.domains)}
+
+
+def _differing(old: Any, new: Any, where: str, depth: int = 0) -> Iterator[str]:
+    """Yield the place of each option that differs, as in interfaces[0].address."""
+    if old == new:
+        return
+    if depth > MAX_DEPTH:
+        yield where
+    elif isinstance(old, dict) and isinstance(new, dict):
+        for key in {**old, **new}:
+            yield from _differing(old.get(key), new.get(key), inside(where, key) if where else str(key), depth + 1)
+    elif isinstance(old, list) and isinstance(new, list) and all(isinstance(item, dict) for item in old + new):
+        for index, (was, later) in enumerate(itertools.zip_longest(old, new)):
+            yield from _differing(was, later, f"{where}[{index}]", depth + 1)
+    else:
+        yield where
 
 
 def summary_of(generation: Generation) -> dict[str, Any]:

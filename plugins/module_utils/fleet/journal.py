@@ -32,6 +32,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .plain import one_line
+
 DONE, FAILED, LOST, BACK, STUCK = "done", "failed", "lost", "back", "stuck"
 # Results of a rollout.
 COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED = "done", "incomplete", "rolled back", "aborted", "refused"
@@ -42,7 +44,6 @@ RESULTS = (COMPLETE, INCOMPLETE, RETURNED, ABORTED, REFUSED, STOPPED, WAITING)
 NO_WAVE = -1
 _UNDER_WAY = (STOPPED, WAITING)
 ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{6}")
-MAX_LINE = 16 << 20
 
 
 class JournalError(ValueError):
@@ -128,6 +129,7 @@ def read(text: str) -> State:
                 raise ValueError
             if not state.id and entry["event"] != "begin":
                 raise JournalError(f"its first line is missing: {_ODD}")
+            entry["at"] = one_line(entry["at"])
             _TAKE[entry["event"]](state, entry)
             state.last = entry["at"]
         except JournalError:
@@ -175,8 +177,8 @@ def _begin(state: State, entry: Mapping[str, Any]) -> None:
     max_failed, approve = _number(entry["max_failed"]), [_number(wave, len(waves)) for wave in entry["approve"]]
     state.max_failed, state.approve = max_failed, approve
     state.waves, state.rollout, state.digests = waves, rollout, digests
-    state.begun, state.by, state.revision = entry["at"], str(entry["by"]), str(entry.get("revision") or "")
-    state.to = str(entry.get("to") or "")
+    state.begun, state.by, state.revision = entry["at"], _words(entry["by"]), _words(entry.get("revision"))
+    state.to = _words(entry.get("to"))
     state.id = entry["id"]
 
 
@@ -234,29 +236,29 @@ def _turn(state: State, entry: Mapping[str, Any]) -> None:
     host, turn = _text(entry["host"]), entry["state"]
     if turn not in (DONE, FAILED, LOST):
         raise ValueError
-    state.turns[host], state.words[host] = turn, str(entry.get("msg") or "")
+    state.turns[host], state.words[host] = turn, _words(entry.get("msg"))
 
 
 def _judged(state: State, entry: Mapping[str, Any]) -> None:
     wave = NO_WAVE if entry["wave"] == NO_WAVE else _number(entry["wave"], len(state.waves))
-    state.judged[wave] = str(entry["msg"])
+    state.judged[wave] = _words(entry["msg"])
 
 
 def _return(state: State, entry: Mapping[str, Any]) -> None:
-    state.returning = str(entry["reason"])
+    state.returning = _words(entry["reason"])
 
 
 def _back(state: State, entry: Mapping[str, Any]) -> None:
     host, back = _text(entry["host"]), entry["state"]
     if back not in (BACK, STUCK):
         raise ValueError
-    state.backs[host], state.stuck[host] = back, str(entry.get("msg") or "")
+    state.backs[host], state.stuck[host] = back, _words(entry.get("msg"))
 
 
 def _end(state: State, entry: Mapping[str, Any]) -> None:
     if entry["result"] not in RESULTS:
         raise ValueError
-    lines = [str(line) for line in entry.get("lines") or []]
+    lines = [_words(line) for line in entry.get("lines") or []]
     state.result, state.lines = entry["result"], lines
 
 
@@ -272,13 +274,18 @@ def _waves(value: Any) -> list[list[str]]:
     hosts = [_text(host) for wave in value for host in wave]
     if len(hosts) != len(set(hosts)):
         raise ValueError
-    return [list(wave) for wave in value]
+    return [list(map(one_line, wave)) for wave in value]
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError
-    return value
+    return one_line(value)
+
+
+def _words(value: Any) -> str:
+    """A text to print: a journal comes from a folder that others may write to."""
+    return one_line(str(value or ""))
 
 
 def _number(value: Any, below: int = 1 << 53) -> int:
@@ -292,7 +299,7 @@ def moment_of(at: str) -> datetime.datetime:
 
 
 def _texts(value: Any) -> dict[str, str]:
-    return {str(key): str(text) for key, text in dict(value).items()}
+    return {one_line(str(key)): one_line(str(text)) for key, text in dict(value).items()}
 
 
 def changes(state: State, waves: list[list[str]], digests: Mapping[str, str]) -> list[str]:
@@ -313,6 +320,16 @@ def with_changes(state: State, waves: list[list[str]]) -> list[list[str]]:
     kept = [[host for host in wave if host in hosts or host in touched] for wave in state.waves]
     new = [host for wave in waves for host in wave if host not in known]
     return [*kept[:-1], [*kept[-1], *new]] if kept else [new]
+
+
+def approve_with_changes(state: State, approve: list[int], waves: int, same: bool) -> list[int]:
+    """Return the waves that wait for an approval after `with_changes`, which keeps the waves as they were planned at first.
+
+    ``same``: the declaration asks for approvals as before. Otherwise ``approve`` are waves of a new plan, which may have more of
+    them: an approval is not lost with its wave.
+    """
+    wanted = state.approve if same else approve
+    return sorted({min(wave, waves - 1) for wave in wanted}) if waves else []
 
 
 def names(hosts: Iterable[str]) -> str:

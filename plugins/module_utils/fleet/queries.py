@@ -129,6 +129,8 @@ def _values(answer: bytes) -> list[tuple[str, float]]:
             return [("", float(data["result"][1]))]
         if data["resultType"] != "vector":
             raise QueryError(f"is a {_word(data['resultType'])}, must be one value a series (an instant vector)")
+        if not isinstance(data["result"], list):
+            raise ValueError
         return [(_labels(entry["metric"]), float(entry["value"][1])) for entry in data["result"]]
     except (KeyError, TypeError, IndexError, AttributeError, ValueError, RecursionError) as error:
         raise QueryError(str(error) if isinstance(error, QueryError) else "the answer is not from Prometheus") from None

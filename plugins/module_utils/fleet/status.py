@@ -12,8 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .plain import number
 from .rollout_status import page_part
 
+# What is known of a host.
+PARTS = ("host", "domains", "generations", "health", "drift")
+# No machine has more MiB than that.
+_MAX_NUMBER = 1 << 40
 # With more hosts than this, the terminal shows a summary.
 MAX_TABLE = 60
 
@@ -48,6 +53,9 @@ class HostStatus:
     generation: str = ""
     rollout: str = ""
     applied: str = ""
+    # Packages with a newer version, and those of them from a security archive; -1: not known.
+    updates: int = -1
+    security_updates: int = 0
     domains: list[DomainStatus] = field(default_factory=list)
 
     @property
@@ -60,12 +68,12 @@ class HostStatus:
 
 
 def status_of(name: str, results: Mapping[str, Any]) -> HostStatus:
-    """Return one host's status. ``results``: what the modules returned for C(host), C(domains), C(generations), C(health)."""
+    """Return one host's status. ``results``: what the modules returned for each of `PARTS`."""
     host = HostStatus(name)
-    info, domains, generations, health = (_mapping(results.get(key)) for key in ("host", "domains", "generations", "health"))
+    info, domains, generations, health, drift = (_mapping(results.get(key)) for key in PARTS)
     if info.get("unreachable") or not info:
         return HostStatus(name, False, [_line(info.get("msg") or "gave no answer")])
-    for key, result in (("machine", info), ("domains", domains), ("generations", generations)):
+    for key, result in (("machine", info), ("domains", domains), ("generations", generations), ("drift", drift)):
         if result.get("failed"):
             host.notes.append(_line(f"{key}: {result.get('msg')}"))
     facts = _mapping(info.get("host"))
@@ -74,15 +82,30 @@ def status_of(name: str, results: Mapping[str, Any]) -> HostStatus:
         host.notes.append("does not run under Xen")
     if facts.get("pending_reboot"):
         host.notes.append("waits for a reboot")
+    if facts.get("updates_problem"):
+        host.notes.append(_line(f"updates: {facts['updates_problem']}"))
+    elif isinstance(facts.get("updates"), list):
+        host.updates, host.security_updates = len(facts["updates"]), len(_items(facts.get("security_updates")))
     host.notes += _under_way(generations)
     newest = _newest(host, generations)
-    answers = _answers(health)
+    answers, differs = _answers(health), _differs(drift)
     declared = {str(one.get("name")): one for one in _mappings(newest.get("domains"))}
     running = {str(one.get("name")): one for one in _mappings(domains.get("domains")) if one.get("domid") != 0}
     for domain in sorted(declared.keys() | running.keys()):
         if domain in declared or running[domain].get("owner") != "other":
-            host.domains.append(_domain(domain, declared.get(domain), running.get(domain), answers, bool(newest)))
+            status = _domain(domain, declared.get(domain), running.get(domain), answers, bool(newest))
+            other = _line(f"has other {', '.join(differs[domain])} than declared") if differs.get(domain) else ""
+            status.drift = "; ".join(filter(None, [status.drift, other]))
+            host.domains.append(status)
     return host
+
+
+def _differs(drift: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Map each domain to the options in which it differs from its declaration, besides those that `_domain` compares."""
+    return {
+        str(one.get("name")): [str(path) for path in _items(one.get("differs")) if path not in ("image", "kernel", "memory")]
+        for one in _mappings(drift.get("domains"))
+    }
 
 
 def _newest(host: HostStatus, generations: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,8 +160,9 @@ def _domain(
             drift.append(f"is {state}, declared {wanted}")
         if running and declared.get("sha256") and declared["sha256"] != status.sha256 and wanted != "stopped":
             drift.append("runs another image than declared")
-        if status.memory and _number(declared.get("memory")) not in (0, status.memory):
-            drift.append(f"has {status.memory} MiB, declared {_number(declared.get('memory'))}")
+        memory = number(declared.get("memory")) or 0
+        if status.memory and memory not in (0, status.memory):
+            drift.append(f"has {status.memory} MiB, declared {memory}")
     status.drift = _line("; ".join(drift))
     return status
 
@@ -155,13 +179,15 @@ def table(hosts: list[HostStatus]) -> list[str]:
     """Return lines for a terminal: hosts that need attention first; of many healthy ones only the number."""
     ill, well = [one for one in hosts if not one.well], [one for one in hosts if one.well]
     shown = ill + (well if len(hosts) <= MAX_TABLE else [])
-    rows = [["HOST", "IS", "XEN", "FREE MiB", "GENERATION", "DOMAINS", "HEALTHY"]]
+    rows = [["HOST", "IS", "XEN", "FREE MiB", "UPDATES", "GENERATION", "DOMAINS", "HEALTHY"]]
     for host in shown:
         asked = [one for one in host.domains if one.health != "not asked"]
         healthy = sum(one.health == "healthy" for one in asked)
         runs = sum(one.state == "running" for one in host.domains)
         counts = [f"{runs}/{len(host.domains)}", f"{healthy}/{len(asked)}"] if host.reached else ["-", "-"]
-        rows.append([host.name, host.word, host.xen or "-", str(host.free_memory), host.generation or "-", *counts])
+        rows.append(
+            [host.name, host.word, host.xen or "-", str(host.free_memory), _updates(host) or "-", host.generation or "-", *counts]
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row, entry in zip(rows, [None, *shown]):
@@ -170,6 +196,11 @@ def table(hosts: list[HostStatus]) -> list[str]:
     if len(shown) < len(hosts):
         lines.append(f"and {len(hosts) - len(shown)} hosts as declared")
     return [*lines, summary(hosts)]
+
+
+def _updates(host: HostStatus) -> str:
+    security = f" ({host.security_updates} security)" if host.security_updates else ""
+    return f"{host.updates}{security}" if host.updates >= 0 else ""
 
 
 def _details(host: HostStatus) -> list[str]:
@@ -202,15 +233,16 @@ h1{font-size:1.4rem;margin:.2rem 0}.bar{display:flex;flex-wrap:wrap;gap:.6rem;ma
 input,select,button{font:inherit;padding:.35rem .5rem}input{flex:1 1 14rem}
 details{border:1px solid #8886;border-left:.5rem solid #2a7d46;border-radius:0 .3rem .3rem 0;margin:.3rem 0;padding:.3rem .7rem}
 details.look{border-left:.5rem dashed #b35900}details.lost{border-left:.5rem double #b00020}
-summary{cursor:pointer;display:grid;grid-template-columns:minmax(12rem,2fr) 9rem minmax(6rem,1fr) 8rem 9rem 7rem;gap:.2rem .8rem;
-align-items:baseline}summary>*{overflow-wrap:anywhere}
+summary{cursor:pointer;display:grid;grid-template-columns:minmax(12rem,2fr) 9rem minmax(6rem,1fr) 8rem 8rem 9rem 7rem;
+gap:.2rem .8rem;align-items:baseline}summary>*{overflow-wrap:anywhere}
 summary b::before{content:"\\25b8";display:inline-block;width:1.1rem}details[open]>summary b::before{content:"\\25be"}
 details p{margin:.4rem 0}
 table{border-collapse:collapse;width:100%;margin:.5rem 0;font-size:.92rem}td,th{text-align:left;padding:.25rem .5rem;
 border-bottom:1px solid #8884;vertical-align:top;overflow-wrap:anywhere}.mark{font-weight:700}.standin{font-weight:700;
 border:2px dotted;padding:0 .3rem}ul{margin:.3rem 0}@media(max-width:40rem){thead{display:none}tr{display:block;border:1px
-solid #8884;margin:.4rem 0}summary{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}summary span:empty{display:none}
+solid #8884;margin:.4rem 0}
 td{display:flex;gap:.6rem;border:0}td::before{content:attr(data-name);min-width:6rem;opacity:.75}
+}@media(max-width:66rem){summary{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem}summary span:empty{display:none}
 summary b{min-width:100%}}
 """.replace("\n", "")
 _SCRIPT = """
@@ -251,6 +283,7 @@ def page(hosts: list[HostStatus], at: str, rollouts: Sequence[dict[str, Any]] = 
 
 def _host_part(host: HostStatus) -> str:
     words = [host.name, host.word, host.xen, host.applied, host.rollout, *host.notes]
+    words += ["security updates"] if host.security_updates else []
     for domain in host.domains:
         words += [domain.name, domain.state, domain.image, domain.sha256, domain.health, domain.drift]
         words += ["stand-in"] if domain.standin else []
@@ -262,6 +295,8 @@ def _host_part(host: HostStatus) -> str:
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in host.notes)
     facts = [f"Xen {host.xen}" if host.xen else "", f"{host.free_memory} MiB free" if host.reached else ""]
     domains = f"{len(host.domains)} domain{'s' * (len(host.domains) != 1)}"
+    security = f", {host.security_updates} security" if host.security_updates else ""
+    facts += [f"{host.updates} update{'s' * (host.updates != 1)}{security}" if host.updates > 0 else ""]
     facts += [f"generation {host.generation}" if host.generation else "", domains if host.reached else ""]
     applied = f"{host.applied}, rollout {host.rollout}" if host.rollout else host.applied
     return (
@@ -307,7 +342,7 @@ def _items(value: Any) -> list[Any]:
 
 
 def _number(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MAX_NUMBER else 0
 
 
 def _line(text: Any) -> str:

@@ -20,6 +20,7 @@ class Plan:
     waves: list[list[str]] = field(default_factory=list)
     max_failed: int = 0
     approve: list[int] = field(default_factory=list)  # indices of `waves` that a person must approve first
+    notes: list[str] = field(default_factory=list)  # what differs from the declared waves, and why
 
     @property
     def order(self) -> list[str]:
@@ -48,9 +49,10 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
         # Not shown: a variable may be a secret.
         words = "is a list or a mapping, must be text or a number"
         problems.append(f"rollout: spread: {rollout.spread} of {', '.join(odd[:3])}{more} {words}")
-    order, reached, agreed = _order(rollout, hosts), 0, False
+    (order, free), reached, agreed = _order(rollout, hosts), 0, False
     waves: list[list[str]] = []
     approve: list[int] = []
+    notes: list[str] = []
     for index, wave in enumerate(rollout.waves):
         upto = hosts_of(wave, len(hosts))
         if upto < reached:
@@ -58,6 +60,12 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
                 f"rollout: waves[{index}]: is {upto} of {len(hosts)} hosts, fewer than the wave before it has ({reached}):"
                 " waves are cumulative"
             )
+        if index < len(rollout.waves) - 1 and free < upto < len(hosts):
+            notes.append(
+                f"waves[{index}] ends after {free} hosts, not {upto}: the rest are the last of each {rollout.spread},"
+                " for the last wave"
+            )
+            upto = max(free, reached)
         # In a small fleet several waves have the same hosts; approving one of them approves all.
         agreed = agreed or index + 1 in rollout.approve
         if upto > reached:
@@ -65,7 +73,7 @@ def plan(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[Plan, list[str]]:
             waves.append(order[reached:upto])
             reached, agreed = upto, False
     allowed = rollout.max_failed if rollout.max_failed >= 0 else -rollout.max_failed * len(hosts) // 100
-    return Plan(waves, allowed, approve), problems
+    return Plan(waves, allowed, approve, notes), problems
 
 
 def filled(waves: list[list[str]], lost: Container[str], done: Container[str]) -> list[list[str]]:
@@ -83,18 +91,16 @@ def filled(waves: list[list[str]], lost: Container[str], done: Container[str]) -
     return result
 
 
-def _order(rollout: Rollout, hosts: Mapping[str, Any]) -> list[str]:
-    """Order the hosts: one of each value of `spread` in turn; the last host of each value comes at the end."""
+def _order(rollout: Rollout, hosts: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Order the hosts: one of each value of `spread` in turn, the last host of each value at the end.
+
+    Also return how many of them may change before the last wave. If each value has one host only, nothing can be held back.
+    """
     if not rollout.spread:
-        return list(hosts)
+        return list(hosts), len(hosts)
     groups: dict[str, list[str]] = {}
     for host, value in hosts.items():
         groups.setdefault(value if isinstance(value, str) else shown(value), []).append(host)
-    early: list[tuple[int, int, str]] = []
-    late: list[str] = []
-    for index, members in enumerate(groups.values()):
-        held = 1 if len(members) > 1 else 0
-        rest = members[: len(members) - held]
-        late += members[len(members) - held :]
-        early += [(place, index, host) for place, host in enumerate(rest)]
-    return [host for _place, _index, host in sorted(early)] + late
+    early = [(place, index, host) for index, members in enumerate(groups.values()) for place, host in enumerate(members[:-1])]
+    late = [members[-1] for members in groups.values()]
+    return [host for _place, _index, host in sorted(early)] + late, len(early) or len(hosts)

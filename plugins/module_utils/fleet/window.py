@@ -24,6 +24,7 @@ _WHOLE = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "s
 KEYS = ("days", "from", "to", "zone")
 _TIME = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _DAY_MINUTES = 24 * 60
+_MAX_DAYS = 15
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,14 @@ class Window:
         return (local.weekday() in self.days and minute >= self.begin) or (yesterday in self.days and minute < self.end)
 
     def opens(self, moment: datetime.datetime) -> datetime.datetime | None:
-        """Return when it opens next, to the minute; None if not within eight days, which a valid window always does."""
+        """Return when it opens next, to the minute.
+
+        A week may miss a window within the hour that a clock skips, two weeks in a row don't.
+        """
         if self.open_at(moment):
             return moment
         later = moment.replace(second=0, microsecond=0)
-        for _minute in range(8 * _DAY_MINUTES):
+        for _minute in range(_MAX_DAYS * _DAY_MINUTES):
             later += datetime.timedelta(minutes=1)
             if self.open_at(later):
                 return later

@@ -43,7 +43,7 @@ from .store import (
 # The configuration that libxl keeps of each running domain.
 LIBXL = "/var/lib/xen/userdata-d.*"
 # The generations that a host can roll back to, from `fleet.generation_folder`.
-GENERATIONS = "/var/lib/unikernels/generations/*"
+GENERATIONS = "/var/lib/unikernels/generations"
 
 
 def receive(request: Request) -> dict[str, Any]:
@@ -263,10 +263,11 @@ def definitions_in(folder: str) -> list[str]:
     return sorted(glob.glob(os.path.join(glob.escape(folder), "*.cfg")))
 
 
-def used_by_domains(definitions: str) -> set[str]:
+def used_by_domains(definitions: str, generations: str = "") -> set[str]:
     """Return the digests of kernels in a definition, a running domain, or a generation to roll back to."""
     used: set[str] = set()
-    for path in [*definitions_in(definitions), *glob.glob(LIBXL), *glob.glob(GENERATIONS)]:
+    kept = glob.glob(os.path.join(glob.escape(generations or GENERATIONS), "*.json"))
+    for path in [*definitions_in(definitions), *glob.glob(LIBXL), *kept]:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
                 used.update(re.findall(rf"({DIGEST.pattern})\{SUFFIX}", file.read()))
@@ -280,7 +281,7 @@ def _prune(request: Request) -> list[str]:
     if request.keep is None or not os.path.isdir(request.definitions) or not os.path.isdir(request.store):
         return []
     with contextlib.nullcontext() if request.check else locked(request.store):
-        used = used_by_domains(request.definitions) | set(request.wanted.values())
+        used = used_by_domains(request.definitions, request.generations) | set(request.wanted.values())
         paths = unused(request.store, used, request.keep, time.time())
         if not request.check:
             remove(paths)

@@ -45,6 +45,7 @@ class Request:
     judge: bool = False
     final: bool = True  # nothing is shipped after this call
     check: bool = False
+    generations: str = ""
 
     @property
     def digests(self) -> list[str]:
@@ -102,6 +103,7 @@ def request_of(params: dict[str, Any], check: bool) -> Request:
         params["mirror_timeout"], params["ca_file"] or "", given_policy(params), params["policy_reset"],
         params["rollback"], params["trust"] or "",
         params["keep"], params["definitions"], params["judge"], not shipping or bool(shipping.get("final")), check,
+        params.get("generations") or "",
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import plan
 from ansible_collections.unikernels.xen.plugins.plugin_utils import journal_folder, rollout_steps
 
-ID, OTHER = "20261127T080000Z-1a2b3c", "20261127T090000Z-1a2b3c"
+ID, OTHER, PIPE = "20261127T080000Z-1a2b3c", "20261127T090000Z-1a2b3c", "20261127T100000Z-1a2b3c"
 AT = "2026-11-27T08:00:00Z"
 BEGIN = {
     "id": ID, "order": ["a", "b"], "waves": [["a"], ["b"]], "max_failed": 0, "approve": [], "rollout": {}, "digests": {},
@@ -254,10 +254,11 @@ def test_a_journal_is_of_the_rollout_that_its_file_names(tmp_path):
 
 def test_a_journal_that_can_not_be_read_is_named(tmp_path):
     os.mkdir(tmp_path / f"{ID}.jsonl")
+    os.mkfifo(tmp_path / f"{PIPE}.jsonl")
     (tmp_path / f"{OTHER}.jsonl").write_text(text_of(id=OTHER))
     unread = []
     assert [state.id for state in journal_folder.under_way(str(tmp_path), unread)] == [OTHER]
-    assert len(unread) == 1 and unread[0].endswith(f"{ID}.jsonl: Is a directory")
+    assert unread == [f"{tmp_path}/{name}.jsonl: Is not a file" for name in (PIPE, ID)]
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match=r"rollout_journal: .*file: Not a directory"):
         journal_folder.ids(str(tmp_path / "file"))

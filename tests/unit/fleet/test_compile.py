@@ -105,6 +105,13 @@ def test_one_address_on_two_hosts_of_one_network():
         assert fleet_of(UNIKERNEL, other, **values).problems == []
 
 
+def test_a_site_is_text_or_a_number_and_0_is_one_too():
+    assert fleet_of(UNIKERNEL, {**UNIKERNEL, "name": "mail"}, xen_host_site=0).problems == []
+    for wrong in (False, True, ["a"], {"a": 1}):
+        (problem, *_clash) = fleet_of(UNIKERNEL, {**UNIKERNEL, "name": "mail"}, xen_host_site=wrong).problems
+        assert problem == Problem("b", f"xen_host_site: is {wrong}, must be text or a number: put it in quotes")
+
+
 def test_one_mac_on_two_hosts():
     same = with_interface(mac="00:16:3e:00:00:01"), with_interface(mac="00:16:3E:00:00:01", address="10.0.0.11/24")
     (problem,) = fleet_of(*same).problems

@@ -32,6 +32,12 @@ xen_hosts:
     rolled: {unikernels: [], rollout: {bake: "{{ nosuch_bake }}"}}
     rolled-out: {unikernels: [], rollout: "{{ nosuch_rollout }}", rollout_copy_at_once: some}
     rolled-wrong: {unikernels: [], rollout: {waves: [0, "100%"]}}
+    run:
+      unikernels: []
+      unikernel_purge: "{{ nosuch_purge }}"
+      unikernel_generations_folder: "{{ nosuch_folder }}/generations"
+      unikernel_parallel: 0
+      rollout_journal: "{{ nosuch_journal }}/x"
   vars:
     base: [{name: q, image: x, arguments: {token: "{{ vault_token }}"}}]
     unikernel_images: {x: {file: /x.xen}}
@@ -64,7 +70,7 @@ def refused(tmp_path_factory):
 
 def test_a_variable_that_is_not_defined_deep_in_a_list_is_named_with_its_place(refused):
     lines, _output = refused
-    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:27)" in lines
+    assert "deep: unikernels[0].arguments.token: 'vault_token' is not defined (hosts.yml:33)" in lines
     assert "service: web_interfaces[0].address: 'nosuch' is not defined (hosts.yml:12)" in lines
     for host in ("hidden", "chained", "of-a-host", "of-hosts", "of-vars", "looked-up"):
         assert any(host in line.partition(": unikernels")[0] and "'vault_token' is not defined" in line for line in lines)
@@ -77,6 +83,25 @@ def test_a_rollout_that_is_not_defined_does_not_pass_for_none(refused):
     assert "rolled-out: rollout: 'nosuch_rollout' is not defined (hosts.yml:19)" in lines
     assert "rolled-out: rollout_copy_at_once: is 'some', must be a number of hosts; 0: all" in lines
     assert any(line.startswith("rolled-wrong: rollout: waves[0]: is 0, must be") for line in lines)
+
+
+def test_neither_does_a_variable_of_the_run_that_a_default_in_a_play_would_hide(refused):
+    lines, _output = refused
+    assert "run: unikernel_purge: 'nosuch_purge' is not defined (hosts.yml:23)" in lines
+    assert "run: unikernel_generations_folder: 'nosuch_folder' is not defined (hosts.yml:24)" in lines
+    assert "run: unikernel_parallel: is 0, must be a number of domains, 1..64" in lines
+    assert "run: rollout_journal: 'nosuch_journal' is not defined (hosts.yml:26)" in lines
+
+
+@pytest.mark.parametrize("task", ["rollout", "fleet_status"])
+def test_journals_are_never_looked_for_in_another_folder_than_the_declared_one(tmp_path, task):
+    (tmp_path / "hosts.yml").write_text("xen_hosts: {hosts: {a: }, vars: {rollout_journal: '{{ nosuch }}/x'}}")
+    options = {"journal": "{{ rollout_journal | default('') }}"}
+    options |= {"step": "plan", "abort": "20261127T080000Z-1a2b3c"} if task == "rollout" else {}
+    tasks = [{f"unikernels.xen.{task}": options, "run_once": True}]
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "xen_hosts", "gather_facts": False, "tasks": tasks}]))
+    done = playbook("-i", "hosts.yml", "play.yml", folder=tmp_path)
+    assert "a: rollout_journal: 'nosuch' is not defined (hosts.yml:1)" in done.stdout
 
 
 def test_every_other_mistake_is_in_the_same_list(refused):

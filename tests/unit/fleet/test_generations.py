@@ -1,13 +1,20 @@
 """Generations: what is kept, and that a rollback names a target, so that a second one changes nothing."""
 
+import dataclasses
 import json
 import os
+import shutil
 import stat
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet import generations
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet import generation_guests, generations
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import back, listing, record
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError
+from ansible_collections.unikernels.xen.plugins.module_utils.network.guests import Guests, guests_of
+from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import Plan
+from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import NetworkError, Reading, State
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import guests_back
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import RulesBack
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +31,11 @@ def host(tmp_path):
 
     class Host:
         folder = str(tmp_path / "generations")
+        guests = None
         runs = {}  # noqa: RUF012
 
-        def apply(self, domains):
+        def apply(self, domains, guests=None):
+            self.guests = guests
             results = []
             for one in domains:
                 changed = self.runs.get(one["name"]) != one if one.get("state") != "absent" else one["name"] in self.runs
@@ -99,7 +108,7 @@ def test_a_way_back_that_was_interrupted_ends_where_it_was_to(host):
     host.deploy(domain(image="a"), domain("dns", "a"))
     host.deploy(domain(image="b"), domain("dns", "b"))
 
-    def dies(domains):
+    def dies(domains, _guests):
         host.apply(domains[:1])
         raise KeyboardInterrupt
 
@@ -199,12 +208,28 @@ def test_what_is_shown_has_no_secret():
     before = Generation(1, [domain(arguments={"token": "s3cr3t"}, disks=[{"content": KEY}])], {"www": "web"}, by="a@b")
     later = Generation(2, [domain(image="b", arguments={"token": "other"}), domain("new")], {"www": "web"})
     lines = generations.differences(before, later)
-    assert lines == ["www: other arguments, disks, image", "new: added"]
+    assert lines == ["www: other arguments.token, disks, image", "new: added"]
     assert generations.differences(later, before)[0] == "new: removed"
     text = f"{generations.summary_of(before)} {lines}"
     assert "s3cr3t" not in text and "PRIVATE" not in text
     assert generations.summary_of(before)["domains"][0]["sha256"] == "a" * 64
     assert generations.plain_words("alice@host\n\x1b[31m") == "alice@host ?(31m".replace("(", "?")
+
+
+def test_a_difference_is_named_by_the_option_that_has_it():
+    one = domain(interfaces=[{"bridge": "b", "address": "10.0.0.1/24"}], health={"tcp": "10.0.0.1:80", "within": 30}, cap=1)
+    two = domain(
+        interfaces=[{"bridge": "b", "address": "10.0.0.2/24"}, {"bridge": "c"}], health={"tcp": "10.0.0.2:80", "within": 30},
+        arguments=["--a"],
+    )  # fmt: skip
+    (line,) = generations.differences(Generation(1, [one]), Generation(2, [two]))
+    assert line == "www: other arguments, cap, health.tcp, interfaces[0].address, interfaces[1]"
+    many = (
+        domain(arguments={f"x{number:02}": 1 for number in range(20)}),
+        domain(arguments={f"x{number:02}": 2 for number in range(20)}),
+    )
+    (line,) = generations.differences(Generation(1, [many[0]]), Generation(2, [many[1]]))
+    assert line.startswith("www: other arguments.x00, ") and line.endswith("arguments.x11 and 8 more")
 
 
 JSON = st.recursive(
@@ -245,3 +270,150 @@ def test_a_generation_that_somebody_edited_is_refused(changes):
     values = {**json.loads(generations.text_of(Generation(1, [{"name": "www"}]))), **changes}
     with pytest.raises(GenerationError, match="is not a complete generation"):
         generations.read(json.dumps(values))
+
+
+def test_a_file_that_was_copied_or_is_a_pipe_is_no_generation(host, tmp_path):
+    for image in "abc":
+        host.deploy(domain(image=image))
+    folder = tmp_path / "generations"
+    shutil.copy(folder / "000001.json", folder / "000007.json")
+    os.mkfifo(folder / "000008.json")
+    kept, problems = listing(host.folder)
+    assert [one.number for one in kept] == [1, 2, 3]
+    assert problems == ["000007.json: is a copy of generation 1; remove it", "000008.json: is not a file"]
+    assert host.deploy(domain(image="d")) == (9, True), "their numbers are taken"
+    assert host.back() == (3, True)
+
+
+def test_a_generation_has_each_domain_once():
+    text = generations.text_of(Generation(1, [domain(), domain(image="b")]))
+    with pytest.raises(GenerationError, match="is not a complete generation"):
+        generations.read(text)
+    assert generations.read(generations.text_of(Generation(1, [domain(), domain("b")]))).names == ["www", "b"]
+
+
+RULE = {"protocol": "tcp", "low": 443, "high": 443, "peers": []}
+
+
+def guests(port=443, *names):
+    """As `declared` returns them, after a way through JSON."""
+    port_of = {"protocol": "tcp", "port": port, "to": 8443, "target": "10.0.0.2", "network": "inside", "address": ""}
+    published = [{"name": name, **port_of} for name in names]
+    limits = [
+        {"name": name, "accept": [{**RULE, "low": port}], "reach": None, "own": ["10.0.0.2/32"], "six": []} for name in names
+    ]
+    return {"published": published, "proxied": {}, "limits": limits}
+
+
+def test_a_rollback_brings_back_what_may_reach_the_domains(host):
+    def deploy(port, **options):
+        return record(host.folder, Generation(0, [domain(**options)], guests=generation_guests.read(guests(port, "www"))), False)
+
+    host.deploy(domain())
+    assert host.guests is None, "an older version recorded none"
+    assert deploy(443) == (1, True) and deploy(443) == (1, False), "they are added to the generation that lacks them"
+    assert deploy(444) == (2, True), "other ports are another declaration"
+    assert host.back() == (1, True)
+    assert [one.port for one in host.guests.published] == [443] and host.guests.limits[0].accept[0].low == 443
+    assert host.back() == (1, False)
+    kept = listing(host.folder)[0]
+    assert kept[-1].guests == generation_guests.read(guests(443, "www"))
+    assert generations.differences(kept[0], kept[1]) == ["www: other accept, publish[0].port"]
+    # A role that runs alone knows nothing of them: they stay as they are.
+    assert host.deploy(domain(memory=64)) == (4, True) and listing(host.folder)[0][-1].guests == kept[-1].guests
+
+
+def test_one_unikernel_goes_back_with_its_own_rules_alone():
+    newest, target = (generation_guests.read(guests(port, "dns", "www")) for port in (444, 443))
+    mixed = generation_guests.after(newest, target, ["www"])
+    assert {one["name"]: one["port"] for one in mixed["published"]} == {"dns": 444, "www": 443}
+    assert {one["name"]: one["accept"][0]["low"] for one in mixed["limits"]} == {"dns": 444, "www": 443}
+    assert generation_guests.after(newest, target, []) == target
+    turned = {**target, "published": target["published"][::-1], "limits": target["limits"][::-1]}
+    assert generation_guests.agree(target, turned) and not generation_guests.agree(target, newest)
+    assert generation_guests.after(newest, None, []) == newest and generation_guests.after(None, target, ["www"]) is None
+
+
+@pytest.mark.parametrize(
+    "odd", [3, "x", [1], {"published": 1}, {"limits": [{}]}, {"published": [{"name": "a"}]}, {"proxied": []}]
+)
+def test_rules_that_are_none_are_no_generation(odd):
+    with pytest.raises(GenerationError, match="is not a complete generation"):
+        generations.read(json.dumps({"format": 1, "number": 1, "guests": odd}))
+
+
+def test_only_what_the_host_has_or_had_is_touched(monkeypatch, tmp_path):
+    """A host without our networks and without limits is not even looked at."""
+    done = []
+    monkeypatch.setattr(guests_back.networks, "limit", lambda limits, check: done.append((limits, check)) or {"changed": True})
+    monkeypatch.setattr(guests_back.networks, "observe", lambda: done.append("observe"))
+    monkeypatch.setattr(guests_back.reach_rules, "RULES", str(tmp_path / "rules"))
+    monkeypatch.setattr(guests_back, "STATE", str(tmp_path / "state"))
+    none = Guests()
+    assert not guests_back.limits_back(none, False) and not guests_back.published_back(none, False) and done == []
+    (tmp_path / "rules").touch()
+    assert guests_back.limits_back(none, True) and done == [([], True)], "limits that are no longer declared are removed"
+    with pytest.raises(NetworkError, match="state is gone: run the role xen_host"):
+        guests_back.published_back(guests_of(guests(443, "www")), False)
+
+
+def test_ports_are_published_by_the_networks_that_the_host_has(monkeypatch, tmp_path):
+    (tmp_path / "state").touch()
+    monkeypatch.setattr(guests_back, "STATE", str(tmp_path / "state"))
+    wanted, plans, done = guests_of(guests(443, "www")), [], []
+    reading = Reading("h", "ifupdown", {}, state=State({"inside": "as it is"}, guests_of(guests(444, "www"))))
+    monkeypatch.setattr(guests_back.networks, "observe", lambda: reading)
+    monkeypatch.setattr(
+        guests_back, "make_plan", lambda networks, guests, _reading: plans.append((networks, guests)) or Plan(devices=devices)
+    )
+    monkeypatch.setattr(guests_back.networks, "carry_out", lambda plan, seconds: done.append(plan))
+    devices = ()
+    assert guests_back.published_back(wanted, True) and not done
+    assert guests_back.published_back(wanted, False) and len(done) == 1
+    assert plans[0][0] == reading.state.networks and plans[0][1].published == wanted.published and not plans[0][1].limits
+    devices = ("inside",)
+    with pytest.raises(NetworkError, match="network inside: is not on the host as it was declared"):
+        guests_back.published_back(wanted, False)
+    reading = dataclasses.replace(reading, state=State({}, guests_of({**guests(443, "www"), "limits": []})))
+    assert not guests_back.published_back(wanted, False) and len(done) == 1
+
+
+def test_a_rollback_limits_first_and_publishes_last(monkeypatch):
+    done = []
+
+    def rule(name, changed=True):
+        def put(_guests, check):
+            done.append((name, check))
+            if name in broken:
+                raise NetworkError(f"{name}: no")
+            return changed
+
+        return put
+
+    def change(check):
+        done.append(("domains", check))
+        return [{"name": "www", "failed": bool(failed)}]
+
+    broken, failed = (), ()
+    monkeypatch.setattr(guests_back, "limits_back", rule("limits"))
+    monkeypatch.setattr(guests_back, "published_back", rule("ports", False))
+    rules = RulesBack(False)
+    assert rules.around(Guests(), change) == [{"name": "www", "failed": False}]
+    # The domains are predicted before anything changes: that is where a rollback is refused.
+    assert done == [("limits", True), ("domains", True), ("limits", False), ("domains", False), ("ports", False)]
+    assert rules.added({"changed": False}) == {"changed": True}
+    done.clear()
+    rules.around(None, change)
+    assert done == [("domains", False)]
+    done.clear()
+    RulesBack(True).around(Guests(), change)
+    assert done == [("limits", True), ("domains", True), ("ports", True)]
+    done.clear()
+    broken = ("limits", "ports")
+    rules = RulesBack(False)
+    rules.around(Guests(), change)
+    assert rules.added({"changed": True, "msg": ""}) == {"changed": True, "failed": True, "msg": "limits: no // ports: no"}
+    done.clear()
+    failed = ("www",)
+    RulesBack(True).around(Guests(), change)
+    assert ("ports", True) not in done, "a port of a domain that is not back"

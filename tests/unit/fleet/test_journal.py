@@ -53,6 +53,36 @@ def test_what_is_done_stays_done_and_what_failed_has_its_turn_again():
     assert again.touched == ["a", "b", "c"]
 
 
+def test_no_approval_is_lost_when_the_inventory_grows_or_shrinks():
+    state = state_of(begin(waves=(("a",), ("b",)), approve=[1]))
+    # Of twelve hosts there would be three waves, the last of which waits; the rollout keeps its two.
+    waves = journal.with_changes(state, [["a"], ["b", "c"], ["d", "e"]])
+    assert waves == [["a"], ["b", "c", "d", "e"]]
+    assert journal.approve_with_changes(state, [2], len(waves), True) == [1]
+    assert journal.approve_with_changes(state, [2], len(waves), False) == [1]
+    assert journal.approve_with_changes(state, [], len(waves), False) == [], "it is no longer declared"
+    small = state_of(begin(approve=[2]))
+    assert journal.approve_with_changes(small, [], 3, True) == [2], "a plan of fewer hosts has no third wave"
+    assert journal.approve_with_changes(small, [1], 0, True) == []
+
+
+@pytest.mark.parametrize("odd", ["\x1b[2J", "\u202e", "\ud800", "a\nb"])
+def test_what_others_wrote_into_a_journal_moves_no_cursor(odd):
+    lines = [
+        line_of("begin", odd, id=ID, order=["a"], waves=[["a"]], max_failed=0, approve=[], rollout={"queries": "a\nb"},
+                digests={}, by=odd, revision=odd, to=odd),
+        line_of("run", odd, mode="begin", by=odd, node=odd, pid=1, started=odd),
+        line_of("turn", odd, host="a", state="failed", msg=odd),
+        line_of("judged", odd, wave=0, msg=odd), line_of("return", odd, reason=odd),
+        line_of("back", odd, host="a", state="stuck", msg=odd), line_of("end", odd, result="aborted", lines=[odd]),
+    ]  # fmt: skip
+    state = read("".join(lines))
+    assert not state.problems and state.rollout == {"queries": "a\nb"}, "what is compared with the declaration stays as it is"
+    shown = [state.begun, state.last, state.by, state.revision, state.to, *state.run.values(), state.words["a"], state.judged[0],
+             state.returning, state.stuck["a"], *state.lines]  # fmt: skip
+    assert all(str(text).isprintable() for text in shown), shown
+
+
 def test_a_host_of_a_wave_that_is_over_must_be_done():
     """A host whose turn was lost with the controller counts only in the run that lost it."""
     state = state_of(begin(), wave(0, a="done"), line_of("wave", AT, wave=1))

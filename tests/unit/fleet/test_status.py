@@ -6,6 +6,7 @@ import re
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.status import (
+    PARTS,
     DomainStatus,
     HostStatus,
     as_json,
@@ -78,6 +79,31 @@ def test_drift_and_health_and_reboots_are_said():
     assert status_of("xen1", results([domain()], [declared()], answers)).domains[0].health == "unhealthy: refused"
 
 
+def test_every_option_that_differs_is_drift_and_memory_may_be_text():
+    answers = results([domain(), domain("dns", memory=64)], [declared(), declared("dns", memory="32")])
+    answers["drift"] = {"domains": [
+        {"name": "www", "differs": ["image", "memory", "arguments", "interfaces[0].rate"]}, {"name": "dns", "differs": []},
+        {"name": "gone", "differs": ["cap"]}, {"differs": 3}, 7,
+    ]}  # fmt: skip
+    dns, www = status_of("xen1", answers).domains
+    assert www.drift == "has other arguments, interfaces[0].rate than declared"
+    assert dns.drift == "has 64 MiB, declared 32"
+    answers["drift"] = {"failed": True, "msg": "domain www: kernel: /s/x.xen does not exist"}
+    assert status_of("xen1", answers).notes == ["drift: domain www: kernel: /s/x.xen does not exist"]
+
+
+def test_pending_updates_are_shown_but_are_no_drift():
+    host = status_of("xen1", results([domain()], [declared()], updates=["a", "b", "c"], security_updates=["b"]))
+    assert host.well and (host.updates, host.security_updates) == (3, 1)
+    assert "3 (1 security)" in table([host])[1] and "<span>3 updates, 1 security</span>" in page([host], "now")
+    assert json.loads(as_json([host], "now"))["hosts"][0]["security_updates"] == 1
+    unknown = status_of("xen1", results([domain()], [declared()], updates=[], updates_problem="E: dpkg was\ninterrupted"))
+    assert unknown.notes == ["updates: E: dpkg was interrupted"] and unknown.updates == -1
+    assert status_of("xen1", results(updates="many")).updates == -1
+    huge = status_of("xen1", results(free_memory=10**400))
+    assert huge.free_memory == 0 and len(table([huge])[1]) < 100
+
+
 def test_a_host_that_is_not_reached_is_a_row():
     host = status_of("dead", {"host": {"unreachable": True, "msg": "Connection\nrefused"}})
     assert (host.reached, host.word, host.notes) == (False, "not reached", ["Connection refused"])
@@ -135,12 +161,13 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
         st.sampled_from(["host", "domains", "generations", "health", "failed", "msg", "name", "image", "state", "sha256", "domid",
-                         "answers", "healthy", "number", "problems", "memory", "unreachable", "result"]), inner, max_size=5),
+                         "answers", "healthy", "number", "problems", "memory", "unreachable", "result", "differs",
+                         "updates", "security_updates", "updates_problem"]), inner, max_size=5),
     max_leaves=14,
 )  # fmt: skip
 
 
-@given(st.dictionaries(st.sampled_from(["host", "domains", "generations", "health"]), JSON))
+@given(st.dictionaries(st.sampled_from(PARTS), JSON))
 def test_any_answer_is_a_row(answers):
     host = status_of("x", answers)
     text = "\n".join(table([host])) + page([host], "now") + as_json([host], "now")

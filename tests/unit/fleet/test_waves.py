@@ -1,5 +1,7 @@
 """Rollouts: which host is in which wave, what is refused, and what failures cause."""
 
+import dataclasses
+
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.rollout import KEYS, rollout_of
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.waves import filled, plan
@@ -37,6 +39,28 @@ def test_a_wave_takes_of_each_site_in_turn_and_never_all_of_one_before_the_last(
         before = [host for wave in waves[:-1] for host in wave if host[0] == site]
         assert len(before) < count, site
     assert sorted(made.order) == sorted(hosts)
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.lists(st.integers(1, 99), min_size=1, max_size=4, unique=True))
+def test_no_wave_before_the_last_has_all_hosts_of_one_site(sites, shares):
+    hosts = {f"h{number:02}": f"site{site}" for number, site in enumerate(sites)}
+    rollout, made = planned(hosts, waves=[*(f"{share}%" for share in sorted(shares)), "100%"], spread="site")
+    assert sorted(made.order) == sorted(hosts) and all(made.waves)
+    before = [hosts[host] for wave in made.waves[:-1] for host in wave]
+    if len(set(sites)) < len(sites):
+        assert all(before.count(f"site{site}") < sites.count(site) for site in sites)
+    else:
+        assert made.notes == [], "each host is a site of its own: nothing can be held back"
+    # A wave is smaller than declared only for that reason, and the plan says so.
+    plain = plan(dataclasses.replace(rollout, spread=""), hosts)[0]
+    assert bool(made.notes) == (made.sizes != plain.sizes)
+
+
+def test_a_wave_that_would_take_all_of_one_site_is_smaller_and_says_so():
+    hosts = {f"{site}{number}": site for site in "abc" for number in range(2)} | {"d0": "d"}
+    _rollout, made = planned(hosts, waves=[1, "70%", "100%"], spread="site")
+    assert made.waves == [["a0"], ["b0", "c0"], ["a1", "b1", "c1", "d0"]]
+    assert made.notes == ["waves[1] ends after 3 hosts, not 5: the rest are the last of each site, for the last wave"]
 
 
 @pytest.mark.parametrize(

@@ -153,12 +153,15 @@ def test_a_prune_takes_what_nothing_uses_and_nothing_else(tmp_path):
 
 def test_what_runs_or_can_be_gone_back_to_is_in_use(tmp_path, monkeypatch):
     monkeypatch.setattr(arrival, "LIBXL", str(tmp_path / "userdata-d.*"))
-    monkeypatch.setattr(arrival, "GENERATIONS", str(tmp_path / "generations/*"))
+    monkeypatch.setattr(arrival, "GENERATIONS", str(tmp_path / "generations"))
     (tmp_path / "userdata-d.1.x").write_text(f'{{"kernel": "/x/{DIGEST}.xen"}}')
     assert used_by_domains("/nosuch") == {DIGEST}
     (tmp_path / "generations").mkdir()
     (tmp_path / "generations/000001.json").write_text(f'{{"domains": [{{"kernel": "/x/{"cd" * 32}.xen"}}]}}')
     assert used_by_domains("/nosuch") == {DIGEST, "cd" * 32}
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/000001.json").write_text(f'{{"domains": [{{"kernel": "/x/{"ef" * 32}.xen"}}]}}')
+    assert used_by_domains("/nosuch", str(tmp_path / "elsewhere")) == {DIGEST, "ef" * 32}, "unikernel_generations_folder"
 
 
 def test_fsck_names_what_does_not_belong(tmp_path, controller):

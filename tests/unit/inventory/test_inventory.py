@@ -6,9 +6,10 @@ import pathlib
 import subprocess
 
 import pytest
+from ansible.inventory.data import InventoryData
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, _trusted, answer_of
+from ansible_collections.unikernels.xen.plugins.inventory.xen_domains import _MARK, InventoryModule, _trusted, answer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -156,6 +157,21 @@ def test_no_group_becomes_part_of_what_a_host_answers(fleet):
         "xen_hosts" not in str(inventory.get("xen_domains")) and inventory["_meta"]["hostvars"]["xen-a"].get("xen_domain") is None
     )
     assert "xen-a: its domain www is skipped, because xen_hosts is a group of the inventory" in warnings
+
+
+def test_no_domain_becomes_the_controller(monkeypatch):
+    """Tasks for localhost, which no inventory has to name, would connect to the domain."""
+    plugin, warnings = InventoryModule(), []
+    plugin.inventory = InventoryData()
+    plugin.inventory.add_group("xen_domains")
+    monkeypatch.setattr(plugin, "get_option", {"name": "{domain}"}.get)
+    monkeypatch.setattr(plugin.display, "warning", warnings.append)
+    for name in ("localhost", "127.0.0.1", "www"):
+        plugin._add("xen-a", {"xen_domain": name, "xen_state": "running", "ansible_host": "6.6.6.6"}, frozenset())
+    assert list(plugin.inventory.hosts) == ["www"]
+    assert warnings == [
+        f"xen-a: its domain {name} is skipped, because {name} is the controller" for name in ("localhost", "127.0.0.1")
+    ]
 
 
 @pytest.mark.parametrize(
