@@ -207,7 +207,7 @@ policy:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.addresses import AddressModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.arrival import receive
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import PolicyError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping import request_of
@@ -216,7 +216,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = AddressModule(
         argument_spec={
             "state": {"type": "str", "choices": ["stored", "signed"], "default": "stored"},
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
