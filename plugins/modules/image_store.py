@@ -83,7 +83,7 @@ options:
     description: File on the controller with one revoked public key in a line; what these signed is refused.
     type: str
   kernels:
-    description: Digests of kernels outside the store that domains may boot where signatures are required.
+    description: Digests of kernels and ramdisks outside the store that domains may boot where signatures are required.
     type: list
     elements: str
   signing_key:

@@ -73,13 +73,13 @@ def given_policy(params: dict[str, Any]) -> Policy:
     """Return what a run sets of a host's policy; None for what it doesn't set."""
     kernels = params.get("kernels")
     for digest in kernels or ():
-        if not DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest.lower()):
             raise StoreError(f"unikernel_images_kernels: {digest!r} is not 64 hexadecimal digits")
     return Policy(
         params.get("signature"),
         signers(params["allowed_signers"]) or None if params.get("allowed_signers") else None,
         revocations(params["revoked_keys"]) if params.get("revoked_keys") else None,
-        None if kernels is None else tuple(kernels),
+        None if kernels is None else tuple(digest.lower() for digest in kernels),
     )
 
 
