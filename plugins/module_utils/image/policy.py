@@ -173,9 +173,12 @@ def as_text(policy: Policy) -> str:
 
 
 def held_by(folder: str) -> Policy | None:
-    """Return the host's policy; None if it has none yet. Raise PolicyError if it can't be read."""
+    """Return the host's policy; None if it has none yet. Raise PolicyError if it can't be read, or others can remove it."""
     path = os.path.join(folder, FILE)
     try:
+        problem = open_to_others(folder) if os.path.isdir(folder) else ""
+        if problem:
+            raise PolicyError(problem)
         return parse(read_own(path))
     except FileNotFoundError:
         return _before_policies(folder)
@@ -288,14 +291,19 @@ def _replaceable(path: str, policy: Policy | None) -> str:
     if policy is None or not policy.required:
         return ""
     try:
-        for place, status in _on_the_way(path):
-            mode, is_link = status.st_mode, stat.S_ISLNK(status.st_mode)
-            # In a folder like /tmp nobody replaces what belongs to somebody else.
-            is_open = not is_link and not mode & stat.S_ISVTX and bool(mode & 0o002 or (mode & 0o020 and status.st_gid))
-            if status.st_uid not in (0, os.geteuid()) or is_open:
-                return f"others than root may write {place}: chown root {place}; chmod go-w {place}"
+        return open_to_others(path)
     except OSError as error:
         return error.strerror or str(error)
+
+
+def open_to_others(path: str) -> str:
+    """Return why others than root and this user may replace what is at ``path``; "" where nobody may. OSError."""
+    for place, status in _on_the_way(path):
+        mode, is_link = status.st_mode, stat.S_ISLNK(status.st_mode)
+        # In a folder like /tmp nobody replaces what belongs to somebody else.
+        is_open = not is_link and not mode & stat.S_ISVTX and bool(mode & 0o002 or (mode & 0o020 and status.st_gid))
+        if status.st_uid not in (0, os.geteuid()) or is_open:
+            return f"others than root may write {place}: chown root {place}; chmod go-w {place}"
     return ""
 
 
