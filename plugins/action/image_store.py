@@ -26,6 +26,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping import (
     given_policy,
+    settings_problem,
     unsigned_problem,
     wanted_images,
 )
@@ -82,6 +83,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         self.store = os.path.expanduser(str(args.get("controller") or ""))
         self.key = os.path.expanduser(str(args.get("signing_key") or ""))
         try:
+            problem = settings_problem(args)
+            if problem:
+                raise StoreError(problem)
             self.valid_days, self.again = _days(args.get("valid_days")), _flag(args.get("sign_again"))
             if args.get("names") is not None and not isinstance(args["names"], list):
                 raise StoreError("names: must be a list")
@@ -115,12 +119,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         if not path:
             return None
         try:
-            with open(path if os.path.isabs(path) else self._find_needle("files", path), encoding="utf-8-sig") as file:
-                return file.read()
+            return read_text(path if os.path.isabs(path) else self._find_needle("files", path)).decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise PolicyError(f"unikernel_images_{option}: {path}: is not text: give lines of public keys, not a KRL") from error
         except Exception as error:  # the loader has many of its own
-            reason = getattr(error, "strerror", None) or "no such file on the controller"
+            reason = getattr(error, "strerror", None) or (
+                str(error) if isinstance(error, ValueError) else "no such file on the controller"
+            )
             raise PolicyError(f"unikernel_images_{option}: {path}: {reason}") from error
 
     def _sign(self, images: dict[str, str], given: Policy) -> bool:

@@ -18,14 +18,14 @@ def used_images(unikernels: list[dict[str, Any]], images: dict[str, Any]) -> dic
 
 
 def images_by_name(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return image name -> manifest, from the results of loops over images with ``item.key`` as the name."""
+    """Return image name -> manifest, from the results of loops over the images' names."""
     of_the_task = ("item", "invocation", "ansible_loop_var", "failed", "changed")
-    return {one["item"]["key"]: {key: one[key] for key in one if key not in of_the_task} for one in results}
+    return {one["item"]: {key: one[key] for key in one if key not in of_the_task} for one in results}
 
 
 def packed_sources(wanted: dict[str, Any], packed: list[dict[str, Any]], folder: str) -> dict[str, Any]:
     """Return ``wanted`` with the archives in ``folder`` for the sources that a loop packed; archives include overlays."""
-    archives = {one["item"]["key"]: os.path.join(folder, os.path.basename(one["path"])) for one in packed}
+    archives = {one["item"]: os.path.join(folder, os.path.basename(one["path"])) for one in packed}
     return {
         name: {**{key: value for key, value in origin.items() if key != "overlay"}, "source": archives[name]}
         if name in archives

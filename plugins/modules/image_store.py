@@ -83,7 +83,7 @@ options:
     description: File on the controller with one revoked public key in a line; what these signed is refused.
     type: str
   kernels:
-    description: Digests of kernels outside the store that domains may boot where signatures are required.
+    description: Digests of kernels and ramdisks outside the store that domains may boot where signatures are required.
     type: list
     elements: str
   signing_key:
@@ -212,7 +212,7 @@ policy:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.addresses import AddressModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.arrival import receive
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import PolicyError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.shipping import request_of
@@ -221,7 +221,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = AddressModule(
         argument_spec={
             "state": {"type": "str", "choices": ["stored", "signed"], "default": "stored"},
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},

@@ -214,8 +214,8 @@ debug_info:
   type: bool
 """
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.image.acquire import acquire, secrets_of
+from ansible_collections.unikernels.xen.plugins.module_utils.image.acquire import acquire
+from ansible_collections.unikernels.xen.plugins.module_utils.image.addresses import AddressModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.download import download
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
@@ -223,7 +223,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = AddressModule(
         argument_spec={
             "store": {"type": "path", "default": "/var/lib/unikernels/images"},
             "source": {"type": "str"},
@@ -252,7 +252,6 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    module.no_log_values.update(secrets_of(params["source"] or params["url"] or ""))
     try:
         changed, result = acquire(params, module.check_mode, lambda url, path, digest: download(url, path, sha256=digest))
     except (StoreError, BuildError, SignatureError) as error:

@@ -57,7 +57,7 @@ EXAMPLES = r"""
 - name: Which images have a package that is known to be vulnerable?
   unikernels.xen.mirage_image_info:
     store: "{{ store }}"
-    advisories: "{{ lookup('ansible.builtin.file', advisories) }}"
+    advisories: "{{ lookup('ansible.builtin.file', advisories) | string }}"
   register: images
 """
 

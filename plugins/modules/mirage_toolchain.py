@@ -94,13 +94,13 @@ versions:
 
 import re
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.addresses import AddressModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.toolchain import Wanted, make
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = AddressModule(
         argument_spec={
             "folder": {"type": "path", "default": "/opt/unikernels/toolchain"},
             "ocaml": {"type": "str", "required": True},

@@ -86,7 +86,7 @@ standin:
   type: bool
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.image.addresses import AddressModule
 from ansible_collections.unikernels.xen.plugins.module_utils.image.origin import STANDIN
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import SignatureError, attach, sidecars
 from ansible_collections.unikernels.xen.plugins.module_utils.image.standin import PROGRAMS, Wanted, build
@@ -95,7 +95,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.store import 
 
 
 def main() -> None:
-    module = AnsibleModule(
+    module = AddressModule(
         argument_spec={
             "service": {"type": "str", "choices": list(PROGRAMS), "required": True},
             "files": {"type": "path", "required": True},

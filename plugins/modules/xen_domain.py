@@ -64,7 +64,9 @@ options:
       - Also a 32-bit PVH kernel, such as Debian's C(grub-i386-xen_pvh.bin), or a Linux C(bzImage).
     type: str
   ramdisk:
-    description: Path on the host of an initial RAM disk beside O(kernel), for Linux; a unikernel has none.
+    description: >-
+      Path on the host of an initial RAM disk beside O(kernel), for Linux; a unikernel has none. Where the host requires
+      signatures, C(unikernel_images_kernels) must have its digest.
     type: str
   memory:
     description: Memory in MiB.

@@ -15,7 +15,7 @@ from ..domain.observed import Host, base_name
 from ..domain.spec import BLOCK, Disk, Domain, Origin, plain_path
 from ..health.checks import lacking
 from ..image.kernels import bootable
-from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, held_by
+from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, check_ramdisk, held_by
 from ..plan.plan import Plan
 from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk, RemoveDisk
 from ..service.serials import SECONDARY, not_raised
@@ -55,6 +55,9 @@ class Kernels:
         if path not in self._known:
             self._known[path] = check_bootable(path, _ANY, self._policy)
         return self._known[path]
+
+    def ramdisk_refusal(self, path: str) -> str | None:
+        return check_ramdisk(path, _ANY, held_by(FOLDER))
 
 
 def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Findings:
@@ -106,6 +109,8 @@ def _check_kernel(where: str, domain: Domain, findings: Findings, kernels: Kerne
             findings.problems.append(f"{where}: memory: is {domain.memory} MiB, the image alone takes {least} MiB")
         try:
             refusal = kernels.refusal(kernel) if image.ok else None
+            if domain.ramdisk and os.path.isfile(domain.ramdisk):
+                refusal = refusal or kernels.ramdisk_refusal(domain.ramdisk)
         except PolicyError as error:
             refusal = str(error)
         if refusal:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ..image.checkout import address_of, is_revision, is_url
 from ..image.request import configure_refusal
+from ..image.steps import BuildError
 from .plain import flag
 
 SOURCES = ("source", "file", "url", "standin")
@@ -93,7 +95,32 @@ def _values(where: str, image: dict[str, Any], origin: str) -> list[str]:
     if image.get("standin") and image["standin"] not in STANDINS:
         lines.append(f"{where}: standin: is {image['standin']!r}, must be one of {', '.join(STANDINS)}")
     refusals = [configure_refusal(option) for option in image.get("configure") or ()]
+    if origin == "source":
+        refusals += _in_a_repository(image) if is_url(image["source"]) else _in_a_folder(image)
+    elif origin == "url" and not re.match(r"https?://[^/?#\s]", image["url"]):
+        refusals.append("url: must begin with https:// or http://")
     return lines + [f"{where}: {refusal}" for refusal in refusals if refusal]
+
+
+def _in_a_repository(image: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a git repository as source; the address itself may have a token and is not shown."""
+    lines = []
+    try:
+        address_of(image["source"])
+    except BuildError as error:
+        lines.append(str(error))
+    version = image.get("version")
+    if not version:
+        lines.append("version: is missing; a git repository needs the revision to build, best a full commit")
+    elif not is_revision(version):
+        lines.append(f"version: {version!r} is not a revision of git")
+    if flag(image.get("update_lock")) and not image.get("lock"):
+        lines.append("update_lock: a git repository has no place for a lock file; give lock: the file that it is kept in")
+    return lines
+
+
+def _in_a_folder(image: dict[str, Any]) -> list[str]:
+    return [f"{key}: is for a git repository, and source is a folder" for key in ("version", "subfolder") if image.get(key)]
 
 
 def _is_text(value: Any) -> bool:

@@ -12,7 +12,6 @@ import re
 import tempfile
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from . import mirage, provenance, signature
 from .archive import name_of, unpacked
@@ -39,18 +38,6 @@ def acquire(params: dict[str, Any], check: bool, download: Download) -> tuple[bo
             name = params["name"] or manifest["name"]
             changed = point(params["store"], name, manifest["sha256"], check) or changed
     return changed, manifest
-
-
-def secrets_of(url: str) -> set[str]:
-    """Return the parts of a URL that must not be shown."""
-    try:
-        parts = urlsplit(url)
-        words = {parts.password or "", unquote(parts.password or ""), parts.query}
-        if parts.scheme in ("http", "https"):
-            words |= {parts.username or "", unquote(parts.username or "")}
-    except ValueError:
-        return set()
-    return {word for word in words if len(word) > 3}
 
 
 def _finished(params: dict[str, Any], check: bool, download: Download) -> tuple[bool, dict[str, Any]]:

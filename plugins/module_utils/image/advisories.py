@@ -61,7 +61,7 @@ def _pairs(left: str, right: str) -> list[tuple[tuple[str, str], tuple[str, str]
 def read(text: str | bytes) -> list[Advisory]:
     """Return the advisories for opam packages in a file: one JSON object, a list of them, or one on each line."""
     try:
-        text = text.decode() if isinstance(text, bytes) else text
+        text = (text.decode() if isinstance(text, bytes) else text).removeprefix("\ufeff")
         try:
             content = json.loads(text)
         except ValueError:

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import signer_lines, versions
 from .download import download, shown
-from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, signature_of
+from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, open_to_others, signature_of
 from .shipping import Request, lacking
 from .signature import SignatureError, homes, key_blob, logins
 from .store import (
@@ -27,6 +27,7 @@ from .store import (
     LOCK_SECONDS,
     MAX_IMAGE,
     MAX_TEXT,
+    NAMES,
     SUFFIX,
     StoreError,
     describe,
@@ -49,6 +50,8 @@ GENERATIONS = "/var/lib/unikernels/generations"
 def receive(request: Request) -> dict[str, Any]:
     """Do what is asked for; the module's result. StoreError, SignatureError or PolicyError: one line."""
     _refuse_open_store(request)
+    if request.mirrors and request.ca_file and not os.path.isfile(request.ca_file):
+        raise StoreError(f"unikernel_images_ca_file: {request.ca_file}: is not a file on this host")
     policy, lines, changed = _policy(request)
     # Otherwise two runs could write to the same unfinished file. The other one may be waiting for its mirrors.
     with contextlib.nullcontext() if request.check else locked(request.store, request.mirror_timeout + LOCK_SECONDS):
@@ -81,13 +84,17 @@ def receive(request: Request) -> dict[str, Any]:
 
 
 def _refuse_open_store(request: Request) -> None:
-    """What is verified is what boots only where nobody else can write in between."""
-    if not request.trust or not os.path.isdir(request.store):
+    """What is verified is what boots only where nobody else can write in between, or remove the policy."""
+    if not request.trust:
         return
-    status = os.stat(request.store)
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        mend = f"chown root {request.store}; chmod go-w {request.store}"
-        raise StoreError(f"image store {request.store}: others than root may write there: {mend}")
+    for folder in (request.store, os.path.join(request.store, NAMES)):
+        status = os.stat(folder) if os.path.isdir(folder) else None
+        if status and (status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022):
+            raise StoreError(f"image store {folder}: others than root may write there: chown root {folder}; chmod go-w {folder}")
+    for folder in (request.store, request.trust):
+        problem = open_to_others(folder) if os.path.isdir(folder) else ""
+        if problem:
+            raise StoreError(f"{folder}: {problem}")
 
 
 def _shown(policy: Policy) -> dict[str, Any]:

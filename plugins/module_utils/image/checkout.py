@@ -30,7 +30,8 @@ from .store import hold, write_json, write_whole
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/+-]{0,199}")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(://|::).*|[A-Za-z0-9._-]+@[A-Za-z0-9.-]+:[^\s-][^\s]*", re.DOTALL)
+# What a user means as an address, also one that is refused: https:/host, me:password@host:path.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(:/|::).*|[^/@\s]+@[A-Za-z0-9.-]+:.*", re.DOTALL)
 _ADDRESS = re.compile(r"(https|ssh|file)://[^\s-][^\s]*|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s-][^\s]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f\ud800-\udfff]")
 # What `git rev-parse --local-env-vars` lists, for a run that a hook of git's started, and what prints every word that is sent.
@@ -62,6 +63,10 @@ def is_url(source: str) -> bool:
     return _URL.fullmatch(source) is not None
 
 
+def is_revision(version: str) -> bool:
+    return _REVISION.fullmatch(version) is not None and ".." not in version
+
+
 def local_folder(path: str) -> str:
     return os.path.abspath(os.path.expanduser(path))
 
@@ -76,6 +81,8 @@ def address_of(url: str) -> Address:
             f"source: {scheme}:// can be read and altered by anyone on the network path; use an https:// or ssh:// address"
         )
     if not _ADDRESS.fullmatch(url):
+        if not scheme:
+            raise BuildError("source: an address must be as in https://host/path, ssh://host/path or git@host:path")
         raise BuildError(f"source: an address that begins with {scheme!r} is not supported; use an https:// or ssh:// address")
     if not scheme:
         return Address(url)
@@ -92,8 +99,6 @@ def address_of(url: str) -> Address:
         )
     if unquote(host).startswith("-"):
         raise BuildError("source: the name of the address's host begins with '-'")
-    if scheme == "file":
-        _is_ours(unquote(parts.path))
     if scheme != "https":
         host = f"{parts.username}@{host}" if parts.username else host
         user = password = ""
@@ -168,9 +173,11 @@ def checkout(url: str, revision: str, subfolder: str, work: str) -> Source:
     """The folder of ``url`` at ``revision`` (a commit, tag or branch), below ``work``. BuildError."""
     if "\0" in subfolder:
         raise BuildError(f"subfolder: {subfolder!r} is not the name of a folder")
-    if not _REVISION.fullmatch(revision) or ".." in revision:
+    if not is_revision(revision):
         raise BuildError(f"version: {revision!r} is not a revision of git")
     address = address_of(url)
+    if address.url.startswith("file://"):
+        _is_ours(unquote(urlsplit(address.url).path))
     root = os.path.join(work, "git", hashlib.sha256(address.url.encode()).hexdigest()[:16])
     private(root)
     path = os.path.join(root, ".lock")
@@ -211,7 +218,7 @@ def _resolve(address: Address, revision: str) -> str:
         if name in names and COMMIT.fullmatch(commit):
             commits[names[name]] = commit
     if not commits:
-        raise BuildError("the repository has no such branch or tag")
+        raise BuildError("the repository has no such branch or tag; a commit needs all of its 40 digits")
     if len(set(commits.values())) > 1:
         raise BuildError(
             f"the repository has a branch and a tag of this name: {commits['branch']} and {commits['tag']};"

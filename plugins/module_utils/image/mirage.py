@@ -32,7 +32,7 @@ from .sources import LOCK, digest_of_sources, source_files
 from .steps import BuildError as BuildError
 from .steps import Steps
 from .steps import reason as reason
-from .store import describe, digest_of, hold, image_path, put, write_json, write_whole
+from .store import describe, digest_of, hold, image_path, put, read_text, write_json, write_whole
 
 # Raise this number whenever the same sources would be built differently.
 RECIPE = 3
@@ -101,10 +101,11 @@ def built(store: str, key: str) -> dict[str, Any] | None:
 def config_of(folder: str, overlay: tuple[tuple[str, str], ...]) -> str:
     """Return a unikernel's config.ml. Raise BuildError if there is none, or if an overlay's folder is missing."""
     try:
-        with open(os.path.join(folder, "config.ml"), encoding="utf-8", errors="replace") as file:
-            config = file.read()
-    except OSError as error:
+        config = read_text(os.path.join(folder, "config.ml")).decode("utf-8", "replace")
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BuildError(f"source {folder}: not a unikernel's folder: there is no config.ml in it") from error
+    except (OSError, ValueError) as error:
+        raise BuildError(f"source {folder}: config.ml: {getattr(error, 'strerror', None) or error}") from error
     for path, laid in overlay:
         if os.path.isabs(path) or ".." in path.split("/") or not path.strip("./"):
             raise BuildError(f"overlay: {path!r}: expected a folder inside the source's folder")
@@ -134,7 +135,7 @@ def refusals(request: Request, tools: Toolchain) -> None:
     for path in locks:
         with open(path, encoding="utf-8", errors="replace") as file:
             lock = lock_file.read(file.read())
-        refusal = lock_file.other_commit(lock, request.source.uri, request.source.revision)
+        refusal = lock.problem or lock_file.other_commit(lock, request.source.uri, request.source.revision)
         if refusal:
             raise BuildError(f"{request.name}: lock file {path}: {refusal}")
     if not locks:
@@ -263,7 +264,7 @@ def _statement(digest: str, key: str, request: Request, tools: Toolchain, lock_d
         materials=[
             _origin(request), {"name": "lock file", "digest": {"sha256": lock_digest}},
             *({"name": path, "digest": {"sha256": digest_of_sources(laid)[0]}} for path, laid in request.overlay),
-            *provenance.package_materials(lock),
+            *lock_file.materials(lock_file.read(lock.decode("utf-8", "replace"))),
         ],
         builder={"id": os.uname().nodename, **tools.versions}, key=key,
     )  # fmt: skip

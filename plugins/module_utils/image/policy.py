@@ -12,9 +12,11 @@ is EDGE: it reads and writes the policy, and inspects images.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,8 +33,12 @@ REQUIRED, OPTIONAL = "required", "optional"
 RESET = "unikernel_images_policy_reset: true"
 
 
-_KERNEL = re.compile(r"""^\s*kernel\s*=\s*(["'])(.*?)\1\s*(?:#.*)?$""", re.MULTILINE)
+# A definition's tokens, as xl reads them (xen/tools/libs/util/libxlu_cfg_l.l).
+_TOKEN = re.compile(
+    r"""(?P<text>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')|\#[^\n]*|(?P<word>[A-Za-z_]\w*)|(?P<mark>[^\s\w])""", re.DOTALL
+)
 _ANY = "%DOMAIN%"
+_MAX_HOPS = 40
 
 
 class PolicyError(Exception):
@@ -167,9 +173,12 @@ def as_text(policy: Policy) -> str:
 
 
 def held_by(folder: str) -> Policy | None:
-    """Return the host's policy; None if it has none yet. Raise PolicyError if it can't be read."""
+    """Return the host's policy; None if it has none yet. Raise PolicyError if it can't be read, or others can remove it."""
     path = os.path.join(folder, FILE)
     try:
+        problem = open_to_others(folder) if os.path.isdir(folder) else ""
+        if problem:
+            raise PolicyError(problem)
         return parse(read_own(path))
     except FileNotFoundError:
         return _before_policies(folder)
@@ -257,6 +266,47 @@ def _revoked(store: str, digest: str, policy: Policy) -> bool:
     return bool(blob) and blob in key_blobs("\n".join(policy.revoked_keys or ()))
 
 
+def _on_the_way(path: str) -> Iterator[tuple[str, os.stat_result]]:
+    """Each folder and link on the way to a file, and the file itself, as the kernel finds it."""
+    place, waiting, hops = "/", path.split("/"), 0
+    while waiting:
+        part = waiting.pop(0)
+        if part in ("", ".", ".."):
+            place = os.path.dirname(place) if part == ".." else place
+            continue
+        step = os.path.join(place, part)
+        status = os.lstat(step)
+        yield step, status
+        if not stat.S_ISLNK(status.st_mode):
+            place = step
+            continue
+        hops, target = hops + 1, os.readlink(step)
+        if hops > _MAX_HOPS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+        place, waiting = "/" if target.startswith("/") else place, target.split("/") + waiting
+
+
+def _replaceable(path: str, policy: Policy | None) -> str:
+    """Where signatures are required: why what is verified may not be what boots, because somebody else can write in between."""
+    if policy is None or not policy.required:
+        return ""
+    try:
+        return open_to_others(path)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def open_to_others(path: str) -> str:
+    """Return why others than root and this user may replace what is at ``path``; "" where nobody may. OSError."""
+    for place, status in _on_the_way(path):
+        mode, is_link = status.st_mode, stat.S_ISLNK(status.st_mode)
+        # In a folder like /tmp nobody replaces what belongs to somebody else.
+        is_open = not is_link and not mode & stat.S_ISVTX and bool(mode & 0o002 or (mode & 0o020 and status.st_gid))
+        if status.st_uid not in (0, os.geteuid()) or is_open:
+            return f"others than root may write {place}: chown root {place}; chmod go-w {place}"
+    return ""
+
+
 def check_bootable(path: str, name: str, policy: Policy | None, digest: str | None = None) -> str | None:
     """Return one line why the domain ``name`` may not boot the kernel at ``path``; None if it may.
 
@@ -271,6 +321,9 @@ def check_bootable(path: str, name: str, policy: Policy | None, digest: str | No
         actual = digest_of(path)
     except OSError as error:
         return f"{where}: {error.strerror}"
+    problem = _replaceable(path, policy)
+    if problem:
+        return f"{where}: {problem}"
     signed = ""
     if in_store == actual and policy is not None:
         try:
@@ -283,12 +336,43 @@ def check_bootable(path: str, name: str, policy: Policy | None, digest: str | No
     return decide(effective, where=where, digest=actual, in_store=in_store, declared=digest, signed=signed)
 
 
+def check_ramdisk(path: str, name: str, policy: Policy | None) -> str | None:
+    """Return why the domain ``name`` may not boot with this initial RAM disk; None if it may. No signature covers one."""
+    if policy is None or not policy.required:
+        return None
+    where = f"domain {name}: ramdisk {path}"
+    try:
+        digest = digest_of(path)
+    except OSError as error:
+        return f"{where}: {error.strerror}"
+    problem = _replaceable(path, policy)
+    if problem:
+        return f"{where}: {problem}"
+    if digest in (policy.kernels or ()):
+        return None
+    return (
+        f"{where}: this host requires signatures, and a ramdisk has none; allow its digest (unikernel_images_kernels: [{digest}])"
+    )
+
+
+def assigned(definition: str, key: str) -> list[str]:
+    """Return the texts that a definition assigns to a key of xl.cfg, in its order; xl uses the last one."""
+    values, before = [], ("", "")
+    for token in _TOKEN.finditer(definition):
+        if token["text"] and before == (key, "="):
+            values.append(re.sub(r"\\(.)", r"\1", token["text"][1:-1], flags=re.DOTALL))
+        if token.lastgroup:
+            before = (before[1], token[0])
+    return values
+
+
 def check_definition(path: str, policy: Policy | None, known: dict[str, str | None]) -> str | None:
-    """`check_bootable` for the domain of a definition. ``known`` caches answers by kernel, which many domains may share."""
+    """Return why a definition's domain may not boot. ``known`` caches answers by kernel, which many domains may share."""
     name = os.path.splitext(os.path.basename(path))[0]
     with open(path, encoding="utf-8", errors="surrogateescape") as file:
-        kernels = [kernel for _quote, kernel in _KERNEL.findall(file.read())]
-    for kernel in kernels:  # xl uses the last one; all of them must pass
+        text = file.read()
+    kernels = assigned(text, "kernel")
+    for kernel in kernels:  # all of them must pass
         if kernel not in known:
             known[kernel] = check_bootable(kernel, _ANY, policy)
         problem = known[kernel]
@@ -296,4 +380,4 @@ def check_definition(path: str, policy: Policy | None, known: dict[str, str | No
             return problem.replace(_ANY, name, 1)
     if not kernels and policy is not None and policy.required:
         return f"domain {name}: names no kernel, and this host requires signatures"
-    return None
+    return next(filter(None, (check_ramdisk(ramdisk, name, policy) for ramdisk in assigned(text, "ramdisk") if ramdisk)), None)

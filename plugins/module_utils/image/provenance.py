@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from . import strict_json
 from .elf import printable
@@ -27,7 +27,6 @@ GIVEN_TYPE = "https://unikernels.xen/build/given/v1"
 
 
 PURL = "pkg:opam/"
-_PACKAGE = re.compile(r'^\s*"([A-Za-z0-9_+-]+)"\s*\{\s*=\s*"([^"\n]+)"', re.MULTILINE)
 
 
 _EXPIRES = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
@@ -122,9 +121,16 @@ def _check_claim(note: Any) -> None:
         raise ProvenanceError("it is not an in-toto statement")
     version, expires = note.get("version", 0), note.get("expires", "")
     if type(version) is not int or not 0 <= version < MAX_VERSION:
-        raise ProvenanceError(f"its version {printable(str(version))[:40]} is not a time of signing, as in 20261127193045")
-    if not isinstance(expires, str) or (expires and not _EXPIRES.fullmatch(expires)):
+        raise ProvenanceError(f"its version {printable(repr(version))[:40]} is not a time of signing, as in 20261127193045")
+    if not isinstance(expires, str) or (expires and not _is_time(expires)):
         raise ProvenanceError(f"it expires {printable(str(expires))[:40]!r}, which is not a time, as in 2027-01-31T00:00:00Z")
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return _EXPIRES.fullmatch(text) is not None and datetime.strptime(text, _TIME) is not None
+    except ValueError:  # the 30th of February
+        return False
 
 
 def claims_of(statement: dict[str, Any]) -> dict[str, Claim]:
@@ -173,16 +179,6 @@ def _subject(name: str, digest: str, claim: Claim) -> dict[str, Any]:
     note = {"version": claim.version, "expires": claim.expires}
     said = {key: value for key, value in note.items() if value}
     return {"name": name, "digest": {"sha256": digest}, **({"annotations": said} if said else {})}
-
-
-def package_materials(lock: str | bytes) -> list[dict[str, Any]]:
-    """Return the packages that a lock file of opam-monorepo builds in, as SLSA's resolvedDependencies, by name.
-
-    They are the lines ``"NAME" {= "VERSION" & ?vendor}`` of its ``depends``. The uri is a package URL.
-    """
-    text = lock.decode("utf-8", "replace") if isinstance(lock, bytes) else lock
-    versions = dict(_PACKAGE.findall(text))
-    return [{"name": name, "uri": f"{PURL}{name}@{quote(version, safe='')}"} for name, version in sorted(versions.items())]
 
 
 def packages(statement: dict[str, Any]) -> list[dict[str, str]]:

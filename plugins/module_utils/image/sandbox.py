@@ -14,6 +14,7 @@ namespace but as a separate user, for anybody else in a user namespace.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import pwd
@@ -297,7 +298,14 @@ def _size(folder: str) -> int | None:
 
 
 def private(folder: str) -> None:
-    """Create a folder, and missing ones above it, for its owner only: images and sources may contain keys."""
+    """Create a folder, and missing ones above it, for its owner only: images and sources may contain keys.
+
+    Raise PermissionError for one that somebody else made or may write: they could change what is built.
+    """
+    if os.path.isdir(folder):
+        status = os.stat(folder)
+        if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o002:
+            raise PermissionError(errno.EPERM, "belongs to another user of this machine, or anybody may write there", folder)
     missing = []
     while folder and not os.path.isdir(folder):
         missing.append(folder)

@@ -9,11 +9,18 @@ The controller calls the module on the host once to look, copies what only the c
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .download import shown
 from .policy import OPTIONAL, REQUIRED, Policy, revocations, signers
 from .store import DIGEST, KINDS, NAME, SUFFIX, StoreError
+
+# Without a query: the names of files are added behind it.
+_MIRROR = re.compile(r"https?://[^\s/?#][^\s?#]*")
+_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
@@ -70,17 +77,35 @@ def wanted_images(wanted: dict[str, Any], names: list[str] | None) -> dict[str, 
     return images
 
 
+def settings_problem(options: Mapping[str, Any]) -> str:
+    """Return what is wrong with options of `image_store`, in the words of the variables that set them; "" if nothing."""
+    signature, mirrors, kernels = (options.get(name) for name in ("signature", "mirrors", "kernels"))
+    if signature not in (None, "", REQUIRED, OPTIONAL):
+        return f"unikernel_images_signature: is {signature!r}, must be {REQUIRED} or {OPTIONAL}"
+    for mirror in mirrors if isinstance(mirrors, list) else [mirrors] if mirrors else []:
+        if not isinstance(mirror, str) or not _MIRROR.fullmatch(mirror):
+            return f"unikernel_images_mirror: {shown(str(mirror))!r}: must be as in https://images.example.net/x, without ? and #"
+    for name, low in (("mirror_timeout", 1), ("keep", 0)):
+        value = options.get(name)
+        if value not in (None, "") and not (_NUMBER.fullmatch(str(value)) and int(value) >= low):
+            return f"unikernel_images_{name}: is {value!r}, must be a whole number of {low} or more"
+    for digest in kernels if isinstance(kernels, list) else [kernels] if kernels else []:
+        if not isinstance(digest, str) or not DIGEST.fullmatch(digest.lower()):
+            return f"unikernel_images_kernels: {digest!r} is not 64 hexadecimal digits"
+    return ""
+
+
 def given_policy(params: dict[str, Any]) -> Policy:
     """Return what a run sets of a host's policy; None for what it doesn't set."""
     kernels = params.get("kernels")
     for digest in kernels or ():
-        if not DIGEST.fullmatch(digest):
+        if not DIGEST.fullmatch(digest.lower()):
             raise StoreError(f"unikernel_images_kernels: {digest!r} is not 64 hexadecimal digits")
     return Policy(
         params.get("signature"),
         signers(params["allowed_signers"]) or None if params.get("allowed_signers") else None,
         revocations(params["revoked_keys"]) if params.get("revoked_keys") else None,
-        None if kernels is None else tuple(kernels),
+        None if kernels is None else tuple(digest.lower() for digest in kernels),
     )
 
 

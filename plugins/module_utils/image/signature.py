@@ -15,6 +15,7 @@ import binascii
 import contextlib
 import glob
 import os
+import pwd
 import re
 import subprocess
 import tempfile
@@ -33,6 +34,8 @@ NEW_KEY = "ssh-keygen -t ed25519 -f ~/.config/unikernels/images"
 _SECONDS = 60
 # One of an RSA key of 16384 bits has 6 KB. ssh-keygen takes minutes to see that megabytes are no signature.
 MAX_SIGNATURE = 16 << 10
+# What may name further files of keys that log in (sshd_config(5)).
+_SSHD = ("/etc/ssh/sshd_config", "/etc/ssh/sshd_config.d/*")
 _PRIVATE = b"openssh-key-v1\0"
 # The file names that ssh tries by itself at a login (ssh_config(5), IdentityFile).
 _LOGIN_KEY = re.compile(r"id_(rsa|dsa|ecdsa|ecdsa_sk|ed25519|ed25519_sk|xmss)(\.pub)?")
@@ -119,17 +122,36 @@ def is_touched(key: str) -> bool:
 
 def logins(homes: list[str]) -> dict[bytes, str]:
     """Return the keys that log in to this machine, each with the file that allows it. ``homes``: home folders."""
+    texts = []
+    for path in [path for pattern in _SSHD for path in sorted(glob.glob(pattern))]:
+        with contextlib.suppress(OSError, ValueError):
+            texts.append(read_text(path).decode("utf-8", "replace"))
     keys: dict[bytes, str] = {}
-    for home in homes:
-        for file in ("authorized_keys", "authorized_keys2"):
-            path = os.path.join(home, ".ssh", file)
+    for pattern in login_files("\n".join(texts), homes):
+        for path in glob.glob(pattern):
             with contextlib.suppress(OSError, ValueError):
                 keys.update({blob: path for blob in key_blobs(read_text(path).decode("utf-8", "replace"))})
     return keys
 
 
+def login_files(config: str, homes: list[str]) -> list[str]:
+    """Return patterns (glob) of the files with keys that log in: the usual ones, and AuthorizedKeysFile in sshd's ``config``."""
+    names = [".ssh/authorized_keys", ".ssh/authorized_keys2"]
+    for line in config.splitlines():
+        words = line.replace("=", " ", 1).replace('"', " ").split()
+        names += words[1:] if words and words[0].lower() == "authorizedkeysfile" else []
+    patterns = []
+    for name in dict.fromkeys(names):
+        # %h is a user's home, %u the user's name, %U their number.
+        inside = name[len("%h/") :] if name.startswith("%h/") else name
+        pattern = re.sub("%[a-zA-Z]", "*", glob.escape(inside))
+        patterns += [pattern] if inside.startswith("/") else [os.path.join(glob.escape(home), pattern) for home in homes]
+    return patterns
+
+
 def homes() -> list[str]:
-    return ["/root", *sorted(glob.glob("/home/*"))]
+    """Return the home folders on this machine, those of services too."""
+    return sorted({"/root", *glob.glob("/home/*"), *(entry.pw_dir for entry in pwd.getpwall() if entry.pw_dir)})
 
 
 def login_key_refusal(key: str) -> str:

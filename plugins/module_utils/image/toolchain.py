@@ -69,23 +69,24 @@ class Wanted:
 def refusal(wanted: Wanted) -> str | None:
     for name, version in {**wanted.packages, "ocaml": wanted.ocaml}.items():
         if not _PACKAGE.fullmatch(name) or not _VERSION.fullmatch(version):
-            return f"packages: {name}: {version!r}: expected the name of a package and its version, as in mirage: 4.11.1"
+            return f"mirage_builder_packages: {name}: {version!r}: expected a package and its version, as in mirage: 4.11.1"
     if "mirage" not in wanted.packages:
-        return "packages: mirage is missing"
+        return "mirage_builder_packages: mirage is missing"
     for option, addresses, pattern in (
         ("mirrors", wanted.mirrors, _MIRROR), ("overlays", tuple(wanted.overlays.values()), _ADDRESS),
     ):  # fmt: skip
         for address in addresses:
             if _has_user(address):
-                return f"{option}: {_shown(address)}: {_NO_USER}"
+                return f"mirage_builder_{option}: {_shown(address)}: {_NO_USER}"
             if not pattern.fullmatch(address):
-                return f"{option}: {_shown(address)!r}: expected an address that begins with https://, or a folder"
+                return f"mirage_builder_{option}: {_shown(address)!r}: expected an address that begins with https://, or a folder"
             if local_path(address) and not os.path.isdir(local_path(address)):
-                return f"{option}: {address}: there is no such folder"
+                return f"mirage_builder_{option}: {address}: there is no such folder"
     if _has_user(wanted.archive):
-        return f"archive: {_shown(wanted.archive)}: {_NO_USER}"
+        return f"mirage_builder_archive: {_shown(wanted.archive)}: {_NO_USER}"
     if wanted.archive and not _ADDRESS.fullmatch(wanted.archive):
-        return f"archive: {_shown(wanted.archive)!r}: expected an address that begins with https:// or git+https://, or a folder"
+        where = f"mirage_builder_archive: {_shown(wanted.archive)!r}"
+        return f"{where}: expected an address that begins with https:// or git+https://, or a folder"
     return None
 
 
@@ -120,7 +121,7 @@ def make(wanted: Wanted, check: bool) -> bool:
     if check:
         return True
     if not shutil.which(wanted.opam):
-        raise BuildError(f"opam: there is no {wanted.opam}: apt-get install opam")
+        raise BuildError(f"mirage_builder_opam: there is no {wanted.opam}: apt-get install opam")
     try:
         sandbox.require(wanted.sandbox)
         os.makedirs(wanted.folder, mode=0o755, exist_ok=True)

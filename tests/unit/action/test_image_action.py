@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.action import image_store as action
+from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import PolicyError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import StoreError
 
 from tests.conftest import ROOT
@@ -194,6 +195,23 @@ def test_mirrors_come_first_and_the_controller_last(play, tmp_path):
 def test_an_answer_that_is_none_of_the_module_is_one_line(answer, words):
     with pytest.raises(StoreError, match=words):
         action._understood(answer)
+
+
+@pytest.mark.parametrize("option", ["allowed_signers", "revoked_keys"])
+def test_a_list_of_keys_that_is_no_file_is_one_line(tmp_path, option):
+    """A pipe would be waited for."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").write_bytes(b"#" * (5 << 20))
+    (tmp_path / "mark").write_bytes(b"\xef\xbb\xbf# from an editor\n")
+    for name, words in (
+        ("pipe", "is not a file"),
+        ("large", "has more than"),
+        ("nosuch", "No such file"),
+        ("", "Is a directory"),
+    ):
+        with pytest.raises(PolicyError, match=f"^unikernel_images_{option}: {tmp_path}/?{name}: {words}"):
+            action.ActionModule._text(None, {option: f"{tmp_path}/{name}"}, option)
+    assert action.ActionModule._text(None, {option: f"{tmp_path}/mark"}, option) == "# from an editor\n"
 
 
 @pytest.mark.parametrize(

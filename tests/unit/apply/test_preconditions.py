@@ -1,6 +1,8 @@
 """What is refused before anything changes, because Xen would find it only half-way through."""
 
 import hashlib
+import json
+import pathlib
 import re
 import struct
 
@@ -175,3 +177,14 @@ def test_a_host_that_requires_signatures_runs_no_kernel_from_elsewhere(xen, conv
     policy.write_text("[]")
     with pytest.raises(converge.Refused, match="is not a policy of images"):
         converge({"name": "www"})
+
+
+def test_a_host_that_requires_signatures_runs_no_ramdisk_from_elsewhere(xen, converge, kernel):
+    policy, ramdisk = xen.folder / "unikernels" / "policy", xen.folder / "initrd"
+    ramdisk.write_bytes(b"anything")
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (pathlib.Path(kernel), ramdisk)]
+    policy.write_text(json.dumps({"version": 1, "signature": "required", "kernels": digests[:1]}))
+    with pytest.raises(converge.Refused, match=f"domain www: ramdisk {ramdisk}: this host requires .*{digests[1]}"):
+        converge({"name": "www", "ramdisk": str(ramdisk)})
+    policy.write_text(json.dumps({"version": 1, "signature": "required", "kernels": digests}))
+    assert converge({"name": "www", "ramdisk": str(ramdisk)}, check=True)["failed"] is False

@@ -23,7 +23,7 @@ def test_images_become_kernels():
 
 
 def test_results_of_loops_become_images():
-    results = [{"item": {"key": "www"}, "ansible_loop_var": "item", "failed": False, "changed": True, "sha256": "ab"}]
+    results = [{"item": "www", "ansible_loop_var": "item", "failed": False, "changed": True, "sha256": "ab"}]
     assert images_by_name(results) == {"www": {"sha256": "ab"}}
 
 
@@ -32,7 +32,7 @@ def test_what_was_packed_is_built_from_the_archive():
         "www": {"source": "/here/web", "overlay": {"htdocs": "/srv/www"}, "configure": ["--x=y"]},
         "git": {"source": "https://example.net/x", "version": "main"},
     }
-    packed = [{"item": {"key": "www"}, "path": "/cache/sources/www-ab.tar"}]
+    packed = [{"item": "www", "path": "/cache/sources/www-ab.tar"}]
     assert packed_sources(wanted, packed, "/srv/sources") == {
         "www": {"source": "/srv/sources/www-ab.tar", "configure": ["--x=y"]},
         "git": wanted["git"],

@@ -5,6 +5,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.origins impor
 from hypothesis import given
 from hypothesis import strategies as st
 
+TOKEN = "ghp_0123456789abcdef"  # noqa: S105
 GIT = {"source": "https://git.example.net/unipi.git", "version": "0123456789abcdef0123456789abcdef01234567"}
 
 
@@ -16,6 +17,10 @@ GIT = {"source": "https://git.example.net/unipi.git", "version": "0123456789abcd
         {"url": "https://example.net/a.xen", "sha256": "ab" * 32},
         {**GIT, "subfolder": "x", "configure": ["--tls=true"], "overlay": {"a": "/srv/www"}, "lock": "/l", "update_lock": True},
         {"standin": "web", "content": "/srv/www"},
+        {"source": "/srv/unikernels/hello", "update_lock": True},
+        {**GIT, "source": "git@git.example.net:unipi.git", "version": "main"},
+        {**GIT, "source": f"https://{TOKEN}@git.example.net/unipi.git"},
+        {**GIT, "source": "file:///srv/git/unipi.git"},
     ],
 )  # fmt: skip
 def test_what_is_right(image):
@@ -46,6 +51,24 @@ def test_what_is_right(image):
         ({"file": "/a\x1b[2J"}, r"file: is '/a\x1b[2J', must be text of one line"),
         ({"standin": ["web"]}, "standin: is ['web'], must be text of one line"),
         ({"standin": "mail"}, "standin: is 'mail', must be one of web, dns, vpn"),
+        ({**GIT, "source": f"http://{TOKEN}@git.example.net/x.git"},
+         "source: http:// can be read and altered by anyone on the network path; use an https:// or ssh:// address"),
+        ({**GIT, "source": "git://git.example.net/x.git"},
+         "source: git:// can be read and altered by anyone on the network path; use an https:// or ssh:// address"),
+        ({**GIT, "source": f"me:{TOKEN}@git.example.net:x.git"},
+         "source: an address must be as in https://host/path, ssh://host/path or git@host:path"),
+        ({**GIT, "source": f"https:/{TOKEN}@git.example.net/x.git"},
+         "source: an address must be as in https://host/path, ssh://host/path or git@host:path"),
+        ({**GIT, "source": "ext::sh"},
+         "source: an address that begins with 'ext' is not supported; use an https:// or ssh:// address"),
+        ({"source": GIT["source"]}, "version: is missing; a git repository needs the revision to build, best a full commit"),
+        ({**GIT, "version": "--upload-pack=x"}, "version: '--upload-pack=x' is not a revision of git"),
+        ({**GIT, "update_lock": "yes"},
+         "update_lock: a git repository has no place for a lock file; give lock: the file that it is kept in"),
+        ({"source": "/srv/hello", "version": "main"}, "version: is for a git repository, and source is a folder"),
+        ({"source": "/srv/hello", "subfolder": "x"}, "subfolder: is for a git repository, and source is a folder"),
+        ({"url": "ftp://example.net/a.xen", "sha256": "ab" * 32}, "url: must begin with https:// or http://"),
+        ({"url": "/srv/a.xen", "sha256": "ab" * 32}, "url: must begin with https:// or http://"),
         ({"url": "https://example.net/a.xen"}, "a url needs the sha256 of its file"),
         ({"file": "/a", "url": "/b"}, "must have exactly one of source, file, url, standin"),
         ({"file": ""}, "must have exactly one of source, file, url, standin"),

@@ -8,6 +8,8 @@ import pathlib
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import advisories, provenance
 from ansible_collections.unikernels.xen.plugins.module_utils.image.advisories import AdvisoriesError, compare, read, vulnerable
+from ansible_collections.unikernels.xen.plugins.module_utils.image.lock_file import materials
+from ansible_collections.unikernels.xen.plugins.module_utils.image.lock_file import read as read_lock
 from ansible_collections.unikernels.xen.plugins.module_utils.image.overview import overview
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import point, put
 
@@ -79,6 +81,7 @@ def test_files_of_advisories():
     other = {"id": "X", "affected": [{"package": {"ecosystem": "PyPI", "name": "tls"}, "versions": ["1"]}]}
     gone = {**one, "withdrawn": "2026-01-01T00:00:00Z"}
     assert len(read(json.dumps([one, other, gone, {"id": "Y"}]))) == 1
+    assert read("\ufeff" + json.dumps(one)) == read(json.dumps(one))
     assert read(json.dumps(one) + "\n\n" + json.dumps(other)) == read(json.dumps(one).encode()) == read(json.dumps([one]))
     for text in ("", " \n", "1", "x", "[1]", '{"affected": [1]}', '{"affected": [{}]}', "[" * 100000, b"\xff"):
         with pytest.raises(AdvisoriesError, match=r"^not a list of advisories in OSV's form"):
@@ -96,9 +99,7 @@ def test_an_overview_of_a_store(tmp_path):
     assert "packages" not in plain["images"][0] and "vulnerable" not in plain
     assert overview(str(store), [], False, True, None)["images"][0]["packages"] == [], "without a statement"
     lock = 'depends: [\n "tls" {= "1.0" & ?vendor}\n]\n'
-    text = provenance.statement(
-        "a", digest, built=True, parameters={}, materials=provenance.package_materials(lock), builder={}, key=""
-    )
+    text = provenance.statement("a", digest, built=True, parameters={}, materials=materials(read_lock(lock)), builder={}, key="")
     (store / f"{digest}.provenance.json").write_bytes(text)
     known = json.dumps(entry(versions=["1.0"]))
     (image,) = overview(str(store), [], False, False, known)["images"]
@@ -125,5 +126,5 @@ def test_an_overview_of_a_store(tmp_path):
 def test_a_real_lock_file():
     root = pathlib.Path(__file__).resolve().parents[3]
     for path in root.glob("unikernels/*/mirage/*.opam.locked"):
-        names = [material["name"] for material in provenance.package_materials(path.read_text())]
+        names = [material["name"] for material in materials(read_lock(path.read_text()))]
         assert len(names) > 60 and "mirage-runtime" in names and advisories.read("[]") == []

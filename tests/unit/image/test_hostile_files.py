@@ -8,7 +8,9 @@ import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import policy as policies
 from ansible_collections.unikernels.xen.plugins.module_utils.image import store as stores
 from ansible_collections.unikernels.xen.plugins.module_utils.image import versions
+from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError, config_of
 from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import OPTIONAL, Policy, PolicyError, check_bootable
+from ansible_collections.unikernels.xen.plugins.module_utils.image.sandbox import private
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import (
     MAX_SIGNATURE,
     SIGNATURE,
@@ -64,6 +66,13 @@ def test_a_statement_that_is_no_file_is_one_line(controller, kind, suffix):
     with pytest.raises(SignatureError) as failure:
         verify(str(controller.store), DIGEST, str(controller.keys / "allowed"), "", "hello")
     assert str(failure.value).startswith(f"image hello ({DIGEST[:12]}): ") and "\n" not in str(failure.value)
+
+
+@KINDS
+def test_a_project_whose_config_is_no_file_is_one_line(tmp_path, kind):
+    kind(tmp_path / "config.ml")
+    with pytest.raises(BuildError, match=f"^source {tmp_path}: config.ml: "):
+        config_of(str(tmp_path), ())
 
 
 def test_a_signature_of_megabytes_is_none(controller):
@@ -163,6 +172,41 @@ def test_a_policy_of_another_owner_decides_nothing_until_it_is_reset(tmp_path, c
     os.chown(etc / "versions", 1000, -1)
     with pytest.raises(PolicyError, match="versions: others than root may have written it"):
         call(host, **options)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o757])
+def test_a_policy_that_others_can_remove_decides_nothing(tmp_path, controller, mode):
+    """Without it, a host would take the next policy that it is given, and check nothing at boot."""
+    host, above = tmp_path / "host", tmp_path / "above"
+    options = {"trust": str(above / "etc"), "signature": "required", "allowed_signers": controller.allowed}
+    (above / "etc").mkdir(parents=True)
+    whole(host, controller, **options)
+    for folder in (above / "etc", above):
+        folder.chmod(mode)
+        with pytest.raises(PolicyError, match=f"/policy: others than root may write {folder}: chown root {folder}; chmod go-w"):
+            policies.held_by(str(above / "etc"))
+        for reset in (False, True):
+            with pytest.raises(StoreError, match=f"{above}/etc: others than root may write {folder}"):
+                call(host, policy_reset=reset, **options)
+        folder.chmod(0o755)
+    assert call(host, **options)["changed"] is False
+
+
+def test_names_that_others_may_write_take_nothing(tmp_path, controller):
+    host, options = tmp_path / "host", {"trust": str(tmp_path / "etc"), "signature": "required"}
+    whole(host, controller, allowed_signers=controller.allowed, **options)
+    (host / "names").chmod(0o777)
+    with pytest.raises(StoreError, match=f"^image store {host}/names: others than root may write there"):
+        call(host, **options)
+
+
+def test_a_folder_for_builds_that_anybody_may_write_is_refused(tmp_path):
+    private(str(tmp_path / "a/b"))
+    assert oct((tmp_path / "a/b").stat().st_mode & 0o777) == "0o700"
+    private(str(tmp_path / "a/b"))
+    (tmp_path / "a/b").chmod(0o1777)
+    with pytest.raises(PermissionError, match="belongs to another user of this machine, or anybody may write there"):
+        private(str(tmp_path / "a/b"))
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])

@@ -4,10 +4,11 @@ import hashlib
 import os
 import pathlib
 import re
+import time
 
 import pytest
 import yaml
-from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, provenance
+from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, origin, provenance
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError, Request, Source, build
 from hypothesis import given
 from hypothesis import strategies as st
@@ -163,6 +164,98 @@ def test_a_lock_file_that_says_too_little_is_refused(bench, lines, words):
     lock.write_text(lock.read_text() + lines + "\n")
     with pytest.raises(BuildError, match=re.escape(words)):
         bench.build()
+
+
+DIRECTORIES = 'x-opam-monorepo-duniverse-dirs: [["https://evil.example/x.tgz" "x"]]\n'
+TWICE = "it has the field x-opam-monorepo-duniverse-dirs twice"
+OPEN = "it has a text or a comment that does not end where it should"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (DIRECTORIES.replace('["https://evil.example/x.tgz" "x"]', "") + DIRECTORIES, TWICE),
+        ("x-opam-monorepo-duniverse-dirs: [] " + DIRECTORIES, TWICE),
+        ("(* (* *)\n" + DIRECTORIES + "*)\n", OPEN),
+        ('synopsis: "it is open\n', OPEN),
+        ("(* and so is this\n", OPEN),
+        ('depends: [\n "a" {= "1"} "b" {>= "2"}\n]\n', "it has no exact version of b"),
+        ('depends: ["a" {= "1"} "b"]\n', "it has no exact version of b"),
+        ('depends: ["a" {= "1"} """b""" {= "2"}]\n', "it has no exact version of "),
+        ('depends: ["b\x1b[2J" {= "1"}]\n', "it has no exact version of b?[2J"),
+        ('depends: ["a" {= "1"}]\ndepends : ["b" {= "1"}]\n', "it has the field depends twice"),
+    ],
+)
+def test_a_lock_file_that_could_be_read_in_two_ways_is_refused(bench, text, line):
+    """What opam builds in is what the statement names."""
+    lock = bench.source / "mirage/hello-xen.opam.locked"
+    lock.write_text(lock.read_text() + text)
+    with pytest.raises(BuildError, match=re.escape(line)) as failure:
+        bench.build()
+    assert "\n" not in str(failure.value) and not bench.images()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# " + DIRECTORIES,
+        "(*\n" + DIRECTORIES + "*)\n",
+        'description: """\n' + DIRECTORIES.replace('"', "") + '"""\n',
+        'synopsis: "\n' + DIRECTORIES.replace('"', r"\"") + '"\n',
+    ],
+)
+def test_what_is_a_comment_or_a_text_is_no_field(text):
+    real = 'x-opam-monorepo-duniverse-dirs: [["https://example.net/y.tgz" "y" ["sha256=' + "a" * 64 + '"]]]\n'
+    for lock in (text + real, real + text):
+        found = lock_file.read(lock)
+        assert (found.problem, [address for address, _digests in found.sources]) == ("", ["https://example.net/y.tgz"])
+
+
+def test_no_package_hides_in_a_line_of_another():
+    text = 'opam-version: "2.0" depends: ["a" {= "1" & ?vendor} "b" {= "2"}\n# "c" {= "3"}\n "d"{="4"}]\n'
+    assert lock_file.read(text).packages == (("a", "1"), ("b", "2"), ("d", "4"))
+
+
+def test_sources_are_in_the_statement_with_their_digests_and_without_tokens():
+    commit = "ab" * 20
+    text = (
+        'x-opam-monorepo-duniverse-dirs: [["https://me:TOKEN@example.net/x.tgz?key=TOKEN" "x" ["md5=' + "0" * 32 + '" "sha256='
+        f'{"1" * 64}"]] ["git+https://TOKEN@example.net/y.git#{commit}" "y"]]\n'
+    )
+    rows = lock_file.materials(lock_file.read(text))
+    assert rows == [
+        {"name": "duniverse/x", "downloadLocation": "https://example.net/x.tgz", "digest": {"md5": "0" * 32, "sha256": "1" * 64}},
+        {"name": "duniverse/y", "downloadLocation": "git+https://example.net/y.git", "digest": {"gitCommit": commit}},
+    ]
+    statement = provenance.read(
+        provenance.statement("a", "0" * 64, built=True, parameters={}, materials=rows, builder={}, key=""), "0" * 64
+    )
+    assert origin.sources_of(statement) == [], "what is built in is not where the image is declared to come from"
+
+
+@given(st.text(st.sampled_from('"x-opam-monorepo-duniverse-dirs: [](*)#{}=\\\n 1'), max_size=80))
+def test_any_text_is_read(text):
+    found = lock_file.read(text)
+    assert len(found.problem.splitlines()) <= 1 and len(found.sources) == len(found.folders)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '"""' * 20000,
+        "(*" * 20000,
+        '"' * 20001,
+        '\\"' * 20000,
+        '\\"' * 20001 + "\\",
+        "depends:" * 20000,
+        "[" * 20000,
+        'depends: ["a" ' + "{" * 20000,
+    ],
+)
+def test_no_text_takes_minutes_to_read(text):
+    began = time.process_time()
+    lock_file.read(text)
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("name", ["web", "dns", "vpn"])

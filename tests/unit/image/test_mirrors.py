@@ -31,6 +31,12 @@ def mirror(tmp_path):
     server.server_close()
 
 
+def test_authorities_that_are_not_there_are_named(tmp_path):
+    for check in (True, False):
+        with pytest.raises(StoreError, match=f"^unikernel_images_ca_file: {tmp_path}/nosuch: is not a file on this host$"):
+            call(tmp_path / "host", check, mirrors=["https://127.0.0.1:9"], ca_file=str(tmp_path / "nosuch"))
+
+
 def fill(folder, controller):
     for file in ALL:
         (folder / file).write_bytes((controller.store / file).read_bytes())

@@ -13,7 +13,10 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.policy import
     REQUIRED,
     Policy,
     PolicyError,
+    assigned,
     check_bootable,
+    check_definition,
+    check_ramdisk,
     decide,
     held_by,
     keep,
@@ -230,6 +233,79 @@ def test_a_kernel_outside_the_store(host, tmp_path):
     assert host.check(str(elsewhere)).endswith("is an image of no name that this host knows")
     assert host.check("/nosuch") == "domain www: kernel /nosuch: No such file or directory"
     assert host.check(str(tmp_path)) == f"domain www: kernel {tmp_path}: Is a directory"
+
+
+def test_a_ramdisk_is_allowed_by_its_digest(host, tmp_path):
+    """Linux runs what is in it, and the signature of the kernel says nothing of it."""
+    (tmp_path / "initrd").write_bytes(b"anything")
+    path, digest = str(tmp_path / "initrd"), hashlib.sha256(b"anything").hexdigest()
+    (line,) = [check_ramdisk(path, "www", host.policy)]
+    assert line.startswith(f"domain www: ramdisk {path}: this host requires signatures") and f"[{digest}]" in line
+    allowed = Policy(REQUIRED, host.policy.allowed_signers, (), (digest,))
+    for policy in (allowed, Policy(OPTIONAL), None):
+        assert check_ramdisk(path, "www", policy) is None
+    assert check_ramdisk("/nosuch", "www", host.policy) == "domain www: ramdisk /nosuch: No such file or directory"
+    definition = tmp_path / "www.cfg"
+    definition.write_text(f'kernel = "{host.path}"\nramdisk = "{path}"\n')
+    assert "a ramdisk has none" in check_definition(str(definition), host.policy, {})
+    assert check_definition(str(definition), allowed, {}) is None
+
+
+def test_what_somebody_else_may_replace_does_not_boot_where_signatures_are_required(host, tmp_path):
+    """Between the check and the start of the domain, or at any later boot."""
+    folder = tmp_path / "open"
+    folder.mkdir()
+    (folder / "link").symlink_to(host.path)
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "up").symlink_to("inside/../open")
+    assert host.check(f"{tmp_path}/up/../open/./link") is None
+    paths = [
+        (str(folder / "link"), folder),
+        (host.path, tmp_path / "images"),
+        (host.path, host.path),
+        (f"{tmp_path}/up/link", folder),
+        (f"{tmp_path}/up/../images/{DIGEST}.xen", tmp_path / "images"),
+    ]
+    for path, opened in paths:
+        before = os.stat(opened).st_mode & 0o7777
+        for mode in (0o666, 0o777):
+            os.chmod(opened, mode)
+            assert host.check(path).startswith(f"domain www: kernel {path}: others than root may write {opened}: chown root ")
+            assert host.check(path, policy=Policy(OPTIONAL)) is None and host.check(path, policy=None) is None
+        os.chmod(opened, before)
+        assert host.check(path) is None
+    # As in /tmp.
+    folder.chmod(0o1777)
+    assert host.check(str(folder / "link")) is None
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"anything")
+    initrd.chmod(0o666)
+    allowed = Policy(REQUIRED, host.policy.allowed_signers, (), (hashlib.sha256(b"anything").hexdigest(),))
+    assert f"others than root may write {initrd}" in check_ramdisk(str(initrd), "www", allowed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("given", ["images", "link"])
+def test_what_belongs_to_somebody_else_does_not_boot_where_signatures_are_required(host, tmp_path, given):
+    (tmp_path / "link").symlink_to(host.path)
+    os.lchown(tmp_path / given, 1000, -1)
+    assert f"others than root may write {tmp_path / given}" in host.check(str(tmp_path / "link"))
+
+
+@pytest.mark.parametrize(
+    ("text", "kernels"),
+    [
+        ('kernel = "/a"\n', ["/a"]),
+        ("memory = 64; kernel='/a' # by hand\nkernel=\n'/b'", ["/a", "/b"]),
+        ('# kernel = "/a"\nextra = "; kernel = \'/b\' # kernel = "\n', []),
+        (r'kernel = "/a \"b\" \\c"', ['/a "b" \\c']),
+        ('disk = ["kernel = x", "kernel", "="]\nkernel_x = "/a"\nxkernel = "/b"', []),
+        ('kernel = ["/a"]', []),
+        ('kernel = "/a', []),
+    ],
+)
+def test_a_definition_is_read_as_xl_reads_it(text, kernels):
+    assert assigned(text, "kernel") == kernels
 
 
 # -- at boot ------------------------------------------------------------------------------------------

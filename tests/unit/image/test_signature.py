@@ -3,13 +3,14 @@
 import base64
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
 import subprocess
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image import provenance, signature
+from ansible_collections.unikernels.xen.plugins.module_utils.image import lock_file, provenance, signature
 from ansible_collections.unikernels.xen.plugins.module_utils.image.provenance import Claim
 from ansible_collections.unikernels.xen.plugins.module_utils.image.signature import (
     SignatureError,
@@ -211,6 +212,24 @@ def test_a_login_key_signs_no_images(tmp_path, keys, monkeypatch):
     assert login_key_refusal(str(keys / "alice")) == "" and login_key_refusal(str(home / "id_ed25519")) == ""
 
 
+def test_keys_that_log_in_are_found_where_sshd_looks(tmp_path, keys, monkeypatch):
+    """A user of a service has a home elsewhere, and sshd_config may name other files."""
+    (tmp_path / "conf.d").mkdir()
+    (tmp_path / "conf.d/x.conf").write_text(
+        f'Port 22\nauthorizedkeysfile="{tmp_path}/keys.d/%u"  .keys/%u %h/own\n# AuthorizedKeysFile /no\n'
+    )
+    monkeypatch.setattr(signature, "_SSHD", (str(tmp_path / "nosuch"), str(tmp_path / "conf.d/*")))
+    home = tmp_path / "var/service"
+    for path in (tmp_path / "keys.d/ansible", home / ".keys/x", home / "own", home / ".ssh/authorized_keys2"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(keys / "bob.pub", path)
+        assert signature.logins([str(home)]) == {public_half(str(keys / "bob")): str(path)}
+        path.unlink()
+    assert signature.logins([str(home)]) == {}
+    assert signature.login_files("AuthorizedKeysFile none\nAuthorizedKeysFile", ["/h[1]"])[0] == "/h[[]1]/.ssh/authorized_keys"
+    assert {entry.pw_dir for entry in pwd.getpwall()} <= set(signature.homes()) and "/root" in signature.homes()
+
+
 def test_a_key_that_does_not_sign_is_said(tmp_path, keys):
     with pytest.raises(SignatureError, match=r"^signing_key: /nosuch is not a file$"):
         sign(b"x", "/nosuch")
@@ -379,7 +398,6 @@ LOCK = """opam-version: "2.0"
 depends: [
   "arp" {= "4.0.0" & ?vendor}
   "conf-gmp" {= "4+dune"}
-  "bad\x1b" {= "1"}
 ]
 pin-depends: [
   ["arp.4.0.0" "https://example.net/arp.tbz"]
@@ -388,9 +406,9 @@ pin-depends: [
 
 
 def test_packages_of_a_lock_file():
-    materials = provenance.package_materials(LOCK)
+    materials = lock_file.materials(lock_file.read(LOCK))
     assert materials == [{"name": "arp", "uri": "pkg:opam/arp@4.0.0"}, {"name": "conf-gmp", "uri": "pkg:opam/conf-gmp@4%2Bdune"}]
-    assert provenance.package_materials(LOCK.encode()) == materials and provenance.package_materials("") == []
+    assert lock_file.materials(lock_file.read("")) == []
     others = [{"uri": "git+https://x"}, {"name": "lock file"}, 1, {"uri": 1}]
     text = provenance.statement("a", DIGEST, built=True, parameters={}, materials=others + materials[::-1], builder={}, key="")
     found = provenance.read(text, DIGEST)

@@ -94,3 +94,28 @@ def test_a_statement_has_each_name_once():
         provenance.read(json.dumps(content).encode(), DIGEST)
     content["subject"][1]["name"] = "WEB"
     assert sorted(provenance.claims_of(provenance.read(json.dumps(content).encode(), DIGEST))) == ["WEB", "web"]
+
+
+@pytest.mark.parametrize(
+    ("note", "line"),
+    [
+        (
+            {"expires": "2027-02-30T00:00:00Z"},
+            "it expires '2027-02-30T00:00:00Z', which is not a time, as in 2027-01-31T00:00:00Z",
+        ),
+        ({"expires": "9999-99-99T99:99:99Z"}, "it expires '9999-99-99T99:99:99Z', which is not a time, as in"),
+        ({"expires": "2027-01-31T00:00:00+02:00"}, "which is not a time, as in"),
+        ({"expires": "2027-01-31T00:00:00Z\n"}, "which is not a time, as in"),
+        ({"expires": "\u0662027-01-31T00:00:00Z"}, "which is not a time, as in"),
+        ({"expires": 1}, "it expires '1', which is not a time, as in"),
+        ({"version": "20261127193045"}, "its version '20261127193045' is not a time of signing, as in 20261127193045"),
+        ({"version": True}, "its version True is not a time of signing"),
+        ({"version": 10**14}, "its version 100000000000000 is not a time of signing"),
+    ],
+)
+def test_a_claim_is_a_number_and_a_time(note, line):
+    content = json.loads(STATEMENT)
+    content["subject"][0]["annotations"] = note
+    with pytest.raises(ProvenanceError) as refusal:
+        provenance.read(json.dumps(content).encode(), DIGEST)
+    assert line in str(refusal.value) and "\n" not in str(refusal.value)

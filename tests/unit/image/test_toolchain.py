@@ -76,12 +76,24 @@ def test_what_took_an_hour_is_not_done_again_for_what_broke_behind_it(wanted):
     [
         ({"archive": "/nonexistent"}, "archive /nonexistent: cannot be reached: no such folder"),
         ({"archive": "https://127.0.0.1:9/"}, "cannot be reached: [Errno 111] Connection refused; give a proxy"),
-        ({"archive": "https://me:word@example.net/x"}, "archive: https://example.net/x: an address with a user or password"),
-        ({"mirrors": ("ftp://example.net",)}, "mirrors: 'ftp://example.net': expected an address that begins with"),
-        ({"mirrors": ("/nonexistent",)}, "mirrors: /nonexistent: there is no such folder"),
-        ({"overlays": {"x": "git+https://word@example.net"}}, "overlays: git+https://example.net: an address with a user"),
-        ({"opam": "/nonexistent/opam"}, "there is no /nonexistent/opam: apt-get install opam"),
-        ({"packages": {"mirage": "4.11.1; reboot"}}, "expected the name of a package and its version"),
+        (
+            {"archive": "https://me:word@example.net/x"},
+            "mirage_builder_archive: https://example.net/x: an address with a user or password",
+        ),
+        (
+            {"mirrors": ("ftp://example.net",)},
+            "mirage_builder_mirrors: 'ftp://example.net': expected an address that begins with",
+        ),
+        ({"mirrors": ("/nonexistent",)}, "mirage_builder_mirrors: /nonexistent: there is no such folder"),
+        (
+            {"overlays": {"x": "git+https://word@example.net"}},
+            "mirage_builder_overlays: git+https://example.net: an address with a user",
+        ),
+        ({"opam": "/nonexistent/opam"}, "mirage_builder_opam: there is no /nonexistent/opam: apt-get install opam"),
+        (
+            {"packages": {"mirage": "4.11.1; reboot"}},
+            "mirage_builder_packages: mirage: '4.11.1; reboot': expected a package and its version",
+        ),
         ({"packages": {}}, "mirage is missing"),
         ({"archive": ""}, "opam init failed (40): [ERROR] Could not update repository"),
     ],
