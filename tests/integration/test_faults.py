@@ -10,6 +10,8 @@ import pytest
 
 from .conftest import wait_until
 
+pytestmark = pytest.mark.usefixtures("idle_services")
+
 # Found before the real xl in Dom0's PATH: after its Nth call it kills the module that called it, with SIGKILL.
 KILLER = """#!/bin/sh
 n=$(($(cat /root/xl-calls 2>/dev/null || echo 0) + 1))

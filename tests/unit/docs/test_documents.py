@@ -145,9 +145,9 @@ OF_ANSIBLE_CORE = {"ansible", "ansible_collections", "cryptography", "jinja2", "
 
 def foreign_packages_on_the_controller():
     """Return module names -> the package; an import that PACKAGES doesn't have is a KeyError that names it."""
-    folders = ("action", "callback", "filter", "inventory", "lookup", "plugin_utils", "module_utils/fleet", "module_utils/service")
+    parts = ("action", "callback", "filter", "inventory", "lookup", "plugin_utils", "module_utils/fleet", "module_utils/service")
     found = {}
-    for path in (path for folder in folders for path in (ROOT / "plugins" / folder).rglob("*.py")):
+    for path in (path for part in parts for path in (ROOT / "plugins" / part).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
