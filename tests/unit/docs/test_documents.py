@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.parse
 
+import jinja2
 import pytest
 import yaml
 
@@ -61,9 +62,10 @@ def test_the_readme_of_a_role_has_variables_that_there_are_and_an_example(role):
     assert [entry["role"] for play in plays for entry in play["roles"]] == [f"unikernels.xen.{role}"]
 
 
-def test_the_reference_has_every_module_role_and_playbook():
+def test_the_reference_has_every_module_plugin_role_and_playbook():
     text = (ROOT / "docs/reference.md").read_text()
-    names = [path.stem for folder in ("plugins/modules", "plugins/inventory") for path in (ROOT / folder).glob("*.py")]
+    folders = ("modules", "inventory", "lookup", "callback")
+    names = [path.stem for folder in folders for path in (ROOT / "plugins" / folder).glob("*.py")]
     names += ROLES + [path.stem for path in (ROOT / "playbooks").glob("*.yml")]
     assert [name for name in names if f"`{name}`" not in text] == []
 
@@ -186,6 +188,23 @@ def test_each_target_of_make_is_described_and_completed():
     script = "source tools/completion.bash; COMP_WORDS=(make bench); COMP_CWORD=1; _described_targets; echo ${COMPREPLY[@]}"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["bench", "bench-peers"]
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_the_summary_of_a_lab_names_what_can_be_typed(checkout):
+    """A tarball has no Makefile."""
+    template = (ROOT / "playbooks/templates/summary.j2").read_text()
+    values = {
+        "inventory_hostname": "xen1", "lab_http_port": 8080, "lab_dns_port": 5353, "lab_machine": {}, "vpn_pki": "/vpn",
+        "declared_unikernels": [], "unikernel_images_stored": {}, "in_checkout": checkout, "ansible_port": 2201,
+        "ansible_ssh_private_key_file": "/key", "lab_folder": "/lab",
+    }  # fmt: skip
+    environment = jinja2.Environment(trim_blocks=True, autoescape=True, undefined=jinja2.StrictUndefined)
+    lines = environment.from_string(template).render(values).partition("type next:")[2]
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    made, played = re.findall(r"make ([a-z-]+)", lines), re.findall(r"unikernels\.xen\.(\w+)", lines)
+    assert set(made) <= targets and bool(made) == checkout
+    assert all((ROOT / f"playbooks/{name}.yml").exists() for name in played) and bool(played) != checkout
 
 
 def test_each_variable_that_a_playbook_takes_with_e_is_in_the_page_of_variables():
