@@ -1,4 +1,4 @@
-"""`make release`: what it refuses, and that a download can be verified as docs/releases.md states; with doubles of what checks it."""
+"""`make release`: what it refuses, and that a download can be verified as docs/releases.md states. Doubles check the tarball."""
 
 # SPDX-License-Identifier: GPL-3.0-or-later
 
