@@ -258,6 +258,7 @@ def test_what_xen_can_not_build_leaves_the_old_one_alone(xen, converge):
     assert "Xen could not build it (3): libxl: error: can't allocate low memory" in failed["msg"]
     assert failed["msg"].endswith("and is running")
     assert xen.domains["www"]["domid"] == first
+    assert "memory = 16\n" in definition(xen)
     assert leftovers(xen) == []
 
 
