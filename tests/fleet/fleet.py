@@ -101,6 +101,7 @@ class Fleet:
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="fleet-"))  # short: sockets are below it
         self.names = [f"xen{number:02}" for number in range(1, count + 1)]
         self.processes = []
+        self.seconds = {}  # how long a rollout that changed each host took, by its waves
 
     # -- its life --------------------------------------------------------------------------------
 
@@ -257,18 +258,22 @@ class Fleet:
     def rollout(self, *arguments, image="one", rollout=None, hosts=None, check=True):
         """Declare this image for all hosts, and roll it out."""
         self.declare(image, rollout, hosts)
-        return self.playbook("playbooks/rollout.yml", *arguments, check=check)
+        began = time.monotonic()
+        done = self.playbook("playbooks/rollout.yml", *arguments, check=check)
+        if done.returncode == 0 and sum(counts["changed"] > 0 for counts in done.counts.values()) >= self.count:
+            self.seconds[json.dumps(rollout)] = time.monotonic() - began
+        return done
 
     def journals(self):
         """Return the lines of each rollout's journal, the newest last."""
         for path in sorted((self.folder / "journal").glob("*.jsonl")):
             yield [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
 
-    def event(self, name):
-        """True if the newest rollout is under way and has reached this event."""
+    def event(self, name, times=1):
+        """True if the newest rollout is under way and has reached this event so many times."""
         newest = (list(self.journals()) or [[]])[-1]
         events = [line["event"] for line in newest]
-        return name in events and "end" not in events
+        return events.count(name) >= times and "end" not in events
 
     def unfinished(self):
         """Return the rollout that is under way by its journal; "" if none."""

@@ -538,7 +538,7 @@ static void net_events(void)
 
 /* -- boot arguments ---------------------------------------------------------------------------- */
 
-static char name[65] = "guest";
+static char name[65] = "web"; /* as the unikernel, without --name */
 
 static int read_address(const char *text, u8 *to)
 {

@@ -6,7 +6,7 @@ from .conftest import hold, wait_until
 
 FOLDER = "/var/lib/unikernels/disks"
 
-pytestmark = pytest.mark.usefixtures("cleared")
+pytestmark = pytest.mark.usefixtures("idle_services", "cleared")
 
 
 @pytest.fixture

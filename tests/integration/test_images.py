@@ -22,6 +22,8 @@ from tests.doubles import HELLO, make_toolchain
 
 from .conftest import ROOT, STORE, playbook, run
 
+pytestmark = pytest.mark.usefixtures("idle_services")
+
 ADDRESS = "10.0.2.121"
 ASK = f"python3 -c 'import urllib.request; print(urllib.request.urlopen(\"http://{ADDRESS}/\", timeout=10).read().decode())'"
 

@@ -6,6 +6,8 @@ import pytest
 
 ADDRESS = "10.0.2.111"
 
+pytestmark = pytest.mark.usefixtures("idle_services")
+
 
 @pytest.fixture
 def web(declared, images, cleared):

@@ -8,6 +8,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain import boot_
 
 from .conftest import hold
 
+pytestmark = pytest.mark.usefixtures("idle_services")
+
 
 @pytest.fixture
 def task(images, cleared):

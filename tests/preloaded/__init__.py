@@ -37,7 +37,7 @@ systemctl daemon-reload
 systemctl enable -q preloaded-python
 rm -f /run/preloaded-python
 systemctl restart preloaded-python
-for try in $(seq 120); do
+for try in $(seq 400); do
   [ -S /run/preloaded-python ] && echo $digest >/root/preloaded/digest && sync && exit
   sleep 0.5
 done

@@ -206,7 +206,8 @@ def start(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
         with open(machine.path("settings"), encoding="ascii") as file:
             if file.read() != wanted:
                 raise MachineError(
-                    f"machine {machine.name} runs with other settings (such as memory or ports); end it first: make lab-down"
+                    f"machine {machine.name} runs with other settings (such as memory or ports); end it first: run the playbook"
+                    " lab_down"
                 )
     else:
         _check(machine)

@@ -1,11 +1,14 @@
 """The documentation matches the code: roles' variables, the reference, links, and the content of the tarball."""
 
+import ast
 import fnmatch
 import pathlib
 import re
 import subprocess
+import sys
 import urllib.parse
 
+import jinja2
 import pytest
 import yaml
 
@@ -59,9 +62,10 @@ def test_the_readme_of_a_role_has_variables_that_there_are_and_an_example(role):
     assert [entry["role"] for play in plays for entry in play["roles"]] == [f"unikernels.xen.{role}"]
 
 
-def test_the_reference_has_every_module_role_and_playbook():
+def test_the_reference_has_every_module_plugin_role_and_playbook():
     text = (ROOT / "docs/reference.md").read_text()
-    names = [path.stem for folder in ("plugins/modules", "plugins/inventory") for path in (ROOT / folder).glob("*.py")]
+    folders = ("modules", "inventory", "lookup", "callback")
+    names = [path.stem for folder in folders for path in (ROOT / "plugins" / folder).glob("*.py")]
     names += ROLES + [path.stem for path in (ROOT / "playbooks").glob("*.yml")]
     assert [name for name in names if f"`{name}`" not in text] == []
 
@@ -136,11 +140,30 @@ def test_a_tarball_has_what_users_need_and_nothing_of_developers():
     assert [path.name for path in (ROOT / "tests").iterdir() if path.name != "sanity" and built(f"tests/{path.name}")] == []
 
 
+# Where the modules come from that plugins on the controller import; ansible-core brings the rest.
+PACKAGES = {"dns": "dnspython", "cyclonedx": "cyclonedx-python-lib", "packageurl": "cyclonedx-python-lib"}
+OF_ANSIBLE_CORE = {"ansible", "ansible_collections", "cryptography", "jinja2", "packaging", "yaml"}
+
+
+def foreign_packages_on_the_controller():
+    """Return module names -> the package; an import that PACKAGES doesn't have is a KeyError that names it."""
+    parts = ("action", "callback", "filter", "inventory", "lookup", "plugin_utils", "module_utils/fleet", "module_utils/service")
+    found = {}
+    for path in (path for part in parts for path in (ROOT / "plugins" / part).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in {name.partition(".")[0] for name in names} - sys.stdlib_module_names - OF_ANSIBLE_CORE:
+                found.setdefault(PACKAGES[name], path)
+    return found
+
+
 def test_an_execution_environment_gets_what_a_controller_needs():
     """Without meta/execution-environment.yml ansible-builder would take the developers' requirements.txt."""
     dependencies = read("meta/execution-environment.yml")["dependencies"]
     lines = (ROOT / dependencies["python"]).read_text().splitlines()
-    assert [line for line in lines if not line.startswith("#")] == ["dnspython>=2.3"]
+    packages = {re.match(r"[\w-]+", line)[0] for line in lines if not line.startswith("#")}
+    assert packages == set(foreign_packages_on_the_controller())
     assert (ROOT / dependencies["system"]).exists()
 
 
@@ -165,6 +188,23 @@ def test_each_target_of_make_is_described_and_completed():
     script = "source tools/completion.bash; COMP_WORDS=(make bench); COMP_CWORD=1; _described_targets; echo ${COMPREPLY[@]}"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["bench", "bench-peers"]
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_the_summary_of_a_lab_names_what_can_be_typed(checkout):
+    """A tarball has no Makefile."""
+    template = (ROOT / "playbooks/templates/summary.j2").read_text()
+    values = {
+        "inventory_hostname": "xen1", "lab_http_port": 8080, "lab_dns_port": 5353, "lab_machine": {}, "vpn_pki": "/vpn",
+        "declared_unikernels": [], "unikernel_images_stored": {}, "in_checkout": checkout, "ansible_port": 2201,
+        "ansible_ssh_private_key_file": "/key", "lab_folder": "/lab",
+    }  # fmt: skip
+    environment = jinja2.Environment(trim_blocks=True, autoescape=True, undefined=jinja2.StrictUndefined)
+    lines = environment.from_string(template).render(values).partition("type next:")[2]
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    made, played = re.findall(r"make ([a-z-]+)", lines), re.findall(r"unikernels\.xen\.(\w+)", lines)
+    assert set(made) <= targets and bool(made) == checkout
+    assert all((ROOT / f"playbooks/{name}.yml").exists() for name in played) and bool(played) != checkout
 
 
 def test_each_variable_that_a_playbook_takes_with_e_is_in_the_page_of_variables():

@@ -46,7 +46,7 @@ def printed(lines):
     port = re.search(r"127\.0\.0\.1:(\d+)/", "\n".join(lines))[1]
     names = {"www": "101", "dns": "102", "vpn": "103"}
     values = {
-        "inventory_hostname": "xen1", "lab_http_port": port, "lab_machine": {}, "vpn_pki": "/vpn",
+        "inventory_hostname": "xen1", "lab_http_port": port, "lab_machine": {}, "vpn_pki": "/vpn", "in_checkout": True,
         "lab_dns_port": re.search(r"-p (\d+) ", "\n".join(lines))[1],
         "declared_unikernels": [
             {"name": name, "image": name, "interfaces": [{"address": f"10.0.2.{last}/24"}]} for name, last in names.items()

@@ -1,13 +1,15 @@
 """Properties of all checks: no exception, one line, a deadline. And connections."""
 
 import socket
+import threading
 import time
+import types
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.health import checks, command_check, connection, tcp_check
 
 from . import servers
-from .conftest import ATTEMPT, SLACK, declared
+from .conftest import declared
 
 
 def test_tcp(ask_patiently, ask):
@@ -17,7 +19,7 @@ def test_tcp(ask_patiently, ask):
     assert "refused" in ask(tcp=f"127.0.0.1:{port}")
 
 
-def test_tcp_to_nobody_ends(ask):
+def test_tcp_to_nobody_ends(ask_briefly):
     """A listener with a full queue neither accepts nor refuses connections."""
     with socket.socket() as full, socket.socket() as first, socket.socket() as second:
         full.bind(("127.0.0.1", 0))
@@ -25,7 +27,7 @@ def test_tcp_to_nobody_ends(ask):
         for sock in (first, second):
             sock.setblocking(False)
             sock.connect_ex(full.getsockname())
-        assert "timed out" in ask(tcp=f"127.0.0.1:{full.getsockname()[1]}")
+        assert "timed out" in ask_briefly(tcp=f"127.0.0.1:{full.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("error", [ValueError("é\n\x1b"), RecursionError(), MemoryError("no"), UnicodeError(), KeyError("x")])
@@ -65,21 +67,24 @@ def test_the_time_of_an_attempt(monkeypatch, kind, left, seconds):
     seen = []
     monkeypatch.setattr(tcp_check, "check", lambda _health, deadline: seen.append(deadline))
     monkeypatch.setattr(command_check, "check", lambda _health, deadline: seen.append(deadline))
-    began = time.monotonic()
-    checks.ask(declared(**kind), None if left is None else began + left)
-    assert began + seconds - 0.1 <= seen[0] <= began + seconds + 1
+    now = 1000.0
+    monkeypatch.setattr(checks, "time", types.SimpleNamespace(monotonic=lambda: now))
+    checks.ask(declared(**kind), None if left is None else now + left)
+    assert seen == [now + seconds]
 
 
-def test_a_name_that_is_not_resolved_in_time(ask, monkeypatch):
-    known = socket.getaddrinfo
+def test_a_name_that_is_not_resolved_in_time(ask_briefly, monkeypatch):
+    known, asked_enough = socket.getaddrinfo, threading.Event()
 
     def slow(*arguments, flags=0, **options):
-        if not flags:
-            time.sleep(ATTEMPT + SLACK)
-        return known(*arguments, flags=flags, **options)
+        if flags:
+            return known(*arguments, flags=flags, **options)
+        asked_enough.wait(servers.UNHEALTHY)
+        return []
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    assert "the name www.example.org was not resolved in time" in ask(tcp="www.example.org:80")
+    assert "the name www.example.org was not resolved in time" in ask_briefly(tcp="www.example.org:80")
+    asked_enough.set()
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,13 @@ def test_a_name_that_is_not_resolved(ask, monkeypatch, error, problem):
 
 
 def test_each_address_of_a_name_has_its_share_of_the_time(monkeypatch):
+    shares = []
+
+    class Hurried(socket.socket):
+        def settimeout(self, seconds):
+            shares.append(seconds)
+            super().settimeout(0.2 if len(shares) == 1 else seconds)
+
     with servers.tcp(lambda peer: peer.hang()) as port, socket.socket() as full, socket.socket() as one, socket.socket() as two:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -105,9 +117,9 @@ def test_each_address_of_a_name_has_its_share_of_the_time(monkeypatch):
             sock.connect_ex(full.getsockname())
         infos = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", where) for where in (full.getsockname(), ("127.0.0.1", port))]
         monkeypatch.setattr(connection, "resolve", lambda *_arguments: infos)
-        began = time.monotonic()
-        connection.connect("www", port, began + 2).close()
-        assert time.monotonic() - began < 2
+        monkeypatch.setattr(connection, "socket", types.SimpleNamespace(**{**vars(socket), "socket": Hurried}))
+        connection.connect("www", port, time.monotonic() + 100).close()
+    assert 40 < shares[0] <= 50 < 80 < shares[1] <= 100
 
 
 def test_datagrams_to_an_unreachable_address_leave_no_socket(monkeypatch):

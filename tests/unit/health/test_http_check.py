@@ -113,9 +113,9 @@ def hangs(peer):
         (floods_chunk_length, {"contains": "bye"}),
     ],
 )
-def test_an_attempt_ends(ask, handler, options):
+def test_an_attempt_ends(ask_briefly, handler, options):
     with servers.tcp(handler) as port:
-        line = ask(http=url(port), **options)
+        line = ask_briefly(http=url(port), **options)
     assert "time" in line, line
 
 
@@ -188,15 +188,15 @@ def test_ca_may_have_words_between_its_certificates_and_may_be_broken(ask_patien
         assert "broken holds no certificates" in ask_patiently(http=f"https://127.0.0.1:{port}/", ca=str(tmp_path / "broken"))
 
 
-def test_a_tls_handshake_that_never_ends(ask):
+def test_a_tls_handshake_that_never_ends(ask_briefly):
     # A TLS record of 16 KiB, byte by byte.
     with servers.tcp(lambda peer: peer.drip(b"\x16\x03\x03\x3f\xff\x02" + b"\0" * 16000)) as port:
-        assert "timed out" in ask(http=f"https://127.0.0.1:{port}/", insecure=True)
+        assert "timed out" in ask_briefly(http=f"https://127.0.0.1:{port}/", insecure=True)
 
 
-def test_a_tls_answer_that_drips(ask, tls):
+def test_a_tls_answer_that_drips(ask_briefly, tls):
     with servers.tcp(drips_header, tls) as port:
-        assert "time" in ask(http=f"https://127.0.0.1:{port}/", insecure=True)
+        assert "time" in ask_briefly(http=f"https://127.0.0.1:{port}/", insecure=True)
 
 
 def test_what_is_no_tls(ask_patiently):

@@ -20,14 +20,14 @@ my old vm                                    2   512     2     --p---       0.0
 crashed                                      4    64     1     ---sc-       0.1
 (null)                                       5     0     1     --ps-d       0.1
 """
-# xl: records its calls; domains that listen stop, "deaf" ones don't, and creating "hangs" hangs.
+# xl: records its calls; domains that listen stop once ALL were asked, "deaf" ones don't, and creating "hangs" hangs.
 XL = """#!/bin/sh
 cd "$STATE" || exit 1
 echo "$(date +%s.%N) $*" >>calls
 case $1 in
   list) cat head; for one in [0-9]*; do [ -e "$one" ] && cat "$one"; done; exit 0 ;;
   create) case $4 in */hangs.cfg) sleep 60 ;; */bad.cfg) echo "Parsing config from $4"; echo "no memory" >&2; exit 3 ;; esac ;;
-  shutdown) sleep 0.3; grep -q deaf "$3" || rm -f "$3" ;;
+  shutdown) until [ "$(grep -c ' shutdown ' calls)" -ge "${ALL:-1}" ]; do sleep 0.05; done; grep -q deaf "$3" || rm -f "$3" ;;
   destroy) rm -f "$2" ;;
 esac
 """
@@ -73,11 +73,11 @@ def test_what_xl_lists(program):
 def test_one_that_hangs_does_not_keep_the_others_down(program, tmp_path, capsys):
     define(tmp_path, "a", "bad", "hangs", "z")
     began = time.monotonic()
-    program.main(["start", "1"])
-    assert time.monotonic() - began < 20
+    program.main(["start", "4"])
+    assert time.monotonic() - began < 40
     said = capsys.readouterr().out
     assert "<3>domain bad: was not created: no memory\n" in said
-    assert "<3>domain hangs: was not created: it did not end within 1 s\n" in said
+    assert "<3>domain hangs: was not created: it did not end within 4 s\n" in said
     assert "started 2 of 4 domains" in said
     assert [what.rsplit("/", 1)[1] for _when, what in calls(tmp_path, "create")] == ["a.cfg", "bad.cfg", "hangs.cfg", "z.cfg"]
     assert [what for _when, what in calls(tmp_path, "destroy")] == ["destroy hangs"]
@@ -114,16 +114,14 @@ def test_only_verified_ones_start(program, tmp_path, capsys):
     assert "no domain is started" in capsys.readouterr().out
 
 
-def test_all_are_asked_at_once_and_the_deaf_are_destroyed(program, tmp_path, capsys):
+def test_all_are_asked_at_once_and_the_deaf_are_destroyed(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("ALL", "6")
     for number in range(1, 7):
         name = "deaf" if number % 2 else "listens"
         (tmp_path / f"state/{number}").write_text(f"{name}{number}   {number}    64     1     -b----       1.5\n")
     (tmp_path / "state/9").write_text("asleep   9    64     1     --p---       1.5\n")
-    began = time.monotonic()
-    program.main(["stop", "2"])
-    assert time.monotonic() - began < 10
-    asked = calls(tmp_path, "shutdown")
-    assert len(asked) == 6 and asked[-1][0] - asked[0][0] < 1.5
+    program.main(["stop", "4"])
+    assert len(calls(tmp_path, "shutdown")) == 6
     assert sorted(what for _when, what in calls(tmp_path, "destroy")) == ["destroy 1", "destroy 3", "destroy 5", "destroy 9"]
     assert "stopped 7 domains" in capsys.readouterr().out
     assert not list((tmp_path / "state").glob("[0-9]*"))

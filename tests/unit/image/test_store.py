@@ -104,11 +104,13 @@ def _points(store, name, digests):
 def test_two_runs_at_once_lose_no_entry(tmp_path):
     store, each = str(tmp_path), 25
     digests = [[f"{run}{number:063x}" for number in range(each)] for run in (1, 2)]
-    runs = [multiprocessing.Process(target=_points, args=(store, "a", one)) for one in digests]
+    # Not forked: threads of other tests would leave their locks in the child.
+    runs = [multiprocessing.get_context("spawn").Process(target=_points, args=(store, "a", one)) for one in digests]
     for run in runs:
         run.start()
     for run in runs:
-        run.join(60)
+        run.join(120)
+    assert [run.exitcode for run in runs] == [0, 0]
     assert sorted(history(store, "a")) == sorted(digests[0] + digests[1])
 
 

@@ -357,6 +357,10 @@ def test_a_file_of_sections_comes_back(sections):
     assert [one.name for one in parse(text)] == [name for name, _lines in sections]
 
 
+def letters(text):
+    return [letter for letter in text if not letter.isspace() and letter not in "[]"]
+
+
 @given(st.text(max_size=60))
-def test_any_text_of_sections_is_read(text):
-    parse(text)
+def test_any_text_of_sections_is_read_and_none_of_it_is_lost(text):
+    assert letters(render(parse(text))) == letters(text.replace("\r\n", "\n").replace("\\\n", " "))
