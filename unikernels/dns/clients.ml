@@ -22,8 +22,9 @@ let slip = 2
    answered from [zones], and refused what is not in them: a resolver for everybody is a weapon for anybody (RFC 5358). *)
 module Make (Stack : Tcpip.Stack.V4V6) (Known : sig
   val networks : unit -> Ipaddr.Prefix.t list
-  val zones : Dns_server.Primary.s
+  val zones : unit -> Dns_server.Primary.s
   val secondaries : Secondaries.t list
+  val primaries : Primaries.zone list
 end) =
 struct
   module Over = Dns_mirage.Make (Stack)
@@ -33,33 +34,52 @@ struct
   (* An address as its owner is counted: /64 of IPv6, and of IPv4 the address. *)
   let owner address = match address with Ipaddr.V4 _ -> Ipaddr.to_octets address | V6 _ -> String.sub (Ipaddr.to_octets address) 0 8
 
-  let for_secondaries proto address port question = Transfer.handle Known.secondaries Known.zones proto address port question
+  let data () = Dns_server.Primary.data (Known.zones ())
 
   (* Nobody may change the zones, so what else comes of a question is nothing. *)
   let of_zones proto address port question =
     let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
     let question = Cstruct.to_string question in
-    let _, answers, _, _, _ = Dns_server.Primary.handle_buf Known.zones now elapsed proto address port question in
+    let _, answers, _, _, _ = Dns_server.Primary.handle_buf (Known.zones ()) now elapsed proto address port question in
     List.map Cstruct.of_string answers
 
-  let is_ours question =
-    match Dns.Packet.decode (Cstruct.to_string question) with
-    | Ok { question = name, _; _ } -> Result.is_ok (Dns_trie.zone name (Dns_server.Primary.data Known.zones))
-    | Error _ -> false
+  let name question =
+    match Dns.Packet.decode (Cstruct.to_string question) with Ok { question = name, _; _ } -> Some name | Error _ -> None
 
-  (* What nobody is told: every record of a name at once (RFC 8482), and what this server is (class CHAOS). *)
+  let is_ours question =
+    match name question with Some name -> Result.is_ok (Dns_trie.zone name (data ())) | None -> false
+
+  (* What nobody is told: every record of a name at once (RFC 8482), and what this server is (class CHAOS). And what is not known:
+     a zone that no primary gave yet, or not for too long. *)
   let refusal question =
+    let with_code at code = Some [ Message.without_records question at code ] in
     match Message.question question with
-    | Some (at, kind, cls) when kind = 255 || cls <> 1 -> Some (Message.without_records question at Message.refused)
+    | Some (at, kind, cls) when kind = 255 || cls <> 1 -> with_code at Message.refused
+    | Some (at, _, _) when Known.primaries <> [] -> (
+        match name question with
+        | Some name when Primaries.lacks Known.primaries (data ()) name -> with_code at Message.server_failure
+        | _ -> None)
     | _ -> None
+
+  (* What has an answer of its own, whoever asks. *)
+  let special proto address port question =
+    let texts = Option.map (List.map Cstruct.of_string) in
+    match Transfer.handle Known.secondaries (Known.zones ()) proto address port question with
+    | Some answers -> Some answers
+    | None -> (
+        match texts (Primaries.notified Known.primaries address question) with
+        | Some answers -> Some answers
+        | None ->
+            let edns = Message.has_edns question and wanted = Message.wants_recursion question in
+            let complete answer = Message.completed answer ~recursion:(is_client address) ~authoritative:false ~wanted ~edns in
+            Option.map (List.map complete) (refusal question))
 
   let answers proto address port question =
     let edns = Message.has_edns question and wanted = Message.wants_recursion question in
     let complete answer = Message.completed answer ~recursion:false ~authoritative:false ~wanted ~edns in
-    match for_secondaries proto address port question with
+    match special proto address port question with
     | Some answers -> answers
-    | None ->
-        List.map complete (match refusal question with Some refused -> [ refused ] | None -> of_zones proto address port question)
+    | None -> List.map complete (of_zones proto address port question)
 
   include (
     Stack :
@@ -141,10 +161,9 @@ struct
           else if not (is_client src) then answer_others udp ~src ~src_port question
           else
             let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
-            match (for_secondaries `Udp src src_port question, refusal question) with
-            | Some answers, _ -> Lwt_list.iter_s send answers
-            | None, Some refused -> send refused
-            | None, None -> resolve callback ~src ~dst ~src_port question)
+            match special `Udp src src_port question with
+            | Some answers -> Lwt_list.iter_s send answers
+            | None -> resolve callback ~src ~dst ~src_port question)
   end
 
   module TCP = struct
@@ -160,7 +179,7 @@ struct
         let answer = Message.completed answer ~recursion:true ~authoritative ~wanted:true ~edns:false in
         Stack.TCP.write flow (Cstruct.append length answer)
 
-    (* What clients send, as messages: what concerns secondaries is answered before the library reads it. *)
+    (* What clients send, as messages: what has an answer of its own gets it before the library reads it. *)
     let from_clients : (Ipaddr.t * int, Over.f) Hashtbl.t = Hashtbl.create 7
 
     let rec read flow =
@@ -171,7 +190,7 @@ struct
           Over.read_tcp questions >>= function
           | Error () -> Lwt.return_ok `Eof
           | Ok question -> (
-              match for_secondaries `Tcp address from question with
+              match special `Tcp address from question with
               | None ->
                   let length = Cstruct.create 2 in
                   Cstruct.BE.set_uint16 length 0 (Cstruct.length question);

@@ -21,6 +21,7 @@ let packages =
     (* Signatures of secondaries: see secondaries.ml. *)
     package "dns-tsig";
     package "digestif";
+    package "eqaf";
     package "base64";
     package "mirage-crypto-rng";
     package "mirage-ptime";

@@ -8,7 +8,10 @@ let set message at mask = Cstruct.set_uint8 message at (Cstruct.get_uint8 messag
 let is_answer message = bit message 2 0x80
 let wants_recursion message = bit message 2 0x01
 let is_cut_short message = bit message 2 0x02
+let is_authoritative message = bit message 2 0x04
+let opcode message = (Cstruct.get_uint8 message 2 lsr 3) land 0x0f
 let code message = Cstruct.get_uint8 message 3 land 0x0f
+let server_failure = 2
 let not_authoritative = 9
 let refused = 5
 

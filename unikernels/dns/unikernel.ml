@@ -34,6 +34,8 @@ let trie_of_zones text =
       | Ok () -> trie
       | Error error -> Fmt.failwith "--zone-block: %a" Dns_trie.pp_zone_check error)
 
+let zones_of trie = Dns_trie.fold Dns.Rr_map.Soa trie (fun zone soa zones -> (zone, soa) :: zones) []
+
 module Main (Stack : Tcpip.Stack.V4V6) = struct
   module Served = Lifecycle.Make (Stack)
   module Syslog = Syslog.Make (Served)
@@ -50,24 +52,29 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
     Monitor.start stack;
     List.iter quiet (Logs.Src.list ());
     (if K.zone_block () then Disk.text () else Lwt.return "") >>= fun text ->
-    let zones = if K.zone_block () then trie_of_zones text else Dns_trie.empty and secondaries = Secondaries.of_text text in
+    let own = if K.zone_block () then trie_of_zones text else Dns_trie.empty in
+    let secondaries = Secondaries.of_text text and primaries = Primaries.of_text text in
     let rng = Mirage_crypto_rng.generate in
     (* Whoever asks the library for a whole zone gets nothing: see transfer.ml. *)
-    let primary = Dns_server.Primary.create ~unauthenticated_zone_transfer:false ~rng zones in
+    let serve trie = Dns_server.Primary.create ~trie_cache_entries:0 ~unauthenticated_zone_transfer:false ~rng trie in
+    let served = ref (serve own) in
     let cache_size = K.cache_size () in
+    let module Transferred = Transferred.Make (Stack) in
     let module Stack = Clients.Make (Stack) (struct
       let networks () = Stack.IP.configured_ips (Stack.ip stack) @ K.clients ()
-      let zones = primary
+      let zones () = !served
       let secondaries = secondaries
+      let primaries = primaries
     end) in
     let module Notify = Notify.Make (Stack) in
     (match K.forward () with
     | [] ->
         let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
-        let resolver = Dns_resolver.create ~cache_size ~record_clients:false [ `Qname_minimisation ] now elapsed rng primary in
+        let resolver = Dns_resolver.create ~cache_size ~record_clients:false [ `Qname_minimisation ] now elapsed rng !served in
         let module Recursive = Dns_resolver_mirage.Make (Stack) in
-        let (_ : Recursive.t) = Recursive.resolver stack ~root:true resolver in
-        Lwt.return "asks the root's servers"
+        let recursive = Recursive.resolver stack ~root:true resolver in
+        let change changed = Recursive.update_primary_data recursive (changed (Recursive.primary_data recursive)) in
+        Lwt.return ("asks the root's servers", change)
     | first :: _ as servers ->
         let module Stack = Forwarders.Make (Stack) (struct
           let servers = servers
@@ -76,10 +83,24 @@ module Main (Stack : Tcpip.Stack.V4V6) = struct
         let nameservers = [ "udp:" ^ Ipaddr.to_string first ] in
         let module Forwarding = Dns_stub_mirage.Make (Stack) in
         Forwarding.H.connect_device stack >>= fun happy_eyeballs ->
-        Forwarding.create ~cache_size ~record_clients:false ~nameservers primary ~happy_eyeballs stack
-        >|= fun (_ : Forwarding.t) -> "forwards to " ^ String.concat ", " (List.map Ipaddr.to_string servers))
-    >>= fun does ->
+        Forwarding.create ~cache_size ~record_clients:false ~nameservers !served ~happy_eyeballs stack >|= fun forwarding ->
+        let change changed = Forwarding.update_primary_data forwarding (changed (Forwarding.primary_data forwarding)) in
+        ("forwards to " ^ String.concat ", " (List.map Ipaddr.to_string servers), change))
+    >>= fun (does, change) ->
     Logs.app (fun f -> f "dns: ready, %s" does);
-    Notify.start (Stack.udp stack) secondaries zones;
+    let announce = Notify.announce (Stack.udp stack) secondaries in
+    announce (zones_of own);
+    Transferred.start
+      {
+        stack;
+        zones = primaries;
+        names = List.map fst (zones_of own) @ List.map (fun { Primaries.name; _ } -> name) primaries;
+        (* The resolver has them beside zones of its own, and those who are no clients are answered from them alone. *)
+        change =
+          (fun changed ->
+            served := serve (changed (Dns_server.Primary.data !served));
+            change changed);
+        announce = (fun zone -> announce [ zone ]);
+      };
     Served.until_shutdown ~patient:true
 end

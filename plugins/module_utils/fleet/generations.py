@@ -23,7 +23,7 @@ KEEP = 20
 # Texts that may contain keys are kept only in this many generations.
 KEEP_KEYS = 2
 APPLIED, FAILED = "applied", "failed"
-_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; secondary \S+ \S+ hmac-", re.MULTILINE)
+_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; (?:secondary|primary \S+) \S+ \S+ hmac-", re.MULTILINE)
 _WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
 
 
