@@ -12,7 +12,7 @@ module K = struct
 
   let max_transfer =
     let doc = "Bytes of one zone that is transferred from its primary; a longer one is not taken." in
-    Mirage_runtime.register_arg Arg.(value & opt int 4_000_000 (info ~doc ~docv:"BYTES" [ "max-transfer" ]))
+    Mirage_runtime.register_arg Arg.(value & opt int 500_000 (info ~doc ~docv:"BYTES" [ "max-transfer" ]))
 end
 
 let port = 53
