@@ -9,6 +9,7 @@ type record = { owner : string; kind : int; fixed : string  (** type, class and 
 type t = {
   message : string;
   answers : record list;
+  authority : record list;
   tsig : ([ `raw ] Domain_name.t * Tsig.t * int) option;  (** with its key's name, and where its record begins *)
 }
 
@@ -93,7 +94,8 @@ let of_string message =
   in
   match
     let answers, at = records (skipped 12 (count 4)) (count 6) [] in
-    { message; answers; tsig = signature at (count 8 + count 10) }
+    let authority, at = records at (count 8) [] in
+    { message; answers; authority; tsig = signature at (count 10) }
   with
   | read -> Some read
   | exception (Malformed | Invalid_argument _) -> None
@@ -101,6 +103,10 @@ let of_string message =
 let owner { owner; _ } =
   let rec labels at = match String.get_uint8 owner at with 0 -> [] | n -> String.sub owner (at + 1) n :: labels (at + 1 + n) in
   Domain_name.of_strings (labels 0)
+
+let of_name name =
+  let label text = Fmt.str "%c%s" (Char.chr (String.length text)) text in
+  String.concat "" (List.map label (Domain_name.to_strings name)) ^ "\000"
 
 (* As the library has it; an error says what can't be read. *)
 let to_map ({ kind; _ } as record) =
@@ -115,3 +121,65 @@ let to_map ({ kind; _ } as record) =
     | Ok { data = `Answer (answer, _); _ } -> Ok answer
     | Ok _ | Error _ -> Error (Fmt.str "%a can't be read" pp ())
     | exception Invalid_argument _ -> Error (Fmt.str "%a can't be read" pp ())
+
+(* An answer of [code] to [question], a whole message, with these records. [payload]: the bytes that whoever asked takes over UDP;
+   None where there was no OPT record. *)
+let answer question ~at ~code ~authoritative ~recursion ~dnssec ~payload ~sections:(answers, authority, additional) =
+  let asked = String.sub question 12 (at - 12) in
+  let owner_asked = String.sub asked 0 (String.length asked - 4) in
+  let record { owner; fixed; data; _ } = (if owner = owner_asked then "\xc0\x0c" else owner) ^ fixed ^ with_length data in
+  let flags = if dnssec then '\x80' else '\000' in
+  let opt = if payload = None then "" else Fmt.str "\000\000\x29\x04\xd0\000\000%c\000\000\000" flags in
+  let sections = List.map (fun records -> String.concat "" (List.map record records)) [ answers; authority; additional ] in
+  let head = Bytes.make 12 '\000' in
+  let flag set bit = if set then bit else 0 in
+  Bytes.blit_string question 0 head 0 2;
+  Bytes.set_uint8 head 2 (0x80 lor flag authoritative 0x04 lor (String.get_uint8 question 2 land 0x01));
+  Bytes.set_uint8 head 3 (flag recursion 0x80 lor (String.get_uint8 question 3 land 0x10) lor code);
+  let count at records = Bytes.set_uint16_be head at (List.length records) in
+  Bytes.set_uint16_be head 4 1;
+  count 6 answers;
+  count 8 authority;
+  Bytes.set_uint16_be head 10 (List.length additional + if payload = None then 0 else 1);
+  Bytes.to_string head ^ asked ^ String.concat "" sections ^ opt
+
+(* The records of a set. In an answer the library writes only those that the question leads to. *)
+let of_map map =
+  let question = Packet.Question.create Domain_name.root Rr_map.A in
+  let packet = Packet.create (0, Packet.Flags.empty) question (`Answer (Name_rr_map.empty, map)) in
+  match of_string (fst (Packet.encode `Tcp packet)) with Some { authority; _ } -> authority | None -> []
+
+(* The library's parser reads no types that sign a zone as RFC 3597 has them (NAME TTL IN TYPE46 \# LENGTH HEX), most of them not
+   by name either, and of a DNSKEY the text for its key. *)
+let signing = [ ("TYPE43", 43); ("TYPE46", 46); ("TYPE47", 47); ("TYPE48", 48); ("TYPE50", 50) ]
+
+let of_line line =
+  match String.split_on_char ' ' line with
+  | [ owner; ttl; "IN"; kind; "\\#"; _; hex ] when List.mem_assoc kind signing -> (
+      let kind = List.assoc kind signing in
+      let fixed = Bytes.make 8 '\001' in
+      Bytes.set_uint16_be fixed 0 kind;
+      Bytes.set_uint16_be fixed 2 1;
+      let read () =
+        Bytes.set_int32_be fixed 4 (Int32.of_string ttl);
+        let data = Cstruct.to_string (Cstruct.of_hex hex) in
+        to_map { owner = of_name (Domain_name.of_string_exn owner); kind; fixed = Bytes.to_string fixed; data }
+      in
+      match read () with
+      | Ok records -> Some records
+      | Error reason -> Fmt.failwith "--zone-block: %s" reason
+      | exception (Invalid_argument _ | Failure _) -> Fmt.failwith "--zone-block: a record of type %d can't be read" kind)
+  | _ -> None
+
+(* Those of a text of zones, and the text without them, of which each line keeps its number. *)
+let of_text text =
+  let signatures = ref [] in
+  let line text =
+    match of_line text with
+    | None -> text
+    | Some records ->
+        signatures := records :: !signatures;
+        ""
+  in
+  let rest = String.concat "\n" (List.rev (List.rev_map line (String.split_on_char '\n' text))) in
+  (!signatures, rest)

@@ -29,7 +29,7 @@ def lines(transferred: list[Line]) -> str:
 
 
 def read(given: Variables, own: set[str], zones: set[str]) -> list[Line]:
-    """Of C(dns_primaries). ``own``: addresses of the server itself; ``zones``: those of C(dns_zones). A secret is in no problem."""
+    """Of C(dns_primaries). ``own``: the server's addresses; ``zones``: those of C(dns_zones). A secret is in no problem."""
     found: list[Line] = []
     value = given.items("primaries", f"primaries, {_AS_IN}")
     # What is not resolved was reported where it stands.

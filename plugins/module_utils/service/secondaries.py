@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Other servers that the DNS unikernel exchanges zones with, and its secondaries: the variable -> the first lines of its disk. Pure.
+"""Servers that the DNS unikernel exchanges zones with, and its secondaries: the variable -> the first lines of its disk. Pure.
 
 For every reader of zone files these lines are comments. An address alone may have the zones as it is; one with a key when it
 signs with that key (TSIG, RFC 8945).
@@ -60,7 +60,7 @@ def _secondary(item: Any, own: set[str]) -> tuple[str, tuple[str, ...]] | str:
 
 
 def problem_of_address(written: Any, own: set[str], otherwise: str) -> str | None:
-    """What is wrong with the address of another server. ``own``: those of the resolver itself; ``otherwise``: what to write instead."""
+    """What is wrong with another server's address. ``own``: the resolver's addresses; ``otherwise``: what to write instead."""
     if not isinstance(written, str) or not is_address(written):
         return f"{written!r} is not an address, {_AS_IN}"
     address = ipaddress.ip_address(written)

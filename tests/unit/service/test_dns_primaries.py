@@ -73,7 +73,7 @@ def test_a_generation_with_a_primarys_key_is_kept_like_others_with_keys():
         ([{**PRIMARY, "address": "::ffff:192.0.2.1"}], "write 192.0.2.1"),
         *[([{**PRIMARY, "address": address}], f"{address} is no address of another server")
           for address in ("0.0.0.0", "::", "127.0.0.1", "::1", "224.0.0.1", "255.255.255.255")],
-        ([{**PRIMARY, "address": "10.0.0.10"}], "10.0.0.10 is the resolver's own address; name the server that it shall transfer"),
+        ([{**PRIMARY, "address": "10.0.0.10"}], "10.0.0.10 is the resolver's own address; name the server"),
         ([{**PRIMARY, "address": "2001:db8:0::a"}], "2001:db8:0::a is the resolver's own address"),
         ([{**PRIMARY, "key": SECRET}], "192.0.2.1: key: must have name and secret"),
         ([{**PRIMARY, "key": {**KEY, "algorithm": "hmac-md5"}}], "must be hmac-sha224, hmac-sha256, hmac-sha384 or hmac-sha512"),
