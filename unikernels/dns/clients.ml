@@ -287,9 +287,10 @@ struct
           | Ok question -> (
               match if Cstruct.length question < Message.header then None else special `Tcp address from question with
               | None ->
-                  let asked = (Message.wants_recursion question, Message.has_edns question) in
-                  if Cstruct.length question >= Message.header then
-                    Hashtbl.replace under_way (address, from, Message.id question) asked;
+                  if Cstruct.length question >= Message.header then begin
+                    let asked = (Message.wants_recursion question, Message.has_edns question) in
+                    Hashtbl.replace under_way (address, from, Message.id question) asked
+                  end;
                   let length = Cstruct.create 2 in
                   Cstruct.BE.set_uint16 length 0 (Cstruct.length question);
                   Lwt.return_ok (`Data (Cstruct.append length question))
