@@ -22,8 +22,14 @@ let slip = 2
    answered from [zones], and refused what is not in them: a resolver for everybody is a weapon for anybody (RFC 5358). *)
 module Make (Stack : Tcpip.Stack.V4V6) (Known : sig
   val networks : unit -> Ipaddr.Prefix.t list
-  val zones : Dns_server.Primary.s
+  val zones : unit -> Dns_server.Primary.s
+  val answers : unit -> Answers.t
+
+  (* Ask the resolver, as somebody at this address and port. *)
+  val resolve : Ipaddr.t * int -> string -> [ `Close | `Data of int32 * string ] Lwt.t
+
   val secondaries : Secondaries.t list
+  val primaries : Primaries.zone list
 end) =
 struct
   module Over = Dns_mirage.Make (Stack)
@@ -33,33 +39,136 @@ struct
   (* An address as its owner is counted: /64 of IPv6, and of IPv4 the address. *)
   let owner address = match address with Ipaddr.V4 _ -> Ipaddr.to_octets address | V6 _ -> String.sub (Ipaddr.to_octets address) 0 8
 
-  let for_secondaries proto address port question = Transfer.handle Known.secondaries Known.zones proto address port question
+  let data () = Dns_server.Primary.data (Known.zones ())
 
   (* Nobody may change the zones, so what else comes of a question is nothing. *)
   let of_zones proto address port question =
     let now = Mirage_ptime.now () and elapsed = Mirage_mtime.elapsed_ns () in
     let question = Cstruct.to_string question in
-    let _, answers, _, _, _ = Dns_server.Primary.handle_buf Known.zones now elapsed proto address port question in
+    let _, answers, _, _, _ = Dns_server.Primary.handle_buf (Known.zones ()) now elapsed proto address port question in
     List.map Cstruct.of_string answers
 
-  let is_ours question =
-    match Dns.Packet.decode (Cstruct.to_string question) with
-    | Ok { question = name, _; _ } -> Result.is_ok (Dns_trie.zone name (Dns_server.Primary.data Known.zones))
-    | Error _ -> false
+  let name question =
+    match Dns.Packet.decode (Cstruct.to_string question) with Ok { question = name, _; _ } -> Some name | Error _ -> None
 
-  (* What nobody is told: every record of a name at once (RFC 8482), and what this server is (class CHAOS). *)
+  let is_ours question =
+    match name question with Some name -> Result.is_ok (Dns_trie.zone name (data ())) | None -> false
+
+  (* What nobody is told: every record of a name at once (RFC 8482), and what this server is (class CHAOS). What nobody may do:
+     changes (RFC 2136). And what is not known: a zone that no primary gave yet, or not for too long. *)
   let refusal question =
+    let with_code at code = Some [ Message.without_records question at code ] in
     match Message.question question with
-    | Some (at, kind, cls) when kind = 255 || cls <> 1 -> Some (Message.without_records question at Message.refused)
+    | Some (at, kind, cls) when kind = 255 || cls <> 1 -> with_code at Message.refused
+    | Some (at, _, _) when Message.opcode question <> 0 ->
+        with_code at (if Message.opcode question = 5 then Message.refused else Message.not_implemented)
+    | Some (at, _, _) when Message.has_other_version question -> Some [ Message.other_version question at ]
+    | Some (at, _, _) when Known.primaries <> [] -> (
+        match name question with
+        | Some name when Primaries.lacks Known.primaries (data ()) name -> with_code at Message.server_failure
+        | _ -> None)
     | _ -> None
+
+  (* An answer of ours, not larger than whoever asks takes. *)
+  let of_ours proto question ~at ~recursion ~dnssec ~payload code { Answers.answer; authority; additional } kind =
+    let sections = (answer, Wire.of_map authority, Wire.of_map additional) and authoritative = kind = `Authoritative in
+    let message = Wire.answer (Cstruct.to_string question) ~at ~code ~authoritative ~recursion ~dnssec ~payload ~sections in
+    let limit =
+      match (proto, payload) with
+      | `Tcp, _ -> 65_535
+      | `Udp, None -> 512
+      | `Udp, Some size -> max 512 (min size Message.payload)
+    in
+    let answer = Cstruct.of_string message in
+    let complete = Message.completed ~recursion ~authoritative ~wanted:false ~edns:(payload <> None) in
+    if String.length message <= limit then answer else complete (Message.cut_short answer)
+
+  let max_aliases = 100
+  let aliases = ref 0
+  let asked = ref 0
+
+  (* Each question from a port of its own, for the resolver tells by it whose an answer is. *)
+  let ask question =
+    incr asked;
+    let late = Mirage_sleep.ns (Duration.of_sec 6) >|= fun () -> `Close in
+    Lwt.pick [ Known.resolve (Ipaddr.(V4 V4.any), 1 + (!asked mod 65_535)) question; late ]
+
+  (* What the resolver knows of an alias' target; an error is the answer's. *)
+  let resolved target kind =
+    let flags = Dns.Packet.(Flags.singleton `Recursion_desired) in
+    let question, _ = Dns.Packet.encode `Tcp (Dns.Packet.create (!asked land 0xffff, flags) (target, `K kind) `Query) in
+    ask question >|= function
+    | `Close -> (Message.server_failure, [])
+    | `Data (_, text) -> (
+        match (Wire.of_string text, Message.code (Cstruct.of_string text)) with
+        | Some { answers; _ }, ((0 | 3) as code) -> (code, answers)
+        | _ -> (Message.server_failure, []))
+
+  (* An alias of ours, or from a signed zone. A client gets what an alias leads to, others only the alias. *)
+  let of_our_zones proto address question =
+    let recursion = is_client address in
+    match (Message.question question, Dns.Packet.decode (Cstruct.to_string question)) with
+    | Some (at, _, _), Ok { data = `Query; question = name, `K kind; edns; tsig = None; _ } -> (
+        let dnssec = match edns with Some { dnssec_ok; _ } -> dnssec_ok | None -> false in
+        let payload = Option.map (fun { Dns.Edns.payload_size; _ } -> payload_size) edns in
+        let send = of_ours proto question ~at ~recursion ~dnssec ~payload in
+        let t = Known.answers () in
+        match if Answers.is_needed t ~dnssec (name, kind) then Some (Answers.reply t ~dnssec (name, kind)) else None with
+        | None -> None
+        | Some (Known (_, _, `Referral)) when recursion -> None
+        | Some (Known (code, sections, kind)) -> Some (Lwt.return [ send code sections kind ])
+        | Some (Leads_to (sections, _)) when not recursion -> Some (Lwt.return [ send Message.no_error sections `Authoritative ])
+        | Some (Leads_to (sections, target)) when !aliases < max_aliases ->
+            incr aliases;
+            let resolve () = resolved target kind in
+            let answer (code, records) =
+              let answer = if code = Message.server_failure then [] else sections.answer @ records in
+              [ send code { sections with answer } `Authoritative ]
+            in
+            Some
+              (Lwt.finalize
+                 (fun () -> resolve () >|= answer)
+                 (fun () ->
+                   decr aliases;
+                   Lwt.return_unit))
+        | Some (Leads_to _) -> Some (Lwt.return [ send Message.server_failure Answers.empty `Authoritative ]))
+    | _ -> None
+
+  (* What has an answer of its own, whoever asks. *)
+  let special proto address port question =
+    let texts = Option.map (fun texts -> Lwt.return (List.map Cstruct.of_string texts)) in
+    match Transfer.handle Known.secondaries (Known.zones ()) proto address port question with
+    | Some answers -> Some (Lwt.return answers)
+    | None -> (
+        match texts (Primaries.notified Known.primaries address question) with
+        | Some answers -> Some answers
+        | None -> (
+            let edns = Message.has_edns question and wanted = Message.wants_recursion question in
+            let complete answer = Message.completed answer ~recursion:(is_client address) ~authoritative:false ~wanted ~edns in
+            match refusal question with
+            | Some answers -> Some (Lwt.return (List.map complete answers))
+            | None -> of_our_zones proto address question))
 
   let answers proto address port question =
     let edns = Message.has_edns question and wanted = Message.wants_recursion question in
     let complete answer = Message.completed answer ~recursion:false ~authoritative:false ~wanted ~edns in
-    match for_secondaries proto address port question with
+    match special proto address port question with
     | Some answers -> answers
-    | None ->
-        List.map complete (match refusal question with Some refused -> [ refused ] | None -> of_zones proto address port question)
+    | None -> Lwt.return (List.map complete (of_zones proto address port question))
+
+  (* Over TLS, where the library does not listen. *)
+  let over_tls (address, port) question =
+    if not (is_client address) then answers `Tcp address port question
+    else
+      match (special `Tcp address port question, Message.question question) with
+      | Some answers, _ -> answers
+      | None, None -> Lwt.return []
+      | None, Some (at, _, _) -> (
+          let edns = Message.has_edns question and wanted = Message.wants_recursion question in
+          let complete = Message.completed ~recursion:true ~authoritative:(is_ours question) ~wanted ~edns in
+          ask (Cstruct.to_string question) >|= function
+          | `Data (_, answer) -> [ complete (Cstruct.of_string answer) ]
+          | `Close -> [ complete (Message.without_records question at Message.server_failure) ])
 
   include (
     Stack :
@@ -119,11 +228,11 @@ struct
       let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
       let key = (src, src_port, Message.id question) in
       if Bounded.Rate.allows answering ~most:(K.questions ()) ~each:(K.answers ()) ~owner:(owner src) ~key then
-        Lwt_list.iter_s send (answers `Udp src src_port question)
+        answers `Udp src src_port question >>= Lwt_list.iter_s send
       else begin
         incr count;
-        if !count mod slip = 0 then Lwt_list.iter_s send (List.map Message.cut_short (answers `Udp src src_port question))
-        else Lwt.return_unit
+        if !count mod slip <> 0 then Lwt.return_unit
+        else answers `Udp src src_port question >>= fun answers -> Lwt_list.iter_s send (List.map Message.cut_short answers)
       end
 
     let listen udp ~port:listened callback =
@@ -141,26 +250,31 @@ struct
           else if not (is_client src) then answer_others udp ~src ~src_port question
           else
             let send answer = Stack.UDP.write ~src_port:port ~dst:src ~dst_port:src_port udp answer >|= ignore in
-            match (for_secondaries `Udp src src_port question, refusal question) with
-            | Some answers, _ -> Lwt_list.iter_s send answers
-            | None, Some refused -> send refused
-            | None, None -> resolve callback ~src ~dst ~src_port question)
+            match special `Udp src src_port question with
+            | Some answers -> answers >>= Lwt_list.iter_s send
+            | None -> resolve callback ~src ~dst ~src_port question)
   end
 
   module TCP = struct
     include Stack.TCP
 
-    (* Behind its length. What the client asked for is not known here, and clients ask for recursion. *)
+    (* What clients asked over TCP: by address, port and id. *)
+    let under_way : (Ipaddr.t * int * int, bool * bool) Hashtbl.t = Hashtbl.create 7
+
+    (* Behind its length. *)
     let write flow data =
       if snd (Stack.TCP.src flow) <> port || Cstruct.length data < 2 + Message.header || not (is_client (fst (Stack.TCP.dst flow)))
       then Stack.TCP.write flow data
       else
         let length, answer = Cstruct.split data 2 in
-        let authoritative = is_ours answer in
-        let answer = Message.completed answer ~recursion:true ~authoritative ~wanted:true ~edns:false in
+        let address, port = Stack.TCP.dst flow and authoritative = is_ours answer in
+        let key = (address, port, Message.id answer) in
+        let wanted, edns = Option.value (Hashtbl.find_opt under_way key) ~default:(true, false) in
+        Hashtbl.remove under_way key;
+        let answer = Message.completed answer ~recursion:true ~authoritative ~wanted ~edns in
         Stack.TCP.write flow (Cstruct.append length answer)
 
-    (* What clients send, as messages: what concerns secondaries is answered before the library reads it. *)
+    (* What clients send, as messages: what has an answer of its own gets it before the library reads it. *)
     let from_clients : (Ipaddr.t * int, Over.f) Hashtbl.t = Hashtbl.create 7
 
     let rec read flow =
@@ -171,13 +285,17 @@ struct
           Over.read_tcp questions >>= function
           | Error () -> Lwt.return_ok `Eof
           | Ok question -> (
-              match for_secondaries `Tcp address from question with
+              match if Cstruct.length question < Message.header then None else special `Tcp address from question with
               | None ->
+                  if Cstruct.length question >= Message.header then begin
+                    let asked = (Message.wants_recursion question, Message.has_edns question) in
+                    Hashtbl.replace under_way (address, from, Message.id question) asked
+                  end;
                   let length = Cstruct.create 2 in
                   Cstruct.BE.set_uint16 length 0 (Cstruct.length question);
                   Lwt.return_ok (`Data (Cstruct.append length question))
               | Some answers -> (
-                  Over.send_tcp_multiple flow answers >>= function
+                  answers >>= Over.send_tcp_multiple flow >>= function
                   | Error () -> Lwt.return_ok `Eof
                   | Ok () -> read flow)))
 
@@ -185,7 +303,10 @@ struct
       let client = Stack.TCP.dst flow and questions = Over.of_flow flow in
       let forget () =
         match Hashtbl.find_opt from_clients client with
-        | Some latest when latest == questions -> Lwt.return (Hashtbl.remove from_clients client)
+        | Some latest when latest == questions ->
+            let others (address, port, _) asked = if (address, port) = client then None else Some asked in
+            Hashtbl.filter_map_inplace others under_way;
+            Lwt.return (Hashtbl.remove from_clients client)
         | _ -> Lwt.return_unit
       in
       Hashtbl.replace from_clients client questions;
@@ -197,7 +318,7 @@ struct
       | Error () -> Stack.TCP.close flow
       | Ok question when Cstruct.length question < Message.header || Message.is_answer question -> Stack.TCP.close flow
       | Ok question -> (
-          Over.send_tcp_multiple flow (answers `Tcp address port question) >>= function
+          answers `Tcp address port question >>= Over.send_tcp_multiple flow >>= function
           | Error () -> Stack.TCP.close flow
           | Ok () -> serve flow questions)
 

@@ -21,7 +21,14 @@ let packages =
     (* Signatures of secondaries: see secondaries.ml. *)
     package "dns-tsig";
     package "digestif";
+    package "eqaf";
+    (* The hashes of NSEC3: see answers.ml. *)
+    package "dnssec";
     package "base64";
+    (* DNS over TLS: see encrypted.ml. *)
+    package "tls";
+    package "tls-mirage";
+    package "x509";
     package "mirage-crypto-rng";
     package "mirage-ptime";
     package "mirage-mtime";

@@ -1,4 +1,4 @@
-(* Secondaries hear of the zones when the unikernel starts, for only then they can have changed: RFC 1996.
+(* Secondaries hear of the zones when the unikernel starts, and of those that it transfers when they change: RFC 1996.
    SPDX-License-Identifier: GPL-3.0-or-later *)
 open Lwt.Infix
 open Dns
@@ -19,6 +19,9 @@ type sent = { secondary : Secondaries.t; request : Packet.t; mac : string option
 
 (* By id. *)
 let waiting : (int, sent) Hashtbl.t = Hashtbl.create 7
+
+(* By zone: the serial that secondaries hear of, and of no older one any more. *)
+let latest : (string, int32) Hashtbl.t = Hashtbl.create 7
 
 (* An answer arrived at our port. *)
 let answered address message =
@@ -70,19 +73,20 @@ module Make (Stack : Tcpip.Stack.V4V6) = struct
     Hashtbl.remove waiting id;
     let pp ppf () = Fmt.pf ppf "%a serial %lu to %a" Domain_name.pp zone soa.Soa.serial Ipaddr.pp address in
     match answer with
+    | None when Hashtbl.find_opt latest (Domain_name.to_string zone) <> Some soa.Soa.serial -> Lwt.return_unit
     | None when attempt + 1 < attempts -> send udp secondary zone soa (attempt + 1)
     | None -> Lwt.return (Log.warn (fun f -> f "%a: no answer, or none with its key" pp ()))
     | Some (`Rcode_error (code, _, _)) -> Lwt.return (Log.warn (fun f -> f "%a: the answer is %a" pp () Rcode.pp code))
     | Some _ -> Lwt.return (Log.info (fun f -> f "%a: acknowledged" pp ()))
 
-  (* Of each zone, once for each address. *)
-  let start udp secondaries trie =
+  (* Of these zones, once for each address. *)
+  let announce udp secondaries zones =
     let add found ({ Secondaries.address; _ } as secondary) =
       if Secondaries.at found address = [] then secondary :: found else found
     in
     let secondaries = List.rev (List.fold_left add [] secondaries) in
-    let zones = Dns_trie.fold Rr_map.Soa trie (fun zone soa zones -> (zone, soa) :: zones) [] in
     let notify (zone, soa) secondary =
+      Hashtbl.replace latest (Domain_name.to_string zone) soa.Soa.serial;
       Lwt.async (fun () -> send udp secondary zone soa 0);
       Mirage_sleep.ns pace
     in

@@ -1,4 +1,4 @@
-(* Servers that hold copies of the zones, and the keys they sign with (TSIG, RFC 8945).
+(* Servers that hold copies of the zones, or that zones are transferred from, and the keys they sign with (TSIG, RFC 8945).
    SPDX-License-Identifier: GPL-3.0-or-later *)
 open Dns
 
@@ -18,8 +18,7 @@ let key_of name algorithm secret =
   Ok { name; algorithm; secret }
 
 (* ADDRESS, or ADDRESS KEY ALGORITHM SECRET. *)
-let of_words words =
-  match String.split_on_char ' ' words with
+let of_words = function
   | [ address ] ->
       let* address = Ipaddr.of_string address in
       Ok { address; key = None }
@@ -29,20 +28,32 @@ let of_words words =
       Ok { address; key = Some key }
   | _ -> Error (`Msg "not an address, or an address with a key's name, algorithm and secret")
 
-(* The secondaries that a text of zones begins with, one a line. For a zone parser these lines are comments. An error is not
-   to show a secret on the console. *)
-let of_text text =
-  let rec from at line =
-    let length = String.length prefix in
-    if at + length > String.length text || String.sub text at length <> prefix then []
+(* What a disk has before its first zone: the lines that begin with [prefix], without it, by their numbers. For a zone parser they
+   are comments. *)
+let lines ~prefix text =
+  let size = String.length text in
+  let rec from at number found =
+    let stop = Option.value (String.index_from_opt text at '\n') ~default:size in
+    let line = String.sub text at (stop - at) in
+    if not (String.starts_with ~prefix:"; " line) then List.rev found
     else
-      let stop = Option.value (String.index_from_opt text at '\n') ~default:(String.length text) in
-      match of_words (String.sub text (at + length) (stop - at - length)) with
-      | Ok _ when line > max_lines -> Fmt.failwith "--zone-block: more than %d secondaries" max_lines
-      | Ok secondary -> secondary :: from (min (stop + 1) (String.length text)) (line + 1)
-      | Error (`Msg _) -> Fmt.failwith "--zone-block: line %d is no secondary" line
+      let after = String.length prefix in
+      let is_one = String.starts_with ~prefix line in
+      let found = if is_one then (number, String.sub line after (String.length line - after)) :: found else found in
+      from (min (stop + 1) size) (number + 1) found
   in
-  from 0 1
+  from 0 1 []
+
+(* The secondaries of a disk. An error is not to show a secret on the console. *)
+let of_text text =
+  let lines = lines ~prefix text in
+  if List.length lines > max_lines then Fmt.failwith "--zone-block: more than %d secondaries" max_lines;
+  let secondary (number, line) =
+    match of_words (String.split_on_char ' ' line) with
+    | Ok secondary -> secondary
+    | Error (`Msg _) -> Fmt.failwith "--zone-block: line %d is no secondary" number
+  in
+  List.map secondary lines
 
 let at secondaries address = List.filter (fun secondary -> Ipaddr.compare secondary.address address = 0) secondaries
 
@@ -94,6 +105,40 @@ let signed key ~now ?request messages =
   let previous = match request with Some mac -> with_length mac | None -> "" in
   let last, _, signed = List.fold_left sign (previous, true, []) messages in
   (String.sub last 2 (max 0 (String.length last - 2)), List.rev signed)
+
+(* The answers to a request with the signature [previous], of which not every one needs a signature of its own: RFC 8945, 5.3.1. *)
+type series = {
+  by : key;
+  mutable previous : string;  (** the last signature behind its length, and the messages since that have none *)
+  mutable unsigned : int;  (** how many these are *)
+  mutable begun : bool;
+}
+
+let max_unsigned = 99
+let series by request = { by; previous = with_length request; unsigned = 0; begun = false }
+
+(* Whether the next message is by the key, [tsig] its signature, with its key's name, and the byte where its record begins. *)
+let continues series ~now message tsig =
+  match tsig with
+  | None when series.begun && series.unsigned < max_unsigned ->
+      series.previous <- series.previous ^ message;
+      series.unsigned <- series.unsigned + 1;
+      true
+  | None -> false
+  | Some (name, tsig, at) ->
+      let text = Bytes.of_string (String.sub message 0 at) in
+      Bytes.set_uint16_be text 10 (Bytes.get_uint16_be text 10 - 1);
+      let own = if series.begun then timers tsig else Tsig.encode_raw series.by.name tsig in
+      let expected = mac series.by (series.previous ^ Bytes.to_string text ^ own) in
+      let is_genuine =
+        Domain_name.equal series.by.name name
+        && series.by.algorithm = tsig.Tsig.algorithm
+        && Eqaf.equal expected tsig.mac && Tsig.valid_time now tsig
+      in
+      series.previous <- with_length tsig.mac;
+      series.unsigned <- 0;
+      series.begun <- true;
+      is_genuine
 
 (* How much a signature adds at most: names are not compressed in it. *)
 let size_of_signature key = String.length (Domain_name.to_string key.name) + 128

@@ -32,6 +32,16 @@ let with_glue zone trie entries =
   in
   Domain_name.Map.fold delegated entries entries
 
+(* And the proofs at delegations of a signed zone. *)
+let with_proofs zone trie entries =
+  let add name nsec entries =
+    match Domain_name.Map.find name entries with
+    | Some records when Rr_map.mem Rr_map.Ns records && not (Domain_name.equal name zone) ->
+        Name_rr_map.add name Rr_map.Nsec nsec entries
+    | _ -> entries
+  in
+  Dns_trie.fold Rr_map.Nsec trie add entries
+
 (* The messages, each with room for a signature of [room] bytes. *)
 let zone_of trie packet ~room ~has =
   let zone = fst packet.Packet.question in
@@ -43,7 +53,7 @@ let zone_of trie packet ~room ~has =
   | Ok (soa, _) when Option.fold ~none:false ~some:(fun old -> not (Soa.newer ~old soa)) has ->
       alone (answer (`Ixfr_reply (soa, `Empty)))
   | Ok (soa, entries) ->
-      let data = (soa, with_glue zone trie entries) in
+      let data = (soa, with_proofs zone trie (with_glue zone trie entries)) in
       fst (Packet.encode_axfr_reply room `Tcp (answer (`Axfr_reply data)) data)
 
 (* The answer to a signed question for anything else: a secondary asks for the SOA first. *)

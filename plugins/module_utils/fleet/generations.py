@@ -29,7 +29,7 @@ KEEP_KEYS = 2
 # How many differing options of a domain are named.
 MAX_PATHS = 12
 APPLIED, FAILED = "applied", "failed"
-_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; secondary \S+ \S+ hmac-", re.MULTILINE)
+_KEYS = re.compile(r"PRIVATE KEY-----|Static key V1|^; (?:secondary|primary \S+) \S+ \S+ hmac-", re.MULTILINE)
 _WORDS = re.compile(r"[\w .,:;@/+=()-]{0,200}")
 
 

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The DNS resolver: its variables -> a unikernel with its image, and its zones and secondaries on a disk. Pure."""
+"""The DNS resolver: its variables -> a unikernel with its image, and its zones, secondaries and primaries on a disk. Pure."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from . import operations
+from . import dns_tls, operations, primaries
 from .secondaries import lines as lines_of_secondaries
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address, is_address, is_network
 from .zones import MISSING, ZoneError, canonical
 
 NAME = "dns"
-OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "secondaries", "clients", "update", "arguments",
-           "health", *operations.OPTIONS)  # fmt: skip
+OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "secondaries", "primaries", "clients", "tls",
+           "update", "arguments", "health", *operations.OPTIONS)  # fmt: skip
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
@@ -62,18 +62,23 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         if not is_network(network):
             given.wrong("clients", f"{network!r} is not a network, as in 192.0.2.0/24")
     zones, secondaries = _zones(given), lines_of_secondaries(given, own)
+    transferred, tls = primaries.read(given, own, set(zones)), dns_tls.lines(given)
     arguments: dict[str, Any] = {}
     if forward:
         arguments["forward"] = forward
     if clients:
         arguments["client"] = clients
-    if zones:
+    content = secondaries + primaries.lines(transferred) + tls + "".join(zones.values())
+    if content:
         arguments["zone-block"] = "true"
-    arguments.update(operations.arguments(given, name, {53: "DNS"}))
+    ports = {53: "DNS", **({dns_tls.PORT: "DNS over TLS"} if tls else {})}
+    arguments.update(operations.arguments(given, name, ports))
     address = first_address(interfaces)
     bracketed = f"[{address}]" if ":" in address else address
-    # Every zone has an SOA. If one is answered, the resolver has read all zones: otherwise it would not run.
-    default = {"dns": f"{next(iter(zones))}@{bracketed}", "type": "SOA"} if zones else {"tcp": at(address, 53)}
+    # Every zone has an SOA. If one is answered, the resolver has read all of its disk: otherwise it would not run. One that it
+    # transfers must be there, for a new domain begins without.
+    asked = [zone for zone, *_primary in transferred] + list(zones)
+    default = {"dns": f"{asked[0]}@{bracketed}", "type": "SOA"} if asked else {"tcp": at(address, 53)}
     unikernel = {
         "name": name,
         "service": NAME,
@@ -82,7 +87,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "interfaces": interfaces,
         **given.update(),
         "arguments": {**arguments, **given.mapping("arguments", "boot argument to value")},
-        "disks": [{"content": secondaries + "".join(zones.values())}] if zones else [],
+        "disks": [{"content": content}] if content else [],
         "health": given.health(default),
     }
     return Service(unikernel, {name: given.origin({"source": source}, {"standin": NAME})}, tuple(given.problems))

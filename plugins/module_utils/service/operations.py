@@ -82,7 +82,7 @@ def _metrics(given: Variables, ports: dict[int, str]) -> dict[str, Any]:
         if problem := _problem_of(network):
             inner.wrong("from", problem)
     given.problems += [f"{given.service}_metrics: {line.removeprefix('metrics_')}" for line in inner.problems]
-    if _is_standin(given):
+    if is_standin(given):
         given.wrong("metrics", "stand-ins have none: leave it out, or use our unikernel (images: build)")
     return {"metrics-port": port, "metrics-from": networks}
 
@@ -98,7 +98,7 @@ def _problem_of(network: str) -> str:
     return f"{network!r} is not a network, as in 192.0.2.0/24"
 
 
-def _is_standin(given: Variables) -> bool:
+def is_standin(given: Variables) -> bool:
     image = given.get("image")
     if isinstance(image, dict) and image:
         return bool(image.get("standin"))

@@ -11,20 +11,20 @@ name in ocaml-dns in the form of RFC 3597. Whatever no server could serve is ref
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 import re
+import time
 from typing import Any
 
 MISSING = "reading zones needs the Python library dnspython on the controller (Debian's python3-dnspython, or dnspython by pip)"
-# Types that ocaml-dns 10 parses by name; tried one by one.
+# Types that ocaml-dns 10 parses by name; tried one by one. DS and DNSKEY are left to the unikernel: of a key it takes the text.
 _NAMED = {
     *(
         "A",
         "AAAA",
         "CAA",
         "CNAME",
-        "DNSKEY",
-        "DS",
         "HTTPS",
         "LOC",
         "MX",
@@ -38,8 +38,9 @@ _NAMED = {
         "TXT",
     ),
 }
-# What a primary signs or a server computes; it can't be in zone files without DNSSEC.
-_SIGNED = {"RRSIG", "NSEC", "NSEC3", "NSEC3PARAM"}
+# What a signed zone has at its name, beside RRSIG: the keys, and one of the two kinds of proof that something is not there.
+_PROOFS = {"NSEC", "NSEC3PARAM"}
+_SIGNING = {"RRSIG", "NSEC", "NSEC3", "NSEC3PARAM"}
 _TARGETS = {"NS": "target", "MX": "exchange", "SRV": "target"}
 _HOST_LABEL = re.compile(rb"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?")
 _SINGLE = re.compile(r"^\S*[ \t]+(?:(?:[0-9]\S*|IN)[ \t]+)*(SOA|CNAME|DNAME)[ \t]", re.MULTILINE | re.IGNORECASE)
@@ -56,8 +57,11 @@ class ZoneError(ValueError):
     """One line: what is wrong, with the line of the text if known."""
 
 
-def canonical(name: str, text: str) -> str:
-    """Return the zone as $ORIGIN and one line for each record, SOA first. Raise `ZoneError`, or ImportError without dnspython."""
+def canonical(name: str, text: str, now: float | None = None) -> str:
+    """Return the zone as $ORIGIN and one line for each record, SOA first. Raise `ZoneError`, or ImportError without dnspython.
+
+    ``now``: when its signatures must be valid, in seconds since 1970.
+    """
     # Imported here: hosts without zones need no dnspython.
     import dns.exception
     import dns.name
@@ -77,6 +81,7 @@ def canonical(name: str, text: str) -> str:
     ]
     _check_each_name(text, lines)
     _check(zone, lines)
+    _check_signatures(zone, lines, time.time() if now is None else now)
     ordered = sorted(lines, key=lambda line: (line[0], line[1], line[3], line[4].to_digestable(origin)))
     return f"$ORIGIN {origin}\n" + "".join(_line(*line[1:]) for line in ordered)
 
@@ -163,8 +168,6 @@ def _check(zone: _Zone, lines: list[Any]) -> None:
         if kind not in zone.types(zone.origin):
             raise ZoneError(f"it has {what}, as in '@ IN {kind} ...'")
     for _last, owner, ttl, kind, data in lines:
-        if kind in _SIGNED:
-            raise ZoneError(f"{owner} has {kind}: signed zones can't be served")
         if ttl > _MAX_TTL:
             raise ZoneError(f"{owner} {kind}: its TTL is {ttl}, must be at most {_MAX_TTL} seconds")
         if kind == "TXT" and not any(data.strings):
@@ -174,6 +177,31 @@ def _check(zone: _Zone, lines: list[Any]) -> None:
             raise ZoneError(f"{owner} {kind} names {target}, which is no host: of letters, digits and '-' (RFC 1123)")
         if kind in ("NS", "MX") and _lacks_address(zone, target):
             raise ZoneError(f"{owner} {kind} names {target}, which has no A or AAAA record in the zone")
+
+
+def _check_signatures(zone: _Zone, lines: list[Any], now: float) -> None:
+    """Refuse a zone that is signed in part, or that no validating client accepts any more."""
+    present = {line[3] for line in lines} & _SIGNING
+    if not present:
+        return
+    apex = zone.types(zone.origin)
+    for missing, what in (("RRSIG", "signatures of its own"), ("DNSKEY", "keys")):
+        if missing not in apex:
+            raise ZoneError(
+                f"it has {', '.join(sorted(present))} records, and no {what} ({missing}): serve what the signer wrote, whole"
+            )
+    if not apex & _PROOFS:
+        raise ZoneError("it is signed, and has neither NSEC nor NSEC3: serve what the signer wrote, whole")
+    for _last, owner, _ttl, kind, data in lines:
+        if kind == "RRSIG" and not data.inception <= now < data.expiration:
+            import dns.rdatatype
+
+            ends = now >= data.expiration
+            day = datetime.datetime.fromtimestamp(data.expiration if ends else data.inception, datetime.timezone.utc)
+            raise ZoneError(
+                f"the signature of {owner} {dns.rdatatype.to_text(data.type_covered)} {'ended' if ends else 'begins'} on"
+                f" {day:%Y-%m-%d %H:%M} UTC: sign the zone again"
+            )
 
 
 def _lacks_address(zone: _Zone, name: Any) -> bool:

@@ -93,9 +93,21 @@ def test_each_mistake_is_one_line_without_the_secret(value, words):
     assert SECRET not in line
 
 
+@pytest.mark.parametrize(
+    ("interface", "address", "option"),
+    [
+        ({"address": "10.0.0.10/24"}, "2001:db8::54", "IPv6 address, and the resolver has none: give dns_interfaces address6"),
+        ({"address6": "2001:db8::a/64"}, "192.0.2.54", "IPv4 address, and the resolver has none: give dns_interfaces address"),
+    ],
+)
+def test_an_address_of_a_family_that_the_resolver_lacks(interface, address, option):
+    (line,) = declared([{"address": address}], interfaces=[{"bridge": "xenbr0", **interface}]).problems
+    assert line == f"dns_secondaries: [0]: {address} is an {option}"
+
+
 def test_without_a_zone_there_is_nothing_to_transfer():
     assert declared([{"address": "192.0.2.54"}], zones={}).problems == (
-        "dns_secondaries: there is nothing to transfer: declare dns_zones too",
+        "dns_secondaries: there is nothing to transfer: declare dns_zones or dns_primaries too",
     )
 
 

@@ -64,7 +64,7 @@ def test_what_people_write_is_served(written, served):
         (BASE + 'x TXT ""\n', "x.lab.example. TXT is empty"),
         (BASE + f'x TXT "{"a" * 256}"\n', "line 5: string too long"),
         (BASE + "x CH TXT a\n", "line 5: "),
-        (BASE + "x NSEC y A\n", "has NSEC: signed zones can't be served"),
+        (BASE + "x NSEC y A\n", "it has NSEC records, and no signatures of its own (RRSIG)"),
         (BASE + f"x {2**31} A 10.0.0.1\n", "must be at most 2147483647 seconds"),
         (BASE + f"{'a' * 64} A 10.0.0.1\n", "line 5: "),
     ],
