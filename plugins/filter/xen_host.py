@@ -63,11 +63,11 @@ def xen_arguments(
     smt: Any,
     core_scheduling: Any = False,
     pinned: Any = False,
+    machine: list[str] | None = None,
 ) -> list[str]:
-    """Return Xen's whole command line, from the named arguments and the role's other variables."""
-    return hardening.xen_arguments(
-        int(memory), int(vcpus), named, is_on(grants_v1), is_on(microcode), is_on(smt), is_on(core_scheduling), is_on(pinned)
-    )
+    """Return Xen's whole command line, from the named arguments, the role's other variables and the machine's own arguments."""
+    flags = map(is_on, (grants_v1, microcode, smt, core_scheduling, pinned))
+    return hardening.xen_arguments(int(memory), int(vcpus), named, *flags, machine=machine or [])
 
 
 def hardening_files(

@@ -128,6 +128,16 @@ host:
       description: Kernel arguments that GRUB's configuration has without the collection's part of it.
       type: list
       elements: str
+    machine_xen_arguments:
+      description: Arguments for Xen that GRUB's configuration has without the collection's part of it.
+      type: list
+      elements: str
+      version_added: 0.3.0
+    boot_overrides:
+      description: Variables of GRUB's configuration that a file sets after the collection's part of it, which then has no effect.
+      type: list
+      elements: str
+      version_added: 0.3.0
     microcode:
       description:
         - The C(package) with microcode for this CPU, whether it is C(installed) and C(available).

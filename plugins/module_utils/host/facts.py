@@ -20,7 +20,7 @@ from ..xen.network import bridge_networks, networks_by_device, offered, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
-from .audit_facts import management_loaded, microcode, needs_router_advertisements, ssh, updates
+from .audit_facts import command_output, management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
 from .hardening import PASSWORD_FILE
@@ -115,20 +115,26 @@ def missing_packages(names: list[str]) -> list[str]:
     return [name for name in names if f"{name} installed" not in told]
 
 
-def machine_arguments() -> list[str]:
-    """Return the kernel arguments that the administrator set in GRUB's configuration, for Linux with and without Xen."""
-    # Shell files, which update-grub reads in this order.
-    script = (
-        'for part in /etc/default/grub /etc/default/grub.d/*.cfg; do [ "$part" = "$1" ] || [ ! -r "$part" ] || . "$part"; done'
-        ' >/dev/null 2>&1; printf %s "$GRUB_CMDLINE_LINUX"'
-    )
-    try:
-        done = subprocess.run(
-            ["sh", "-c", script, "sh", MENU_PART], capture_output=True, text=True, errors="replace", check=False, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return done.stdout.split()
+# $1: our part, $2: the folder. Shell files, which update-grub reads in this order; one that is broken ends its own subshell.
+_GRUB_VARIABLES = """
+ours=$1 folder=$2
+sourced() { for part in "$@"; do [ "$part" = "$ours" ] || [ ! -r "$part" ] || . "$part"; done >/dev/null 2>&1; }
+row() { printf '%s ' "$1"; printf '%s' "$2" | tr '\\n' ' '; echo; }
+(sourced "$folder/grub" "$folder"/grub.d/*.cfg; row linux "$GRUB_CMDLINE_LINUX"; row xen "$GRUB_CMDLINE_XEN")
+(GRUB_CMDLINE_XEN=ours GRUB_CMDLINE_LINUX_XEN_REPLACE=ours
+ for file in "$folder"/grub.d/*.cfg; do [ ! "$file" \\> "$ours" ] || sourced "$file"; done
+ case $GRUB_CMDLINE_XEN in *ours*) ;; *) row after GRUB_CMDLINE_XEN ;; esac
+ case $GRUB_CMDLINE_LINUX_XEN_REPLACE in *ours*) ;; *) row after GRUB_CMDLINE_LINUX_XEN_REPLACE ;; esac)
+"""
+
+
+def machine_arguments(folder: str = "/etc/default") -> dict[str, list[str]]:
+    """Return what the administrator set in GRUB's configuration: kernel arguments, Xen's, and variables set after our part."""
+    ours = os.path.join(folder, "grub.d", os.path.basename(MENU_PART))
+    text = command_output("sh", "-c", _GRUB_VARIABLES, "sh", ours, folder)
+    rows = [line.partition(" ") for line in text.splitlines()]
+    found = {kind: [word for row in rows if row[0] == kind for word in row[2].split()] for kind in ("linux", "xen", "after")}
+    return {"machine_arguments": found["linux"], "machine_xen_arguments": found["xen"], "boot_overrides": found["after"]}
 
 
 def foreign_domains() -> list[str]:
@@ -201,7 +207,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
         "boot_menu_stale": boot_menu_stale(),
         "boot": state(),
-        "machine_arguments": machine_arguments(),
+        **machine_arguments(),
         "microcode": microcode(),
         "running": running_versions(xen.get("xen_version", "")),
         "installed": installed_versions(),

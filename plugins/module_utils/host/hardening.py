@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .boot_menu import kept_for_xen
+
 # Key -> value, as in sysctl.d(5). Keys with a star are set for each interface, including later ones (udev).
 SYSCTLS = {
     "net.ipv4.conf.*.accept_redirects": "0",
@@ -66,6 +68,13 @@ UPDATES_FILE = "/etc/apt/apt.conf.d/52unikernels-xen"
 BOOTED_PACKAGES = ("xen-", "libxen", "grub-", "linux-image-", "intel-microcode$", "amd64-microcode$")
 _WRITTEN = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
 
+# Arguments on Xen's line that a variable of the role decides.
+DECIDED_FOR_XEN = {
+    "dom0_mem": "xen_host_dom0_memory",
+    "dom0_max_vcpus": "xen_host_dom0_vcpus",
+    "dom0_vcpus_pin": "xen_host_dom0_pinned",
+    "sched-gran": "xen_host_core_scheduling",
+}
 MICROCODE = {"GenuineIntel": "intel-microcode", "AuthenticAMD": "amd64-microcode"}
 
 
@@ -168,9 +177,11 @@ def xen_arguments(
     smt: bool,
     core_scheduling: bool = False,
     pinned: bool = False,
+    machine: Iterable[str] = (),
 ) -> list[str]:
-    """Return Xen's whole command line. What the user has ``named`` wins over what hardening would add."""
+    """Return Xen's whole command line. What the user has ``named``, or the ``machine`` has, wins over what hardening would add."""
     named = list(named)
+    named = kept_for_xen(machine, named, DECIDED_FOR_XEN) + named
     keys = {word.partition("=")[0] for word in named}
     words = [f"dom0_mem={memory}M,max:{memory}M"] + ([f"dom0_max_vcpus={vcpus}"] if vcpus else [])
     added = {"gnttab": "gnttab=max-ver:1" if grants_v1 else "", "ucode": "ucode=scan" if microcode else ""}

@@ -26,6 +26,8 @@ MIN_FREE_MIB = 100
 XEN_MIB = 160
 # For the first domain; a host with less is of no use.
 MIN_DOMAINS_MIB = 256
+# Variable of GRUB's configuration -> the role's variable for it.
+_NAMED_BY = {"GRUB_CMDLINE_XEN": "xen_host_xen_arguments", "GRUB_CMDLINE_LINUX_XEN_REPLACE": "xen_host_linux_arguments"}
 
 
 def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
@@ -73,7 +75,12 @@ def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> l
 
 def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over: bool) -> list[str]:
     """Return one line for each reason not to configure the host, or not to reboot it (if the run ``reboots``)."""
-    lines = []
+    lines = [
+        f"has {variable} in a file of /etc/default/grub.d that GRUB reads after unikernels-xen.cfg, so Xen would boot without the"
+        f" declared arguments: remove it there, and add to {named} what must stay"
+        for variable, named in _NAMED_BY.items()
+        if variable in info["boot_overrides"]
+    ]
     strangers = ", ".join(info["foreign_domains"])
     # A host that was taken over once stays ours: its administrator knows of the other domains.
     if strangers and not take_over and (reboots or not info["written_arguments"]):

@@ -13,7 +13,8 @@ import re
 from typing import Any
 
 from ..domain.cpus import cpu_set
-from .hardening import management_refusals
+from .boot_menu import XEN_STOPS
+from .hardening import DECIDED_FOR_XEN, management_refusals
 
 # With less, Debian's kernel with systemd, sshd, Python and xenstored doesn't come up, or not for long.
 MIN_DOM0_MIB = 512
@@ -60,19 +61,14 @@ _FOLDERS = ("xen_host_images", "xen_monitor_images")
 _TEXTS = (*_CHOICES, "xen_host_images", "xen_host_min_xen", "xen_host_grub_password")
 _LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
 # Arguments that other variables set: with two of them on a line the last one wins.
-_WRITTEN_ELSEWHERE = {
-    "xen_host_xen_arguments": {
-        "dom0_mem": "xen_host_dom0_memory",
-        "dom0_max_vcpus": "xen_host_dom0_vcpus",
-        "dom0_vcpus_pin": "xen_host_dom0_pinned",
-        "sched-gran": "xen_host_core_scheduling",
-    },
+_WRITTEN_ELSEWHERE: dict[str, dict[str, str]] = {
+    "xen_host_xen_arguments": DECIDED_FOR_XEN,
     "xen_host_linux_arguments": {},
 }
 # With these, a boot that fails waits for a hand: Xen or Linux that stops at a panic (panic=0 waits forever), and systems that
 # never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't).
 _NO_WAY_BACK = {
-    "xen_host_xen_arguments": re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=n.*"),
+    "xen_host_xen_arguments": XEN_STOPS,
     "xen_host_linux_arguments": re.compile(
         r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
         r"|emergency|-b|systemd\.unit=emergency(?:\.target)?|systemd\.mask=unikernels-boot-trial(?:\.service)?"

@@ -29,6 +29,16 @@ def test_xens_line():
     assert xen_arguments(512, 0, named, True, True, False)[1:] == named
 
 
+def test_what_the_machine_has_on_xens_line_stays():
+    machine = ["com1=115200,8n1", "console=com1,vga", "dom0_mem=4G", "dom0_max_vcpus=2", "noreboot", "smt=off", 'x="$y"']
+    assert xen_arguments(512, 0, [], True, True, True, machine=machine) == [
+        "dom0_mem=512M,max:512M", "gnttab=max-ver:1", "ucode=scan", "com1=115200,8n1", "console=com1,vga", "smt=off",
+    ]  # fmt: skip
+    assert xen_arguments(512, 0, ["console=com2"], False, False, False, machine=machine)[1:] == [
+        "com1=115200,8n1", "smt=off", "console=com2",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "by_password", "words"),
     [

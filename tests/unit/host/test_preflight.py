@@ -82,7 +82,7 @@ def test_two_machines_of_one_name():
 
 
 def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
-    info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}}
+    info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}, "boot_overrides": []}
     (line,) = boot_refusals(info, True, True, False)
     assert line.startswith("runs domains that this collection did not create (billing, mail): a reboot would stop them")
     (line,) = boot_refusals(info, False, True, False)
@@ -94,10 +94,18 @@ def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
 
 
 def test_a_host_that_can_not_try_a_boot_once():
-    info = {"foreign_domains": [], "written_arguments": [], "boot": {"cannot_try": "GRUB can't write to btrfs"}}
+    info = {"foreign_domains": [], "written_arguments": [], "boot_overrides": []}
+    info["boot"] = {"cannot_try": "GRUB can't write to btrfs"}
     (line,) = boot_refusals(info, True, True, False)
     assert "xen_host_boot_try_once: false" in line and "btrfs" in line
     assert boot_refusals(info, True, False, False) == boot_refusals(info, False, True, False) == []
+
+
+def test_a_file_of_grub_that_undoes_ours():
+    info = {"foreign_domains": [], "written_arguments": [], "boot": {"cannot_try": ""}, "boot_overrides": ["GRUB_CMDLINE_XEN"]}
+    (line,) = boot_refusals(info, False, True, False)
+    assert line.startswith("has GRUB_CMDLINE_XEN in a file of /etc/default/grub.d that GRUB reads after unikernels-xen.cfg")
+    assert "xen_host_xen_arguments" in line
 
 
 def test_what_somebody_should_know():
