@@ -124,6 +124,7 @@ class FilterModule:
             "update_problems": updates.variable_refusals,
             "update_refusals": update_refusals,
             "update_leftovers": update_leftovers,
+            "update_stopped": updates.stopped,
             "apt_reason": updates.apt_reason,
             "dom0_arguments": dom0_arguments,
             "lost_arguments": lost_arguments,

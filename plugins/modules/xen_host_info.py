@@ -173,6 +173,16 @@ host:
       description: Why apt can't list the pending updates, for example half-installed packages; empty if it can.
       type: str
       version_added: 0.3.0
+    updates_remove:
+      description: Packages that installing all updates would remove; with O(updates=true).
+      type: list
+      elements: str
+      version_added: 0.3.0
+    updates_space:
+      description: Free MiB of C(boot) and C(root), and what another kernel with its initrd and Xen takes; with O(updates=true).
+      type: dict
+      sample: {boot: 310, root: 5100, boot_needs: 90}
+      version_added: 0.3.0
     ssh:
       description:
         - Whether there is an C(sshd), on which C(port), which C(user) logs in from which C(client), and whether it has a C(key).

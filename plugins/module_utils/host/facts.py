@@ -175,7 +175,10 @@ def package_lists_age() -> int:
     return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
 
 
-_NO_UPDATES = {"security_updates": None, "updates": None, "held_updates": None, "updates_problem": ""}
+_NO_UPDATES = {
+    **dict.fromkeys(("security_updates", "updates", "held_updates", "updates_remove", "updates_space")),
+    "updates_problem": "",
+}
 
 
 def _memory() -> int:
