@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, hardening, preflight, updates, variables
@@ -34,7 +35,7 @@ def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_o
 
 def host_warnings(info: dict[str, Any]) -> list[str]:
     """Return one line for each thing that works today but needs attention."""
-    return preflight.warnings(info)
+    return preflight.warnings(info, datetime.date.today())  # noqa: DTZ011
 
 
 def dom0_arguments(machine: list[str], named: list[str]) -> list[str]:

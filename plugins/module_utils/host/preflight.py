@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Any
 
@@ -15,8 +16,19 @@ from .debian_version import is_older
 from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
-# Releases whose Xen no longer gets security support from its developers (xenbits.xen.org/docs/*/SUPPORT.html).
-ENDED_XEN = {"12": "4.17"}
+# The day on which a version of Xen was released. Since 4.17 each gets security fixes from its developers for five years (announced
+# on xen-announce in February 2026). Debian 12 has 4.17, Debian 13 has 4.20.
+XEN_RELEASED = {
+    "4.17": datetime.date(2022, 12, 12),
+    "4.18": datetime.date(2023, 11, 16),
+    "4.19": datetime.date(2024, 7, 29),
+    "4.20": datetime.date(2025, 3, 5),
+    "4.21": datetime.date(2025, 11, 19),
+}
+XEN_OF_RELEASE = {"12": "4.17", "13": "4.20"}
+XEN_FIXES_YEARS = 5
+# How long before the end it is time to move a fleet.
+NOTICE = datetime.timedelta(days=180)
 MAX_LISTS_AGE = 14
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image takes 1..60 MiB.
 MIN_DISK_MIB = 1500
@@ -109,14 +121,27 @@ def version_refusals(info: dict[str, Any], least: str) -> list[str]:
     return []
 
 
-def warnings(info: dict[str, Any]) -> list[str]:
+def xen_support_warning(info: dict[str, Any], today: datetime.date) -> str:
+    """Return a line if the host's Xen gets no more fixes from its developers, or not for long; "" otherwise."""
+    version = info["running"]["xen"] or info["installed"]["xen"] or XEN_OF_RELEASE.get(info["release"], "")
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if not number:
+        return ""
+    newest = f"use Debian {max(SUPPORTED_RELEASES)} for new hosts"
+    if (int(number[1]), int(number[2])) < min(tuple(map(int, name.split("."))) for name in XEN_RELEASED):
+        return f"has Xen {number[0]}, for which Xen's developers no longer fix vulnerabilities: {newest}"
+    released = XEN_RELEASED.get(number[0])
+    if released is None:  # newer than this table
+        return ""
+    end = released.replace(year=released.year + XEN_FIXES_YEARS)
+    if today > end:
+        return f"has Xen {number[0]}, for which Xen's developers have fixed no vulnerabilities since {end}: {newest}"
+    return f"has Xen {number[0]}, for which Xen's developers fix vulnerabilities until {end}" if today > end - NOTICE else ""
+
+
+def warnings(info: dict[str, Any], today: datetime.date) -> list[str]:
     """Return one line for each thing that works today but needs attention."""
-    lines = []
-    if info["release"] in ENDED_XEN:
-        lines.append(
-            f"Debian {info['release']} has Xen {ENDED_XEN[info['release']]}, which Xen's developers no longer support: fixes come"
-            f" late and from Debian only; use Debian {max(SUPPORTED_RELEASES)} for new hosts"
-        )
+    lines = [line for line in [xen_support_warning(info, today)] if line]
     if info["under_xen"] and info["pending_reboot"]:
         running, installed = info["running"], info["installed"]
         lines.append(

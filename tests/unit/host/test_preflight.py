@@ -1,5 +1,7 @@
 """Which machine may become a host, and what fits on it."""
 
+import datetime
+
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import (
@@ -7,8 +9,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight impo
     host_refusals,
     placement_refusals,
     twin_refusals,
-    warnings,
+    xen_support_warning,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import warnings as warnings_on
 
 INFO = {
     "distribution": "debian",
@@ -108,12 +111,37 @@ def test_a_file_of_grub_that_undoes_ours():
     assert "xen_host_xen_arguments" in line
 
 
+def warnings(info, today=datetime.date(2026, 11, 28)):
+    return warnings_on(info, today)
+
+
+@pytest.mark.parametrize(
+    ("running", "installed", "release", "today", "words"),
+    [
+        ("4.17.6", "4.17.6-1", "12", "2026-11-28", ""),
+        ("4.17.6-pre", "", "12", "2027-06-16", "has Xen 4.17, for which Xen's developers fix vulnerabilities until 2027-12-12"),
+        ("4.17.6", "", "12", "2027-12-13", "has Xen 4.17, for which Xen's developers have fixed no vulnerabilities since 2027-12-12"),
+        # What runs counts, not what its release has.
+        ("4.16.7", "4.20.4-1", "13", "2026-11-28", "has Xen 4.16, for which Xen's developers no longer fix vulnerabilities"),
+        ("", "4.14.6-1", "12", "2026-11-28", "has Xen 4.14, for which"),
+        ("", "", "13", "2030-03-06", "has Xen 4.20, for which Xen's developers have fixed no vulnerabilities since 2030-03-05"),
+        ("", "", "11", "2026-11-28", ""),
+        ("5.0.0", "", "13", "2026-11-28", ""),
+        ("4.100.1", "", "13", "2036-11-28", ""),
+        ("unstable", "", "13", "2026-11-28", ""),
+    ],
+)
+def test_a_xen_that_nobody_fixes(running, installed, release, today, words):
+    info = {"running": {"xen": running}, "installed": {"xen": installed}, "release": release}
+    line = xen_support_warning(info, datetime.date.fromisoformat(today))
+    assert line.startswith(words) and bool(line) == bool(words)
+
+
 def test_what_somebody_should_know():
     versions = {"xen": "4.20.4", "kernel": "6.12.57-1", "microcode": ""}
     info = {"release": "13", "under_xen": True, "pending_reboot": False, "running": versions, "installed": versions}
     info.update(package_lists_age=0, boot={"returned": ""})
     assert warnings(info) == []
-    assert "Xen 4.17, which Xen's developers no longer support" in warnings({**info, "release": "12"})[0]
     installed = {**versions, "xen": "4.20.4+63-g1-1"}
     assert "installed are 4.20.4+63-g1-1" in warnings({**info, "pending_reboot": True, "installed": installed})[0]
     assert "30 days old" in warnings({**info, "package_lists_age": 30})[0]
