@@ -226,6 +226,10 @@ host:
     cpus:
       description: Number of CPUs of the machine.
       type: int
+    cpu_numbers:
+      description: One more than the highest number of a CPU; 0 without Xen. Where SMT is off there are gaps between the numbers.
+      type: int
+      version_added: 0.3.0
     free_disk:
       description: Free space on the root file system in MiB.
       type: int

@@ -51,7 +51,15 @@ def of_xen(info: dict[str, str]) -> dict[str, Any]:
             "threads_per_core": int(info.get("threads_per_core", 1)),
         },
         "free_memory": int(info.get("free_memory", 0)),
+        "cpu_numbers": cpu_numbers(info),
     }
+
+
+def cpu_numbers(info: dict[str, str]) -> int:
+    """Return one more than the highest number of a CPU; 0 if Xen doesn't run. Without SMT there are gaps between the numbers."""
+    cpus = int(info.get("nr_cpus", 0))
+    gaps = re.search(r"(?:^|\s)(?:smt=(?:0|no|off|false|disable)|no-smt)(?=\s|$)", info.get("xen_commandline", ""))
+    return max(cpus, int(info.get("max_cpu_id", -1)) + 1) if gaps else cpus
 
 
 def secure_boot() -> bool:

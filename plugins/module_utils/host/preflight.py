@@ -79,7 +79,7 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
 def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
     """Return one line for each variable that is too large for the machine in ``info``."""
     cpus = info["cpus"]
-    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, cpus)]
+    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, info.get("cpu_numbers") or cpus)]
     if int(dom0_vcpus) > cpus:
         lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but the host has {cpus} CPUs: set at most {cpus}, or 0 for all")
     return [line for line in lines if line]

@@ -25,6 +25,9 @@ MAX_CPUS = 4095
 # Xen copies 1024 bytes of its line (xen/common/kernel.c), Linux 2048 (COMMAND_LINE_SIZE); GRUB adds words of its own.
 MAX_XEN_LINE, MAX_LINUX_LINE = 900, 1700
 
+# The consoles' file system is in Dom0's memory, which guests can fill to this part.
+MAX_CONSOLE_SHARE = 4
+
 # Variable -> unit, minimum, maximum.
 _NUMBERS = {
     "xen_host_dom0_memory": ("MiB", MIN_DOM0_MIB, MAX_DOM0_MIB),
@@ -193,6 +196,14 @@ def conflicts(variables: dict[str, Any]) -> list[str]:
             "xen_host_core_scheduling: schedules the threads of a core together, and xen_host_smt: false leaves one of each:"
             " set one of them"
         )
+    sizes = {name: variables.get(name) for name in ("xen_host_console_size", "xen_host_dom0_memory")}
+    if not any(number_refusal(name, size) for name, size in sizes.items()):
+        most = int(str(sizes["xen_host_dom0_memory"])) // MAX_CONSOLE_SHARE
+        if int(str(sizes["xen_host_console_size"])) > most:
+            lines.append(
+                f"xen_host_console_size: is {sizes['xen_host_console_size']!r}, must be at most {most}, a quarter of Dom0's memory"
+                " (xen_host_dom0_memory): guests can fill it"
+            )
     if variables.get("xen_host_grub_password") and flags.get("xen_host_boot_try_once") is False:
         lines.append(
             "xen_host_grub_password: GRUB would ask for it at every boot: Debian's entries have no --unrestricted, those of"
