@@ -35,7 +35,7 @@ def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_o
 
 def host_warnings(info: dict[str, Any]) -> list[str]:
     """Return one line for each thing that works today but needs attention."""
-    return preflight.warnings(info, datetime.date.today())  # noqa: DTZ011
+    return preflight.warnings(info, datetime.date.today())
 
 
 def dom0_arguments(machine: list[str], named: list[str]) -> list[str]:

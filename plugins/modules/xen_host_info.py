@@ -265,6 +265,11 @@ host:
       description: Those of O(packages) that are not installed.
       type: list
       elements: str
+    needless_packages:
+      description: Installed packages with services that no host needs, which C(xen_host_remove_needless) removes.
+      type: list
+      elements: str
+      version_added: 0.3.0
 """
 
 from ansible.module_utils.basic import AnsibleModule

@@ -14,8 +14,8 @@ import shutil
 import subprocess
 from typing import Any
 
-from .boot import read
-from .hardening import MICROCODE, ROUTER_ADVERTISEMENTS, SYSCTLS, parse_sshd
+from .boot import MENU, WANTED, read
+from .hardening import MICROCODE, ROUTER_ADVERTISEMENTS, SYSCTLS, listeners, parse_sshd, weight_of
 
 CONSOLES = "/var/log/xen/console"
 # Path -> the mode bits that it may have.
@@ -120,7 +120,21 @@ def audit_facts() -> dict[str, Any]:
         "modes": _modes(),
         "management": management_loaded(),
         "blocked_modules": blocked_modules(),
+        "dom0_weight": weight_of(command_output("xl", "sched-credit2", "-d", "0")),
+        "guest_filter": bool(command_output("nft", "list", "table", "bridge", "unikernels")),
+        "domain_limits": os.path.exists("/etc/systemd/system/xendomains.service.d/unikernels.conf"),
+        "boot_trial": os.path.exists(WANTED),
+        "grub_password": bool(re.search(r"^\s*password(?:_pbkdf2)?\s", read(MENU), re.MULTILINE)),
+        "listening": listeners(command_output("ss", "-H", "-lntup")),
+        "automatic_updates": _automatic_updates(command_output("apt-config", "dump")),
+        "audit_rules": re.search(r"(?:key=|-k )xen$", command_output("auditctl", "-l"), re.MULTILINE) is not None,
     }
+
+
+def _automatic_updates(text: str) -> bool:
+    """True if unattended-upgrades is installed and apt's timer calls it. ``text``: from `apt-config dump`."""
+    days = re.search(r'^APT::Periodic::Unattended-Upgrade "(\w+)";', text, re.MULTILINE)
+    return os.path.exists("/usr/bin/unattended-upgrade") and days is not None and days[1] not in ("0", "")
 
 
 def blocked_modules() -> list[str]:

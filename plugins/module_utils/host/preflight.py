@@ -16,8 +16,8 @@ from .debian_version import is_older
 from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
-# The day on which a version of Xen was released. Since 4.17 each gets security fixes from its developers for five years (announced
-# on xen-announce in February 2026). Debian 12 has 4.17, Debian 13 has 4.20.
+# The day on which a version of Xen was released. Since 4.17 each gets security fixes from its developers for five years
+# (announced on xen-announce in February 2026). Debian 12 has 4.17, Debian 13 has 4.20.
 XEN_RELEASED = {
     "4.17": datetime.date(2022, 12, 12),
     "4.18": datetime.date(2023, 11, 16),

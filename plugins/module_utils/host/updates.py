@@ -15,7 +15,9 @@ from .hardening import BOOTED_PACKAGES
 CHOICES = {"update_which": ("security", "all"), "update_held": ("refuse", "leave")}
 _SHOWN = 10
 # Without these a host runs no domain, or can't be reached.
-_NEEDED = re.compile(r"xen-|libxen|linux-image-amd64|grub-|openssh-server|bridge-utils|nftables|python3(?:-apt)?$|ifupdown|systemd$")
+_NEEDED = re.compile(
+    r"xen-|libxen|linux-image-amd64|grub-|openssh-server|bridge-utils|nftables|python3(?:-apt)?$|ifupdown|systemd$"
+)
 # An unpacked kernel package with its modules: 400 MiB on Debian 12, rounded up.
 MIN_KERNEL_MIB = 500
 

@@ -56,6 +56,7 @@ _FLAGS = (
     "xen_host_microcode",
     "xen_host_qemu",
     "xen_host_reboot",
+    "xen_host_remove_needless",
     "xen_host_smt",
     "xen_host_take_over",
 )
@@ -201,8 +202,8 @@ def conflicts(variables: dict[str, Any]) -> list[str]:
         most = int(str(sizes["xen_host_dom0_memory"])) // MAX_CONSOLE_SHARE
         if int(str(sizes["xen_host_console_size"])) > most:
             lines.append(
-                f"xen_host_console_size: is {sizes['xen_host_console_size']!r}, must be at most {most}, a quarter of Dom0's memory"
-                " (xen_host_dom0_memory): guests can fill it"
+                f"xen_host_console_size: is {sizes['xen_host_console_size']!r}, must be at most {most}, a quarter of Dom0's"
+                " memory (xen_host_dom0_memory): guests can fill it"
             )
     if variables.get("xen_host_grub_password") and flags.get("xen_host_boot_try_once") is False:
         lines.append(

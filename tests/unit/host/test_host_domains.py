@@ -157,7 +157,9 @@ def test_each_has_its_own_time_to_stop_within_the_hosts(program, tmp_path, capsy
     took = {int(what.split()[1]): when - asked for when, what in calls(tmp_path, "destroy")}
     assert took[1] < took[2] and took[1] < took[4] and sorted(took) == [1, 2, 3, 4]
     said = capsys.readouterr().out
-    assert "destroyed: quick-deaf (after 1 s), slow-deaf (after 3 s), slow~next-deaf (after 3 s), unknown-deaf (after 3 s)" in said
+    assert (
+        "destroyed: quick-deaf (after 1 s), slow-deaf (after 3 s), slow~next-deaf (after 3 s), unknown-deaf (after 3 s)" in said
+    )
 
 
 @pytest.mark.parametrize(

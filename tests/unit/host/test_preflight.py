@@ -120,7 +120,13 @@ def warnings(info, today=datetime.date(2026, 11, 28)):
     [
         ("4.17.6", "4.17.6-1", "12", "2026-11-28", ""),
         ("4.17.6-pre", "", "12", "2027-06-16", "has Xen 4.17, for which Xen's developers fix vulnerabilities until 2027-12-12"),
-        ("4.17.6", "", "12", "2027-12-13", "has Xen 4.17, for which Xen's developers have fixed no vulnerabilities since 2027-12-12"),
+        (
+            "4.17.6",
+            "",
+            "12",
+            "2027-12-13",
+            "has Xen 4.17, for which Xen's developers have fixed no vulnerabilities since 2027-12-12",
+        ),
         # What runs counts, not what its release has.
         ("4.16.7", "4.20.4-1", "13", "2026-11-28", "has Xen 4.16, for which Xen's developers no longer fix vulnerabilities"),
         ("", "4.14.6-1", "12", "2026-11-28", "has Xen 4.14, for which"),

@@ -98,7 +98,11 @@ def test_a_package_that_is_half_installed_is_a_problem(monkeypatch):
 
 
 def test_updates_that_would_take_away_what_a_host_needs():
-    info = {**INFO, "updates": ["less"], "updates_remove": ["xen-utils-4.17", "openssh-server", "python3-pip", "systemd-timesyncd"]}
+    info = {
+        **INFO,
+        "updates": ["less"],
+        "updates_remove": ["xen-utils-4.17", "openssh-server", "python3-pip", "systemd-timesyncd"],
+    }
     (line,) = updates.refusals(info, "security", "refuse")
     assert line.startswith("xen-utils-4.17, openssh-server: would be removed by the updates")
 
