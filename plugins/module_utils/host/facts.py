@@ -194,6 +194,16 @@ def _memory() -> int:
     return int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
 
 
+def _access() -> dict[str, Any]:
+    """Return how the host is reached, and what filters that."""
+    return {
+        "ssh": ssh(),
+        "management": os.path.exists(MANAGEMENT),
+        "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),
+        "needs_router_advertisements": needs_router_advertisements(),
+    }
+
+
 def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
@@ -225,10 +235,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "installed": installed_versions(),
         "package_lists_age": package_lists_age(),
         **(updates() if with_updates else _NO_UPDATES),
-        "ssh": ssh(),
-        "management": os.path.exists(MANAGEMENT),
-        "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),
-        "needs_router_advertisements": needs_router_advertisements(),
+        **_access(),
         "foreign_domains": foreign_domains() if under_xen else [],
         "written_arguments": written_arguments(read(MENU_PART)),
         "linux_arguments": linux_arguments,
