@@ -67,8 +67,17 @@ def xen_arguments(
     machine: list[str] | None = None,
 ) -> list[str]:
     """Return Xen's whole command line, from the named arguments, the role's other variables and the machine's own arguments."""
-    flags = map(is_on, (grants_v1, microcode, smt, core_scheduling, pinned))
-    return hardening.xen_arguments(int(memory), int(vcpus), named, *flags, machine=machine or [])
+    return hardening.xen_arguments(
+        int(memory),
+        int(vcpus),
+        named,
+        grants_v1=is_on(grants_v1),
+        microcode=is_on(microcode),
+        smt=is_on(smt),
+        core_scheduling=is_on(core_scheduling),
+        pinned=is_on(pinned),
+        machine=machine or [],
+    )
 
 
 def hardening_files(
