@@ -214,6 +214,10 @@ host:
     secure_boot:
       description: Whether the firmware enforces Secure Boot.
       type: bool
+    grub:
+      description: Whether GRUB is installed (C(update-grub)).
+      type: bool
+      version_added: 0.3.0
     memory:
       description: Memory of the whole machine in MiB.
       type: int

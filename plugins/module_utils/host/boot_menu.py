@@ -49,8 +49,8 @@ _NEEDED = re.compile(
     r"|crypt(?:device|opts|root|key)|luks|rd_.+|lvm.*|raid|md|dm|zfs.*|resume|noresume|blacklist|module_blacklist|iscsi_.+"
     r"|console|earlycon|earlyprintk|nomodeset|pci|pcie_.+|acpi.*|irqpoll)(?:=.*)?"
 )
-# Xen stays where it panicked.
-XEN_STOPS = re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=n.*")
+# Xen stays where it panicked. Of several types of reboot the last one counts.
+XEN_STOPS = re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=(?:[^,]*,)*n.*")
 # What can be written between the double quotes of a shell file, as GRUB's configuration is.
 _WRITABLE = re.compile(r'[^"$`\\\x00-\x20]+')
 
@@ -78,11 +78,16 @@ def linux_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
     return kept_arguments(machine, named) + named if named else []
 
 
+def xen_key(word: str) -> str:
+    """Return the name of an argument of Xen, which reads hyphens as underscores and no-NAME as NAME=no."""
+    return word.partition("=")[0].replace("-", "_").removeprefix("no_")
+
+
 def kept_for_xen(machine: Iterable[str], named: Iterable[str], decided: Iterable[str]) -> list[str]:
     """Return the ``machine``'s own arguments for Xen (its serial console, for example) that stay on Xen's line.
 
     ``decided``: keys that variables of the role set. Words with which Xen would wait for a hand after a panic are left out.
     """
-    keys = {word.partition("=")[0] for word in named} | set(decided)
+    keys = set(map(xen_key, [*named, *decided]))
     usable = [word for word in machine if _WRITABLE.fullmatch(word) and not XEN_STOPS.fullmatch(word)]
-    return [word for word in usable if word.partition("=")[0] not in keys]
+    return [word for word in usable if xen_key(word) not in keys]

@@ -240,6 +240,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "written_arguments": written_arguments(read(MENU_PART)),
         "linux_arguments": linux_arguments,
         "secure_boot": secure_boot(),
+        "grub": os.path.exists("/usr/sbin/update-grub"),
         "memory": int(xen.get("total_memory", 0)) or memory,
         "dom0_memory": memory if under_xen else 0,
         "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,

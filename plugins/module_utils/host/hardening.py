@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from .boot_menu import kept_for_xen
+from .boot_menu import kept_for_xen, xen_key
 
 # Key -> value, as in sysctl.d(5). Keys with a star are set for each interface, including later ones (udev).
 SYSCTLS = {
@@ -82,12 +82,12 @@ _WRITTEN = "# Written by unikernels.xen (role xen_host); a change by hand is und
 
 # What Xen's scheduler credit2 gives a domain that declares nothing.
 DOMAIN_WEIGHT = 256
-# Arguments on Xen's line that a variable of the role decides.
+# Arguments on Xen's line that a variable of the role decides; names as xen_key returns them.
 DECIDED_FOR_XEN = {
     "dom0_mem": "xen_host_dom0_memory",
     "dom0_max_vcpus": "xen_host_dom0_vcpus",
     "dom0_vcpus_pin": "xen_host_dom0_pinned",
-    "sched-gran": "xen_host_core_scheduling",
+    "sched_gran": "xen_host_core_scheduling",
 }
 MICROCODE = {"GenuineIntel": "intel-microcode", "AuthenticAMD": "amd64-microcode"}
 
@@ -196,11 +196,11 @@ def xen_arguments(
     """Return Xen's whole command line. What the user has ``named`` or the ``machine`` has wins over hardening."""
     named = list(named)
     named = kept_for_xen(machine, named, DECIDED_FOR_XEN) + named
-    keys = {word.partition("=")[0] for word in named}
+    keys = set(map(xen_key, named))
     words = [f"dom0_mem={memory}M,max:{memory}M"] + ([f"dom0_max_vcpus={vcpus}"] if vcpus else [])
     added = {"gnttab": "gnttab=max-ver:1" if grants_v1 else "", "ucode": "ucode=scan" if microcode else ""}
     added["smt"] = "" if smt else "smt=off"
-    added["sched-gran"] = "sched-gran=core" if core_scheduling else ""
+    added["sched_gran"] = "sched-gran=core" if core_scheduling else ""
     added["dom0_vcpus_pin"] = "dom0_vcpus_pin" if pinned else ""
     return words + [word for key, word in added.items() if word and key not in keys] + named
 

@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from ..domain.cpus import cpu_set
-from .boot_menu import XEN_STOPS
+from .boot_menu import XEN_STOPS, xen_key
 from .hardening import DECIDED_FOR_XEN, management_refusals
 
 # With less, Debian's kernel with systemd, sshd, Python and xenstored doesn't come up, or not for long.
@@ -70,12 +70,13 @@ _WRITTEN_ELSEWHERE: dict[str, dict[str, str]] = {
     "xen_host_linux_arguments": {},
 }
 # With these, a boot that fails waits for a hand: Xen or Linux that stops at a panic (panic=0 waits forever), and systems that
-# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't).
+# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't), or that turn off.
 _NO_WAY_BACK = {
     "xen_host_xen_arguments": XEN_STOPS,
     "xen_host_linux_arguments": re.compile(
-        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
-        r"|emergency|-b|systemd\.unit=emergency(?:\.target)?|systemd\.mask=unikernels-boot-trial(?:\.service)?"
+        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!(?:/usr)?/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
+        r"|emergency|-b|systemd\.unit=(?!(?:default|graphical|multi-user|rescue)(?:\.target)?$).*"
+        r"|systemd\.mask=(?:unikernels-boot-trial(?:\.service)?|sysinit(?:\.target)?)"
     ),
 }
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
@@ -135,7 +136,7 @@ def line_refusal(name: str, value: Any) -> str:
     if len(value) > _LINES[name]:
         return f"{name}: has {len(value)} characters, must have at most {_LINES[name]}: the rest would be lost at boot"
     for word in value.split():
-        other = _WRITTEN_ELSEWHERE[name].get(word.partition("=")[0])
+        other = _WRITTEN_ELSEWHERE[name].get(xen_key(word))
         if other:
             return f"{name}: has {word}, which {other} decides: set that instead"
         if _NO_WAY_BACK[name].fullmatch(word):

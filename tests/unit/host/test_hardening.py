@@ -39,6 +39,9 @@ def test_what_the_machine_has_on_xens_line_stays():
     assert xen_arguments(512, 0, ["console=com2"], False, False, False, machine=machine)[1:] == [
         "com1=115200,8n1", "smt=off", "console=com2",
     ]  # fmt: skip
+    assert xen_arguments(512, 0, ["sched_gran=core"], False, False, True, True, machine=["dom0-mem=1G", "reboot=w,n"]) == [
+        "dom0_mem=512M,max:512M", "sched_gran=core",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

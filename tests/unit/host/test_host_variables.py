@@ -115,6 +115,14 @@ def test_lines_that_would_not_arrive(name, value, words):
 def test_what_another_variable_decides():
     (line,) = variable_refusals({"xen_host_xen_arguments": "com1=115200,8n1 dom0_mem=64M"})
     assert line == "xen_host_xen_arguments: has dom0_mem=64M, which xen_host_dom0_memory decides: set that instead"
+    # Xen reads hyphens as underscores, and no-NAME as NAME=no.
+    for word, name in (
+        ("dom0-mem=64M", "dom0_memory"),
+        ("sched_gran=core", "core_scheduling"),
+        ("no-dom0-vcpus-pin", "dom0_pinned"),
+    ):
+        (line,) = variable_refusals({"xen_host_xen_arguments": word})
+        assert line == f"xen_host_xen_arguments: has {word}, which xen_host_{name} decides: set that instead"
     assert variable_refusals({"xen_host_linux_arguments": "console=hvc0 clocksource=xen", "xen_host_xen_arguments": None}) == []
 
 
@@ -258,10 +266,13 @@ def test_each_variable_of_the_role_is_checked():
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        *[("xen_host_xen_arguments", word) for word in ("noreboot", "noreboot=1", "noreboot=true", "reboot=n", "reboot=no")],
+        *[("xen_host_xen_arguments", word) for word in (
+            "noreboot", "noreboot=1", "noreboot=true", "reboot=n", "reboot=no", "reboot=w,n",
+        )],
         *[("xen_host_linux_arguments", word) for word in (
             "panic=0", "panic=00", "panic=", "panic", "panic=x", "panic=3x", "init=/bin/sh", "rdinit=/bin/sh", "emergency", "-b",
             "systemd.unit=emergency.target", "systemd.unit=emergency", "systemd.mask=unikernels-boot-trial.service",
+            "systemd.unit=poweroff.target", "systemd.unit=my.service", "systemd.mask=sysinit.target",
         )],
     ],
 )  # fmt: skip
@@ -274,4 +285,4 @@ def test_words_with_which_a_host_would_not_come_back(name, word):
 def test_words_with_which_it_does():
     words = "panic=10 panic=-1 init=/sbin/init init=/lib/systemd/systemd systemd.unit=rescue.target panic_on_warn=1"
     assert variable_refusals({"xen_host_linux_arguments": words}) == []
-    assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t console=com1 noreboots"}) == []
+    assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t,w console=com1 noreboots"}) == []

@@ -50,6 +50,7 @@ def test_a_good_machine():
         ({"hardware_virtualization": False}, "has no VT-x or AMD-V: enable virtualization"),
         ({"under_xen": True, "pvh_capable": False}, "without hardware virtualization"),
         ({"secure_boot": True}, "Secure Boot enabled"),
+        ({"grub": False}, "has no GRUB (update-grub is missing)"),
         ({"memory": 1024}, "too little is left for domains"),
         ({"memory": 1024, "under_xen": True, "pvh_capable": True}, "too little is left for domains"),
         ({"free_disk": 200}, "has 200 MiB free"),
