@@ -34,12 +34,21 @@ MAX_LISTS_AGE = 14
 MIN_DISK_MIB = 1500
 # What Dom0 needs to work: room for a definition, a log, a new image.
 MIN_FREE_MIB = 100
-# Xen's own heap and Dom0's page tables on a small machine: 94 MiB measured with 2560 MiB, rounded up.
+# Xen's own heap and Dom0's page tables on a small machine: 94 MiB measured with 2560 MiB, rounded up. On a large one 32 bytes of
+# Xen's for each page of 4 KiB come first (struct page_info).
 XEN_MIB = 160
+XEN_HEAP_MIB, XEN_SHARE = 100, 128
+# Debian with its daemons, and what one more domain takes in Dom0: 0.85 MiB measured with 100 paused ones, rounded up.
+DOM0_SYSTEM_MIB, DOM0_DOMAIN_MIB = 400, 1
 # For the first domain; a host with less is of no use.
 MIN_DOMAINS_MIB = 256
 # Variable of GRUB's configuration -> the role's variable for it.
 _NAMED_BY = {"GRUB_CMDLINE_XEN": "xen_host_xen_arguments", "GRUB_CMDLINE_LINUX_XEN_REPLACE": "xen_host_linux_arguments"}
+
+
+def xen_memory(memory: int) -> int:
+    """Return the MiB that Xen itself takes on a machine with ``memory`` MiB."""
+    return max(XEN_MIB, XEN_HEAP_MIB + memory // XEN_SHARE)
 
 
 def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
@@ -64,10 +73,11 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
             " let it boot this machine"
         )
     # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
-    if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + XEN_MIB:
+    xen = xen_memory(info["memory"])
+    if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + xen:
         lines.append(
             f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"
-            f" {XEN_MIB}: too little is left for domains"
+            f" {xen}: too little is left for domains"
         )
     if not info["under_xen"] and info["free_disk"] < MIN_DISK_MIB:
         lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {MIN_DISK_MIB}")
@@ -183,7 +193,13 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
     # Dom0's declared memory, not its present one: a run that gives it more reboots before the domains start.
-    total = info["memory"] - XEN_MIB - dom0_memory
+    total = info["memory"] - xen_memory(info["memory"]) - dom0_memory
+    floor = DOM0_SYSTEM_MIB + DOM0_DOMAIN_MIB * len(wanted)
+    if dom0_memory < floor:
+        lines.append(
+            f"{len(wanted)} domains: need about {floor} MiB in Dom0 for their disks, networks and consoles; it is to get"
+            f" {dom0_memory} (xen_host_dom0_memory): give it more, or move domains to another host"
+        )
     if needed > total:
         names = ", ".join(one.name for one in wanted)
         lines.append(

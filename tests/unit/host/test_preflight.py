@@ -79,6 +79,22 @@ def test_placement():
     assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []
 
 
+def test_what_xen_takes_of_a_large_machine():
+    def large(memory):
+        domain = declaration_of({"name": "www", "kernel": "/k", "memory": memory}, "h")
+        return placement_refusals([domain], {**INFO, "memory": 65536}, 1024, "xenbr0")
+
+    assert "the host has 63900 MiB beside Dom0" in large(64000)[0]
+    assert large(63800) == []
+
+
+def test_dom0_has_room_for_its_domains():
+    many = [declaration_of({"name": f"d{number}", "kernel": "/k", "memory": 8}, "h") for number in range(113)]
+    assert placement_refusals(many[:112], {**INFO, "memory": 65536}, 512, "xenbr0") == []
+    (line,) = placement_refusals(many, {**INFO, "memory": 65536}, 512, "xenbr0")
+    assert line.startswith("113 domains: need about 513 MiB in Dom0") and "xen_host_dom0_memory" in line
+
+
 def test_two_machines_of_one_name():
     assert twin_refusals({"a": "xen1", "b": "xen2"}) == []
     (line,) = twin_refusals({"a": "xen1", "b": "xen2", "c": "xen1"})
