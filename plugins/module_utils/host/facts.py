@@ -128,10 +128,12 @@ _GRUB_VARIABLES = """
 ours=$1 folder=$2
 sourced() { for part in "$@"; do [ "$part" = "$ours" ] || [ ! -r "$part" ] || . "$part"; done >/dev/null 2>&1; }
 row() { printf '%s ' "$1"; printf '%s' "$2" | tr '\\n' ' '; echo; }
-(sourced "$folder/grub" "$folder"/grub.d/*.cfg; row linux "$GRUB_CMDLINE_LINUX"; row xen "$GRUB_CMDLINE_XEN")
-(GRUB_CMDLINE_XEN=ours GRUB_CMDLINE_LINUX_XEN_REPLACE=ours
+(sourced "$folder/grub" "$folder"/grub.d/*.cfg; row linux "$GRUB_CMDLINE_LINUX"
+ row xen "$GRUB_CMDLINE_XEN $GRUB_CMDLINE_XEN_DEFAULT")
+(GRUB_CMDLINE_XEN=ours GRUB_CMDLINE_LINUX_XEN_REPLACE=ours GRUB_CMDLINE_XEN_DEFAULT=
  for file in "$folder"/grub.d/*.cfg; do [ ! "$file" \\> "$ours" ] || sourced "$file"; done
  case $GRUB_CMDLINE_XEN in *ours*) ;; *) row after GRUB_CMDLINE_XEN ;; esac
+ [ -z "$GRUB_CMDLINE_XEN_DEFAULT" ] || row after GRUB_CMDLINE_XEN_DEFAULT
  case $GRUB_CMDLINE_LINUX_XEN_REPLACE in *ours*) ;; *) row after GRUB_CMDLINE_LINUX_XEN_REPLACE ;; esac)
 """
 

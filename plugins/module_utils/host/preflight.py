@@ -43,7 +43,11 @@ DOM0_SYSTEM_MIB, DOM0_DOMAIN_MIB = 400, 1
 # For the first domain; a host with less is of no use.
 MIN_DOMAINS_MIB = 256
 # Variable of GRUB's configuration -> the role's variable for it.
-_NAMED_BY = {"GRUB_CMDLINE_XEN": "xen_host_xen_arguments", "GRUB_CMDLINE_LINUX_XEN_REPLACE": "xen_host_linux_arguments"}
+_NAMED_BY = {
+    "GRUB_CMDLINE_XEN": "xen_host_xen_arguments",
+    "GRUB_CMDLINE_XEN_DEFAULT": "xen_host_xen_arguments",
+    "GRUB_CMDLINE_LINUX_XEN_REPLACE": "xen_host_linux_arguments",
+}
 
 
 def xen_memory(memory: int) -> int:

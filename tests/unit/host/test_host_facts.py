@@ -132,6 +132,9 @@ def test_every_port_of_sshd_is_found(files, config, ports):
             ["com1=9600", "console=com1"],
             [],
         ),
+        # What many guides write; GRUB puts it last.
+        ({"grub": 'GRUB_CMDLINE_XEN_DEFAULT="dom0_mem=4G"\nGRUB_CMDLINE_XEN=com1=9600\n'}, [], ["com1=9600", "dom0_mem=4G"], []),
+        ({"grub.d/xen.cfg": 'GRUB_CMDLINE_XEN_DEFAULT="dom0_mem=4G"\n'}, [], ["dom0_mem=4G"], ["GRUB_CMDLINE_XEN_DEFAULT"]),
         # Ours is not the machine's own.
         ({"grub.d/unikernels-xen.cfg": 'GRUB_CMDLINE_XEN="dom0_mem=1M"\n'}, [], [], []),
         ({"grub.d/50-cloud.cfg": "GRUB_CMDLINE_XEN=console=com1\n"}, [], ["console=com1"], []),
