@@ -10,6 +10,7 @@ from typing import Any
 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Declaration
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import one_line
 from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, preflight
 from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import is_on
 
@@ -33,7 +34,8 @@ def placement_problems(
 
 def host_problems(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
     """Return one line for each reason why a machine can't be a Xen host."""
-    return preflight.host_refusals(info, int(dom0_memory), bridge, is_on(manage_network))
+    lines = preflight.host_refusals(info, int(dom0_memory), bridge, is_on(manage_network))
+    return [one_line(line) for line in lines]
 
 
 class FilterModule:

@@ -6,10 +6,17 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.plain import one_line
 from ansible_collections.unikernels.xen.plugins.module_utils.host import boot_menu, hardening, preflight, updates, variables
 from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import is_on
+
+
+def _shown(lines: list[str]) -> list[str]:
+    """Return lines with what a host answered, safe for a terminal."""
+    return [one_line(line) for line in lines]
 
 
 def host_variable_problems(values: dict[str, Any]) -> list[str]:
@@ -24,17 +31,17 @@ def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any)
 
 def host_version_problems(info: dict[str, Any], min_xen: Any) -> list[str]:
     """Return one line if the host's Xen is older than allowed."""
-    return preflight.version_refusals(info, str(min_xen or ""))
+    return _shown(preflight.version_refusals(info, str(min_xen or "")))
 
 
 def host_boot_problems(info: dict[str, Any], reboots: Any, try_once: Any, take_over: Any) -> list[str]:
     """Return one line for each reason not to configure or reboot the host."""
-    return preflight.boot_refusals(info, is_on(reboots), is_on(try_once), is_on(take_over))
+    return _shown(preflight.boot_refusals(info, is_on(reboots), is_on(try_once), is_on(take_over)))
 
 
 def host_warnings(info: dict[str, Any]) -> list[str]:
     """Return one line for each thing that works today but needs attention."""
-    return preflight.warnings(info)
+    return _shown(preflight.warnings(info, datetime.date.today()))
 
 
 def dom0_arguments(machine: list[str], named: list[str]) -> list[str]:
@@ -63,10 +70,19 @@ def xen_arguments(
     smt: Any,
     core_scheduling: Any = False,
     pinned: Any = False,
+    machine: list[str] | None = None,
 ) -> list[str]:
-    """Return Xen's whole command line, from the named arguments and the role's other variables."""
+    """Return Xen's whole command line, from the named arguments, the role's other variables and the machine's own arguments."""
     return hardening.xen_arguments(
-        int(memory), int(vcpus), named, is_on(grants_v1), is_on(microcode), is_on(smt), is_on(core_scheduling), is_on(pinned)
+        int(memory),
+        int(vcpus),
+        named,
+        grants_v1=is_on(grants_v1),
+        microcode=is_on(microcode),
+        smt=is_on(smt),
+        core_scheduling=is_on(core_scheduling),
+        pinned=is_on(pinned),
+        machine=machine or [],
     )
 
 
@@ -100,12 +116,17 @@ def grub_password_script(password: str) -> str:
 
 def update_refusals(info: dict[str, Any], which: str, held: str) -> list[str]:
     """Return why updating a host would stop half-way."""
-    return updates.refusals(info, which, held)
+    return _shown(updates.refusals(info, which, held))
 
 
 def update_leftovers(info: dict[str, Any], which: str) -> list[str]:
     """Return the updates that were not installed though nobody holds them."""
-    return updates.leftovers(info, which)
+    return _shown(updates.leftovers(info, which))
+
+
+def apt_reason(result: dict[str, Any]) -> str:
+    """Return the line that says why the module apt failed."""
+    return one_line(updates.apt_reason(result))
 
 
 class FilterModule:
@@ -124,7 +145,8 @@ class FilterModule:
             "update_problems": updates.variable_refusals,
             "update_refusals": update_refusals,
             "update_leftovers": update_leftovers,
-            "apt_reason": updates.apt_reason,
+            "update_stopped": updates.stopped,
+            "apt_reason": apt_reason,
             "dom0_arguments": dom0_arguments,
             "lost_arguments": lost_arguments,
         }

@@ -128,6 +128,16 @@ host:
       description: Kernel arguments that GRUB's configuration has without the collection's part of it.
       type: list
       elements: str
+    machine_xen_arguments:
+      description: Arguments for Xen that GRUB's configuration has without the collection's part of it.
+      type: list
+      elements: str
+      version_added: 0.3.0
+    boot_overrides:
+      description: Variables of GRUB's configuration that a file sets after the collection's part of it, which then has no effect.
+      type: list
+      elements: str
+      version_added: 0.3.0
     microcode:
       description:
         - The C(package) with microcode for this CPU, whether it is C(installed) and C(available).
@@ -163,6 +173,16 @@ host:
       description: Why apt can't list the pending updates, for example half-installed packages; empty if it can.
       type: str
       version_added: 0.3.0
+    updates_remove:
+      description: Packages that installing all updates would remove; with O(updates=true).
+      type: list
+      elements: str
+      version_added: 0.3.0
+    updates_space:
+      description: Free MiB of C(boot) and C(root), and what another kernel with its initrd and Xen takes; with O(updates=true).
+      type: dict
+      sample: {boot: 310, root: 5100, boot_needs: 90}
+      version_added: 0.3.0
     ssh:
       description:
         - Whether there is an C(sshd), on which C(port), which C(user) logs in from which C(client), and whether it has a C(key).
@@ -194,6 +214,10 @@ host:
     secure_boot:
       description: Whether the firmware enforces Secure Boot.
       type: bool
+    grub:
+      description: Whether GRUB is installed (C(update-grub)).
+      type: bool
+      version_added: 0.3.0
     memory:
       description: Memory of the whole machine in MiB.
       type: int
@@ -206,6 +230,10 @@ host:
     cpus:
       description: Number of CPUs of the machine.
       type: int
+    cpu_numbers:
+      description: One more than the highest number of a CPU; 0 without Xen. Where SMT is off there are gaps between the numbers.
+      type: int
+      version_added: 0.3.0
     free_disk:
       description: Free space on the root file system in MiB.
       type: int
@@ -241,6 +269,11 @@ host:
       description: Those of O(packages) that are not installed.
       type: list
       elements: str
+    needless_packages:
+      description: Installed packages with services that no host needs, which C(xen_host_remove_needless) removes.
+      type: list
+      elements: str
+      version_added: 0.3.0
 """
 
 from ansible.module_utils.basic import AnsibleModule

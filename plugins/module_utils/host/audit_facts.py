@@ -14,8 +14,8 @@ import shutil
 import subprocess
 from typing import Any
 
-from .boot import read
-from .hardening import MICROCODE, ROUTER_ADVERTISEMENTS, SYSCTLS, parse_sshd
+from .boot import MENU, WANTED, read
+from .hardening import MICROCODE, ROUTER_ADVERTISEMENTS, SYSCTLS, listeners, parse_sshd, weight_of
 
 CONSOLES = "/var/log/xen/console"
 # Path -> the mode bits that it may have.
@@ -120,7 +120,21 @@ def audit_facts() -> dict[str, Any]:
         "modes": _modes(),
         "management": management_loaded(),
         "blocked_modules": blocked_modules(),
+        "dom0_weight": weight_of(command_output("xl", "sched-credit2", "-d", "0")),
+        "guest_filter": bool(command_output("nft", "list", "table", "bridge", "unikernels")),
+        "domain_limits": os.path.exists("/etc/systemd/system/xendomains.service.d/unikernels.conf"),
+        "boot_trial": os.path.exists(WANTED),
+        "grub_password": bool(re.search(r"^\s*password(?:_pbkdf2)?\s", read(MENU), re.MULTILINE)),
+        "listening": listeners(command_output("ss", "-H", "-lntup")),
+        "automatic_updates": _automatic_updates(command_output("apt-config", "dump")),
+        "audit_rules": re.search(r"(?:key=|-k )xen$", command_output("auditctl", "-l"), re.MULTILINE) is not None,
     }
+
+
+def _automatic_updates(text: str) -> bool:
+    """True if unattended-upgrades is installed and apt's timer calls it. ``text``: from `apt-config dump`."""
+    days = re.search(r'^APT::Periodic::Unattended-Upgrade "(\w+)";', text, re.MULTILINE)
+    return os.path.exists("/usr/bin/unattended-upgrade") and days is not None and days[1] not in ("0", "")
 
 
 def blocked_modules() -> list[str]:
@@ -158,11 +172,8 @@ def command_output(*command: str) -> str:
     return done.stdout
 
 
-def waiting_updates() -> dict[str, bool]:
-    """Map each package with a newer version in the host's package lists to whether a security archive has that version.
-
-    Held packages are included. Needs no network.
-    """
+def simulated_upgrade() -> str:
+    """Return what `apt-get dist-upgrade` would do by the host's package lists, held packages included. Needs no network."""
     command = ["apt-get", "-s", "-qq", "--ignore-hold", "dist-upgrade"]
     try:
         done = subprocess.run(
@@ -173,13 +184,32 @@ def waiting_updates() -> dict[str, bool]:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["it printed no error"]
         raise UpdatesError(f"pending updates are not known: '{' '.join(command)}' failed ({done.returncode}): {lines[0]}")
-    return updates_of(done.stdout)
+    return done.stdout
+
+
+def waiting_updates() -> dict[str, bool]:
+    """Map each package with a newer version in the host's package lists to whether a security archive has that version."""
+    return updates_of(simulated_upgrade())
 
 
 def updates_of(text: str) -> dict[str, bool]:
     """Parse what `apt-get -s dist-upgrade` prints."""
     rows = re.findall(r"^Inst (\S+) .*?\((\S+) ([^)]*)\)", text, re.MULTILINE)
     return {name: "security" in origin.lower() for name, _version, origin in rows}
+
+
+def removed_by(text: str) -> list[str]:
+    """Return the packages that `apt-get -s dist-upgrade` would remove."""
+    return re.findall(r"^Remv (\S+)", text, re.MULTILINE)
+
+
+def boot_space() -> dict[str, int]:
+    """Return the free MiB of /boot and /, and the MiB that another kernel, Xen and initrd take there, by those it has."""
+    largest = 0
+    for pattern in ("initrd.img-*", "vmlinuz-*", "xen-*.gz"):
+        largest += max((os.stat(path).st_size for path in glob.glob(f"/boot/{pattern}") if os.path.isfile(path)), default=0)
+    # update-initramfs writes the new initrd beside the old one.
+    return {"boot": shutil.disk_usage("/boot").free >> 20, "root": shutil.disk_usage("/").free >> 20, "boot_needs": largest >> 19}
 
 
 def half_installed(text: str) -> list[str]:
@@ -191,9 +221,10 @@ def half_installed(text: str) -> list[str]:
 def updates() -> dict[str, Any]:
     """Return the pending updates as xen_host_info has them; ``updates_problem`` if apt can't list them."""
     try:
-        waiting, problem = waiting_updates(), ""
+        text, problem = simulated_upgrade(), ""
     except UpdatesError as error:
-        waiting, problem = {}, str(error)
+        text, problem = "", str(error)
+    waiting = updates_of(text)
     half = half_installed(command_output("dpkg-query", "-W", "-f", "${binary:Package} ${db:Status-Abbrev}\\n"))
     if half and not problem:
         problem = f"{', '.join(half[:10])}: half installed"
@@ -202,7 +233,9 @@ def updates() -> dict[str, Any]:
         "security_updates": sorted(name for name, security in waiting.items() if security),
         "updates": sorted(waiting),
         "held_updates": sorted(held & waiting.keys()),
+        "updates_remove": removed_by(text),
         "updates_problem": problem,
+        "updates_space": boot_space(),
     }
 
 

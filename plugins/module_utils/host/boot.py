@@ -84,7 +84,8 @@ def _boot_id() -> str:
 def _returned() -> str:
     """Return why a trial prepared in an earlier boot failed; "" if there was none."""
     prepared, _newline, reasons = read(RETURNED).partition("\n")
-    return (reasons.strip().splitlines() or [_EARLY])[-1] if prepared not in ("", _boot_id()) else ""
+    reason = (reasons.strip().splitlines() or [_EARLY])[-1] if prepared not in ("", _boot_id()) else ""
+    return "".join(letter for letter in reason if letter.isprintable())[:300]
 
 
 def same_files_as_booted() -> bool | None:

@@ -26,7 +26,7 @@ FOLDER = "unikernels-"
 # If an entry can't be loaded because a file is missing: boot the one that worked, then the first one.
 HEAD = f'# Written by unikernels.xen (module xen_boot).\nset fallback="{IDS[GOOD]} 0"\n'
 # GRUB writes its environment straight into a file's blocks, so not on file systems that it can only read.
-_READ_ONLY = ("btrfs", "zfs", "squashfs", "f2fs", "overlay", "iso9660", "nfs", "nfs4", "9p", "tmpfs")
+_READ_ONLY = ("btrfs", "bcachefs", "zfs", "squashfs", "f2fs", "overlay", "iso9660", "nfs", "nfs4", "9p", "tmpfs")
 
 # Debian's grub.d/20_linux_xen puts the first word into both lines; it adds the others to Xen's if the firmware is not a BIOS.
 _NOT_DECLARED = {"placeholder", "no-real-mode", "edd=off", ADDED}

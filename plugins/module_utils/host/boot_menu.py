@@ -41,13 +41,18 @@ def differing_arguments(info: dict[str, Any], xen: Iterable[str], linux: Iterabl
 
 
 # Without these a machine doesn't find its root file system or its network, or shows nothing while it boots. From
-# kernel-parameters.txt, initramfs-tools(7), crypttab's cryptopts, dracut.cmdline(7), bootparam(7) and ZFS's initramfs script.
+# kernel-parameters.txt, initramfs-tools(7), crypttab's cryptopts, dracut.cmdline(7), bootparam(7), cloud-init's ds and ZFS's
+# initramfs script. A word with a dot is a driver's (ixgbe.allow_unsupported_sfp), or belongs to systemd, dracut or the network.
 _NEEDED = re.compile(
-    r"(?:net\.ifnames|biosdevname|ifname|ip|BOOTIF|nfsroot|netroot|root|rootfstype|rootflags|rootdelay|rootwait|ro|rw|boot|bootdegraded"
-    r"|cryptdevice|cryptopts|cryptroot|cryptkey|rd\..+|luks\..+|systemd\..+|lvm.*|raid|md|dm|dm_mod\..+|zfs.*|resume|noresume|init"
-    r"|modprobe\.blacklist|module_blacklist|blacklist|iscsi_.+|console|fstab|usrmount|mount\.usr|scsi_mod\..+|nvme.*\..+|libata\..+"
-    r"|pci|acpi)(?:=.*)?"
+    r"(?:[A-Za-z0-9_-]+\..+|biosdevname|ifname|ip|vlan|bond|team|bridge|nameserver|BOOTIF|nfsroot|netroot|ds|cloud-init"
+    r"|root|rootfstype|rootflags|rootdelay|rootwait|overlayroot|ro|rw|boot|bootfs|bootdegraded|init|fstab|usrmount"
+    r"|crypt(?:device|opts|root|key)|luks|rd_.+|lvm.*|raid|md|dm|zfs.*|resume|noresume|blacklist|module_blacklist|iscsi_.+"
+    r"|console|earlycon|earlyprintk|nomodeset|pci|pcie_.+|acpi.*|irqpoll)(?:=.*)?"
 )
+# Xen stays where it panicked. Of several types of reboot the last one counts.
+XEN_STOPS = re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=(?:[^,]*,)*n.*")
+# What can be written between the double quotes of a shell file, as GRUB's configuration is.
+_WRITABLE = re.compile(r'[^"$`\\\x00-\x20]+')
 
 
 def kept_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
@@ -56,18 +61,33 @@ def kept_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
     GRUB replaces the machine's own line with the one named for Xen, so an argument that is not copied is lost.
     """
     keys = {word.partition("=")[0] for word in named}
-    return [word for word in machine if _NEEDED.fullmatch(word) and word.partition("=")[0] not in keys]
+    needed = [word for word in machine if _NEEDED.fullmatch(word) and _WRITABLE.fullmatch(word)]
+    return [word for word in needed if word.partition("=")[0] not in keys]
 
 
 def lost_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
     """Return the ``machine``'s arguments that it loses under Xen because others are ``named``: somebody had set them."""
-    named = list(named)
-    keys = {word.partition("=")[0] for word in named}
-    kept = kept_arguments(machine, named)
-    return [word for word in machine if word not in kept and word.partition("=")[0] not in keys] if named else []
+    machine, named = list(machine), list(named)
+    remain = {*kept_arguments(machine, named), *named}
+    return [word for word in machine if word not in remain] if named else []
 
 
 def linux_arguments(machine: Iterable[str], named: Iterable[str]) -> list[str]:
     """Return Dom0's arguments for GRUB: those that the ``machine`` needs, then the ``named`` ones; [] to keep its own line."""
     named = list(named)
     return kept_arguments(machine, named) + named if named else []
+
+
+def xen_key(word: str) -> str:
+    """Return the name of an argument of Xen, which reads hyphens as underscores and no-NAME as NAME=no."""
+    return word.partition("=")[0].replace("-", "_").removeprefix("no_")
+
+
+def kept_for_xen(machine: Iterable[str], named: Iterable[str], decided: Iterable[str]) -> list[str]:
+    """Return the ``machine``'s own arguments for Xen (its serial console, for example) that stay on Xen's line.
+
+    ``decided``: keys that variables of the role set. Words with which Xen would wait for a hand after a panic are left out.
+    """
+    keys = set(map(xen_key, [*named, *decided]))
+    usable = [word for word in machine if _WRITABLE.fullmatch(word) and not XEN_STOPS.fullmatch(word)]
+    return [word for word in usable if xen_key(word) not in keys]

@@ -20,10 +20,10 @@ from ..xen.network import bridge_networks, networks_by_device, offered, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
-from .audit_facts import management_loaded, microcode, needs_router_advertisements, ssh, updates
+from .audit_facts import command_output, management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
 from .boot_menu import other_arguments, written_arguments
-from .hardening import PASSWORD_FILE
+from .hardening import NEEDLESS_PACKAGES, PASSWORD_FILE
 
 # Written by the role xen_host.
 MENU_PART = "/etc/default/grub.d/unikernels-xen.cfg"
@@ -51,7 +51,15 @@ def of_xen(info: dict[str, str]) -> dict[str, Any]:
             "threads_per_core": int(info.get("threads_per_core", 1)),
         },
         "free_memory": int(info.get("free_memory", 0)),
+        "cpu_numbers": cpu_numbers(info),
     }
+
+
+def cpu_numbers(info: dict[str, str]) -> int:
+    """Return one more than the highest number of a CPU; 0 if Xen doesn't run. Without SMT there are gaps between the numbers."""
+    cpus = int(info.get("nr_cpus", 0))
+    gaps = re.search(r"(?:^|\s)(?:smt=(?:0|no|off|false|disable)|no-smt)(?=\s|$)", info.get("xen_commandline", ""))
+    return max(cpus, int(info.get("max_cpu_id", -1)) + 1) if gaps else cpus
 
 
 def secure_boot() -> bool:
@@ -105,30 +113,38 @@ def boot_menu_stale() -> bool:
         return bool(parts)
 
 
-def missing_packages(names: list[str]) -> list[str]:
-    """Return the packages that are not installed. Takes a tenth of the time of the module apt, which loads the whole archive."""
+def installed_packages(names: list[str]) -> set[str]:
+    """Return those that are installed. Takes a tenth of the time of the module apt, which loads the whole archive."""
     if not names or not shutil.which("dpkg-query"):
-        return names
+        return set()
     # It exits with 1 if it doesn't know one of them, but lists the others.
     asked = ["dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\\n", *names]
-    told = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
-    return [name for name in names if f"{name} installed" not in told]
+    rows = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=60).stdout.splitlines()
+    return {name for name in names if f"{name} installed" in rows}
 
 
-def machine_arguments() -> list[str]:
-    """Return the kernel arguments that the administrator set in GRUB's configuration, for Linux with and without Xen."""
-    # Shell files, which update-grub reads in this order.
-    script = (
-        'for part in /etc/default/grub /etc/default/grub.d/*.cfg; do [ "$part" = "$1" ] || [ ! -r "$part" ] || . "$part"; done'
-        ' >/dev/null 2>&1; printf %s "$GRUB_CMDLINE_LINUX"'
-    )
-    try:
-        done = subprocess.run(
-            ["sh", "-c", script, "sh", MENU_PART], capture_output=True, text=True, errors="replace", check=False, timeout=20
-        )
-    except (OSError, subprocess.SubprocessError):
-        return []
-    return done.stdout.split()
+# $1: our part, $2: the folder. Shell files, which update-grub reads in this order; one that is broken ends its own subshell.
+_GRUB_VARIABLES = """
+ours=$1 folder=$2
+sourced() { for part in "$@"; do [ "$part" = "$ours" ] || [ ! -r "$part" ] || . "$part"; done >/dev/null 2>&1; }
+row() { printf '%s ' "$1"; printf '%s' "$2" | tr '\\n' ' '; echo; }
+(sourced "$folder/grub" "$folder"/grub.d/*.cfg; row linux "$GRUB_CMDLINE_LINUX"
+ row xen "$GRUB_CMDLINE_XEN $GRUB_CMDLINE_XEN_DEFAULT")
+(GRUB_CMDLINE_XEN=ours GRUB_CMDLINE_LINUX_XEN_REPLACE=ours GRUB_CMDLINE_XEN_DEFAULT=
+ for file in "$folder"/grub.d/*.cfg; do [ ! "$file" \\> "$ours" ] || sourced "$file"; done
+ case $GRUB_CMDLINE_XEN in *ours*) ;; *) row after GRUB_CMDLINE_XEN ;; esac
+ [ -z "$GRUB_CMDLINE_XEN_DEFAULT" ] || row after GRUB_CMDLINE_XEN_DEFAULT
+ case $GRUB_CMDLINE_LINUX_XEN_REPLACE in *ours*) ;; *) row after GRUB_CMDLINE_LINUX_XEN_REPLACE ;; esac)
+"""
+
+
+def machine_arguments(folder: str = "/etc/default") -> dict[str, list[str]]:
+    """Return what the administrator set in GRUB's configuration: kernel arguments, Xen's, and variables set after our part."""
+    ours = os.path.join(folder, "grub.d", os.path.basename(MENU_PART))
+    text = command_output("sh", "-c", _GRUB_VARIABLES, "sh", ours, folder)
+    rows = [line.partition(" ") for line in text.splitlines()]
+    found = {kind: [word for row in rows if row[0] == kind for word in row[2].split()] for kind in ("linux", "xen", "after")}
+    return {"machine_arguments": found["linux"], "machine_xen_arguments": found["xen"], "boot_overrides": found["after"]}
 
 
 def foreign_domains() -> list[str]:
@@ -169,12 +185,25 @@ def package_lists_age() -> int:
     return int(max(0.0, time.time() - max(times)) // 86400) if times else -1
 
 
-_NO_UPDATES = {"security_updates": None, "updates": None, "held_updates": None, "updates_problem": ""}
+_NO_UPDATES = {
+    **dict.fromkeys(("security_updates", "updates", "held_updates", "updates_remove", "updates_space")),
+    "updates_problem": "",
+}
 
 
 def _memory() -> int:
     """Return this system's memory in MiB."""
     return int((re.findall(r"MemTotal:\s+(\d+)", read("/proc/meminfo")) or ["0"])[0]) // 1024
+
+
+def _access() -> dict[str, Any]:
+    """Return how the host is reached, and what filters that."""
+    return {
+        "ssh": ssh(),
+        "management": os.path.exists(MANAGEMENT),
+        "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),
+        "needs_router_advertisements": needs_router_advertisements(),
+    }
 
 
 def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
@@ -188,6 +217,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     memory = _memory()
     words = " ".join(re.findall(r"^flags\s*:(.*)$", read("/proc/cpuinfo"), re.MULTILINE)[:1]).split()
     linux_arguments = read("/proc/cmdline").strip()
+    installed = installed_packages([*packages, *NEEDLESS_PACKAGES])
     return {
         "name": platform.node(),
         "distribution": distribution,
@@ -201,20 +231,18 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
         "boot_menu_stale": boot_menu_stale(),
         "boot": state(),
-        "machine_arguments": machine_arguments(),
+        **machine_arguments(),
         "microcode": microcode(),
         "running": running_versions(xen.get("xen_version", "")),
         "installed": installed_versions(),
         "package_lists_age": package_lists_age(),
         **(updates() if with_updates else _NO_UPDATES),
-        "ssh": ssh(),
-        "management": os.path.exists(MANAGEMENT),
-        "management_loaded": os.path.exists(MANAGEMENT) and management_loaded(),
-        "needs_router_advertisements": needs_router_advertisements(),
+        **_access(),
         "foreign_domains": foreign_domains() if under_xen else [],
         "written_arguments": written_arguments(read(MENU_PART)),
         "linux_arguments": linux_arguments,
         "secure_boot": secure_boot(),
+        "grub": os.path.exists("/usr/sbin/update-grub"),
         "memory": int(xen.get("total_memory", 0)) or memory,
         "dom0_memory": memory if under_xen else 0,
         "cpus": int(xen.get("nr_cpus", 0)) or os.cpu_count() or 1,
@@ -225,5 +253,6 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "offered": offered(),
         "network_style": network_style(device) if device else "none",
         "toolstack": shutil.which("xl") is not None,
-        "missing_packages": missing_packages(packages),
+        "missing_packages": [name for name in packages if name not in installed],
+        "needless_packages": [name for name in NEEDLESS_PACKAGES if name in installed],
     }

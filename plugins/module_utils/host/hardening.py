@@ -15,6 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from .boot_menu import kept_for_xen, xen_key
+
 # Key -> value, as in sysctl.d(5). Keys with a star are set for each interface, including later ones (udev).
 SYSCTLS = {
     "net.ipv4.conf.*.accept_redirects": "0",
@@ -55,6 +57,18 @@ MODULES = (
     *("firewire-core", "firewire-ohci", "firewire-sbp2"),
 )
 
+# Programs that answer, or read, what anybody on the network sends, and that no Dom0 needs (CIS 2.1 and 2.2; by Debian's names).
+# None of them is needed by another package of Debian's without being asked for.
+NEEDLESS_PACKAGES = (
+    *("atftpd", "avahi-daemon", "bluez", "cups-browsed", "inetutils-inetd", "inetutils-telnetd", "modemmanager", "nis"),
+    *("openbsd-inetd", "rsh-redone-server", "rsh-server", "talkd", "telnetd", "tftpd", "tftpd-hpa", "xinetd", "ypserv"),
+)
+# Programs that may listen on a host: those of the role, and those that give it its addresses and the time.
+EXPECTED_LISTENERS = (
+    *("sshd", "systemd", "prometheus-node", "dhclient", "dhcpcd", "systemd-network", "NetworkManager", "chronyd", "ntpd"),
+    "systemd-timesyn",
+)
+
 SYSCTL_FILE = "/etc/sysctl.d/99-unikernels-xen.conf"
 SSHD_FILE = "/etc/ssh/sshd_config.d/10-unikernels-xen.conf"
 JOURNAL_FILE = "/etc/systemd/journald.conf.d/unikernels-xen.conf"
@@ -66,6 +80,15 @@ UPDATES_FILE = "/etc/apt/apt.conf.d/52unikernels-xen"
 BOOTED_PACKAGES = ("xen-", "libxen", "grub-", "linux-image-", "intel-microcode$", "amd64-microcode$")
 _WRITTEN = "# Written by unikernels.xen (role xen_host); a change by hand is undone by the next run.\n"
 
+# What Xen's scheduler credit2 gives a domain that declares nothing.
+DOMAIN_WEIGHT = 256
+# Arguments on Xen's line that a variable of the role decides; names as xen_key returns them.
+DECIDED_FOR_XEN = {
+    "dom0_mem": "xen_host_dom0_memory",
+    "dom0_max_vcpus": "xen_host_dom0_vcpus",
+    "dom0_vcpus_pin": "xen_host_dom0_pinned",
+    "sched_gran": "xen_host_core_scheduling",
+}
 MICROCODE = {"GenuineIntel": "intel-microcode", "AuthenticAMD": "amd64-microcode"}
 
 
@@ -168,14 +191,16 @@ def xen_arguments(
     smt: bool,
     core_scheduling: bool = False,
     pinned: bool = False,
+    machine: Iterable[str] = (),
 ) -> list[str]:
-    """Return Xen's whole command line. What the user has ``named`` wins over what hardening would add."""
+    """Return Xen's whole command line. What the user has ``named`` or the ``machine`` has wins over hardening."""
     named = list(named)
-    keys = {word.partition("=")[0] for word in named}
+    named = kept_for_xen(machine, named, DECIDED_FOR_XEN) + named
+    keys = set(map(xen_key, named))
     words = [f"dom0_mem={memory}M,max:{memory}M"] + ([f"dom0_max_vcpus={vcpus}"] if vcpus else [])
     added = {"gnttab": "gnttab=max-ver:1" if grants_v1 else "", "ucode": "ucode=scan" if microcode else ""}
     added["smt"] = "" if smt else "smt=off"
-    added["sched-gran"] = "sched-gran=core" if core_scheduling else ""
+    added["sched_gran"] = "sched-gran=core" if core_scheduling else ""
     added["dom0_vcpus_pin"] = "dom0_vcpus_pin" if pinned else ""
     return words + [word for key, word in added.items() if word and key not in keys] + named
 
@@ -254,7 +279,7 @@ def management_table(networks: Iterable[str], ports: Iterable[int]) -> str:
 
 def audit(seen: dict[str, Any]) -> list[Control]:
     """Return each control with its result on the host described by ``seen`` (audit_facts), in the order of docs/hardening.md."""
-    return [*_boot(seen), *_sysctls(seen["sysctls"]), *_sshd(seen["sshd"]), *_rest(seen)]
+    return [*_boot(seen), *_domains(seen), *_sysctls(seen["sysctls"]), *_sshd(seen["sshd"]), *_rest(seen), *_services(seen)]
 
 
 def _boot(seen: dict[str, Any]) -> list[Control]:
@@ -286,6 +311,36 @@ def _boot(seen: dict[str, Any]) -> list[Control]:
             "no reboot pending", not seen["pending_reboot"], "pending" if seen["pending_reboot"] else "none",
             "what is installed is what runs",
         ),
+    ]  # fmt: skip
+
+
+def _yes(name: str, passed: bool, needed: str) -> Control:
+    return Control(name, passed, "yes" if passed else "no", needed)
+
+
+def _domains(seen: dict[str, Any]) -> list[Control]:
+    words, threads, weight = seen["xen_arguments"].split(), seen["topology"]["threads_per_core"], seen["dom0_weight"]
+    shared = f"{threads} threads a core" if threads > 1 else "one thread a core"
+    return [
+        Control("cores are not shared", threads < 2 or "sched-gran=core" in words, shared,
+                "xen_host_smt: false, or xen_host_core_scheduling"),
+        Control("Dom0 comes first", (weight or 0) > DOMAIN_WEIGHT, f"weight {weight}" if weight else "its weight is not known",
+                f"a weight above {DOMAIN_WEIGHT}, which a domain has"),
+        _yes("packets of domains are filtered", seen["guest_filter"], "table bridge unikernels of nftables"),
+        _yes("domains start and stop within limits", seen["domain_limits"], "the role's part of xendomains.service"),
+        _yes("a boot on trial returns", seen["boot_trial"], "unikernels-boot-trial.service"),
+        _yes("GRUB's password", seen["grub_password"], "xen_host_grub_password"),
+    ]  # fmt: skip
+
+
+def _services(seen: dict[str, Any]) -> list[Control]:
+    needless, listening = seen["needless_packages"], [] if seen["management"] else seen["listening"]
+    return [
+        Control("packages that no host needs", not needless, ", ".join(needless) or "none", "xen_host_remove_needless"),
+        Control("nothing else listens", not listening, ", ".join(listening[:5]) or "nothing that the network reaches",
+                "sshd and what the role configures"),
+        _yes("updates are installed daily", seen["automatic_updates"], "xen_host_updates: security"),
+        _yes("changes are logged", seen["audit_rules"], "xen_host_auditd"),
     ]  # fmt: skip
 
 
@@ -337,8 +392,11 @@ def _rest(seen: dict[str, Any]) -> list[Control]:
     ]  # fmt: skip
 
 
-# Not on by default: it needs a network that only the administrator knows.
-OPTIONAL = ("input is filtered",)
+# Not on by default, or on by a variable that a fleet may do without: what they need only the administrator knows.
+OPTIONAL = (
+    *("input is filtered", "cores are not shared", "GRUB's password", "packages that no host needs", "nothing else listens"),
+    *("updates are installed daily", "changes are logged"),
+)
 
 
 def summary(host: str, controls: Iterable[Control]) -> list[str]:
@@ -351,6 +409,26 @@ def summary(host: str, controls: Iterable[Control]) -> list[str]:
     ]
     missing = sum(control.name not in OPTIONAL for control in failed)
     return [*lines, f"{host}: {len(controls) - len(failed)} of {len(controls)} controls hold, {missing} of the default ones fail"]
+
+
+def listeners(text: str) -> list[str]:
+    """Return what listens beyond the host itself and is not expected, from `ss -H -lntup`: "rpcbind tcp 0.0.0.0:111"."""
+    found = set()
+    for line in text.splitlines():
+        words = line.split()
+        match = re.search(r'users:\(\("([^"]+)"', line)
+        if len(words) < 5:
+            continue
+        address, program = words[4], match[1] if match else "an unknown program"
+        if not re.match(r"127\.|\[::1\]|\[::ffff:127\.", address.partition("%")[0]) and program not in EXPECTED_LISTENERS:
+            found.add(f"{program} {words[0]} {address}")
+    return sorted(found)
+
+
+def weight_of(text: str) -> int | None:
+    """Return Dom0's weight from `xl sched-credit2 -d 0`: name, id, weight, cap; None if another scheduler runs."""
+    match = re.search(r"^Domain-0\s+0\s+(\d+)(?:\s|$)", text, re.MULTILINE)
+    return int(match[1]) if match else None
 
 
 def parse_sshd(text: str) -> dict[str, str]:

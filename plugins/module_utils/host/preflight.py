@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import Any
 
@@ -15,17 +16,43 @@ from .debian_version import is_older
 from .variables import cpus_refusal
 
 SUPPORTED_RELEASES = {"12": "bookworm", "13": "trixie"}
-# Releases whose Xen no longer gets security support from its developers (xenbits.xen.org/docs/*/SUPPORT.html).
-ENDED_XEN = {"12": "4.17"}
+# The day on which a version of Xen was released. Since 4.17 each gets security fixes from its developers for five years
+# (announced on xen-announce in February 2026). Debian 12 has 4.17, Debian 13 has 4.20.
+XEN_RELEASED = {
+    "4.17": datetime.date(2022, 12, 12),
+    "4.18": datetime.date(2023, 11, 16),
+    "4.19": datetime.date(2024, 7, 29),
+    "4.20": datetime.date(2025, 3, 5),
+    "4.21": datetime.date(2025, 11, 19),
+}
+XEN_OF_RELEASE = {"12": "4.17", "13": "4.20"}
+XEN_FIXES_YEARS = 5
+# How long before the end it is time to move a fleet.
+NOTICE = datetime.timedelta(days=180)
 MAX_LISTS_AGE = 14
 # Debian's Xen packages with Dom0's kernel take about 0.5 GB; an image takes 1..60 MiB.
 MIN_DISK_MIB = 1500
 # What Dom0 needs to work: room for a definition, a log, a new image.
 MIN_FREE_MIB = 100
-# Xen's own heap and Dom0's page tables on a small machine: 94 MiB measured with 2560 MiB, rounded up.
+# Xen's own heap and Dom0's page tables on a small machine: 94 MiB measured with 2560 MiB, rounded up. On a large one 32 bytes of
+# Xen's for each page of 4 KiB come first (struct page_info).
 XEN_MIB = 160
+XEN_HEAP_MIB, XEN_SHARE = 100, 128
+# Debian with its daemons, and what one more domain takes in Dom0: 0.85 MiB measured with 100 paused ones, rounded up.
+DOM0_SYSTEM_MIB, DOM0_DOMAIN_MIB = 400, 1
 # For the first domain; a host with less is of no use.
 MIN_DOMAINS_MIB = 256
+# Variable of GRUB's configuration -> the role's variable for it.
+_NAMED_BY = {
+    "GRUB_CMDLINE_XEN": "xen_host_xen_arguments",
+    "GRUB_CMDLINE_XEN_DEFAULT": "xen_host_xen_arguments",
+    "GRUB_CMDLINE_LINUX_XEN_REPLACE": "xen_host_linux_arguments",
+}
+
+
+def xen_memory(memory: int) -> int:
+    """Return the MiB that Xen itself takes on a machine with ``memory`` MiB."""
+    return max(XEN_MIB, XEN_HEAP_MIB + memory // XEN_SHARE)
 
 
 def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:
@@ -44,11 +71,17 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append("runs Xen, but without hardware virtualization (virt_caps has no hvm): enable VT-x or AMD-V in the firmware")
     if info["secure_boot"]:
         lines.append("has Secure Boot enabled, and Debian's Xen is not signed: disable Secure Boot in the firmware's setup")
+    if not info.get("grub", True) and not info["under_xen"]:
+        lines.append(
+            "has no GRUB (update-grub is missing), which is to boot Xen: install grub-pc, or grub-efi-amd64 with UEFI, and"
+            " let it boot this machine"
+        )
     # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
-    if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + XEN_MIB:
+    xen = xen_memory(info["memory"])
+    if info["memory"] < dom0_memory + MIN_DOMAINS_MIB + xen:
         lines.append(
             f"has {info['memory']} MiB of memory; Dom0 is to get {dom0_memory} (xen_host_dom0_memory) and Xen takes"
-            f" {XEN_MIB}: too little is left for domains"
+            f" {xen}: too little is left for domains"
         )
     if not info["under_xen"] and info["free_disk"] < MIN_DISK_MIB:
         lines.append(f"has {info['free_disk']} MiB free on /; Xen and images need {MIN_DISK_MIB}")
@@ -65,7 +98,7 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
 def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
     """Return one line for each variable that is too large for the machine in ``info``."""
     cpus = info["cpus"]
-    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, cpus)]
+    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, info.get("cpu_numbers") or cpus)]
     if int(dom0_vcpus) > cpus:
         lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but the host has {cpus} CPUs: set at most {cpus}, or 0 for all")
     return [line for line in lines if line]
@@ -73,7 +106,12 @@ def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> l
 
 def boot_refusals(info: dict[str, Any], reboots: bool, try_once: bool, take_over: bool) -> list[str]:
     """Return one line for each reason not to configure the host, or not to reboot it (if the run ``reboots``)."""
-    lines = []
+    lines = [
+        f"has {variable} in a file of /etc/default/grub.d that GRUB reads after unikernels-xen.cfg, so Xen would boot without the"
+        f" declared arguments: remove it there, and add to {named} what must stay"
+        for variable, named in _NAMED_BY.items()
+        if variable in info["boot_overrides"]
+    ]
     strangers = ", ".join(info["foreign_domains"])
     # A host that was taken over once stays ours: its administrator knows of the other domains.
     if strangers and not take_over and (reboots or not info["written_arguments"]):
@@ -102,14 +140,27 @@ def version_refusals(info: dict[str, Any], least: str) -> list[str]:
     return []
 
 
-def warnings(info: dict[str, Any]) -> list[str]:
+def xen_support_warning(info: dict[str, Any], today: datetime.date) -> str:
+    """Return a line if the host's Xen gets no more fixes from its developers, or not for long; "" otherwise."""
+    version = info["running"]["xen"] or info["installed"]["xen"] or XEN_OF_RELEASE.get(info["release"], "")
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if not number:
+        return ""
+    newest = f"use Debian {max(SUPPORTED_RELEASES)} for new hosts"
+    if (int(number[1]), int(number[2])) < min(tuple(map(int, name.split("."))) for name in XEN_RELEASED):
+        return f"has Xen {number[0]}, for which Xen's developers no longer fix vulnerabilities: {newest}"
+    released = XEN_RELEASED.get(number[0])
+    if released is None:  # newer than this table
+        return ""
+    end = released.replace(year=released.year + XEN_FIXES_YEARS)
+    if today > end:
+        return f"has Xen {number[0]}, for which Xen's developers have fixed no vulnerabilities since {end}: {newest}"
+    return f"has Xen {number[0]}, for which Xen's developers fix vulnerabilities until {end}" if today > end - NOTICE else ""
+
+
+def warnings(info: dict[str, Any], today: datetime.date) -> list[str]:
     """Return one line for each thing that works today but needs attention."""
-    lines = []
-    if info["release"] in ENDED_XEN:
-        lines.append(
-            f"Debian {info['release']} has Xen {ENDED_XEN[info['release']]}, which Xen's developers no longer support: fixes come"
-            f" late and from Debian only; use Debian {max(SUPPORTED_RELEASES)} for new hosts"
-        )
+    lines = [line for line in [xen_support_warning(info, today)] if line]
     if info["under_xen"] and info["pending_reboot"]:
         running, installed = info["running"], info["installed"]
         lines.append(
@@ -146,7 +197,13 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     wanted = [one for one in declarations if one.state in ("running", "paused")]
     needed = sum(one.domain.memory + OVERHEAD_MIB for one in wanted)
     # Dom0's declared memory, not its present one: a run that gives it more reboots before the domains start.
-    total = info["memory"] - XEN_MIB - dom0_memory
+    total = info["memory"] - xen_memory(info["memory"]) - dom0_memory
+    floor = DOM0_SYSTEM_MIB + DOM0_DOMAIN_MIB * len(wanted)
+    if dom0_memory < floor:
+        lines.append(
+            f"{len(wanted)} domains: need about {floor} MiB in Dom0 for their disks, networks and consoles; it is to get"
+            f" {dom0_memory} (xen_host_dom0_memory): give it more, or move domains to another host"
+        )
     if needed > total:
         names = ", ".join(one.name for one in wanted)
         lines.append(

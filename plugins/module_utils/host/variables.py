@@ -13,7 +13,8 @@ import re
 from typing import Any
 
 from ..domain.cpus import cpu_set
-from .hardening import management_refusals
+from .boot_menu import XEN_STOPS, xen_key
+from .hardening import DECIDED_FOR_XEN, management_refusals
 
 # With less, Debian's kernel with systemd, sshd, Python and xenstored doesn't come up, or not for long.
 MIN_DOM0_MIB = 512
@@ -23,6 +24,9 @@ MAX_DOM0_MIB = 16 << 20
 MAX_CPUS = 4095
 # Xen copies 1024 bytes of its line (xen/common/kernel.c), Linux 2048 (COMMAND_LINE_SIZE); GRUB adds words of its own.
 MAX_XEN_LINE, MAX_LINUX_LINE = 900, 1700
+
+# The consoles' file system is in Dom0's memory, which guests can fill to this part.
+MAX_CONSOLE_SHARE = 4
 
 # Variable -> unit, minimum, maximum.
 _NUMBERS = {
@@ -52,6 +56,7 @@ _FLAGS = (
     "xen_host_microcode",
     "xen_host_qemu",
     "xen_host_reboot",
+    "xen_host_remove_needless",
     "xen_host_smt",
     "xen_host_take_over",
 )
@@ -60,22 +65,18 @@ _FOLDERS = ("xen_host_images", "xen_monitor_images")
 _TEXTS = (*_CHOICES, "xen_host_images", "xen_host_min_xen", "xen_host_grub_password")
 _LINES = {"xen_host_xen_arguments": MAX_XEN_LINE, "xen_host_linux_arguments": MAX_LINUX_LINE}
 # Arguments that other variables set: with two of them on a line the last one wins.
-_WRITTEN_ELSEWHERE = {
-    "xen_host_xen_arguments": {
-        "dom0_mem": "xen_host_dom0_memory",
-        "dom0_max_vcpus": "xen_host_dom0_vcpus",
-        "dom0_vcpus_pin": "xen_host_dom0_pinned",
-        "sched-gran": "xen_host_core_scheduling",
-    },
+_WRITTEN_ELSEWHERE: dict[str, dict[str, str]] = {
+    "xen_host_xen_arguments": DECIDED_FOR_XEN,
     "xen_host_linux_arguments": {},
 }
 # With these, a boot that fails waits for a hand: Xen or Linux that stops at a panic (panic=0 waits forever), and systems that
-# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't).
+# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't), or that turn off.
 _NO_WAY_BACK = {
-    "xen_host_xen_arguments": re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=n.*"),
+    "xen_host_xen_arguments": XEN_STOPS,
     "xen_host_linux_arguments": re.compile(
-        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
-        r"|emergency|-b|systemd\.unit=emergency(?:\.target)?|systemd\.mask=unikernels-boot-trial(?:\.service)?"
+        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!(?:/usr)?/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
+        r"|emergency|-b|systemd\.unit=(?!(?:default|graphical|multi-user|rescue)(?:\.target)?$).*"
+        r"|systemd\.mask=(?:unikernels-boot-trial(?:\.service)?|sysinit(?:\.target)?)"
     ),
 }
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
@@ -135,7 +136,7 @@ def line_refusal(name: str, value: Any) -> str:
     if len(value) > _LINES[name]:
         return f"{name}: has {len(value)} characters, must have at most {_LINES[name]}: the rest would be lost at boot"
     for word in value.split():
-        other = _WRITTEN_ELSEWHERE[name].get(word.partition("=")[0])
+        other = _WRITTEN_ELSEWHERE[name].get(xen_key(word))
         if other:
             return f"{name}: has {word}, which {other} decides: set that instead"
         if _NO_WAY_BACK[name].fullmatch(word):
@@ -197,6 +198,14 @@ def conflicts(variables: dict[str, Any]) -> list[str]:
             "xen_host_core_scheduling: schedules the threads of a core together, and xen_host_smt: false leaves one of each:"
             " set one of them"
         )
+    sizes = {name: variables.get(name) for name in ("xen_host_console_size", "xen_host_dom0_memory")}
+    if not any(number_refusal(name, size) for name, size in sizes.items()):
+        most = int(str(sizes["xen_host_dom0_memory"])) // MAX_CONSOLE_SHARE
+        if int(str(sizes["xen_host_console_size"])) > most:
+            lines.append(
+                f"xen_host_console_size: is {sizes['xen_host_console_size']!r}, must be at most {most}, a quarter of Dom0's"
+                " memory (xen_host_dom0_memory): guests can fill it"
+            )
     if variables.get("xen_host_grub_password") and flags.get("xen_host_boot_try_once") is False:
         lines.append(
             "xen_host_grub_password: GRUB would ask for it at every boot: Debian's entries have no --unrestricted, those of"

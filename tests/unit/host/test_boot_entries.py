@@ -150,8 +150,18 @@ def test_where_grub_can_write(filesystem, device, reason):
     [
         ("net.ifnames=0 quiet", "console=hvc0", "net.ifnames=0 console=hvc0", "quiet"),
         ("cryptdevice=UUID=1:r root=/dev/r console=ttyS0", "quiet", "cryptdevice=UUID=1:r root=/dev/r console=ttyS0 quiet", ""),
-        ("console=tty0 console=ttyS0,115200", "console=hvc0 clocksource=xen", "console=hvc0 clocksource=xen", ""),
-        ("root=/dev/sda1 mitigations=off", "root=/dev/sdb1", "root=/dev/sdb1", "mitigations=off"),
+        ("console=ttyS0,115200", "console=hvc0 clocksource=xen", "console=hvc0 clocksource=xen", "console=ttyS0,115200"),
+        ("root=/dev/sda1 mitigations=off", "root=/dev/sdb1", "root=/dev/sdb1", "root=/dev/sda1 mitigations=off"),
+        ("rd.luks.uuid=1 rd.luks.uuid=2", "rd.luks.uuid=2", "rd.luks.uuid=2", "rd.luks.uuid=1"),
+        # A driver's option, without which the network card or the disk is not found.
+        ("ixgbe.allow_unsupported_sfp=1 mpt3sas.max_queue_depth=9", "quiet",
+         "ixgbe.allow_unsupported_sfp=1 mpt3sas.max_queue_depth=9 quiet", ""),
+        ("vlan=e.5:e bond=b:e,f nameserver=::1 rd_LVM_LV=a/b", "quiet",
+         "vlan=e.5:e bond=b:e,f nameserver=::1 rd_LVM_LV=a/b quiet", ""),
+        ("pcie_aspm=off acpi_osi=Linux ds=nocloud nomodeset", "quiet",
+         "pcie_aspm=off acpi_osi=Linux ds=nocloud nomodeset quiet", ""),
+        # Not between the quotes of a shell file.
+        ('root=$(reboot) ip=`a` init="/x" net.ifnames=0', "quiet", "net.ifnames=0 quiet", 'root=$(reboot) ip=`a` init="/x"'),
         # Nothing is named: the machine's line stays as it is.
         ("net.ifnames=0 quiet", "", "", ""),
         ("", "console=hvc0", "console=hvc0", ""),

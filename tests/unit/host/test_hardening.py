@@ -1,6 +1,8 @@
 """What hardens a host, what would lock its administrator out, and what an audit reports."""
 
 import json
+import pathlib
+import re
 import subprocess
 
 import pytest
@@ -27,6 +29,19 @@ def test_xens_line():
     # Named arguments win.
     named = ["gnttab=max-ver:2", "ucode=no", "smt=on"]
     assert xen_arguments(512, 0, named, True, True, False)[1:] == named
+
+
+def test_what_the_machine_has_on_xens_line_stays():
+    machine = ["com1=115200,8n1", "console=com1,vga", "dom0_mem=4G", "dom0_max_vcpus=2", "noreboot", "smt=off", 'x="$y"']
+    assert xen_arguments(512, 0, [], True, True, True, machine=machine) == [
+        "dom0_mem=512M,max:512M", "gnttab=max-ver:1", "ucode=scan", "com1=115200,8n1", "console=com1,vga", "smt=off",
+    ]  # fmt: skip
+    assert xen_arguments(512, 0, ["console=com2"], False, False, False, machine=machine)[1:] == [
+        "com1=115200,8n1", "smt=off", "console=com2",
+    ]  # fmt: skip
+    assert xen_arguments(512, 0, ["sched_gran=core"], False, False, True, True, machine=["dom0-mem=1G", "reboot=w,n"]) == [
+        "dom0_mem=512M,max:512M", "sched_gran=core",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -115,6 +130,16 @@ def seen(**changes):
         "modes": {"/var/log/xen/console": (0o700, 0o700)},
         "management": False,
         "security_updates": [],
+        "topology": {"threads_per_core": 1},
+        "dom0_weight": 512,
+        "guest_filter": True,
+        "domain_limits": True,
+        "boot_trial": True,
+        "grub_password": False,
+        "needless_packages": [],
+        "listening": [],
+        "automatic_updates": True,
+        "audit_rules": True,
         **changes,
     }
 
@@ -125,10 +150,11 @@ def failed(**changes):
 
 def test_a_host_as_the_role_leaves_it_passes_but_for_what_only_its_administrator_knows():
     controls = hardening.audit(seen())
-    assert failed() == {"input is filtered": "xen_host_management_networks is empty"}
+    assert failed() == {"input is filtered": "xen_host_management_networks is empty", "GRUB's password": "no"}
     lines = hardening.summary("xen1", controls)
-    assert lines[0].startswith("xen1: open: input is filtered: ")
-    assert lines[-1] == f"xen1: {len(controls) - 1} of {len(controls)} controls hold, 0 of the default ones fail"
+    assert lines[0] == "xen1: open: GRUB's password: no; needed: xen_host_grub_password"
+    assert lines[1].startswith("xen1: open: input is filtered: ")
+    assert lines[-1] == f"xen1: {len(controls) - 2} of {len(controls)} controls hold, 0 of the default ones fail"
     assert json.dumps([control.as_dict() for control in controls])
 
 
@@ -157,6 +183,16 @@ def test_a_host_as_the_role_leaves_it_passes_but_for_what_only_its_administrator
         ({"modes": {"/var/lib/unikernels/disks/a": (0o644, 0o600)}}, "modes", "disks/a is 0644, wanted 0600"),
         ({"blocked_modules": list(hardening.MODULES[1:])}, "modules that no host needs", "dccp"),
         ({"updates_problem": "pending updates are not known"}, "security updates", "are not known"),
+        ({"topology": {"threads_per_core": 2}}, "cores are not shared", "2 threads a core"),
+        ({"dom0_weight": 256}, "Dom0 comes first", "weight 256"),
+        ({"dom0_weight": None}, "Dom0 comes first", "not known"),
+        ({"guest_filter": False}, "packets of domains are filtered", "no"),
+        ({"domain_limits": False}, "domains start and stop within limits", "no"),
+        ({"boot_trial": False}, "a boot on trial returns", "no"),
+        ({"needless_packages": ["avahi-daemon"]}, "packages that no host needs", "avahi-daemon"),
+        ({"listening": ["rpcbind tcp 0.0.0.0:111"]}, "nothing else listens", "rpcbind"),
+        ({"automatic_updates": False}, "updates are installed daily", "no"),
+        ({"audit_rules": False}, "changes are logged", "no"),
         ({"security_updates": ["xen-hypervisor-4.17-amd64"]}, "security updates", "xen-hypervisor"),
     ],
 )
@@ -166,7 +202,37 @@ def test_each_control_fails_for_what_it_is_for(changes, name, words):
 
 def test_a_virtual_machine_and_one_without_sshd():
     virtual = {"package": "", "installed": False, "available": False, "virtual": True}
-    assert set(failed(microcode=virtual, sshd={})) == {"input is filtered"}
+    assert set(failed(microcode=virtual, sshd={})) == {"input is filtered", "GRUB's password"}
+
+
+def test_threads_that_one_domain_has_for_itself():
+    words = "gnttab=max-ver:1 ucode=scan sched-gran=core"
+    assert "cores are not shared" not in failed(topology={"threads_per_core": 2}, xen_arguments=words)
+
+
+def test_what_listens_behind_the_filter_is_not_reached():
+    assert "nothing else listens" not in failed(listening=["rpcbind tcp 0.0.0.0:111"], management=True)
+
+
+def test_programs_that_the_network_reaches():
+    text = """udp UNCONN 0 0 0.0.0.0:68 0.0.0.0:* users:(("dhclient",pid=4,fd=7))
+udp UNCONN 0 0 127.0.0.53%lo:53 0.0.0.0:* users:(("systemd-resolve",pid=5,fd=3))
+tcp LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=6,fd=3))
+tcp LISTEN 0 128 [::]:111 [::]:* users:(("rpcbind",pid=7,fd=5),("systemd",pid=1,fd=9))
+tcp LISTEN 0 20 [::1]:25 [::]:* users:(("exim4",pid=8,fd=5))
+tcp LISTEN 0 64 *:2049 *:*
+tcp LISTEN 0 64 [::ffff:127.0.0.1]:3 *:* users:(("x",pid=9,fd=1))
+
+tcp LISTEN
+"""
+    assert hardening.listeners(text) == ["an unknown program tcp *:2049", "rpcbind tcp [::]:111"]
+    assert hardening.listeners("") == []
+
+
+def test_dom0s_weight():
+    text = "Name                                ID Weight  Cap\nDomain-0                             0    512    0\n"
+    assert hardening.weight_of(text) == 512
+    assert hardening.weight_of("") is hardening.weight_of("www   1   256   0\n") is None
 
 
 def test_what_sshd_prints():
@@ -194,3 +260,14 @@ def test_grubs_password_is_no_text_of_the_shell(tmp_path):
     script.write_text(hardening.password_script("grub.pbkdf2.sha512.10000.AB.CD"))
     printed = subprocess.run(["sh", str(script)], capture_output=True, text=True, check=True, timeout=20).stdout
     assert printed == 'set superusers="root"\npassword_pbkdf2 root grub.pbkdf2.sha512.10000.AB.CD\n'
+
+
+def test_each_control_of_the_audit_is_in_the_documentation():
+    page = (pathlib.Path(__file__).resolve().parents[3] / "docs/hardening.md").read_text()
+    for control in hardening.audit(seen()):
+        name = control.name.partition(" ")[0] if control.name.startswith(("sysctl ", "sshd ")) else control.name
+        assert f"`{name}`" in page, f"docs/hardening.md lacks {name}"
+    # And in the documentation's table no control that no audit reports.
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    names = {name for row in rows for name in re.findall("`([^`]+)`", row)}
+    assert names and names <= {control.name for control in hardening.audit(seen())} | {"sysctl", "sshd"}

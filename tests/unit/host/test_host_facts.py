@@ -120,3 +120,39 @@ def test_how_a_boot_came_about(files, line, left, unconfirmed, returned):
 def test_every_port_of_sshd_is_found(files, config, ports):
     files.update({"/etc/ssh/sshd_config": config})
     assert audit_facts.ssh()["ports"] == ports
+
+
+@pytest.mark.parametrize(
+    ("parts", "linux", "xen", "overrides"),
+    [
+        ({}, [], [], []),
+        (
+            {"grub": 'GRUB_CMDLINE_LINUX="net.ifnames=0 quiet"\nGRUB_CMDLINE_XEN="com1=9600 console=com1"\n'},
+            ["net.ifnames=0", "quiet"],
+            ["com1=9600", "console=com1"],
+            [],
+        ),
+        # What many guides write; GRUB puts it last.
+        ({"grub": 'GRUB_CMDLINE_XEN_DEFAULT="dom0_mem=4G"\nGRUB_CMDLINE_XEN=com1=9600\n'}, [], ["com1=9600", "dom0_mem=4G"], []),
+        ({"grub.d/xen.cfg": 'GRUB_CMDLINE_XEN_DEFAULT="dom0_mem=4G"\n'}, [], ["dom0_mem=4G"], ["GRUB_CMDLINE_XEN_DEFAULT"]),
+        # Ours is not the machine's own.
+        ({"grub.d/unikernels-xen.cfg": 'GRUB_CMDLINE_XEN="dom0_mem=1M"\n'}, [], [], []),
+        ({"grub.d/50-cloud.cfg": "GRUB_CMDLINE_XEN=console=com1\n"}, [], ["console=com1"], []),
+        ({"grub.d/xen.cfg": "GRUB_CMDLINE_XEN=console=com1\n"}, [], ["console=com1"], ["GRUB_CMDLINE_XEN"]),
+        # What comes after ours may add to it.
+        ({"grub.d/xen.cfg": 'GRUB_CMDLINE_XEN="$GRUB_CMDLINE_XEN console=com1"\n'}, [], ["console=com1"], []),
+        ({"grub.d/zz.cfg": "GRUB_CMDLINE_LINUX_XEN_REPLACE=\n"}, [], [], ["GRUB_CMDLINE_LINUX_XEN_REPLACE"]),
+        # A line break, a shell that prints, and a file that ends the shell.
+        ({"grub": 'GRUB_CMDLINE_LINUX="a\nb"\necho linux c\n'}, ["a", "b"], [], []),
+        ({"grub.d/zz.cfg": "if\n"}, [], [], []),
+    ],
+)
+def test_what_somebody_wrote_for_grub(tmp_path, parts, linux, xen, overrides):
+    (tmp_path / "grub.d").mkdir()
+    for name, text in parts.items():
+        (tmp_path / name).write_text(text)
+    assert facts.machine_arguments(str(tmp_path)) == {
+        "machine_arguments": linux,
+        "machine_xen_arguments": xen,
+        "boot_overrides": overrides,
+    }

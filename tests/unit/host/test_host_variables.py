@@ -5,7 +5,7 @@ import re
 
 import pytest
 import yaml
-from ansible_collections.unikernels.xen.plugins.module_utils.host import variables
+from ansible_collections.unikernels.xen.plugins.module_utils.host import facts, variables
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import limit_refusals
 from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import cpus_refusal, variable_refusals
 from hypothesis import given
@@ -115,6 +115,14 @@ def test_lines_that_would_not_arrive(name, value, words):
 def test_what_another_variable_decides():
     (line,) = variable_refusals({"xen_host_xen_arguments": "com1=115200,8n1 dom0_mem=64M"})
     assert line == "xen_host_xen_arguments: has dom0_mem=64M, which xen_host_dom0_memory decides: set that instead"
+    # Xen reads hyphens as underscores, and no-NAME as NAME=no.
+    for word, name in (
+        ("dom0-mem=64M", "dom0_memory"),
+        ("sched_gran=core", "core_scheduling"),
+        ("no-dom0-vcpus-pin", "dom0_pinned"),
+    ):
+        (line,) = variable_refusals({"xen_host_xen_arguments": word})
+        assert line == f"xen_host_xen_arguments: has {word}, which xen_host_{name} decides: set that instead"
     assert variable_refusals({"xen_host_linux_arguments": "console=hvc0 clocksource=xen", "xen_host_xen_arguments": None}) == []
 
 
@@ -125,6 +133,31 @@ def test_what_the_machine_is_too_small_for():
         "xen_host_domain_cpus: is '99', but the host's CPUs are 0..3",
         "xen_host_dom0_vcpus: is 5, but the host has 4 CPUs: set at most 4, or 0 for all",
     ]
+
+
+@pytest.mark.parametrize(
+    ("console", "memory", "line"),
+    [
+        (64, 512, ""),
+        ("128", "512", ""),
+        (129, 512, "xen_host_console_size: is 129, must be at most 128, a quarter of Dom0's memory"),
+        ("4096", 1024, "xen_host_console_size: is '4096', must be at most 256, a quarter of Dom0's memory"),
+    ],
+)
+def test_consoles_that_would_fill_dom0s_memory(console, memory, line):
+    lines = variable_refusals({"xen_host_console_size": console, "xen_host_dom0_memory": memory})
+    assert [found.startswith(line) for found in lines] == ([True] if line else [])
+
+
+def test_the_highest_cpu_where_threads_are_off():
+    """Xen 4.17 with smt=off on two cores of two threads each: the CPUs are 0 and 2."""
+    info = {"nr_cpus": "2", "max_cpu_id": "3", "xen_commandline": "placeholder smt=off ucode=scan"}
+    assert facts.of_xen(info)["cpu_numbers"] == 4
+    assert limit_refusals({"cpus": 2, "cpu_numbers": 4}, 0, "2") == []
+    assert "the host's CPUs are 0..3" in limit_refusals({"cpus": 2, "cpu_numbers": 4}, 0, "4")[0]
+    # Elsewhere the highest number may be of a CPU that could be plugged in.
+    assert facts.of_xen({**info, "max_cpu_id": "127", "xen_commandline": "smt=on nosmt=off"})["cpu_numbers"] == 2
+    assert facts.of_xen({})["cpu_numbers"] == 0
 
 
 @pytest.mark.parametrize("name", ["xen_host_bridge", "xen_host_uplink"])
@@ -235,10 +268,13 @@ def test_each_variable_of_the_role_is_checked():
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        *[("xen_host_xen_arguments", word) for word in ("noreboot", "noreboot=1", "noreboot=true", "reboot=n", "reboot=no")],
+        *[("xen_host_xen_arguments", word) for word in (
+            "noreboot", "noreboot=1", "noreboot=true", "reboot=n", "reboot=no", "reboot=w,n",
+        )],
         *[("xen_host_linux_arguments", word) for word in (
             "panic=0", "panic=00", "panic=", "panic", "panic=x", "panic=3x", "init=/bin/sh", "rdinit=/bin/sh", "emergency", "-b",
             "systemd.unit=emergency.target", "systemd.unit=emergency", "systemd.mask=unikernels-boot-trial.service",
+            "systemd.unit=poweroff.target", "systemd.unit=my.service", "systemd.mask=sysinit.target",
         )],
     ],
 )  # fmt: skip
@@ -251,4 +287,4 @@ def test_words_with_which_a_host_would_not_come_back(name, word):
 def test_words_with_which_it_does():
     words = "panic=10 panic=-1 init=/sbin/init init=/lib/systemd/systemd systemd.unit=rescue.target panic_on_warn=1"
     assert variable_refusals({"xen_host_linux_arguments": words}) == []
-    assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t console=com1 noreboots"}) == []
+    assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t,w console=com1 noreboots"}) == []

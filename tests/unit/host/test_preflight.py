@@ -1,5 +1,7 @@
 """Which machine may become a host, and what fits on it."""
 
+import datetime
+
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import (
@@ -7,8 +9,9 @@ from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight impo
     host_refusals,
     placement_refusals,
     twin_refusals,
-    warnings,
+    xen_support_warning,
 )
+from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import warnings as warnings_on
 
 INFO = {
     "distribution": "debian",
@@ -47,6 +50,7 @@ def test_a_good_machine():
         ({"hardware_virtualization": False}, "has no VT-x or AMD-V: enable virtualization"),
         ({"under_xen": True, "pvh_capable": False}, "without hardware virtualization"),
         ({"secure_boot": True}, "Secure Boot enabled"),
+        ({"grub": False}, "has no GRUB (update-grub is missing)"),
         ({"memory": 1024}, "too little is left for domains"),
         ({"memory": 1024, "under_xen": True, "pvh_capable": True}, "too little is left for domains"),
         ({"free_disk": 200}, "has 200 MiB free"),
@@ -75,6 +79,22 @@ def test_placement():
     assert placement(address="10.9.0.2/24", bridges={"xenbr0": ["10.9.0.1/16"]}) == []
 
 
+def test_what_xen_takes_of_a_large_machine():
+    def large(memory):
+        domain = declaration_of({"name": "www", "kernel": "/k", "memory": memory}, "h")
+        return placement_refusals([domain], {**INFO, "memory": 65536}, 1024, "xenbr0")
+
+    assert "the host has 63900 MiB beside Dom0" in large(64000)[0]
+    assert large(63800) == []
+
+
+def test_dom0_has_room_for_its_domains():
+    many = [declaration_of({"name": f"d{number}", "kernel": "/k", "memory": 8}, "h") for number in range(113)]
+    assert placement_refusals(many[:112], {**INFO, "memory": 65536}, 512, "xenbr0") == []
+    (line,) = placement_refusals(many, {**INFO, "memory": 65536}, 512, "xenbr0")
+    assert line.startswith("113 domains: need about 513 MiB in Dom0") and "xen_host_dom0_memory" in line
+
+
 def test_two_machines_of_one_name():
     assert twin_refusals({"a": "xen1", "b": "xen2"}) == []
     (line,) = twin_refusals({"a": "xen1", "b": "xen2", "c": "xen1"})
@@ -82,7 +102,7 @@ def test_two_machines_of_one_name():
 
 
 def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
-    info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}}
+    info = {"foreign_domains": ["billing", "mail"], "written_arguments": [], "boot": {"cannot_try": ""}, "boot_overrides": []}
     (line,) = boot_refusals(info, True, True, False)
     assert line.startswith("runs domains that this collection did not create (billing, mail): a reboot would stop them")
     (line,) = boot_refusals(info, False, True, False)
@@ -94,10 +114,50 @@ def test_a_host_with_other_peoples_domains_is_taken_over_knowingly():
 
 
 def test_a_host_that_can_not_try_a_boot_once():
-    info = {"foreign_domains": [], "written_arguments": [], "boot": {"cannot_try": "GRUB can't write to btrfs"}}
+    info = {"foreign_domains": [], "written_arguments": [], "boot_overrides": []}
+    info["boot"] = {"cannot_try": "GRUB can't write to btrfs"}
     (line,) = boot_refusals(info, True, True, False)
     assert "xen_host_boot_try_once: false" in line and "btrfs" in line
     assert boot_refusals(info, True, False, False) == boot_refusals(info, False, True, False) == []
+
+
+def test_a_file_of_grub_that_undoes_ours():
+    info = {"foreign_domains": [], "written_arguments": [], "boot": {"cannot_try": ""}, "boot_overrides": ["GRUB_CMDLINE_XEN"]}
+    (line,) = boot_refusals(info, False, True, False)
+    assert line.startswith("has GRUB_CMDLINE_XEN in a file of /etc/default/grub.d that GRUB reads after unikernels-xen.cfg")
+    assert "xen_host_xen_arguments" in line
+
+
+def warnings(info, today=datetime.date(2026, 11, 28)):
+    return warnings_on(info, today)
+
+
+@pytest.mark.parametrize(
+    ("running", "installed", "release", "today", "words"),
+    [
+        ("4.17.6", "4.17.6-1", "12", "2026-11-28", ""),
+        ("4.17.6-pre", "", "12", "2027-06-16", "has Xen 4.17, for which Xen's developers fix vulnerabilities until 2027-12-12"),
+        (
+            "4.17.6",
+            "",
+            "12",
+            "2027-12-13",
+            "has Xen 4.17, for which Xen's developers have fixed no vulnerabilities since 2027-12-12",
+        ),
+        # What runs counts, not what its release has.
+        ("4.16.7", "4.20.4-1", "13", "2026-11-28", "has Xen 4.16, for which Xen's developers no longer fix vulnerabilities"),
+        ("", "4.14.6-1", "12", "2026-11-28", "has Xen 4.14, for which"),
+        ("", "", "13", "2030-03-06", "has Xen 4.20, for which Xen's developers have fixed no vulnerabilities since 2030-03-05"),
+        ("", "", "11", "2026-11-28", ""),
+        ("5.0.0", "", "13", "2026-11-28", ""),
+        ("4.100.1", "", "13", "2036-11-28", ""),
+        ("unstable", "", "13", "2026-11-28", ""),
+    ],
+)
+def test_a_xen_that_nobody_fixes(running, installed, release, today, words):
+    info = {"running": {"xen": running}, "installed": {"xen": installed}, "release": release}
+    line = xen_support_warning(info, datetime.date.fromisoformat(today))
+    assert line.startswith(words) and bool(line) == bool(words)
 
 
 def test_what_somebody_should_know():
@@ -105,7 +165,6 @@ def test_what_somebody_should_know():
     info = {"release": "13", "under_xen": True, "pending_reboot": False, "running": versions, "installed": versions}
     info.update(package_lists_age=0, boot={"returned": ""})
     assert warnings(info) == []
-    assert "Xen 4.17, which Xen's developers no longer support" in warnings({**info, "release": "12"})[0]
     installed = {**versions, "xen": "4.20.4+63-g1-1"}
     assert "installed are 4.20.4+63-g1-1" in warnings({**info, "pending_reboot": True, "installed": installed})[0]
     assert "30 days old" in warnings({**info, "package_lists_age": 30})[0]

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.host import audit_facts, updates
 
-INFO = {"updates": [], "security_updates": [], "held_updates": [], "updates_problem": ""}
+INFO = {"updates": [], "security_updates": [], "held_updates": [], "updates_remove": [], "updates_problem": ""}
+INFO["updates_space"] = {"boot": 900, "root": 900, "boot_needs": 80}
 XEN = "xen-hypervisor-4.17-amd64"
 
 
@@ -87,8 +88,46 @@ def test_a_package_that_is_half_installed_is_a_problem(monkeypatch):
     rows = "less ii \nbridge-utils iF \nxen-utils-4.17 iU \nold rc \nman-db it \nheld hi \nbroken iHR\n"
     assert audit_facts.half_installed(rows) == ["bridge-utils", "xen-utils-4.17", "man-db", "broken"]
     assert audit_facts.half_installed("") == []
-    monkeypatch.setattr(audit_facts, "waiting_updates", lambda: {"less": False})
+    text = "Remv old [1]\nInst less [590-2] (590-2.1 Debian:12.11/stable [amd64])\n"
+    monkeypatch.setattr(audit_facts, "simulated_upgrade", lambda: text)
     monkeypatch.setattr(audit_facts, "command_output", lambda *words: rows if words[0] == "dpkg-query" else "less\n")
     found = audit_facts.updates()
     assert found["updates_problem"] == "bridge-utils, xen-utils-4.17, man-db, broken: half installed"
-    assert found["held_updates"] == ["less"]
+    assert found["held_updates"] == ["less"] and found["updates_remove"] == ["old"]
+    assert found["updates_space"]["root"] >= 0
+
+
+def test_updates_that_would_take_away_what_a_host_needs():
+    info = {
+        **INFO,
+        "updates": ["less"],
+        "updates_remove": ["xen-utils-4.17", "openssh-server", "python3-pip", "systemd-timesyncd"],
+    }
+    (line,) = updates.refusals(info, "security", "refuse")
+    assert line.startswith("xen-utils-4.17, openssh-server: would be removed by the updates")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "space", "words"),
+    [
+        (["less"], {"boot": 0, "root": 0}, []),
+        (["linux-image-amd64", "linux-image-6.1.0-42-amd64"], {}, []),
+        (["linux-image-amd64"], {"boot": 79}, ["linux-image-amd64: /boot has 79 MiB free, 80 are needed: remove old kernels"]),
+        ([XEN], {"boot": 10, "root": 10}, [f"{XEN}: /boot has 10 MiB free, 80 are needed"]),
+        (["linux-image-amd64"], {"root": 499}, ["linux-image-amd64: / has 499 MiB free, 500 are needed"]),
+    ],
+)
+def test_a_boot_without_room_for_it(waiting, space, words):
+    info = {**INFO, "security_updates": waiting, "updates_space": {**INFO["updates_space"], **space}}
+    lines = updates.refusals(info, "security", "refuse")
+    assert len(lines) == len(words) and all(line.startswith(word) for line, word in zip(lines, words))
+    assert updates.refusals(info, "all", "refuse") == []
+
+
+def test_which_domains_a_reboot_stopped():
+    def rows(**states):
+        return [{"name": name, "state": state, "autostart": name != "by hand"} for name, state in states.items()]
+
+    before = rows(**{"www": "running", "dns": "running", "by hand": "paused", "ended": "shutdown", "www~next": "running"})
+    assert updates.stopped(before, rows(dns="running", www="shutdown")) == {"failed": ["www"], "left": ["by hand"]}
+    assert updates.stopped(before, before) == updates.stopped([], []) == {"failed": [], "left": []}
