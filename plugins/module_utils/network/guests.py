@@ -345,6 +345,6 @@ def _taken(published: list[Published], ssh_port: int, problem: Callable[[str], N
                 problem(f"domain {one.name}: publish: {one.protocol} port {one.port} is published for {who} already")
         if (one.protocol, one.port) == ("tcp", ssh_port) and key not in reported:
             reported.add(key)
-            other = f"2{one.port:02}" if one.port <= 5535 else str(one.port - 1)
-            problem(f"domain {one.name}: publish: tcp port {one.port} is the host's own sshd's: publish another, as in {other}")
+            free = f"2{one.port:02}" if one.port <= 5535 else str(one.port - 1)
+            problem(f"domain {one.name}: publish: tcp port {one.port} is the host's own sshd's: publish another, as in {free}")
         seen.append(one)
