@@ -55,12 +55,12 @@ seealso:
 EXAMPLES = r"""
 - name: Do neighbours of the web server get its page?
   unikernels.xen.network_health:
-    networks:
-      inside: {mode: nat, addresses: [10.77.0.1/24]}
     domains:
       - name: www
-        interfaces: [{bridge: inside, address: 10.77.0.10/24}]
-        health: {http: "http://10.77.0.10/"}
+        interfaces: [{bridge: xenbr0, address: 10.0.2.101/24}]
+        health: {http: "http://10.0.2.101/"}
+    places:
+      xenbr0: [10.0.2.199/24]  # which nobody has
 """
 
 RETURN = r"""
