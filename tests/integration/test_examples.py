@@ -18,7 +18,7 @@ from tests.guests import guest
 from .conftest import ROOT, playbook
 
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
-ONLY_LOOK = {"service_health", "service_watch", "xen_console"}  # read-only, on the site's own domains
+ONLY_LOOK = {"network_health", "service_health", "service_watch", "xen_console"}  # read-only, on the site's own domains
 ON_THE_CONTROLLER = {
     "image_store", "mirage_image", "mirage_image_info", "mirage_toolchain", "qemu_machine", "source_archive", "standin_image"
 }  # fmt: skip

@@ -10,13 +10,14 @@ import ipaddress
 import re
 from functools import partial
 
-from ..network.antispoof import ClaimError, own
+from ..network.antispoof import ClaimError, own, reserved
 from .options import Reader, shown
 from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, plain_path, rate_text, script_path
 
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # Linux IFNAMSIZ - 1
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 VDEV = re.compile(r"(xvd|hd|sd)[a-z]{1,2}[0-9]{0,2}")
+MIN_MTU_IPV6 = 1280  # RFC 8200
 GROUP = re.compile(r"[a-z][a-z0-9-]{0,30}")
 # The hotplug script: a name in /etc/xen/scripts or a path. No comma, at which xl splits a vif.
 SCRIPT = re.compile(r"[A-Za-z0-9/][A-Za-z0-9_./-]{0,200}")
@@ -52,6 +53,8 @@ def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
         gateway6=gateway6,
         group=reader.attempt("group", lambda: _group(reader), ""),
     )
+    if device.mtu < MIN_MTU_IPV6 and (address6 or ":" in address):
+        reader.problems += reader.fail("mtu", f"is {device.mtu}, but IPv6 needs {MIN_MTU_IPV6}").problems
     return device
 
 
@@ -112,8 +115,12 @@ def _gateway(reader: Reader, option: str, address: str, on_link: bool) -> str:
     if not address:
         raise reader.fail(option, "needs an address beside it")
     network = ipaddress.ip_interface(address).network
-    if gateway.version != network.version or gateway.is_multicast or gateway.is_unspecified or gateway.is_loopback:
+    if "%" in value:
+        raise reader.fail(option, f"is {shown(value)}, must be without a zone (%...)")
+    if gateway.version != network.version or reserved(ipaddress.ip_network(gateway)):
         raise reader.fail(option, f"{value} can't be the gateway of {address}")
+    if network.version == 4 and network.prefixlen < 31 and gateway in (network[0], network[-1]):
+        raise reader.fail(option, f"{value} is the network or broadcast address of {network}")
     # A single address has no neighbours, and a link-local gateway is always on the link: both are resolved there (RFC 3021,
     # 4291).
     asked = network.num_addresses == 1 or gateway.is_link_local or on_link

@@ -48,6 +48,11 @@ class Vif:
         self.device, self.mac, self.claims, self.routed = device, mac, claims, routed
 
 
+def reserved(network: Network) -> Network | None:
+    """Return the prefix of `_NOT_OWN` that the network is in, or has in it; None if a domain may have it."""
+    return next((other for other in _NOT_OWN if network.version == other.version and network.overlaps(other)), None)
+
+
 def claim(word: str) -> Network:
     """Parse an address, with or without its network's prefix, or a network, as in 10.0.0.10, 10.0.0.10/24, 10.8.0.0/24."""
     try:
@@ -58,10 +63,10 @@ def claim(word: str) -> Network:
     if not network.prefixlen:
         raise ClaimError(f"{word!r} covers every address; for a domain that may send from any address set antispoofing: false")
     found = network if address == network.network_address else ipaddress.ip_network(address)
-    for other in _NOT_OWN:
-        if found.version == other.version and found.overlaps(other):
-            raise ClaimError(f"{word!r} can't be a domain's own: {other} is in it" if other.subnet_of(found)  # type: ignore[arg-type]
-                             else f"{word!r} can't be a domain's own, no address of {other} can")  # fmt: skip
+    other = reserved(found)
+    if other:
+        raise ClaimError(f"{word!r} can't be a domain's own: {other} is in it" if other.subnet_of(found)  # type: ignore[arg-type]
+                         else f"{word!r} can't be a domain's own, no address of {other} can")  # fmt: skip
     return found
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .kinds import BRIDGED, ISOLATED, NAT, ROUTED, UNKNOWN, IPInterface, Network, is_link_local, within
+from .antispoof import reserved
+from .kinds import BRIDGED, ISOLATED, NAT, ROUTED, UNKNOWN, IPInterface, IPNetwork, Network, is_edge, is_link_local, within
 from .reach import Limits, limits_of, read_limits
 
 PROTOCOLS = ("tcp", "udp")
@@ -132,17 +133,25 @@ def _network_of(
             return None
         network = networks[name]
         interface["bridge"] = name
-        _fill(network, interface)
+        _fill(network, interface, where, problem)
     if network and network.mode != UNKNOWN:
         _judge(network, interface, where, problem)
     return network
 
 
-def _fill(network: Network, interface: dict[str, Any]) -> None:
+def _fill(network: Network, interface: dict[str, Any], where: str, problem: Callable[[str], None]) -> None:
     for option, address in addresses(interface):
         key = "gateway6" if option == "address6" else "gateway"
-        if interface.get(key) is None and network.gateway_for(address):
+        if interface.get(key) is not None:
+            continue
+        if network.gateway_for(address):
             interface[key] = network.gateway_for(address)
+        elif network.mode in (ROUTED, NAT) and network.own and any(one.version == address.version for one in network.prefixes):
+            example = "10.255.255.1/32" if address.version == 4 else "fe80::1/64"
+            problem(
+                f"{where}: {option}: Dom0 has no IPv{address.version} address on network {network.name} to send through: add one"
+                f" to its addresses, as in {example}"
+            )
     if network.mtu and interface.get("mtu") is None and network.mtu != USUAL_MTU:
         interface["mtu"] = network.mtu
 
@@ -151,8 +160,13 @@ def _judge(network: Network, interface: dict[str, Any], where: str, problem: Cal
     for option, address in addresses(interface):
         prefixes = [one for one in network.prefixes if one.version == address.version]
         own = [one for one in network.own if one.version == address.version]
+        edges = [one for one in _with_edges(network) if is_edge(address.ip, one)]
         if any(address.ip == one.ip for one in own):
             problem(f"{where}: {option}: {address.ip} is the host's own on {network.name}")
+        elif str(address.ip) in (network.gateway, network.gateway6):
+            problem(f"{where}: {option}: {address.ip} is the gateway of network {network.name}")
+        elif edges and (address.version == 6 or address.network != edges[0]):  # the rest is checked with the interface
+            problem(f"{where}: {option}: {address.ip} is the network or broadcast address of {edges[0]} ({network.name})")
         elif prefixes and not any(address.ip in one for one in prefixes):
             problem(f"{where}: {option}: {address.ip} is outside network {network.name} ({', '.join(map(str, prefixes))})")
         elif not prefixes and network.mode in (ROUTED, NAT) and (network.prefixes or own):
@@ -160,9 +174,22 @@ def _judge(network: Network, interface: dict[str, Any], where: str, problem: Cal
         _judge_prefix(network, address, f"{where}: {option}", problem)
         _judge_gateway(network, interface, "gateway6" if option == "address6" else "gateway", address, where, problem)
     _judge_claims(network, interface, where, problem)
-    mtu = interface.get("mtu")
-    if network.mtu and isinstance(mtu, int) and not isinstance(mtu, bool) and mtu > network.mtu:
-        problem(f"{where}: mtu: is {mtu}, but network {network.name} carries {network.mtu}")
+    mtu = str(interface.get("mtu") or "")  # a template's number is a text
+    # What an uplink carries is not known here.
+    carries = network.mtu or (0 if network.port else USUAL_MTU)
+    if carries and mtu.isascii() and mtu.isdigit() and len(mtu) < 7 and int(mtu) > carries:
+        problem(
+            f"{where}: mtu: is {mtu}, but network {network.name} carries {carries}: set the network's mtu, or a smaller one here"
+        )
+
+
+def _with_edges(network: Network) -> list[IPNetwork]:
+    """Return the prefixes in which neighbours take the first and the last address for the network's and for broadcast.
+
+    Of what is routed to the host as a whole, each address may be a domain's.
+    """
+    own = [one.network for one in network.own]
+    return own if network.mode == ROUTED else [*own, *(ipaddress.ip_network(one) for one in network.subnets)]
 
 
 def _judge_prefix(network: Network, address: IPInterface, where: str, problem: Callable[[str], None]) -> None:
@@ -207,18 +234,27 @@ def _judge_gateway(
 
 
 def _judge_claims(network: Network, interface: dict[str, Any], where: str, problem: Callable[[str], None]) -> None:
-    """Refuse ``ip`` that contains the whole network: a router may declare prefixes, but not its neighbours' addresses."""
+    """Refuse ``ip`` that has the whole network in it, Dom0's address or the gateway: a router may declare prefixes, but not what
+    its neighbours send through."""
     value = interface.get("ip")
     for word in value.split() if isinstance(value, str) else []:
         try:
             claim = ipaddress.ip_network(word)
         except ValueError:
             continue
-        for prefix in network.prefixes:
-            if claim.num_addresses > 1 and within(prefix, claim):
-                problem(
-                    f"{where}: ip: {claim} holds the whole network {network.name} ({prefix}): name what the domain itself has"
-                )
+        whole = [prefix for prefix in network.prefixes if claim.num_addresses > 1 and within(prefix, claim)]
+        dom0 = [one.ip for one in network.own if one.version == claim.version and one.ip in claim]
+        gateways = [text for text in (network.gateway, network.gateway6) if text and _within(text, claim)]
+        held = [f"the whole network {network.name} ({prefix})" for prefix in whole]
+        held += [f"{address}, the host's own on {network.name}" for address in dom0]
+        held += [f"{text}, the gateway of {network.name}" for text in gateways]
+        if held:
+            verb = f"{claim} holds" if claim.num_addresses > 1 else "is"
+            problem(f"{where}: ip: {verb} {held[0]}: name what the domain itself has")
+
+
+def _within(address: str, network: IPNetwork) -> bool:
+    return within(ipaddress.ip_network(address), network)
 
 
 def _published(
@@ -260,8 +296,8 @@ def _read_publish(options: dict[str, Any], where: str, problem: Callable[[str], 
     if unknown:
         before.append(f"{where}: unknown key {', '.join(map(repr, unknown))}; known are {', '.join(_PUBLISH_KEYS)}")
     numbers = {}
-    for key in ("port", "to"):
-        value = options.get(key, options.get("port"))
+    for key in ("port", "to") if "to" in options else ("port",):
+        value = options.get(key)
         text = str(value)
         if isinstance(value, (bool, float)) or not (
             text.isascii() and text.isdigit() and len(text) < 6 and 1 <= int(text) <= 65535
@@ -272,16 +308,28 @@ def _read_publish(options: dict[str, Any], where: str, problem: Callable[[str], 
     protocol = options.get("protocol", "tcp")
     if protocol not in PROTOCOLS:
         before.append(f"{where}: protocol: is {protocol!r}, must be one of {', '.join(PROTOCOLS)}")
-    address = options.get("address") or ""
+    address = ""
     try:
-        address = str(ipaddress.ip_address(address)) if address else ""
+        address = _hosts_address(options.get("address"))
     except ValueError:
-        before.append(f"{where}: address: is {address!r}, must be an address of the host, as in 192.0.2.2")
+        before.append(
+            f"{where}: address: is {options.get('address')!r}, must be an address of the host that others reach, as in 192.0.2.2"
+        )
     for line in dict.fromkeys(before):
         problem(line)
     if before:
         return None
-    return numbers["port"], numbers["to"], str(protocol), address, str(options.get("network") or "")
+    return numbers["port"], numbers.get("to", numbers["port"]), str(protocol), address, str(options.get("network") or "")
+
+
+def _hosts_address(value: Any) -> str:
+    """Return the canonical text; "" for none. Raise ValueError for what no packet from outside is sent to."""
+    if value is None or value == "":
+        return ""
+    address = ipaddress.ip_address(value if isinstance(value, str) and "%" not in value else "")
+    if reserved(ipaddress.ip_network(address)) or is_link_local(address):
+        raise ValueError
+    return str(address)
 
 
 def _taken(published: list[Published], ssh_port: int, problem: Callable[[str], None]) -> None:
@@ -297,7 +345,6 @@ def _taken(published: list[Published], ssh_port: int, problem: Callable[[str], N
                 problem(f"domain {one.name}: publish: {one.protocol} port {one.port} is published for {who} already")
         if (one.protocol, one.port) == ("tcp", ssh_port) and key not in reported:
             reported.add(key)
-            problem(
-                f"domain {one.name}: publish: tcp port {one.port} is the host's own sshd's: publish another, as in 2{one.port:02}"
-            )
+            free = f"2{one.port:02}" if one.port <= 5535 else str(one.port - 1)
+            problem(f"domain {one.name}: publish: tcp port {one.port} is the host's own sshd's: publish another, as in {free}")
         seen.append(one)

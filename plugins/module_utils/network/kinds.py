@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Union
 
+from .antispoof import reserved
+
 BRIDGED, ROUTED, NAT, ISOLATED = "bridged", "routed", "nat", "isolated"
 UNKNOWN = "unknown"  # the mode of a network whose declaration has mistakes
 MODES = (BRIDGED, ROUTED, NAT, ISOLATED)
@@ -25,6 +27,9 @@ AUTO = "auto"  # the device of the default route
 # Linux limits a device's name to 15 characters (IFNAMSIZ - 1).
 MAX_NAME = 15
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
+# Linux's loopback and its settings for all devices; words of declarations and of ifupdown.
+TAKEN_NAMES = ("lo", "all", "default", AUTO, "none")
+VIF = "vif"  # domains' interfaces are named so: their filter would count for the device
 # IPv6 needs 1280 (RFC 8200); the upper bound is a bridge's.
 MIN_MTU, MAX_MTU = 1280, 65535
 MAX_VLAN = 4094
@@ -112,8 +117,13 @@ def read_networks(value: Any, managed: bool = True) -> tuple[dict[str, Network],
     if not isinstance(value, Mapping):
         return {}, [f"{where}: must be a mapping of name to network, as in {{inside: {{mode: nat, addresses: [10.77.0.1/24]}}}}"]
     networks, lines = {}, []
+    names = [str(name) for name in value]
     for name, options in value.items():
         problems: list[str] = []
+        if name is None or isinstance(name, bool):
+            problems.append(f"the name is {name!r}, as YAML reads it: put it in quotes")
+        elif names.count(str(name)) > 1:
+            problems.append("is there twice, as a number and as a text")
         network = _Reader(str(name), options, problems.append, managed).network()
         lines += [f"{where}.{name}: {problem}" for problem in problems]
         if not problems:
@@ -129,6 +139,9 @@ class _Reader:
         self.options: Mapping[str, Any] = {}
         if not NAME.fullmatch(name):
             problem(f"the name must be 1..{MAX_NAME} letters, digits, '_', '.', '-', for the bridge has it")
+        elif name in TAKEN_NAMES or name.startswith(VIF):
+            whose = "is one of domains' interfaces" if name.startswith(VIF) else "has another meaning for Linux or its programs"
+            problem(f"the name {whose}: choose another, for the bridge has it")
         if isinstance(options, Mapping):
             self.options = {str(key): item for key, item in options.items() if item is not None}
         else:
@@ -167,22 +180,53 @@ class _Reader:
             )
         if network.uplink == network.name:
             self.problem("uplink: has the name of the network: the bridge needs one of its own")
+        self._gateways_fit(network)
+        self._room(network)
+
+    def _room(self, network: Network) -> None:
+        """Refuse a network without an address for a domain, or for Dom0."""
         if self.managed and network.mode in (ROUTED, NAT) and not network.addresses and not self.options.get("addresses"):
             self.problem("addresses: is required: Dom0's own there, which domains send through, as in [10.77.0.1/24]")
-        for gateway in (network.gateway, network.gateway6):
-            if gateway and any(one.ip == ipaddress.ip_address(gateway) for one in network.own):
-                self.problem(f"gateway: {gateway} is Dom0's own address there")
-        if network.mode == NAT:
-            for one in network.own:
-                if one.network.num_addresses == 1 and not is_link_local(one.ip):
-                    self.problem(f"addresses: {one} leaves no address for a domain: give its prefix, as in {one.ip}/24")
+        single = [one for one in network.own if one.network.num_addresses == 1]
+        for one in single if network.mode == NAT else ():
+            if not is_link_local(one.ip):
+                prefix = 24 if one.version == 4 else 64
+                self.problem(f"addresses: {one} leaves no address for a domain: give its prefix, as in {one.ip}/{prefix}")
+        if network.mode == NAT and network.own and not single and not network.prefixes:
+            self.problem("addresses: are link-local, which nobody routes: add a private one, as in 10.77.0.1/24")
+        if network.mode != ROUTED:
+            return
+        for subnet in map(ipaddress.ip_network, network.subnets):
+            if is_link_local(subnet.network_address):
+                self.problem(f"subnets: {subnet} is link-local, which nobody routes")
+            elif any(subnet == ipaddress.ip_network(one.ip) for one in network.own):
+                self.problem(f"subnets: {subnet} is Dom0's own address there")
+        if network.own and not network.prefixes and not self.options.get("subnets"):
+            self.problem("subnets: is required, as in [203.0.113.7]: Dom0's addresses there leave none for a domain")
+
+    def _gateways_fit(self, network: Network) -> None:
+        for option, text in (("gateway", network.gateway), ("gateway6", network.gateway6)):
+            if not text:
+                continue
+            gateway = ipaddress.ip_address(text)
+            if any(one.ip == gateway for one in network.own):
+                self.problem(f"{option}: {gateway} is Dom0's own address there")
+            for prefix in network.prefixes:
+                if is_edge(gateway, prefix):
+                    self.problem(f"{option}: {gateway} is the network or broadcast address of {prefix}")
 
     def _uplink(self, mode: str) -> str:
         if mode == ISOLATED:
             return ""
-        value = self.options.get("uplink", "" if mode == BRIDGED else AUTO)
-        if value == "" or (isinstance(value, str) and NAME.fullmatch(value)):
-            return str(value)
+        value = self.options.get("uplink", "")
+        if value == "":
+            return "" if mode == BRIDGED else AUTO
+        if isinstance(value, str) and NAME.fullmatch(value):
+            if value in TAKEN_NAMES and value != AUTO:
+                self.problem(f"uplink: {value} leads nowhere: name a network device, or auto for that of the default route")
+            elif value.startswith(VIF):
+                self.problem(f"uplink: {value} is a domain's interface: name a device of the host")
+            return value
         self.problem(f"uplink: is {value!r}, must be the name of a network device, or auto for that of the default route")
         return ""
 
@@ -202,12 +246,10 @@ class _Reader:
             except ValueError:
                 self.problem(f"addresses: {text!r} is not ADDRESS/PREFIX, as in 10.77.0.1/24")
                 continue
-            if one.ip.is_multicast or one.ip.is_loopback or one.ip.is_unspecified:
-                self.problem(f"addresses: {one.ip} can't be a host's own: it is multicast, loopback or zero")
-            elif _edge(one):
-                self.problem(f"addresses: {one.ip} is the network or broadcast address of {one.network}")
-            elif str(one) in found:
-                self.problem(f"addresses: {one} is there twice")
+            before = [ipaddress.ip_interface(other) for other in found]
+            refused = _address_refusal(one, before)
+            if refused:
+                self.problem(f"addresses: {refused}")
             else:
                 found.append(str(one))
         return tuple(found)
@@ -220,8 +262,9 @@ class _Reader:
             except ValueError:
                 self.problem(f"subnets: {text!r} is not a network or a single address, as in 203.0.113.64/29 or 203.0.113.77")
                 continue
-            if not network.prefixlen or network.is_multicast or network.is_loopback:
-                self.problem(f"subnets: {network} can't be domains' own")
+            other = reserved(network)
+            if other:
+                self.problem(f"subnets: {network} can't be domains' own: no address of {other} can")
             else:
                 found.append(str(network))
         return tuple(dict.fromkeys(found))
@@ -232,10 +275,10 @@ class _Reader:
             return ""
         try:
             address = ipaddress.ip_address(value if isinstance(value, str) and "%" not in value else "")
-            if address.version != version or address.is_multicast or address.is_unspecified or address.is_loopback:
+            if address.version != version or reserved(ipaddress.ip_network(address)):
                 raise ValueError
         except ValueError:
-            self.problem(f"{option}: is {value!r}, must be an IPv{version} address without a prefix")
+            self.problem(f"{option}: is {value!r}, must be an IPv{version} address of a router, without a prefix or zone")
             return ""
         return str(address)
 
@@ -256,10 +299,35 @@ class _Reader:
         return word in ("true", "yes", "on", "1")
 
 
-def _edge(one: IPInterface) -> bool:
-    """True for the network or broadcast address of an IPv4 network that has one (RFC 3021)."""
-    network = one.network
-    return network.version == 4 and network.prefixlen < 31 and one.ip in (network.network_address, network.broadcast_address)
+def is_edge(address: IPAddress, network: IPNetwork) -> bool:
+    """True for the network or broadcast address of an IPv4 network that has one (RFC 3021), and for IPv6's anycast address of
+    all routers (RFC 4291, 6164)."""
+    if address.version != network.version or network.prefixlen > network.max_prefixlen - 2:
+        return False
+    return address == network.network_address or (address.version == 4 and address == network.broadcast_address)
+
+
+def _address_refusal(one: IPInterface, before: list[IPInterface]) -> str:
+    """Return why Dom0 can't have this address; "" if it can. ``before``: its others there."""
+    mapped = one.ip.ipv4_mapped if isinstance(one.ip, ipaddress.IPv6Address) else None
+    other = reserved(one.network)
+    if mapped:
+        return f"{one} is an IPv4 address written as one of IPv6: write {mapped}/PREFIX"
+    if one.ip.is_multicast or one.ip.is_loopback or one.ip.is_unspecified:
+        return f"{one.ip} can't be a host's own: it is multicast, loopback or zero"
+    if other and one.ip in other:
+        return f"{one.ip} can't be a host's own: no address of {other} can"
+    if other:
+        return f"{one}: the prefix is too short: {one.network} holds {other}, which is nobody's"
+    if is_edge(one.ip, one.network):
+        return f"{one.ip} is the network or broadcast address of {one.network}"
+    if any(one.ip == that.ip for that in before):
+        return f"{one} is there twice"
+    for that in before:
+        many = 1 not in (one.network.num_addresses, that.network.num_addresses) and one.version == that.version
+        if many and one.network != that.network and one.network.overlaps(that.network):
+            return f"{one.network} overlaps {that.network}: give both addresses the same prefix"
+    return ""
 
 
 def _between(networks: list[Network]) -> list[str]:
@@ -268,19 +336,41 @@ def _between(networks: list[Network]) -> list[str]:
     for index, second in enumerate(networks):
         for first in networks[:index]:
             place = f"xen_host_networks.{second.name}"
-            for mine in second.prefixes:
-                for other in first.prefixes:
-                    if mine.version == other.version and mine.overlaps(other):
-                        lines.append(f"{place}: {mine} overlaps {other} of {first.name}: each network needs addresses of its own")
-            shared = {one.ip for one in first.own} & {one.ip for one in second.own}
-            lines += [
-                f"{place}: addresses: {address} is Dom0's on {first.name} too" for address in shared if not is_link_local(address)
-            ]
+            lines += [f"{place}: {line}" for line in _shared_addresses(first, second)]
             if BRIDGED == first.mode == second.mode and second.port and second.port == first.port:
                 lines.append(
                     f"{place}: uplink: {second.port} is under {first.name} already; a device is in one bridge: use a vlan"
                 )
-            for one, other_one in ((second, first), (first, second)):
-                if one.mode == BRIDGED and one.port == other_one.name:
-                    lines.append(f"xen_host_networks.{one.name}: uplink: {one.port} is a network itself")
+            for one, other in ((second, first), (first, second)):
+                lines += [f"xen_host_networks.{one.name}: {line}" for line in _over(one, other)]
+    return lines
+
+
+def _shared_addresses(first: Network, second: Network) -> list[str]:
+    lines = [
+        f"{mine} overlaps {other} of {first.name}: each network needs addresses of its own"
+        for mine in second.prefixes
+        for other in first.prefixes
+        if mine.version == other.version and mine.overlaps(other)
+    ]
+    both = {one.ip for one in first.own} & {one.ip for one in second.own}
+    lines += [f"addresses: {address} is Dom0's on {first.name} too" for address in both if not is_link_local(address)]
+    return lines
+
+
+def _over(one: Network, other: Network) -> list[str]:
+    """Return what is wrong with ``one`` where it leaves by ``other``, or has an address inside of it."""
+    lines = []
+    if one.mode == BRIDGED and one.port == other.name:
+        lines.append(f"uplink: {one.port} is a network itself")
+    if one.mode != BRIDGED and other.mode != BRIDGED and one.uplink == other.name:
+        lines.append(f"uplink: {other.name} is itself a network of mode {other.mode}: name a device, or a bridged network")
+    # On a bridged network the host's own address is there anyway, and may be Dom0's on a routed one.
+    for own in one.own if other.mode != BRIDGED else ():
+        inside = [prefix for prefix in other.prefixes if own.network.num_addresses == 1 and own.ip in prefix]
+        if inside and all(own.ip != that.ip for that in other.own):
+            lines.append(f"addresses: {own.ip} is in {inside[0]} of {other.name}, where a domain may have it")
+    same = one.mode == other.mode == BRIDGED and one.uplink == other.uplink
+    if same and one.vlan and not other.vlan and one.mtu > other.mtu > 0:
+        lines.append(f"mtu: is {one.mtu}, but {one.uplink}, which the VLAN is on, carries {other.mtu} ({other.name})")
     return lines

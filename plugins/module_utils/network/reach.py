@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Union
 
-from .antispoof import claims, link_local
+from .antispoof import claims, link_local, reserved
 
 IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -299,8 +299,11 @@ def _peer(key: str, item: Any) -> str:
     network = interface.network
     if interface.ip != network.network_address:
         raise _Mistake(f"{key}: {item} has bits behind its prefix: write {network} for the network, or {interface.ip} alone")
-    if network.is_multicast or network.is_loopback:
-        raise _Mistake(f"{key}: {item} is nobody's address: it is multicast or loopback")
+    other = reserved(network)
+    if other and network.subnet_of(other):  # type: ignore[arg-type]
+        mapped = getattr(interface.ip, "ipv4_mapped", None)
+        right = f": write {mapped}" if mapped else ""
+        raise _Mistake(f"{key}: {item} is nobody's address, no address of {other} is{right}")
     return str(network.network_address) if network.num_addresses == 1 else str(network)
 
 

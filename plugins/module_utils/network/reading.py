@@ -32,13 +32,15 @@ class NetworkError(Exception):
 
 @dataclass(frozen=True)
 class Link:
-    """A network device. ``kind``: bridge, bond, vlan or whatever ``ip -d`` prints; "" for hardware."""
+    """A network device. ``kind``: bridge, bond, vlan or whatever ``ip -d`` prints; "" for hardware. ``lower``: of a VLAN."""
 
     name: str
     mac: str = ""
     kind: str = ""
     master: str = ""
     addresses: tuple[str, ...] = ()
+    mtu: int = 0  # 0: not known
+    lower: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ def settle(
         if settled.mode == BRIDGED and settled.port and not settled.vlan:
             mac = reading.links[settled.port].mac
         bridges.append(Bridge(settled, mac, settled.mode == BRIDGED and moves))
-    return bridges, adopted, lines + _ports(bridges)
+    return bridges, adopted, [*lines, *_ports(bridges), *_too_large(bridges, reading)]
 
 
 def _adopted(network: Network, link: Link, where: str, lines: list[str]) -> Network:
@@ -177,16 +179,15 @@ def _with_uplink(network: Network, reading: Reading, where: str, lines: list[str
     settled = replace(network, uplink=uplink)
     link = reading.links.get(uplink)
     if link is None:
-        known = ", ".join(
-            sorted(name for name, one in reading.links.items() if one.kind in ("", "bond", "vlan") and name != "lo")
-        )
-        lines.append(f"{where}: uplink: the host has no device {uplink} (it has {known})")
+        lines.append(f"{where}: uplink: the host has no device {uplink} (it has {_devices(reading)})")
         return None
     if link.kind == "bridge":
         lines.append(f"{where}: uplink: {uplink} is itself a bridge: name the network {uplink}, or give the device under it")
         return None
-    if link.kind == "bond" and not any(one.master == uplink for one in reading.links.values()):
-        lines.append(f"{where}: uplink: bond {uplink} has no members: add one where it is configured (bond-slaves)")
+    if _empty_bond(link, reading):
+        lines.append(
+            f"{where}: uplink: bond {_empty_bond(link, reading)} has no members: add one where it is configured (bond-slaves)"
+        )
         return None
     if link.master and link.master != network.name and not network.vlan:
         lines.append(f"{where}: uplink: {uplink} belongs to {link.master}: give that, or another device")
@@ -197,6 +198,33 @@ def _with_uplink(network: Network, reading: Reading, where: str, lines: list[str
         )
         return None
     return settled
+
+
+def _devices(reading: Reading) -> str:
+    return ", ".join(sorted(name for name, one in reading.links.items() if one.kind in ("", "bond", "vlan") and name != "lo"))
+
+
+def _empty_bond(link: Link, reading: Reading) -> str:
+    """Return the bond without members that the device is, or that it is a VLAN on; "" for none."""
+    lower = reading.links.get(link.lower, link) if link.kind == "vlan" else link
+    empty = lower.kind == "bond" and not any(one.master == lower.name for one in reading.links.values())
+    return lower.name if empty else ""
+
+
+def _too_large(bridges: list[Bridge], reading: Reading) -> list[str]:
+    """Refuse frames larger than those of the device under a VLAN: Linux would, in the middle of the change."""
+    raised = {one.port: one.network.mtu for one in bridges if not one.vlan and one.network.mtu}
+    lines = []
+    for one in bridges:
+        link = reading.links.get(one.network.uplink if one.vlan else one.port)
+        lower = link.name if link and one.vlan else link.lower if link and link.kind == "vlan" else ""
+        carries = raised.get(lower) or (reading.links[lower].mtu if lower in reading.links else 0)
+        if carries and one.network.mtu > carries:
+            lines.append(
+                f"xen_host_networks.{one.name}: mtu: is {one.network.mtu}, but {lower}, which the VLAN is on, carries {carries}:"
+                f" raise it where {lower} is configured"
+            )
+    return lines
 
 
 def _ports(bridges: list[Bridge]) -> list[str]:
@@ -226,9 +254,26 @@ def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Gue
     """Return one line for each conflict of the networks with the host or with what runs on it."""
     return [
         *_under_guests(bridges, networks, reading),
+        *_without_a_way(networks, bridges, reading),
         *_overlaps(networks, bridges, reading),
         *_published(guests, networks, reading),
     ]
+
+
+def _without_a_way(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> list[str]:
+    """Refuse a routed or nat network whose uplink is not there."""
+    lines = []
+    for name, device in sorted(ways(networks, bridges, reading).items()):
+        where, link = f"xen_host_networks.{name}: uplink", reading.links.get(device)
+        if not device:
+            lines.append(f"{where}: auto: the host has no default route, so its uplink is not known: name it")
+        elif link is None and device not in {one.name for one in bridges}:
+            lines.append(f"{where}: the host has no device {device} (it has {_devices(reading)})")
+        elif link and _empty_bond(link, reading):
+            lines.append(
+                f"{where}: bond {_empty_bond(link, reading)} has no members: add one where it is configured (bond-slaves)"
+            )
+    return lines
 
 
 def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], reading: Reading) -> list[str]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import ipaddress
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -89,8 +91,11 @@ def _links(rows: list[dict[str, Any]]) -> dict[str, Link]:
             for item in one.get("addr_info", [])
             if item.get("scope") != "host" and "local" in item
         )
-        mac, kind, master = (str(text or "") for text in (one.get("address"), info.get("info_kind"), one.get("master")))
-        found[name] = Link(name, mac, kind, master, addresses)
+        mac, kind, master, lower = (
+            str(text or "") for text in (one.get("address"), info.get("info_kind"), one.get("master"), one.get("link"))
+        )
+        mtu = one.get("mtu")
+        found[name] = Link(name, mac, kind, master, addresses, mtu if isinstance(mtu, int) else 0, lower)
     return {name: link for name, link in found.items() if name and not name.startswith("vif")}
 
 
@@ -141,6 +146,18 @@ def _guests(rows: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {bridge: tuple(sorted(known.get(one) or one for one in found)) for bridge, found in ids.items()}
 
 
+def _loopback(text: str) -> bool:
+    """Whether /proc/net's address, each of its words in the host's byte order, is this host's alone: 127.0.0.53 of
+    systemd-resolved, for example."""
+    try:
+        packed = b"".join(int(text[index : index + 8], 16).to_bytes(4, sys.byteorder) for index in range(0, len(text), 8))
+        address = ipaddress.ip_address(packed)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
+
+
 def _listening() -> frozenset[tuple[str, int]]:
     found = set()
     for protocol, state in _LISTENS.items():
@@ -148,8 +165,7 @@ def _listening() -> frozenset[tuple[str, int]]:
             for line in (_text(path) or "").splitlines()[1:]:
                 words = line.split()
                 local = words[1].split(":") if len(words) > 3 else []
-                loopback = local[:1] in (["0100007F"], ["00000000000000000000000001000000"])
-                if len(local) == 2 and words[3] == state and not loopback:
+                if len(local) == 2 and words[3] == state and not _loopback(local[0]):
                     found.add((protocol, int(local[1], 16)))
     return frozenset(found)
 

@@ -119,6 +119,23 @@ def test_mac_and_uuid_are_stable_and_ours():
             {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.2/24", "gateway": "10.1.0.1"}]},
             "is not in the interface's network",
         ),
+        (
+            {"interfaces": [{"bridge": "xenbr0", "address": "2001:db8::2/64", "gateway": "fe80::1%eth0"}]},
+            "gateway: is 'fe80::1%eth0', must be without a zone",
+        ),
+        (
+            {"interfaces": [{"bridge": "xenbr0", "address": "2001:db8::2/128", "gateway": "::ffff:192.0.2.1"}]},
+            "can't be the gateway of",
+        ),
+        (
+            {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.2/32", "gateway": "255.255.255.255"}]},
+            "255.255.255.255 can't be the gateway of 10.0.0.2/32",
+        ),
+        (
+            {"interfaces": [{"bridge": "xenbr0", "address": "10.0.0.2/24", "gateway": "10.0.0.255"}]},
+            "10.0.0.255 is the network or broadcast address of 10.0.0.0/24",
+        ),
+        ({"interfaces": [{"bridge": "xenbr0", "address6": "2001:db8::2/64", "mtu": 1279}]}, "mtu: is 1279, but IPv6 needs 1280"),
         ({"interfaces": [{"mac": "00:16:3e:00:00:01"}]}, "interfaces[0]: bridge: is required"),
         ({"disks": [{"path": "d.img"}]}, "must be an absolute path"),
         ({"disks": [{"path": "/d", "format": "vdi"}]}, "must be one of raw, qcow2"),

@@ -79,6 +79,18 @@ def test_only_ipv6():
         ({"network": "open", "address": "10.1.0.9/24", "gateway": "10.2.0.1"}, "10.2.0.1 can't be reached: it is not"),
         ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.77.0.0/16"}, "10.77.0.0/16 holds the whole network"),
         ({"network": "inside", "mtu": 9001}, "mtu: is 9001, but network inside carries 9000"),
+        ({"network": "inside", "mtu": "9001"}, "mtu: is 9001, but network inside carries 9000"),
+        ({"network": "shut", "mtu": 9000}, "mtu: is 9000, but network shut carries 1500: set the network's mtu"),
+        ({"network": "open", "mtu": 9000}, ""),
+        ({"network": "inside", "address": "10.77.0.255/32"}, "10.77.0.255 is the network or broadcast address of 10.77.0.0/24"),
+        ({"network": "inside", "address6": "fd77::/64"}, "fd77:: is the network or broadcast address of fd77::/64"),
+        ({"network": "inside", "address6": "FD77:0::1/64"}, "address6: fd77::1 is the host's own on inside"),
+        ({"network": "xenbr0", "address": "192.0.2.1/24"}, "address: 192.0.2.1 is the gateway of network xenbr0"),
+        ({"network": "xenbr0", "address": "192.0.2.0/32"}, "192.0.2.0 is the network or broadcast address of 192.0.2.0/24"),
+        ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.77.0.1"}, "ip: is 10.77.0.1, the host's own on inside"),
+        ({"network": "inside", "address": "10.77.0.200/24", "ip": "10.77.0.0/25"}, "10.77.0.0/25 holds 10.77.0.1, the host's"),
+        ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "192.0.2.1"}, "ip: is 192.0.2.1, the gateway of xenbr0"),
+        ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "192.0.2.128/25"}, ""),
     ],
 )  # fmt: skip
 def test_each_mistake_of_an_interface_is_one_line(options, words):
@@ -91,6 +103,24 @@ def test_an_address_of_a_family_that_the_network_does_not_have():
     networks = read_networks({"inside": {"mode": "nat", "addresses": ["10.77.0.1/24"]}})[0]
     on_networks(networks, [{"name": "a", "interfaces": [{"network": "inside", "address": "fd00::1/64"}]}], 22, lines.append)
     assert lines == ["domain a: interfaces[0]: address: network inside has no IPv6 subnet: add one to it"]
+
+
+def test_each_address_that_is_routed_to_the_host_may_be_a_domains():
+    lines = []
+    networks = read_networks({"r": {"mode": "routed", "addresses": ["10.255.0.1/32"], "subnets": ["203.0.113.64/29"]}})[0]
+    edges = [{"name": f"u{last}", "interfaces": [{"network": "r", "address": f"203.0.113.{last}/32"}]} for last in (64, 71)]
+    on_networks(networks, edges, 22, lines.append)
+    assert lines == []
+
+
+def test_a_family_without_a_gateway_is_refused_where_dom0_routes():
+    lines = []
+    networks = read_networks({"r": {"mode": "routed", "addresses": ["10.255.0.1/32"], "subnets": ["2001:db8:7::/64"]}})[0]
+    on_networks(networks, [{"name": "a", "interfaces": [{"network": "r", "address6": "2001:db8:7::9/64"}]}], 22, lines.append)
+    assert lines == [
+        "domain a: interfaces[0]: address6: Dom0 has no IPv6 address on network r to send through: add one to its addresses,"
+        " as in fe80::1/64"
+    ]
 
 
 KEYS = ["network", "bridge", "address", "address6", "gateway", "mtu", "ip", "port", "to", "protocol"]
@@ -120,6 +150,16 @@ def test_a_port_is_published_for_each_family_of_the_domain():
         ([{"port": 80, "protocol": "icmp"}], "protocol: is 'icmp', must be one of tcp, udp"),
         ([{"port": 80, "adress": "192.0.2.1"}], "unknown key 'adress'; known are port, to, protocol, address, network"),
         ([{"port": 80, "address": "here"}], "address: is 'here', must be an address of the host"),
+        ([{"port": 80, "address": "::ffff:192.0.2.2"}], "address: is '::ffff:192.0.2.2', must be an address of the host"),
+        ([{"port": 80, "address": "fe80::1%eth0"}], "address: is 'fe80::1%eth0', must be"),
+        ([{"port": 80, "address": "fe80::1"}], "address: is 'fe80::1', must be"),
+        ([{"port": 80, "address": "127.0.0.1"}], "address: is '127.0.0.1', must be"),
+        ([{"port": 80, "address": "0.0.0.0"}], "address: is '0.0.0.0', must be"),
+        ([{"port": 80, "address": "::"}], "address: is '::', must be"),
+        ([{"port": 80, "address": True}], "address: is True, must be"),
+        ([{"port": 80, "address": 3221225986}], "address: is 3221225986, must be"),
+        ([{"port": "8000-8010"}], "port: is '8000-8010', must be a port"),
+        ([{"port": 80, "to": "9000-9010"}], "to: is '9000-9010', must be a port"),
         ([{"port": 22}], "tcp port 22 is the host's own sshd's: publish another"),
         ([{"port": 80}, {"port": 80, "to": 81}], "tcp port 80 is published for it already"),
         ([{"port": 80, "network": "outside"}], "network: 'outside' is not in xen_host_networks"),
@@ -128,7 +168,7 @@ def test_a_port_is_published_for_each_family_of_the_domain():
 )
 def test_each_mistake_of_publish_is_one_line(publish, words):
     lines = placed({**INSIDE, "publish": publish})[2]
-    assert sum(words in line for line in lines) == 1, lines
+    assert sum(words in line for line in lines) == len(lines) == 1, lines
 
 
 def test_a_port_is_published_for_one_domain():
@@ -140,6 +180,20 @@ def test_a_port_is_published_for_one_domain():
     gone = placed({**INSIDE, "publish": [{"port": 80}]}, {**other, "state": "absent", "publish": [{"port": 80}]})
     assert gone[2] == [] and len(gone[1].published) == 2
     assert placed({**INSIDE, "publish": [{"port": 22}]}, ssh=2222)[2] == []
+
+
+def test_a_published_port_is_taken_in_its_own_family_and_in_each_spelling_of_an_address():
+    six = {"interfaces": [{"network": "inside", "address6": "fd77::11/64"}]}
+    four = {"interfaces": [{"network": "inside", "address": "10.77.0.11/24"}]}
+    assert placed({**four, "publish": [{"port": 80}]}, {**six, "publish": [{"port": 80}]})[2] == []
+    same = [{"port": 80, "address": "2001:db8::1"}], [{"port": "80", "address": "2001:DB8:0::1"}]
+    lines = placed({**INSIDE, "publish": same[0]}, {**six, "publish": same[1]})[2]
+    assert lines == ["domain u1: publish: tcp port 80 is published for domain u0 already"]
+
+
+def test_another_port_than_sshs_is_a_port():
+    (line,) = placed({**INSIDE, "publish": [{"port": 60022}]}, ssh=60022)[2]
+    assert line.endswith("publish another, as in 60021")
 
 
 def test_what_is_on_no_nat_network_needs_no_publish():

@@ -61,6 +61,38 @@ def test_nothing_declared(nothing):
         ),
         ({"r": {"mode": "routed", "addresses": ["192.0.2.1/32"], "subnets": ["::/0"]}}, "::/0 can't be domains' own"),
         ({"r": {"mode": "routed", "addresses": ["192.0.2.1/32"], "proxy": "maybe"}}, "proxy: is 'maybe', must be true or false"),
+        # Names that mean something else, and what YAML makes of a word without quotes.
+        ({"all": {"mode": "isolated"}}, "all: the name has another meaning for Linux or its programs"),
+        ({"default": {"mode": "isolated"}}, "the name has another meaning"),
+        ({"lo": {"mode": "isolated"}}, "the name has another meaning"),
+        ({"auto": {"mode": "isolated"}}, "the name has another meaning"),
+        ({"vif1.0": {"mode": "isolated"}}, "vif1.0: the name is one of domains' interfaces"),
+        ({True: {"mode": "isolated"}}, "the name is True, as YAML reads it: put it in quotes"),
+        ({1: {"mode": "isolated"}, "1": {"mode": "isolated"}}, "1: is there twice, as a number and as a text"),
+        ({"a": {"uplink": "lo"}}, "uplink: lo leads nowhere"),
+        ({"a": {"uplink": "vif1.0"}}, "uplink: vif1.0 is a domain's interface"),
+        # Addresses that nobody can have, in any spelling.
+        ({"a": {"mode": "nat", "addresses": ["10.0.0.1/0"]}}, "the prefix is too short: 0.0.0.0/0 holds 0.0.0.0/8"),
+        ({"a": {"mode": "nat", "addresses": ["10.0.0.1/1"]}}, "the prefix is too short"),
+        ({"a": {"mode": "nat", "addresses": ["0.0.0.1/8"]}}, "0.0.0.1 can't be a host's own: no address of 0.0.0.0/8 can"),
+        ({"a": {"mode": "nat", "addresses": ["240.0.0.1/24"]}}, "240.0.0.1 can't be a host's own"),
+        ({"a": {"mode": "nat", "addresses": ["::ffff:10.0.0.1/120"]}}, "one of IPv6: write 10.0.0.1/PREFIX"),
+        ({"a": {"mode": "nat", "addresses": ["fe80::1%eth0/64"]}}, "'fe80::1%eth0/64' is not ADDRESS/PREFIX"),
+        ({"a": {"mode": "nat", "addresses": ["fd00::/64"]}}, "fd00:: is the network or broadcast address of fd00::/64"),
+        ({"a": {"mode": "nat", "addresses": ["fd00::1/128"]}}, "give its prefix, as in fd00::1/64"),
+        ({"a": {"mode": "nat", "addresses": ["fd00::1/64", "FD00:0::1/64"]}}, "fd00::1/64 is there twice"),
+        ({"a": {"mode": "nat", "addresses": ["10.0.0.1/24", "10.0.0.1/25"]}}, "10.0.0.1/25 is there twice"),
+        ({"a": {"mode": "nat", "addresses": ["10.0.0.1/24", "10.0.0.2/16"]}}, "10.0.0.0/16 overlaps 10.0.0.0/24: give both"),
+        ({"a": {"mode": "nat", "addresses": ["fe80::1/64"]}}, "addresses: are link-local, which nobody routes"),
+        ({"a": {"mode": "routed", "addresses": ["10.0.0.1/32"]}}, "subnets: is required, as in [203.0.113.7]"),
+        ({"a": {"mode": "routed", "addresses": ["fe80::1/64"], "subnets": ["fe80::/64"]}}, "fe80::/64 is link-local"),
+        ({"a": {"mode": "routed", "addresses": ["10.0.0.1/32"], "subnets": ["10.0.0.1"]}}, "10.0.0.1/32 is Dom0's own address"),
+        ({"a": {"subnets": ["::ffff:10.0.0.0/120"]}}, "::ffff:a00:0/120 can't be domains' own: no address of ::ffff:0:0/96 can"),
+        ({"a": {"subnets": ["0.0.0.0/1"]}}, "subnets: 0.0.0.0/1 can't be domains' own"),
+        ({"a": {"gateway": "255.255.255.255"}}, "gateway: is '255.255.255.255', must be an IPv4 address of a router"),
+        ({"a": {"gateway6": "::ffff:192.0.2.1"}}, "gateway6: is '::ffff:192.0.2.1', must be an IPv6 address of a router"),
+        ({"a": {"gateway6": "fe80::1%eth0"}}, "without a prefix or zone"),
+        ({"a": {"subnets": ["192.0.2.0/24"], "gateway": "192.0.2.255"}}, "192.0.2.255 is the network or broadcast address of"),
     ],
 )
 def test_each_mistake_is_one_line(networks, words):
@@ -74,6 +106,11 @@ def test_each_mistake_is_one_line(networks, words):
         ({"mode": "nat", "addresses": ["10.77.0.129/25"]}, "xen_host_networks.b: 10.77.0.128/25 overlaps 10.77.0.0/24 of a"),
         ({"mode": "isolated", "subnets": ["10.0.0.0/8"]}, "10.0.0.0/8 overlaps 10.77.0.0/24 of a"),
         ({"mode": "bridged", "uplink": "a"}, "xen_host_networks.b: uplink: a is a network itself"),
+        ({"mode": "nat", "addresses": ["10.79.0.1/24"], "uplink": "a"}, "b: uplink: a is itself a network of mode nat"),
+        (
+            {"mode": "routed", "addresses": ["10.77.0.9/32"], "subnets": ["192.0.2.7"]},
+            "b: addresses: 10.77.0.9 is in 10.77.0.0/24 of a",
+        ),
     ],
 )
 def test_two_networks_that_claim_the_same(second, words):
@@ -85,6 +122,30 @@ def test_a_device_is_under_one_bridge():
     lines = read_networks({"a": {"uplink": "eth1"}, "b": {"uplink": "eth1"}})[1]
     assert lines == ["xen_host_networks.b: uplink: eth1 is under a already; a device is in one bridge: use a vlan"]
     assert read_networks({"a": {"uplink": "eth1"}, "b": {"uplink": "eth1", "vlan": 5}})[1] == []
+
+
+def test_a_vlan_carries_no_larger_frames_than_the_device_under_it():
+    both = {"a": {"uplink": "eth1", "mtu": 1500}, "b": {"uplink": "eth1", "vlan": 5, "mtu": 9000}}
+    assert read_networks(both)[1] == ["xen_host_networks.b: mtu: is 9000, but eth1, which the VLAN is on, carries 1500 (a)"]
+    assert read_networks({**both, "a": {"uplink": "eth1", "mtu": 9000}})[1] == []
+
+
+@pytest.mark.parametrize("prefix", ["10.0.0.1/31", "10.0.0.0/31", "2001:db8::/127", "2001:db8::1/127"])
+def test_a_link_of_two_has_no_address_that_is_nobodys(prefix):
+    assert read_networks({"a": {"mode": "routed", "addresses": [prefix]}})[1] == []
+
+
+def test_dom0_may_have_the_hosts_own_address_on_a_routed_network_too():
+    declared = {
+        "xenbr0": {"uplink": "auto", "subnets": ["192.0.2.0/24"]},
+        "single": {"mode": "routed", "addresses": ["192.0.2.10/32"], "subnets": ["198.51.100.7"]},
+    }
+    assert read_networks(declared)[1] == []
+
+
+def test_the_uplink_of_a_routed_network_is_that_of_the_default_route_unless_it_is_named():
+    networks = {"a": {"mode": "nat", "addresses": ["10.0.0.1/24"], "uplink": ""}}
+    assert read_networks(networks)[0]["a"].uplink == "auto"
 
 
 def test_where_the_bridges_are_made_by_somebody_else_their_kinds_are_enough():

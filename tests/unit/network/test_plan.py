@@ -238,6 +238,20 @@ def test_jumbo_frames_reach_the_port_and_the_bridge(manager):
         ({"inside": {"mode": "nat", "addresses": ["10.77.0.1/24"]}, "b": {"mode": "isolated"}}, {"guests_": "203.0.113.9"},
          "domain www: publish: address 203.0.113.9 is not the host's (it has 10.5.0.1, 10.77.0.1, 192.0.2.10"),
         ({"inside": DECLARED["inside"]}, {"manager": ""}, "is configured by none of ifupdown"),
+        # An uplink that vanished, of any kind of network.
+        ({"inside": {**DECLARED["inside"], "uplink": "eth9"}}, {}, "inside: uplink: the host has no device eth9 (it has bond0,"),
+        ({"r": {**DECLARED["routed"], "uplink": "eth9"}}, {}, "r: uplink: the host has no device eth9"),
+        ({"inside": DECLARED["inside"]}, {"default": ""}, "inside: uplink: auto: the host has no default route"),
+        ({"inside": {**DECLARED["inside"], "uplink": "bond1"}}, {}, "inside: uplink: bond bond1 has no members"),
+        ({"a": {"uplink": "bond1", "vlan": 5}}, {}, "a: uplink: bond bond1 has no members"),
+        ({"a": {"uplink": "bond1.5"}}, {"links": {**LINKS, "bond1.5": Link("bond1.5", MAC, "vlan", lower="bond1")}},
+         "a: uplink: bond bond1 has no members"),
+        # Frames larger than those of the device under a VLAN, ours or the administrator's.
+        ({"a": {"uplink": "eth1", "vlan": 5, "mtu": 9000}}, {"links": {**LINKS, "eth1": Link("eth1", MAC, mtu=1500)}},
+         "a: mtu: is 9000, but eth1, which the VLAN is on, carries 1500: raise it where eth1 is configured"),
+        ({"a": {"uplink": "eth1.5", "mtu": 9000}},
+         {"links": {**LINKS, "eth1": Link("eth1", MAC, mtu=1500), "eth1.5": Link("eth1.5", MAC, "vlan", mtu=1500, lower="eth1")}},
+         "a: mtu: is 9000, but eth1, which the VLAN is on, carries 1500"),
     ],
 )  # fmt: skip
 def test_what_the_host_can_not_offer_is_refused_in_one_line_each(declared, changes, words):
@@ -246,6 +260,16 @@ def test_what_the_host_can_not_offer_is_refused_in_one_line_each(declared, chang
         guests = Guests([Published("www", "tcp", 443, 443, "10.77.0.9", "inside", address)])
         plan(declared, reading(IFUPDOWN, **changes), guests)
     assert sum(words in line for line in error.value.lines) == 1, error.value.lines
+
+
+def test_jumbo_frames_over_a_vlan_of_a_device_that_carries_them():
+    small = {**LINKS, "eth1": Link("eth1", "52:54:00:00:00:02", mtu=1500)}
+    large = {**LINKS, "eth1": Link("eth1", "52:54:00:00:00:02", mtu=9000)}
+    declared = {"a": {"uplink": "eth1", "vlan": 5, "mtu": 9000}}
+    assert plan(declared, reading(NETWORKD, links=large)).devices == ("a",)
+    # A network over the device itself raises it.
+    both = {**declared, "b": {"uplink": "eth1", "mtu": 9000}}
+    assert set(plan(both, reading(NETWORKD, links=small)).devices) == {"a", "b"}
 
 
 def test_all_refusals_come_at_once():

@@ -96,6 +96,8 @@ def test_what_is_taken():
         ({"port": "tcp/22", "from": ["example.org"]}, "is not an address or a network"),
         ({"port": "tcp/22", "from": ["fe80::1%eth0"]}, "is not an address or a network"),
         ({"port": "tcp/22", "from": ["224.0.0.1"]}, "is nobody's address"),
+        ({"port": "tcp/22", "from": ["::ffff:192.0.2.1"]}, "no address of ::ffff:0:0/96 is: write 192.0.2.1"),
+        ({"port": "tcp/22", "from": ["0.0.0.0"]}, "is nobody's address, no address of 0.0.0.0/8 is"),
         ({"port": "tcp/22", "from": ["192.0.2.1", "192.0.2.1/32"]}, "from: 192.0.2.1 is there twice"),
         ("tcp/22 to 192.0.2.1", "must be as in tcp/443 from 192.0.2.0/24"),
         ("tcp/22 from", "must be as in tcp/443 from 192.0.2.0/24"),

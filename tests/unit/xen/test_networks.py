@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import Plan
@@ -85,6 +86,28 @@ def test_ports_that_programs_of_dom0_listen_on(monkeypatch):
     }
     monkeypatch.setattr(networks, "_text", texts.get)
     assert networks._listening() == {("tcp", 22), ("udp", 514)}
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the addresses are as a little-endian host writes them")
+@pytest.mark.parametrize(
+    ("address", "alone"),
+    [
+        ("3500007F", True),  # 127.0.0.53, systemd-resolved
+        ("00000000000000000000000001000000", True),
+        ("0000000000000000FFFF00000100007F", True),
+        ("00000000", False),
+        ("0A0200C0", False),
+        ("B80D0120000000000000000001000000", False),
+        ("broken", False),
+    ],
+)
+def test_a_port_of_the_loopback_alone_is_free_to_publish(address, alone):
+    assert networks._loopback(address) is alone
+
+
+def test_the_device_under_a_vlan_and_what_it_carries():
+    (link,) = networks._links([{"ifname": "eth0.5", "link": "eth0", "mtu": 1500, "linkinfo": {"info_kind": "vlan"}}]).values()
+    assert (link.kind, link.lower, link.mtu) == ("vlan", "eth0", 1500)
 
 
 @pytest.fixture
