@@ -32,7 +32,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.service.several imp
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
-from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_problems
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_of
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
 # How a whole play reaches its hosts: a part of it that is not defined must not pass for none at all.
@@ -136,9 +136,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host, variables in hosts.items()
         }
         looked: dict[str, Found] = {}
-        for host in resolved if "web" in asked.services else ():
+        for host in list(resolved) if "web" in asked.services else ():
             if reported is None or host in reported:
-                problems += [Problem(host, line) for line in content_problems(resolved[host].values, looked)]
+                lines, contents = content_of(resolved[host].values, looked)
+                problems += [Problem(host, line) for line in lines]
+                resolved[host] = dataclasses.replace(resolved[host], contents=contents)
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
         return resolved, fleet
@@ -172,7 +174,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "hosts": {
                 host: json.dumps(
-                    {"unikernels": declared.unikernels, "images": declared.images, "guests": declared.guests.plain()}
+                    {
+                        "unikernels": declared.unikernels,
+                        "images": declared.images,
+                        "guests": declared.guests.plain(),
+                        "contents": {digest: folder for folder, digest in resolved[host].contents.items()},
+                    }
                 )
                 for host, declared in fleet.hosts.items()
             },

@@ -1,4 +1,4 @@
-(* A web server over files that are part of its image. SPDX-License-Identifier: GPL-3.0-or-later *)
+(* A web server over files that are part of its image or on a disk. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Lwt.Infix
 
 module K = struct
@@ -19,6 +19,10 @@ module K = struct
   let hsts =
     let doc = "Seconds for which browsers shall ask for this host over HTTPS alone (RFC 6797)." in
     Mirage_runtime.register_arg Arg.(value & opt (some int) None (info ~doc ~docv:"SECONDS" [ "hsts" ]))
+
+  let content_disk =
+    let doc = "Serve the files of the tar archive on the second disk, in place of those in the image." in
+    Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "content-disk" ]))
 
   let access_log =
     let doc = "Print a line for each request, of at most 50 a second. They fill the disk of who keeps the console." in
@@ -66,19 +70,22 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
   module Syslog = Syslog.Make (Stack)
   module Monitor = Monitor.Make (Stack)
   module Paf = Paf_mirage.Make (Stack.TCP)
-  module Answers = Site.Make (Files)
+  module Compiled = Compiled.Make (Files)
 
   (* What a client is slow to take stands in memory piece by piece, not file by file. *)
   let piece = 4_096
 
-  let rec send writer text at left =
+  let rec send reqd writer read at left =
     if left = 0 then H1.Body.Writer.close writer
     else
       let size = min piece left in
-      H1.Body.Writer.write_string writer ~off:at ~len:size text;
-      H1.Body.Writer.flush_with_reason writer (function
-        | `Written -> send writer text (at + size) (left - size)
-        | `Closed -> ())
+      Lwt.on_any (read at size)
+        (fun text ->
+          H1.Body.Writer.write_string writer text;
+          H1.Body.Writer.flush_with_reason writer (function
+            | `Written -> send reqd writer read (at + size) (left - size)
+            | `Closed -> ()))
+        (H1.Reqd.report_exn reqd)
 
   (* Of what is printed in this second. *)
   let printed = ref (0L, 0)
@@ -93,13 +100,13 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
   let answer files ~secure request =
     match H1.Headers.get request.H1.Request.headers "host" with
     | _ when secure -> (
-        Answers.answer files request >|= fun answer ->
+        Site.answer files request >|= fun answer ->
         match K.hsts () with
         | None -> answer
         | Some seconds ->
             { answer with headers = ("strict-transport-security", Fmt.str "max-age=%d" seconds) :: answer.headers })
     | Some host when K.redirect () -> Lwt.return (Site.to_https ~host request.target)
-    | _ -> Answers.answer files request
+    | _ -> Site.answer files request
 
   let respond ~secure files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
@@ -109,13 +116,13 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
       (fun exn ->
         Log.err (fun f -> f "%a %S: %s" Ipaddr.pp client request.target (Printexc.to_string exn));
         Lwt.return (Site.plain `Internal_server_error "Internal server error\n"))
-    >|= fun { Site.status; headers; text; first; length } ->
+    >|= fun { Site.status; headers; read; first; length } ->
     answered (Fmt.str "code=\"%d\"" (H1.Status.to_code status));
     if K.access_log () then note client request status length;
     let headers = if !Bounded.closing then ("connection", "close") :: headers else headers in
     let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
     if request.meth = `HEAD || length = 0 then H1.Reqd.respond_with_string reqd response ""
-    else send (H1.Reqd.respond_with_streaming reqd response) text first length
+    else send reqd (H1.Reqd.respond_with_streaming reqd response) read first length
 
   let on_error (client, _port) ?request:_ error respond =
     let words =
@@ -133,9 +140,10 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     let (`Initialized serving) = Paf.serve service listening in
     serving
 
-  let start stack files =
+  let start stack compiled =
     Syslog.start stack;
     Monitor.start stack;
+    (if K.content_disk () then Archive.files () else Lwt.return (Compiled.files compiled)) >>= fun files ->
     let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond ~secure:false files client) in
     serve stack (K.port ()) http >>= fun serving ->
     (match K.https_port () with
