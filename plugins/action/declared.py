@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.service.several imp
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_certificates import late_certificates
 from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_of
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
@@ -141,9 +143,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]
                 lines, contents = content_of(resolved[host].values, looked)
                 problems += [Problem(host, line) for line in lines]
                 resolved[host] = dataclasses.replace(resolved[host], contents=contents)
+                self._warn_of_certificates(host, resolved[host].values)
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
         return resolved, fleet
+
+    def _warn_of_certificates(self, host: str, values: Mapping[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+        for line in late_certificates(values, now):
+            Display().warning(f"{host}: {line}")
 
     def _rollout_problems(self, resolved: dict[str, Resolved], reported: list[str]) -> list[Problem]:
         """Of each host by itself: whether hosts differ counts only where a rollout of these hosts begins."""

@@ -20,12 +20,12 @@ from ansible_collections.unikernels.xen.plugins.plugin_utils.progress import sta
 class ActionModule(Normal):  # type: ignore[misc]
     def run(self, tmp: Any = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables, domains = task_vars or {}, self._task.args.get("domains")
-        contents = self._task.args.get("contents")
-        self._task.args = {key: value for key, value in self._task.args.items() if key != "contents"}
-        if contents:
-            reason = ship(self, contents, variables) if isinstance(contents, dict) else "contents: must be a mapping"
-            if reason:
-                return {"failed": True, "msg": reason}
+        contents = self._task.args.get("contents") or {}
+        reason = "" if isinstance(contents, dict) else "contents: must be a mapping of digest to folder"
+        if contents and not reason:
+            reason = ship(self, contents, variables)
+        if reason:
+            return {"failed": True, "msg": reason}
         # The host decides which domains it replaces, and when: how much is left can't be known here.
         seconds = 0 if self._task.check_mode else longest_check(domains)
         limit = f", each health check may take up to {seconds} s" if seconds else ""

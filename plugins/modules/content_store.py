@@ -11,8 +11,8 @@ short_description: Keep the archives that a host's disks are made from
 version_added: 0.2.0
 description:
   - Reports which archives C(/var/lib/unikernels/content) lacks, verifies those that have arrived by their digests, and removes
-    those that no generation of the host names. M(unikernels.xen.xen_domains) calls it with what its O(unikernels.xen.xen_domains#module:contents)
-    has.
+    those that no generation of the host names.
+  - M(unikernels.xen.xen_domains) calls it with what its O(unikernels.xen.xen_domains#module:contents) has.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]

@@ -157,7 +157,7 @@ def main() -> None:
     module = UnloggedModule(
         argument_spec={
             "domains": {"type": "list", "elements": "dict", "required": True},
-            "contents": {"type": "dict", "default": {}},
+            "contents": {"type": "dict", "default": {}},  # for the action, which runs before this
             "purge": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 4},
             "stop_at_failure": {"type": "bool", "default": False},

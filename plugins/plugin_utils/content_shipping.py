@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Get the archives that disks are made from to a host: find what it lacks, pack that, copy it, and let the host verify it."""
+"""EDGE. Get the archives that disks are made from to a host: find what it lacks, pack it, copy it, let the host verify it."""
 
 from __future__ import annotations
 

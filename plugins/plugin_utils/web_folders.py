@@ -20,7 +20,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.sources impor
 from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.service import web
 from ansible_collections.unikernels.xen.plugins.module_utils.service.several import servers
-from ansible_collections.unikernels.xen.plugins.module_utils.service.variables import USUAL_MEMORY, asks_one
+from ansible_collections.unikernels.xen.plugins.module_utils.service.variables import USUAL_MEMORY, Variables, asks_one
+from ansible_collections.unikernels.xen.plugins.module_utils.service.web_answers import hosts_of
 from ansible_collections.unikernels.xen.plugins.plugin_utils.content_archive import digest_of
 
 INDEX = "index.html"
@@ -104,11 +105,21 @@ def content_of(values: Mapping[str, Any], looked: dict[str, Found]) -> tuple[lis
         if found is None or (on_disk and not found.digest and not found.problem):
             found = looked[path] = look(path, on_disk)
         is_standin = _is_standin(server.values.get("web_image"), server.values.get("web_images") or values.get("images"))
-        wrong = _refusals(path, found, server.values, on_disk and not is_standin)
+        wrong = _refusals(path, found, server.values, on_disk and not is_standin) or _without_page(path, server.values)
         lines += [server.in_users_words(line, web.OPTIONS) for line in wrong]
         if on_disk and not wrong:
             digests[path] = found.digest
     return list(dict.fromkeys(lines)), digests
+
+
+def _without_page(path: str, values: Mapping[str, Any]) -> list[str]:
+    """Names whose folder is not there, or has no page."""
+    folders = hosts_of(Variables(web.NAME, values)).items()
+    return [
+        f"web_hosts: {name}: {path} has no {folder}/{INDEX}; add one, or give another folder of web_content"
+        for name, folder in folders
+        if not os.path.isfile(os.path.join(local_folder(path), folder, INDEX))
+    ]
 
 
 def _is_own(image: Any) -> bool:

@@ -89,21 +89,60 @@ let path_of target =
   in
   Option.bind path (fun path -> decode (List.hd (String.split_on_char '?' path)))
 
+(* The name in a Host header, without its port. *)
+let name_of host =
+  match (String.rindex_opt host ':', String.rindex_opt host ']') with
+  | Some colon, Some bracket when colon < bracket -> host
+  | Some colon, _ -> String.sub host 0 colon
+  | None, _ -> host
+
 (* The same on HTTPS' own port. What a client names as its host comes back to it, so it has to be one: a name or an address. *)
 let to_https ~host target =
   let is_of_host c = match c with 'a' .. 'z' | 'A' .. 'Z' | '0' .. '9' | '.' | '-' | '_' | '[' | ']' | ':' -> true | _ -> false in
   let is_plain c = c > ' ' && c < '\127' in
-  let name =
-    match (String.rindex_opt host ':', String.rindex_opt host ']') with
-    | Some colon, Some bracket when colon < bracket -> host
-    | Some colon, _ -> String.sub host 0 colon
-    | None, _ -> host
-  in
+  let name = name_of host in
   if name = "" || (not (String.for_all is_of_host name)) || not (String.for_all is_plain target) then plain `Bad_request "Bad request\n"
   else
     let path = if String.starts_with ~prefix:"/" target then target else "/" in
     let answer = plain `Moved_permanently "Moved\n" in
     { answer with headers = ("location", "https://" ^ name ^ path) :: answer.headers }
+
+(* A header of what is below a path. *)
+type rule = { below : string; header : string * string }
+
+let rule_of_string text =
+  let split at = (String.sub text 0 at, String.sub text (at + 1) (String.length text - at - 1)) in
+  match Option.map split (String.index_opt text '=') with
+  | Some (below, field) when String.starts_with ~prefix:"/" below && String.contains field ':' ->
+      let colon = String.index field ':' in
+      let value = String.trim (String.sub field (colon + 1) (String.length field - colon - 1)) in
+      Ok { below; header = (String.lowercase_ascii (String.sub field 0 colon), value) }
+  | _ -> Error (`Msg (Fmt.str "%S is not as in /assets/=cache-control: max-age=60" text))
+
+let pp_rule ppf { below; header = name, value } = Fmt.pf ppf "%s=%s: %s" below name value
+
+(* Of two rules with one name the last counts. Nothing is added where something went wrong: caches would keep that. *)
+let with_rules rules key answer =
+  let path = Mirage_kv.Key.to_string key in
+  let add headers { below; header } =
+    if String.starts_with ~prefix:below path then header :: List.remove_assoc (fst header) headers else headers
+  in
+  match answer.status with
+  | `OK | `Partial_content | `Moved_permanently | `Not_modified ->
+      { answer with headers = List.fold_left add answer.headers rules }
+  | _ -> answer
+
+(* The files of a folder, as if there were no others. *)
+let below folder files =
+  let inside key = Mirage_kv.Key.(v folder // key) in
+  { find = (fun key -> files.find (inside key)); is_folder = (fun key -> files.is_folder (inside key)) }
+
+(* [hosts]: name -> files. Who asks for another name gets the first ones. *)
+let of_host hosts files request =
+  let without_dot name = if String.ends_with ~suffix:"." name then String.sub name 0 (String.length name - 1) else name in
+  match H1.Headers.get request.H1.Request.headers "host" with
+  | None -> files
+  | Some host -> Option.value ~default:files (List.assoc_opt (String.lowercase_ascii (without_dot (name_of host))) hosts)
 
 let key path = Mirage_kv.Key.v (if String.ends_with ~suffix:"/" path then path ^ "index.html" else path)
 
@@ -178,17 +217,18 @@ let missing files key =
       | Some page -> whole `Not_found [ ("content-type", "text/html") ] page
       | None -> plain `Not_found "Not found\n")
 
-(* [answer files request] is the whole answer to GET; HEAD has the same without its body. *)
-let answer files request =
+(* [answer rules files request] is the whole answer to GET; HEAD has the same without its body. *)
+let answer rules files request =
   match request.H1.Request.meth with
   | `GET | `HEAD -> (
       match path_of request.target with
       | None -> Lwt.return (plain `Bad_request "Bad request\n")
       | Some path -> (
           let key = key path in
-          files.find key >>= function
-          | Some found -> best files request key found
-          | None -> missing files key))
+          (files.find key >>= function
+           | Some found -> best files request key found
+           | None -> missing files key)
+          >|= with_rules rules key))
   | _ ->
       let answer = plain `Method_not_allowed "Method not allowed\n" in
       Lwt.return { answer with headers = ("allow", "GET, HEAD") :: answer.headers }

@@ -24,6 +24,16 @@ module K = struct
     let doc = "Serve the files of the tar archive on the second disk, in place of those in the image." in
     Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "content-disk" ]))
 
+  let headers =
+    let doc = "Send this header with what is below PATH. Of two with one name the last counts." in
+    let rule = Arg.conv (Site.rule_of_string, Site.pp_rule) in
+    Mirage_runtime.register_arg Arg.(value & opt_all rule [] (info ~doc ~docv:"PATH=NAME: VALUE" [ "header" ]))
+
+  let hosts =
+    let doc = "Serve the folder FOLDER of the files to who asks for the host NAME." in
+    Mirage_runtime.register_arg
+      Arg.(value & opt_all (pair ~sep:'=' string string) [] (info ~doc ~docv:"NAME=FOLDER" [ "host" ]))
+
   let access_log =
     let doc = "Print a line for each request, of at most 50 a second. They fill the disk of who keeps the console." in
     Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "access-log" ]))
@@ -97,16 +107,17 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     if lines < 50 then
       Log.app (fun f -> f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum meth target H1.Status.pp_hum status length)
 
-  let answer files ~secure request =
+  let answer (files, hosts) ~secure request =
+    let answer () = Site.answer (K.headers ()) (Site.of_host hosts files request) request in
     match H1.Headers.get request.H1.Request.headers "host" with
     | _ when secure -> (
-        Site.answer files request >|= fun answer ->
+        answer () >|= fun answer ->
         match K.hsts () with
         | None -> answer
         | Some seconds ->
             { answer with headers = ("strict-transport-security", Fmt.str "max-age=%d" seconds) :: answer.headers })
     | Some host when K.redirect () -> Lwt.return (Site.to_https ~host request.target)
-    | _ -> Site.answer files request
+    | _ -> answer ()
 
   let respond ~secure files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
@@ -144,6 +155,7 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     Syslog.start stack;
     Monitor.start stack;
     (if K.content_disk () then Archive.files () else Lwt.return (Compiled.files compiled)) >>= fun files ->
+    let files = (files, List.map (fun (name, folder) -> (name, Site.below folder files)) (K.hosts ())) in
     let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond ~secure:false files client) in
     serve stack (K.port ()) http >>= fun serving ->
     (match K.https_port () with

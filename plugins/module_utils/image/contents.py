@@ -65,7 +65,7 @@ def _unused(store: str, used: set[str], now: float) -> list[str]:
     found = []
     for entry in os.scandir(store):
         archive = ARCHIVE.fullmatch(entry.name)
-        if (archive and archive[1] not in used) or entry.name.startswith(INCOMING):
-            if now - entry.stat(follow_symlinks=False).st_mtime > FRESH_SECONDS:
-                found.append(entry.path)
+        needless = (archive and archive[1] not in used) or entry.name.startswith(INCOMING)
+        if needless and now - entry.stat(follow_symlinks=False).st_mtime > FRESH_SECONDS:
+            found.append(entry.path)
     return sorted(found)

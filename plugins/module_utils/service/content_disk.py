@@ -74,5 +74,7 @@ def _split(path: bytes) -> tuple[bytes, bytes]:
         return b"", path
     at = path.find(b"/", len(path) - _MAX_NAME - 1)
     if at < 1 or at > _MAX_PREFIX or at == len(path) - 1:
-        raise ValueError(f"its path has {len(path)} bytes; {_MAX_NAME} are possible, or {_MAX_PREFIX} up to a / and {_MAX_NAME} behind it")
+        raise ValueError(
+            f"its path has {len(path)} bytes; {_MAX_NAME} are possible, or {_MAX_PREFIX} up to a / and {_MAX_NAME} behind it"
+        )
     return path[:at], path[at + 1 :]

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..fleet.plain import flag, holds_unresolved
-from . import content_disk, operations
+from . import content_disk, operations, web_answers
 from .certificates import Chain, problem_of
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address
 
 NAME = "web"
-OPTIONS = ("interfaces", "content", "content_disk", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health",
-           *operations.OPTIONS)  # fmt: skip
+OPTIONS = ("interfaces", "content", "content_disk", "name", "image", "images", "memory", "port", "tls", "headers", "hosts",
+           "update", "arguments", "health", *operations.OPTIONS)  # fmt: skip
 _TLS = {"certificates", "port", "redirect", "hsts", "names"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
 # Two years, in seconds: the longest that browsers' preload lists ask for.
@@ -100,6 +100,7 @@ def declare(values: Mapping[str, Any], source: str, digests: Mapping[str, str] |
     arguments, chains, tls_port = _tls(given)
     if tls_port == port:
         given.wrong("tls", f"port is {port}, and so is web_port; give them different ports")
+    arguments.update(web_answers.arguments(given))
     arguments.update(operations.arguments(given, name, {tls_port: "web_tls: port", port: "web_port"}))
     # The service is what its clients see: behind TLS, by the first name, whoever signed it.
     address = first_address(interfaces)

@@ -81,7 +81,9 @@ def test_content_for_a_disk_is_read_and_may_be_larger_than_memory(tmp_path):
     lines, digests = content_of(values, {})
     assert lines == [] and list(digests) == [str(folder)] and len(digests[str(folder)]) == 64
     (line,) = content_of({**values, "images": "standin"}, {})[0]
-    assert line.endswith("has 10 MiB, which a stand-in unpacks into memory; web_memory is 16 MiB: raise it, or serve large files elsewhere")
+    assert line.endswith(
+        "has 10 MiB, which a stand-in unpacks into memory; web_memory is 16 MiB: raise it, or serve large files elsewhere"
+    )
     assert content_of({**values, "images": "standin", "web_memory": 160}, {})[0] == []
     assert content_of({**values, "web_image": {"file": "/x.xen"}}, {}) == ([], {})
 
@@ -98,3 +100,12 @@ def test_content_of_two_servers_is_read_for_the_one_with_a_disk(tmp_path):
     item = {"name": "b", "interfaces": INTERFACES, "content_disk": True}
     values = {"web_interfaces": INTERFACES, "web_content": str(folder), "web_sites": [item]}
     assert list(content_of(values, {})[1]) == [str(folder)]
+
+
+def test_a_name_has_a_folder_with_a_page(tmp_path):
+    folder = prepare(tmp_path / "www", lambda here: (here / "blog").mkdir())
+    assert problems(folder, web_hosts={"blog.example.org": "blog"}) == [
+        f"web_hosts: blog.example.org: {folder} has no blog/index.html; add one, or give another folder of web_content"
+    ]
+    (folder / "blog/index.html").write_text("hello")
+    assert problems(folder, web_hosts={"blog.example.org": "blog"}) == []

@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import ROLE_KEYS, declaration_of
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import CONTENT_PATH
 from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.service import content_disk, web
@@ -64,14 +65,18 @@ def test_every_tar_reads_the_archive(tmp_path):
     for index, program in enumerate((["tar"], ["busybox", "tar"])):
         (tmp_path / str(index)).mkdir()
         subprocess.run([*program, "-x", "-o", "-C", tmp_path / str(index)], input=archive + bytes(4096), check=True)
-        there = {str(path.relative_to(tmp_path / str(index))): path.read_bytes() for path in tmp_path.glob(f"{index}/**/*") if path.is_file()}
+        there = {
+            str(path.relative_to(tmp_path / str(index))): path.read_bytes()
+            for path in tmp_path.glob(f"{index}/**/*")
+            if path.is_file()
+        }
         assert there == FILES, program
 
 
 def test_the_same_files_are_the_same_bytes(tmp_path):
     first, second = folder_of(tmp_path / "a", FILES), folder_of(tmp_path / "b", dict(reversed(FILES.items())))
     os.utime(f"{second}/index.html", (1, 1))
-    os.chmod(f"{second}/index.html", 0o755)
+    os.chmod(f"{second}/index.html", 0o700)
     os.mkdir(f"{second}/empty")
     assert packed(first) == packed(second)
     assert digest_of(first) == hashlib.sha256(packed(first)).hexdigest()
@@ -132,6 +137,9 @@ def test_content_on_a_disk_leaves_one_image_for_all():
         "access": "r",
         "format": "raw",
     }
+    options = {key: value for key, value in service.unikernel.items() if key not in ROLE_KEYS}
+    (origin,) = declaration_of(options, "xen1", kernel="/image").origins
+    assert (origin.path, origin.source, origin.content) == (disk["path"], disk["source"], None)
     # The engine removes such a disk with its domain, and reports "content" where it differs.
     assert CONTENT_PATH.fullmatch(disk["path"])[1] == "www"
     assert service.unikernel["arguments"]["content-disk"] == "true"
