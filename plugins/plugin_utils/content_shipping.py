@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from ansible import constants
 from ansible.plugins.action import ActionBase
 from ansible_collections.unikernels.xen.plugins.module_utils.image.steps import BuildError
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import digest_of
@@ -38,6 +39,8 @@ def ship(action: ActionBase, contents: Mapping[str, str], variables: dict[str, A
         answer = _call(action, {"wanted": sorted(contents), "arrived": folder}, variables)
     except BuildError as error:
         return f"web_content: {error}"
+    except OSError as error:
+        return f"web_content: {error.filename or 'its archive'}: {error.strerror}"
     finally:
         action._remove_tmp_path(folder)
     return _reason(answer) if answer.get("failed") else ""
@@ -45,7 +48,7 @@ def ship(action: ActionBase, contents: Mapping[str, str], variables: dict[str, A
 
 def _copied(action: ActionBase, folder: str, digest: str, content: str, variables: dict[str, Any]) -> str:
     """Return the path on the host."""
-    with tempfile.TemporaryDirectory(prefix="unikernels-content-") as here:
+    with tempfile.TemporaryDirectory(dir=constants.DEFAULT_LOCAL_TMP) as here:
         archive = os.path.join(here, digest + SUFFIX)
         with open(archive, "wb") as file:
             pack(content, file)

@@ -72,6 +72,15 @@ def test_content_that_changed_meanwhile_is_refused(tmp_path, www):
     assert not (tmp_path / "tmp").exists() and not (tmp_path / "store").exists()
 
 
+def test_content_that_is_gone_meanwhile_is_one_line(tmp_path, www):
+    digest = digest_of(www)
+    os.unlink(f"{www}/index.html")
+    os.rmdir(www)
+    reason = ship(Action(tmp_path), {digest: www}, {})
+    assert reason.startswith("web_content: ") and www in reason and "\n" not in reason
+    assert not (tmp_path / "tmp").exists()
+
+
 @pytest.mark.parametrize("answer", [{"failed": True, "msg": "no room"}, {}, {"missing": "all"}])
 def test_a_host_that_fails_is_reported(tmp_path, www, answer):
     action = Action(tmp_path)
