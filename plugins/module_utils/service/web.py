@@ -126,8 +126,6 @@ def declare(values: Mapping[str, Any], source: str, digests: Mapping[str, str] |
         **({"disks": disks} if disks else {}),
         "health": given.health(secure if tls_port else plain),
     }
-    ours, standin = {"source": source}, {"standin": NAME}
-    if not on_disk:
-        ours, standin = {**ours, "overlay": {"htdocs": content}}, {**standin, "content": content}
-    origin = given.origin(ours, standin)
+    built_in: dict[str, Any] = {} if on_disk else {"overlay": {"htdocs": content}}
+    origin = given.origin({"source": source, **built_in}, {"standin": NAME, **({} if on_disk else {"content": content})})
     return Service(unikernel, {name: origin}, tuple(given.problems))
