@@ -223,4 +223,4 @@ def test_an_expired_certificate_is_refused_where_any_other_is_accepted(ask_patie
     context.load_cert_chain(tmp_path / "pair.pem")
     with servers.tcp(answers(OK), context) as port:
         line = ask_patiently(http=f"https://127.0.0.1:{port}/", insecure=True)
-    assert line == "its certificate expired on 2025-02-01 00:00 UTC"
+    assert line == f"https://127.0.0.1:{port}/: its certificate expired on 2025-02-01 00:00 UTC"
