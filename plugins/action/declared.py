@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import os
 from collections.abc import Mapping
@@ -29,7 +30,8 @@ from ansible_collections.unikernels.xen.plugins.module_utils.service.several imp
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
-from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_problems
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_certificates import late_certificates
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import Found, content_of
 
 _RETURNED = ("hosts", "pkis", "services", "run", "same_images")
 # What the services run, by the variable `images`.
@@ -134,12 +136,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             for host, variables in hosts.items()
         }
         looked: dict[str, Found] = {}
-        for host in resolved if "web" in asked.services else ():
+        for host in list(resolved) if "web" in asked.services else ():
             if reported is None or host in reported:
-                problems += [Problem(host, line) for line in content_problems(resolved[host].values, looked)]
+                lines, contents = content_of(resolved[host].values, looked)
+                problems += [Problem(host, line) for line in lines]
+                resolved[host] = dataclasses.replace(resolved[host], contents=contents)
+                self._warn_of_certificates(host, resolved[host].values)
         fleet = compile_fleet(resolved, asked, source_of, reported)
         fleet.problems = problems + fleet.problems
         return resolved, fleet
+
+    def _warn_of_certificates(self, host: str, values: Mapping[str, Any]) -> None:
+        now = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+        for line in late_certificates(values, now):
+            Display().warning(f"{host}: {line}")
 
     def _resolved(
         self, host: str, variables: dict[str, Any], names: list[str], problems: list[Problem], renderer: Renderer
@@ -157,7 +167,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         return {
             "hosts": {
                 host: json.dumps(
-                    {"unikernels": declared.unikernels, "images": declared.images, "guests": declared.guests.plain()}
+                    {
+                        "unikernels": declared.unikernels,
+                        "images": declared.images,
+                        "guests": declared.guests.plain(),
+                        "contents": {digest: folder for folder, digest in resolved[host].contents.items()},
+                    }
                 )
                 for host, declared in fleet.hosts.items()
             },

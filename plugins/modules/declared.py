@@ -89,8 +89,9 @@ EXAMPLES = r"""
 
 RETURN = r"""
 hosts:
-  description: Host to a JSON text with C(unikernels) (a list), C(images) (a mapping) and C(guests), what
-    M(unikernels.xen.xen_networks) needs to know of them. Not shown, it may hold secrets.
+  description: >-
+    Host to a JSON text with C(unikernels) (a list), C(images) (a mapping), C(guests), what M(unikernels.xen.xen_networks) needs
+    to know of them, and C(contents) for M(unikernels.xen.xen_domains). Not shown, it may hold secrets.
   returned: success
   type: dict
 pkis:

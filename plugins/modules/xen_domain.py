@@ -297,7 +297,7 @@ options:
         that must be answered, 200 by default; C(contains), text that must occur in the first 64 KiB of the body; C(host),
         what the request names as its host, for https also the name in the certificate, by default the URL's; and for https
         C(ca), the path on the host of certificates (PEM) of the authorities to trust, in place of the system's, or
-        C(insecure), which accepts any certificate.
+        C(insecure), which accepts any certificate that has not expired.
       - C(tcp), ADDRESS:PORT, must accept a connection.
       - C(dns), NAME@ADDRESS or NAME@ADDRESS:PORT, must answer with a record. With it C(type), the type of record, V(A) by
         default; C(answer), one of the records, where names are compared without case and final dot, and addresses by what

@@ -30,6 +30,14 @@ options:
     type: list
     elements: dict
     required: true
+  contents:
+    description:
+      - What disks of O(domains) are made from and only the controller has. SHA-256 of a tar archive to the folder that it is made
+        of, as M(unikernels.xen.declared) reads them; those that the host lacks are copied into C(/var/lib/unikernels/content)
+        first. See C(web_content_disk) of P(unikernels.xen.web#role).
+    type: dict
+    default: {}
+    version_added: 0.2.0
   purge:
     description: Remove domains that this collection created and that are not in O(domains). Others are never touched.
     type: bool
@@ -149,6 +157,7 @@ def main() -> None:
     module = UnloggedModule(
         argument_spec={
             "domains": {"type": "list", "elements": "dict", "required": True},
+            "contents": {"type": "dict", "default": {}},  # for the action, which runs before this
             "purge": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 4},
             "stop_at_failure": {"type": "bool", "default": False},

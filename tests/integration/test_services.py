@@ -25,6 +25,38 @@ print(answer)
 """
 
 
+# As Dom0 sees it: the page.
+PAGE = """
+import http.client
+asked = http.client.HTTPConnection("10.0.2.101", 80, timeout=20)
+asked.request("GET", "/", headers={"Host": "www.lab.example"})
+print(asked.getresponse().read().decode())
+"""
+
+
+def test_a_changed_page_is_another_disk_and_no_other_image(site, dom0, tmp_path):
+    www, variables = tmp_path / "www", tmp_path / "disk.json"
+    www.mkdir()
+    www.chmod(0o755)
+    (www / "index.html").write_text("the first page")
+    variables.write_text(json.dumps({"web_content": str(www), "web_content_disk": True, "web_update": "warm"}))
+    deploy = ("site.yml", "--tags", "deploy", "-e", f"@{variables}")
+    playbook(*deploy)
+    images = dom0("ls /var/lib/unikernels/images/")
+    assert dom0("python3 -", data=PAGE).strip() == "the first page"
+    (www / "index.html").write_text("the second page")
+    playbook(*deploy)
+    assert dom0("python3 -", data=PAGE).strip() == "the second page"
+    assert dom0("ls /var/lib/unikernels/images/") == images
+    assert len(dom0("ls -d /var/lib/unikernels/disks/www-xvdb-*").split()) == 1
+    assert dom0("stat -c %a /var/lib/unikernels/content /var/lib/unikernels/disks/www-xvdb-*").split() == ["700", "600"]
+    assert playbook(*deploy).counts["xen1"]["changed"] == 0
+    # The first page's archive is kept, so this needs nothing from the controller.
+    playbook("rollback.yml", "-e", "to=previous")
+    assert dom0("python3 -", data=PAGE).strip() == "the first page"
+    playbook("site.yml", "--tags", "deploy")
+
+
 @pytest.fixture
 def pair():
     private = ec.generate_private_key(ec.SECP256R1())

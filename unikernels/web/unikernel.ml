@@ -1,4 +1,4 @@
-(* A web server over files that are part of its image. SPDX-License-Identifier: GPL-3.0-or-later *)
+(* A web server over files that are part of its image or on a disk. SPDX-License-Identifier: GPL-3.0-or-later *)
 open Lwt.Infix
 
 module K = struct
@@ -19,6 +19,20 @@ module K = struct
   let hsts =
     let doc = "Seconds for which browsers shall ask for this host over HTTPS alone (RFC 6797)." in
     Mirage_runtime.register_arg Arg.(value & opt (some int) None (info ~doc ~docv:"SECONDS" [ "hsts" ]))
+
+  let content_disk =
+    let doc = "Serve the files of the tar archive on the second disk, in place of those in the image." in
+    Mirage_runtime.register_arg Arg.(value & opt bool false (info ~doc ~docv:"BOOL" [ "content-disk" ]))
+
+  let headers =
+    let doc = "Send this header with what is below PATH. Of two with one name the last counts." in
+    let rule = Arg.conv (Site.rule_of_string, Site.pp_rule) in
+    Mirage_runtime.register_arg Arg.(value & opt_all rule [] (info ~doc ~docv:"PATH=NAME: VALUE" [ "header" ]))
+
+  let hosts =
+    let doc = "Serve the folder FOLDER of the files to who asks for the host NAME." in
+    Mirage_runtime.register_arg
+      Arg.(value & opt_all (pair ~sep:'=' string string) [] (info ~doc ~docv:"NAME=FOLDER" [ "host" ]))
 
   let access_log =
     let doc = "Print a line for each request, of at most 50 a second. They fill the disk of who keeps the console." in
@@ -66,19 +80,22 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
   module Syslog = Syslog.Make (Stack)
   module Monitor = Monitor.Make (Stack)
   module Paf = Paf_mirage.Make (Stack.TCP)
-  module Answers = Site.Make (Files)
+  module Compiled = Compiled.Make (Files)
 
   (* What a client is slow to take stands in memory piece by piece, not file by file. *)
   let piece = 4_096
 
-  let rec send writer text at left =
+  let rec send reqd writer read at left =
     if left = 0 then H1.Body.Writer.close writer
     else
       let size = min piece left in
-      H1.Body.Writer.write_string writer ~off:at ~len:size text;
-      H1.Body.Writer.flush_with_reason writer (function
-        | `Written -> send writer text (at + size) (left - size)
-        | `Closed -> ())
+      Lwt.on_any (read at size)
+        (fun text ->
+          H1.Body.Writer.write_string writer text;
+          H1.Body.Writer.flush_with_reason writer (function
+            | `Written -> send reqd writer read (at + size) (left - size)
+            | `Closed -> ()))
+        (H1.Reqd.report_exn reqd)
 
   (* Of what is printed in this second. *)
   let printed = ref (0L, 0)
@@ -90,16 +107,17 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     if lines < 50 then
       Log.app (fun f -> f "%a %a %S %a %d" Ipaddr.pp client H1.Method.pp_hum meth target H1.Status.pp_hum status length)
 
-  let answer files ~secure request =
+  let answer (files, hosts) ~secure request =
+    let answer () = Site.answer (K.headers ()) (Site.of_host hosts files request) request in
     match H1.Headers.get request.H1.Request.headers "host" with
     | _ when secure -> (
-        Answers.answer files request >|= fun answer ->
+        answer () >|= fun answer ->
         match K.hsts () with
         | None -> answer
         | Some seconds ->
             { answer with headers = ("strict-transport-security", Fmt.str "max-age=%d" seconds) :: answer.headers })
     | Some host when K.redirect () -> Lwt.return (Site.to_https ~host request.target)
-    | _ -> Answers.answer files request
+    | _ -> answer ()
 
   let respond ~secure files (client, _port) reqd =
     let request = H1.Reqd.request reqd in
@@ -109,13 +127,13 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
       (fun exn ->
         Log.err (fun f -> f "%a %S: %s" Ipaddr.pp client request.target (Printexc.to_string exn));
         Lwt.return (Site.plain `Internal_server_error "Internal server error\n"))
-    >|= fun { Site.status; headers; text; first; length } ->
+    >|= fun { Site.status; headers; read; first; length } ->
     answered (Fmt.str "code=\"%d\"" (H1.Status.to_code status));
     if K.access_log () then note client request status length;
     let headers = if !Bounded.closing then ("connection", "close") :: headers else headers in
     let response = H1.Response.create ~headers:(H1.Headers.of_list headers) status in
     if request.meth = `HEAD || length = 0 then H1.Reqd.respond_with_string reqd response ""
-    else send (H1.Reqd.respond_with_streaming reqd response) text first length
+    else send reqd (H1.Reqd.respond_with_streaming reqd response) read first length
 
   let on_error (client, _port) ?request:_ error respond =
     let words =
@@ -133,9 +151,11 @@ module Main (Stack : Tcpip.Stack.V4V6) (Files : Mirage_kv.RO) = struct
     let (`Initialized serving) = Paf.serve service listening in
     serving
 
-  let start stack files =
+  let start stack compiled =
     Syslog.start stack;
     Monitor.start stack;
+    (if K.content_disk () then Archive.files () else Lwt.return (Compiled.files compiled)) >>= fun files ->
+    let files = (files, List.map (fun (name, folder) -> (name, Site.below folder files)) (K.hosts ())) in
     let http = Paf.http_service ~error_handler:on_error (fun _flow client -> respond ~secure:false files client) in
     serve stack (K.port ()) http >>= fun serving ->
     (match K.https_port () with

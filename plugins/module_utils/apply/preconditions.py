@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable
 
 from ..domain.observed import Host, base_name
-from ..domain.spec import BLOCK, Disk, Domain, Origin, plain_path
+from ..domain.spec import BLOCK, CONTENT_PATH, Disk, Domain, Origin, plain_path
 from ..health.checks import lacking
 from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, check_ramdisk, held_by
@@ -212,7 +212,8 @@ def _serials(origin: Origin, plan: Plan, host: Host) -> list[str]:
 
 def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:
     """Return why making an empty disk would hide lost data; None if it would not."""
-    if origin.content is not None:
+    # What a disk of a service's content is made from is kept on the host.
+    if origin.content is not None or (origin.source and CONTENT_PATH.fullmatch(origin.path)):
         return None
     whose = _whose(plan, origin.path, host) or ("this domain" if returns else "")
     if whose:

@@ -160,7 +160,7 @@ class Health:
     path: str = ""  # http: with the query string
     tls: bool = False
     ca: str = ""  # a file on the host with the only trusted authorities
-    insecure: bool = False  # accept any certificate
+    insecure: bool = False  # accept any certificate that has not expired
     contains: str = ""  # http: text expected in the first part of the body
     record: str = "A"  # dns: the record type
     transport: str = "udp"  # dns: udp | tcp | both; openvpn: tcp | udp

@@ -95,6 +95,7 @@ class Resolved:
     values: Mapping[str, Any]
     folders: Mapping[str, str] = field(default_factory=dict)  # default folder of each PKI
     materials: Mapping[str, Material] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)  # folder of a web server's content -> digest of its archive
 
 
 def compile_fleet(
@@ -318,7 +319,7 @@ def _fit(size: int) -> int:
 
 def _declare(server: Server, resolved: Resolved, source: str) -> Service:
     if server.service == web.NAME:
-        return web.declare(server.values, source)
+        return web.declare(server.values, source, resolved.contents)
     if server.service == dns.NAME:
         return dns.declare(server.values, source)
     name = vpn.name_of(server.values)

@@ -9,11 +9,13 @@ Redirects are not followed and proxies are not used: the answer is that of the U
 
 from __future__ import annotations
 
+import datetime
 import http.client
 import re
 import ssl
 
 from ..domain.spec import Health
+from .certificate import expired
 from .connection import Stream, connect, left, read_file
 
 # How much of the body is searched for the text, in bytes.
@@ -29,7 +31,11 @@ def check(health: Health, deadline: float) -> str | None:
         if context:
             # Python's ssl applies a socket's timeout to the whole handshake.
             sock.settimeout(left(deadline))
-            sock = context.wrap_socket(sock, server_hostname=health.name)
+            sock = flow = context.wrap_socket(sock, server_hostname=health.name)
+            # Python verified it, unless that is not wanted.
+            late = expired(flow.getpeercert(binary_form=True), datetime.datetime.now(datetime.timezone.utc))
+            if late:
+                return late
         return _ask(health, Stream(sock, deadline))
     except http.client.HTTPException as error:
         return f"no HTTP: {type(error).__name__} {error}"

@@ -244,8 +244,8 @@ def _give_to_invoker(*paths: str) -> None:
 
 def build(store: str, cache: str, wanted: Wanted, check: bool) -> tuple[bool, dict[str, Any]]:
     """Put the stand-in into the store. Return (changed, manifest). If it exists, no process is started."""
-    if wanted.service == "web" and not (wanted.content and os.path.isdir(wanted.content)):
-        raise StoreError(f"content: {wanted.content or 'not given'} is not a folder; a web image serves a folder")
+    if wanted.service == "web" and wanted.content and not os.path.isdir(wanted.content):
+        raise StoreError(f"content: {wanted.content} is not a folder; a web image serves a folder")
     key = key_of(wanted.service, wanted.files, wanted.content, wanted.suite)
     found = _built(store, cache, key)
     if found:

@@ -27,6 +27,12 @@ class Chain:
     name: str
     ends: datetime.datetime
     names: tuple[str, ...] = ()
+    begins: datetime.datetime | None = None
+
+    def is_late(self, now: datetime.datetime) -> bool:
+        """Whether it should have been renewed: a sixth of its time is left, and less than three weeks."""
+        left, begins = self.ends - now, self.begins or self.ends
+        return left < min((self.ends - begins) / 6, datetime.timedelta(days=21))
 
     def is_for(self, name: str) -> bool:
         """As browsers see it: a ``*`` is for one label, the first."""
@@ -106,7 +112,7 @@ def _in_time(chain: list[Any], key: str, now: datetime.datetime) -> Chain | str:
     if not names:
         return "certificate is for no name (subjectAltName): no browser takes it"
     pem = "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in chain)
-    return Chain(f"{pem}{key}\n", re.sub(r"^\*\.", "www.", names[0]), ends, names)
+    return Chain(f"{pem}{key}\n", re.sub(r"^\*\.", "www.", names[0]), ends, names, begins)
 
 
 def _naive(certificate: Any, field: str) -> datetime.datetime:

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..fleet.plain import flag, holds_unresolved
-from . import operations
+from . import content_disk, operations, web_answers
 from .certificates import Chain, problem_of
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address
 
 NAME = "web"
-OPTIONS = ("interfaces", "content", "name", "image", "images", "memory", "port", "tls", "update", "arguments", "health",
-           *operations.OPTIONS)  # fmt: skip
+OPTIONS = ("interfaces", "content", "content_disk", "name", "image", "images", "memory", "port", "tls", "headers", "hosts",
+           "update", "arguments", "health", *operations.OPTIONS)  # fmt: skip
 _TLS = {"certificates", "port", "redirect", "hsts", "names"}
 _AS_IN = "as in [{certificate: PEM text of the chain, key: PEM text}]"
 # Two years, in seconds: the longest that browsers' preload lists ask for.
@@ -77,23 +77,44 @@ def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
     return arguments, chains, port
 
 
-def declare(values: Mapping[str, Any], source: str) -> Service:
-    """Return the service. ``source``: the folder of our own unikernel for it."""
+def content_on_disk(values: Mapping[str, Any]) -> bool:
+    """Whether the server's content is on a disk instead of in its image."""
+    return flag(values.get("web_content_disk")) is True
+
+
+def _on_disk(given: Variables) -> bool:
+    value = given.get("content_disk", False)
+    read, image = flag(value), given.get("image")
+    if read is None:
+        given.wrong("content_disk", f"is {value!r}, must be true or false")
+    elif read and isinstance(image, dict) and image and not image.get("standin"):
+        given.wrong("content_disk", "is for our own unikernel and its stand-in: an image of your own (web_image) has its content")
+    return bool(read)
+
+
+def declare(values: Mapping[str, Any], source: str, digests: Mapping[str, str] | None = None) -> Service:
+    """Return the service. ``source``: the folder of our own unikernel for it; ``digests``: folder of content to its archive's."""
     given = Variables(NAME, values)
     interfaces = given.interfaces()
     name, port = given.text("name", "www"), given.number("port", 80, 1, 65535, "a TCP port")
     arguments, chains, tls_port = _tls(given)
     if tls_port == port:
         given.wrong("tls", f"port is {port}, and so is web_port; give them different ports")
+    arguments.update(web_answers.arguments(given))
     arguments.update(operations.arguments(given, name, {tls_port: "web_tls: port", port: "web_port"}))
     # The service is what its clients see: behind TLS, by the first name, whoever signed it.
     address = first_address(interfaces)
     plain = {"http": f"http://{at(address, port)}/"}
     secure = {"http": f"https://{at(address, tls_port)}/", "insecure": True, **({"host": chains[0].name} if chains else {})}
-    # The content is built into our image only.
+    # The content is for our image only: built into it, or on a disk beside it.
     content = given.text("content", "" if given.get("image") else None)
     if not content.strip() and given.get("content") is not None:
         given.wrong("content", "is empty; give the folder to serve")
+    on_disk = _on_disk(given)
+    disks = [{"content": "".join(chain.text for chain in chains)}] if chains else []
+    if on_disk:
+        disks.append(content_disk.disk(name, (digests or {}).get(content, content_disk.UNKNOWN)))
+        arguments["content-disk"] = "true"
     unikernel = {
         "name": name,
         "service": NAME,
@@ -102,8 +123,9 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
         "interfaces": interfaces,
         **given.update(),
         "arguments": {"port": port, **arguments, **given.mapping("arguments", "boot argument to value")},
-        **({"disks": [{"content": "".join(chain.text for chain in chains)}]} if chains else {}),
+        **({"disks": disks} if disks else {}),
         "health": given.health(secure if tls_port else plain),
     }
-    origin = given.origin({"source": source, "overlay": {"htdocs": content}}, {"standin": NAME, "content": content})
+    built_in: dict[str, Any] = {} if on_disk else {"overlay": {"htdocs": content}}
+    origin = given.origin({"source": source, **built_in}, {"standin": NAME, **({} if on_disk else {"content": content})})
     return Service(unikernel, {name: origin}, tuple(given.problems))

@@ -7,6 +7,7 @@ import re
 import struct
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.apply import preconditions
 from ansible_collections.unikernels.xen.plugins.module_utils.domain import compare, observed, spec
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import Origin
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import disks
@@ -55,7 +56,7 @@ def content_disks(xen, monkeypatch):
     folder = f"{xen.folder}/disks"
     shape = re.compile(re.escape(folder) + r"/(.+)-(?:xvd|hd|sd)[a-z0-9]+-[0-9a-f]{16}\.img")
     monkeypatch.setattr(spec, "DISKS", folder)
-    for module in (spec, observed, compare):
+    for module in (spec, observed, compare, preconditions):
         monkeypatch.setattr(module, "CONTENT_PATH", shape)
 
 
@@ -188,3 +189,29 @@ def test_a_host_that_requires_signatures_runs_no_ramdisk_from_elsewhere(xen, con
         converge({"name": "www", "ramdisk": str(ramdisk)})
     policy.write_text(json.dumps({"version": 1, "signature": "required", "kernels": digests}))
     assert converge({"name": "www", "ramdisk": str(ramdisk)}, check=True)["failed"] is False
+
+
+def test_what_a_host_keeps_of_a_services_content_makes_its_disk_again(xen, converge, content_disks):
+    """A rollback, and a disk that somebody removed: the archive is there, so nothing is lost."""
+
+    def www(letter):
+        digest = letter * 64
+        archive = xen.folder / f"{digest}.tar"
+        archive.write_bytes(letter.encode() * 512)
+        path = f"{xen.folder}/disks/www-xvdb-{digest[:16]}.img"
+        return {"name": "www", "disks": [{"path": path, "source": str(archive), "vdev": "xvdb", "access": "r", "format": "raw"}]}
+
+    first, second = www("a"), www("b")
+    converge(first)
+    changed = converge(second)
+    assert changed["changed"] and "disks[0].content" in changed["differs"]
+    assert [path.name for path in (xen.folder / "disks").iterdir()] == [f"www-xvdb-{'b' * 16}.img"]
+    assert converge(first, returns=True, check=True)["changed"]
+    assert converge(first, returns=True)["changed"]
+    (disk,) = (xen.folder / "disks").iterdir()
+    assert disk.read_bytes() == b"a" * 512 + bytes(4096 - 512)
+    disk.unlink()
+    assert not converge({**first, "state": "stopped"})["failed"] and not converge(first)["failed"]
+    assert disk.exists()
+    converge({"name": "www", "state": "absent"})
+    assert not disk.exists()

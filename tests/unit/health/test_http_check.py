@@ -1,6 +1,12 @@
 """HTTP with real sockets: what counts as an answer, and that nothing a server sends prolongs an attempt."""
 
+import datetime
+import ssl
+
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from . import servers
 
@@ -202,3 +208,19 @@ def test_a_tls_answer_that_drips(ask_briefly, tls):
 def test_what_is_no_tls(ask_patiently):
     with servers.tcp(lambda peer: peer.send(OK)) as port:
         assert "SSL" in ask_patiently(http=f"https://127.0.0.1:{port}/", insecure=True)
+
+
+def test_an_expired_certificate_is_refused_where_any_other_is_accepted(ask_patiently, tmp_path):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "www.example.org")])
+    expired = (
+        x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1).public_key(key.public_key())
+        .not_valid_before(datetime.datetime(2025, 1, 1)).not_valid_after(datetime.datetime(2025, 2, 1)).sign(key, hashes.SHA256())
+    )  # fmt: skip
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "pair.pem").write_bytes(expired.public_bytes(form[0]) + key.private_bytes(*form))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    with servers.tcp(answers(OK), context) as port:
+        line = ask_patiently(http=f"https://127.0.0.1:{port}/", insecure=True)
+    assert line == f"https://127.0.0.1:{port}/: its certificate expired on 2025-02-01 00:00 UTC"

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import content_problems
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_folders import content_of
 
 INTERFACES = [{"bridge": "xenbr0", "address": "10.0.0.10/24"}]
 
@@ -22,7 +22,7 @@ def prepare(folder, what):
 
 
 def problems(folder, **values):
-    return content_problems({"web_interfaces": INTERFACES, "web_content": str(folder), **values}, {})
+    return content_of({"web_interfaces": INTERFACES, "web_content": str(folder), **values}, {})[0]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_what_can_not_be_served_is_one_line(tmp_path, what, words):
     (line,) = problems(folder)
     assert line.startswith(f"web_content: {folder}") and words in line and "\n" not in line, line
     item = {"name": "b", "interfaces": INTERFACES, "content": str(folder)}
-    (line,) = content_problems({"web_sites": [item]}, {})
+    (line,) = content_of({"web_sites": [item]}, {})[0]
     assert line.startswith(f"web_sites[0].content: {folder}")
 
 
@@ -70,6 +70,42 @@ def test_what_is_right(tmp_path):
 def test_a_folder_of_many_hosts_is_looked_at_once(tmp_path):
     looked = {}
     values = {"web_interfaces": INTERFACES, "web_content": str(tmp_path / "none")}
-    first = content_problems(values, looked)
+    first = content_of(values, looked)
     (tmp_path / "none").mkdir()
-    assert content_problems(values, looked) == first != content_problems(values, {})
+    assert content_of(values, looked) == first != content_of(values, {})
+
+
+def test_content_for_a_disk_is_read_and_may_be_larger_than_memory(tmp_path):
+    folder = prepare(tmp_path / "www", lambda here: sparse(here / "x.iso", 9))
+    values = {"web_interfaces": INTERFACES, "web_content": str(folder), "web_content_disk": True, "web_memory": 16}
+    lines, digests = content_of(values, {})
+    assert lines == [] and list(digests) == [str(folder)] and len(digests[str(folder)]) == 64
+    (line,) = content_of({**values, "images": "standin"}, {})[0]
+    assert line.endswith(
+        "has 10 MiB, which a stand-in unpacks into memory; web_memory is 16 MiB: raise it, or serve large files elsewhere"
+    )
+    assert content_of({**values, "images": "standin", "web_memory": 160}, {})[0] == []
+    assert content_of({**values, "web_image": {"file": "/x.xen"}}, {}) == ([], {})
+
+
+def test_content_for_a_disk_has_a_limit(tmp_path):
+    folder = prepare(tmp_path / "www", lambda here: sparse(here / "x.iso", 4096))
+    lines, digests = content_of({"web_interfaces": INTERFACES, "web_content": str(folder), "web_content_disk": True}, {})
+    assert lines == [f"web_content: {folder} has 4097 MiB, a disk may have 4096 MiB at most: serve large files elsewhere"]
+    assert digests == {}
+
+
+def test_content_of_two_servers_is_read_for_the_one_with_a_disk(tmp_path):
+    folder = prepare(tmp_path / "www", lambda here: None)
+    item = {"name": "b", "interfaces": INTERFACES, "content_disk": True}
+    values = {"web_interfaces": INTERFACES, "web_content": str(folder), "web_sites": [item]}
+    assert list(content_of(values, {})[1]) == [str(folder)]
+
+
+def test_a_name_has_a_folder_with_a_page(tmp_path):
+    folder = prepare(tmp_path / "www", lambda here: (here / "blog").mkdir())
+    assert problems(folder, web_hosts={"blog.example.org": "blog"}) == [
+        f"web_hosts: blog.example.org: {folder} has no blog/index.html; add one, or give another folder of web_content"
+    ]
+    (folder / "blog/index.html").write_text("hello")
+    assert problems(folder, web_hosts={"blog.example.org": "blog"}) == []

@@ -5,6 +5,7 @@ import datetime
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.service import web
 from ansible_collections.unikernels.xen.plugins.module_utils.service.certificates import Chain, problem_of
+from ansible_collections.unikernels.xen.plugins.plugin_utils.web_certificates import late_certificates
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -131,3 +132,34 @@ def test_a_name_that_no_certificate_is_for():
     for name in ("example.org", "a.b.example.net", "example.net"):
         (line,) = declared(**{**tls, "names": name}).problems
         assert line == f"web_tls: names: no certificate is for {name!r}; they are for www.example.org, *.example.net"
+
+
+def late(begins, ends, **values):
+    pair = {"certificate": certificate_of(PRIVATE, begins=begins, ends=ends), "key": KEY}
+    return late_certificates({"web_interfaces": INTERFACES, "web_tls": {"certificates": [pair]}, **values}, NOW)
+
+
+@pytest.mark.parametrize(
+    ("before", "left", "is_late"),
+    [(360, 22, False), (360, 20.5, True), (80, 20, False), (76, 14, True), (5, 1.1, False), (5.5, 0.5, True), (1, -1, False)],
+)
+def test_a_run_warns_while_there_is_time_to_renew(before, left, is_late):
+    lines = late(NOW - before * DAY, NOW + left * DAY)
+    assert len(lines) == is_late
+    assert all(
+        line.startswith(f"web_tls: certificates[0] (www.example) expires in {int(left)} days, on 2026-1") for line in lines
+    )
+
+
+def test_a_warning_names_the_item_and_each_certificate_once():
+    item = {"name": "b", "interfaces": INTERFACES}
+    assert len(late(NOW - 90 * DAY, NOW + DAY, web_sites=[item])) == 1
+    own = {**item, "tls": {"certificates": [{"certificate": certificate_of(PRIVATE, begins=NOW - 90 * DAY), "key": KEY}]}}
+    assert late_certificates({"web_sites": [own]}, NOW) == [
+        "web_sites[0].tls: certificates[0] (www.example) expires in 1 day, on 2026-11-28 12:00 UTC: renew it"
+    ]
+
+
+@pytest.mark.parametrize("tls", [None, "x", [], {}, {"certificates": 1}, {"certificates": ["x", {}, {"certificate": "x"}]}])
+def test_what_is_no_certificate_is_not_late(tls):
+    assert late_certificates({"web_interfaces": INTERFACES, "web_tls": tls}, NOW) == []
