@@ -224,9 +224,9 @@ def _define(case: Case) -> list[Phase]:
 
 
 def _define_former(case: Case) -> list[Phase]:
-    """Define what runs, before it is stopped, if nothing does (it is adopted), so that after a death it can be started again."""
-    text = case.former.text
-    if case.definition is not None or text is None or case.name in case.host.intents:
+    """Define a domain that is adopted before it is stopped, so that a run after a killed one can start it again."""
+    text, current = case.former.text, case.current
+    if text is None or current is None or case.host.owns(current) or case.name in case.host.intents:
         return []
     return [_phase("define", Define(case.name, text))]
 
