@@ -361,7 +361,7 @@ def test_ssh_keygen_is_missed_by_name_and_not_waited_for_without_end(keys, monke
         (lambda s: s["predicate"]["buildDefinition"].update(externalParameters=[]), "it is not an in-toto statement"),
         (lambda s: s.update(subject=["x"]), "it is not an in-toto statement"),
         (lambda s: s["subject"][0].update(annotations=1), "it is not an in-toto statement"),
-        (lambda s: s["subject"][0].update(annotations={"version": "1"}), "its version 1 is not a time of signing"),
+        (lambda s: s["subject"][0].update(annotations={"version": "1"}), "its version '1' is not a time of signing"),
         (lambda s: s["subject"][0].update(annotations={"version": True}), "its version True is not a time of signing"),
         (lambda s: s["subject"][0].update(annotations={"version": 10**14}), "its version 1(0+) is not a time of signing"),
         (lambda s: s["subject"][0].update(annotations={"version": -1}), "its version -1 is not a time of signing"),
