@@ -36,7 +36,7 @@ def main() -> None:
         play = pathlib.Path(folder, "play.yml")
         play.write_text(json.dumps(PLAY))
         rows = {
-            "`ansible-playbook --version`": ["--version"],
+            "Ansible alone (`--version`)": ["--version"],
             "a play of one `debug`": ["-i", "localhost,", str(play)],
             "the first task of `site.yml`, three hosts": ["-i", "inventories/example", "playbooks/validate.yml"],
         }
