@@ -141,6 +141,12 @@ qemu_version:
   description: Version of the QEMU that runs it.
   returned: state=started
   type: str
+hangs_unikernels:
+  description:
+    - Whether a unikernel that waits for an interrupt may hang in it, as in an emulated machine of a QEMU older than 10.
+    - Solo5's guests are meant, not Linux stand-ins. C(docs/lab.md) has the cause.
+  returned: state=started
+  type: bool
 """
 
 import dataclasses

@@ -218,7 +218,13 @@ def start(machine: Machine, check_mode: bool = False) -> dict[str, Any]:
         _wait_for_sshd(machine, qemu_version)
     accelerator = "kvm" if accelerated else "tcg"
     console = machine.path(qemu.CONSOLE)
-    return {"changed": not running, "accelerator": accelerator, "console": console, "qemu_version": qemu_version}
+    return {
+        "changed": not running,
+        "accelerator": accelerator,
+        "console": console,
+        "qemu_version": qemu_version,
+        "hangs_unikernels": qemu.hangs_unikernels(qemu_version, accelerated),
+    }
 
 
 def monitor(folder: str, command: str, seconds: float = 120) -> str:

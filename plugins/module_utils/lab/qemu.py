@@ -188,6 +188,15 @@ def version_of(text: str) -> str:
     return found.group(1) if found else "of an unknown version"
 
 
+def hangs_unikernels(version: str, accelerated: bool) -> bool:
+    """Whether an idle unikernel may hang in it: emulated VMRUN lost the interrupt shadow of ``sti; hlt``.
+
+    Read in QEMU's sources: 10.0 (Debian 13) loads it from the VMCB, 7.2 (Debian 12) doesn't. Versions between count as the older.
+    """
+    major = re.match(r"\d+", version)
+    return not accelerated and (major is None or int(major.group()) < 10)
+
+
 def can_nest(cpu_flags: list[str], nested: dict[str, str]) -> bool:
     """True if a guest can be a hypervisor: by the CPU's flag and the kernel module's ``nested`` (module -> its text)."""
     return any(

@@ -136,6 +136,15 @@ def test_the_version(text, version):
 
 
 @pytest.mark.parametrize(
+    ("version", "accelerated", "hangs"),
+    [("7.2.22", False, True), ("10.0.13", False, False), ("11.0", False, False), ("7.2.22", True, False),
+     ("of an unknown version", False, True)],
+)  # fmt: skip
+def test_which_qemu_may_hang_a_unikernel_that_waits(version, accelerated, hangs):
+    assert qemu.hangs_unikernels(version, accelerated) is hangs
+
+
+@pytest.mark.parametrize(
     ("flags", "nested", "can"),
     [
         (["svm"], {"kvm_amd": "1\n"}, True),
@@ -301,6 +310,7 @@ def test_a_machine_with_other_settings_is_not_taken_for_this_one(tmp_path, monke
     assert lab.start(machine) == {
         "changed": False, "accelerator": "kvm" if lab.nested_acceleration() else "tcg",
         "console": str(tmp_path / "console.log"), "qemu_version": "1.2",
+        "hangs_unikernels": not lab.nested_acceleration(),
     }  # fmt: skip
     with pytest.raises(lab.MachineError, match="machine xen1 runs with other settings"):
         lab.start(Machine("xen1", str(tmp_path), memory=1))
