@@ -201,7 +201,9 @@ dpkg-query -W -f '${db:Status-Status}' libvirt-daemon-driver-xen 2>/dev/null | g
   DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \\
     libvirt-daemon-system libvirt-daemon-driver-xen libvirt-clients python3-libvirt python3-lxml >/dev/null
 }
-systemctl restart libvirtd; virsh -c xen:///system version --daemon
+systemctl restart libvirtd
+# Where libvirt's driver for Xen does not start, virsh waits without end.
+timeout 120 virsh -c xen:///system version --daemon || { journalctl -u libvirtd -n 5 -o cat --no-pager >&2; exit 1; }
 """
 
 
