@@ -52,7 +52,7 @@ def test_a_changed_page_is_another_disk_and_no_other_image(site, dom0, tmp_path)
     assert dom0("stat -c %a /var/lib/unikernels/content /var/lib/unikernels/disks/www-xvdb-*").split() == ["700", "600"]
     assert playbook(*deploy).counts["xen1"]["changed"] == 0
     # The first page's archive is kept, so this needs nothing from the controller.
-    playbook("rollback.yml", "-e", "to=previous")
+    playbook("playbooks/rollback.yml", "-e", "to=previous")
     assert dom0("python3 -", data=PAGE).strip() == "the first page"
     playbook("site.yml", "--tags", "deploy")
 
