@@ -307,6 +307,14 @@ def open_to_others(path: str) -> str:
     return ""
 
 
+def _digest(path: str, policy: Policy | None) -> tuple[str, str]:
+    """Return a file's digest as it is now, and "" or why it can't be trusted."""
+    try:
+        return digest_of(path), _replaceable(path, policy)
+    except OSError as error:
+        return "", str(error.strerror)
+
+
 def check_bootable(path: str, name: str, policy: Policy | None, digest: str | None = None) -> str | None:
     """Return one line why the domain ``name`` may not boot the kernel at ``path``; None if it may.
 
@@ -317,11 +325,7 @@ def check_bootable(path: str, name: str, policy: Policy | None, digest: str | No
     store, file = os.path.split(os.path.realpath(path))
     stem, suffix = os.path.splitext(file)
     in_store = stem if suffix == SUFFIX and DIGEST.fullmatch(stem) else None
-    try:
-        actual = digest_of(path)
-    except OSError as error:
-        return f"{where}: {error.strerror}"
-    problem = _replaceable(path, policy)
+    actual, problem = _digest(path, policy)
     if problem:
         return f"{where}: {problem}"
     signed = ""
@@ -341,11 +345,7 @@ def check_ramdisk(path: str, name: str, policy: Policy | None) -> str | None:
     if policy is None or not policy.required:
         return None
     where = f"domain {name}: ramdisk {path}"
-    try:
-        digest = digest_of(path)
-    except OSError as error:
-        return f"{where}: {error.strerror}"
-    problem = _replaceable(path, policy)
+    digest, problem = _digest(path, policy)
     if problem:
         return f"{where}: {problem}"
     if digest in (policy.kernels or ()):
