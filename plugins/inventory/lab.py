@@ -57,6 +57,13 @@ options:
     type: str
     default: bookworm
     env: [{name: LAB_SUITE}]
+  packages:
+    description: More packages of Debian for the disks of the machines (in the environment with commas between them).
+    type: list
+    elements: str
+    default: []
+    env: [{name: LAB_PACKAGES}]
+    version_added: 0.2.0
   saved:
     description: Name of a saved machine to start from, in seconds, instead of booting plain Debian (C(make lab-save)).
     type: str
@@ -153,6 +160,7 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]
         inventory.set_variable("lab", "lab_folder", folder)
         inventory.set_variable("lab", "lab_memory", self.get_option("memory"))
         inventory.set_variable("lab", "lab_suite", self.get_option("suite"))
+        inventory.set_variable("lab", "lab_packages", _trusted(self.get_option("packages")))
         inventory.set_variable("lab", "lab_saved", self.get_option("saved"))
         inventory.set_variable("lab", "lab_qemu", self.get_option("qemu"))
         for index, (name, options) in enumerate(self._machines(path, count).items()):

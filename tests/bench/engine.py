@@ -9,6 +9,7 @@ Markdown. Fails on nothing but an error: machines are shared, and a clock proves
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pathlib
 import statistics
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections.abc import Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -171,6 +173,16 @@ def downtime(engines: list[Engine], rounds: int) -> None:
     print()
 
 
+@contextlib.contextmanager
+def unfiltered(dom0: Dom0) -> Iterator[None]:
+    """Let every guest send: a commit from before the spoof filter starts domains that are in no table of it."""
+    done = dom0("nft -e -a insert rule bridge unikernels guest accept")
+    try:
+        yield
+    finally:
+        dom0(f"nft delete rule bridge unikernels guest handle {done.split()[-1]}", check=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--against", metavar="COMMIT", required=True)
@@ -184,7 +196,8 @@ def main() -> None:
     for path, data in ((IDLE, guest()), (SERVICE, service("A web server"))):
         subprocess.run([*dom0.command, f"cat >{path}"], input=data, check=True)
     try:
-        downtime(engines, chosen.rounds)
+        with unfiltered(dom0):
+            downtime(engines, chosen.rounds)
         nothing_to_change(engines, chosen.rounds)
     finally:
         gone = [{"name": f"bench{index:02}", "state": "absent"} for index in range(max(COUNTS))]

@@ -110,6 +110,14 @@ machines:
     assert new["lab_forwards"][0]["to_address"] == "10.0.2.15"
 
 
+def test_packages_of_the_environment_are_those_of_every_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_PACKAGES", "qemu-utils,make")
+    done = listed(tmp_path, "machines: {old: {}, new: {packages: [lvm2]}}\n")
+    assert done.returncode == 0, done.stderr
+    machines = json.loads(done.stdout)["_meta"]["hostvars"]
+    assert machines["old"]["lab_packages"] == ["qemu-utils", "make"] and machines["new"]["lab_packages"] == ["lvm2"]
+
+
 def test_a_mistake_in_the_inventory_names_file_and_place(tmp_path):
     done = listed(tmp_path, "machines: {old: {memory: 2G}}\n")
     assert "my-lab.yml: machines.old.memory: is '2G', must be a number of at least 512" in " ".join(done.stderr.split())
