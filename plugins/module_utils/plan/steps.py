@@ -23,7 +23,17 @@ class Step:
         return " ".join(filter(None, (words, *self.objects())))
 
     def objects(self) -> tuple[str, ...]:
-        return (str(getattr(self, "name", "")),)
+        return ()
+
+
+@dataclass(frozen=True)
+class OfDomain(Step):
+    """A step for the domain ``name``. One that needs nothing else is no dataclass of its own: each costs every call's import."""
+
+    name: str
+
+    def objects(self) -> tuple[str, ...]:
+        return (self.name,)
 
 
 # -- disks ---------------------------------------------------------------------------------------
@@ -39,7 +49,6 @@ class MakeDisk(Step):
         return (self.origin.path,)
 
 
-@dataclass(frozen=True)
 class GrowDisk(MakeDisk):
     """Grow a disk to its declared size; no domain may have it open."""
 
@@ -56,76 +65,64 @@ class RemoveDisk(Step):
 
 
 @dataclass(frozen=True)
-class Build(Step):
+class Build(OfDomain):
     """Create a domain from the text of an xl file and leave it paused. Memory in MiB."""
 
-    name: str
     text: str = field(repr=False)
     memory: int
     qemu: bool = False  # QEMU in Dom0 serves one of its disks and must have attached it
 
 
 @dataclass(frozen=True)
-class Rename(Step):
-    name: str
+class Rename(OfDomain):
     new: str
 
     def objects(self) -> tuple[str, ...]:
         return (self.name, self.new)
 
 
-@dataclass(frozen=True)
 class ReopenConsoles(Step):
     """Make xenconsoled reopen its logs after a rename: it names a log when it opens it."""
 
 
-@dataclass(frozen=True)
-class ForgetConsole(Step):
-    name: str
+class ForgetConsole(OfDomain):
+    """Remove its console's log, so that another domain of that name begins a new one."""
+
+
+class Pause(OfDomain):
+    """Stop its vCPUs."""
+
+
+class Unpause(OfDomain):
+    """Let its vCPUs run."""
 
 
 @dataclass(frozen=True)
-class Pause(Step):
-    name: str
-
-
-@dataclass(frozen=True)
-class Unpause(Step):
-    name: str
-
-
-@dataclass(frozen=True)
-class Shutdown(Step):
+class Shutdown(OfDomain):
     """Ask the guest to shut down, wait at most ``within`` seconds, then destroy it."""
 
-    name: str
     within: int
 
 
-@dataclass(frozen=True)
-class Destroy(Step):
+class Destroy(OfDomain):
     """Destroy at once, and wait until the name is free."""
 
-    name: str
-
 
 @dataclass(frozen=True)
-class AwaitConsole(Step):
+class AwaitConsole(OfDomain):
     """Wait until a line of the console matches. ``within``: seconds."""
 
-    name: str
     pattern: str
     within: int
 
 
 @dataclass(frozen=True)
-class AwaitHealthy(Step):
+class AwaitHealthy(OfDomain):
     """Wait until the health check passes; without one, until the domain has been idle for ``settle`` seconds.
 
     It fails if the domain stops or restarts meanwhile. Times are seconds.
     """
 
-    name: str
     health: Health | None
     settle: int
     ready: str = ""  # without a health check: ``settle`` begins at this console line
@@ -135,25 +132,16 @@ class AwaitHealthy(Step):
 # -- network -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LeaveBridge(Step):
+class LeaveBridge(OfDomain):
     """Take the domain's vifs off their bridges, which forget its MACs at once."""
 
-    name: str
 
-
-@dataclass(frozen=True)
-class JoinBridge(Step):
+class JoinBridge(OfDomain):
     """Put the domain's vifs (back) on the bridges that it was created with."""
 
-    name: str
 
-
-@dataclass(frozen=True)
-class LeadTo(Step):
+class LeadTo(OfDomain):
     """Make the bridges forward to the domain before it has sent anything itself."""
-
-    name: str
 
 
 @dataclass(frozen=True)
@@ -172,62 +160,53 @@ class Announce(Step):
 
 
 @dataclass(frozen=True)
-class WriteIntent(Step):
+class WriteIntent(OfDomain):
     """Write what a change will make of the domain and what it was, for a run after this one dies. `Define` removes it."""
 
-    name: str
     text: str = field(repr=False)
     former: str  # its state before the change: running, paused, stopped or absent
 
 
-@dataclass(frozen=True)
-class RemoveIntent(Step):
-    name: str
+class RemoveIntent(OfDomain):
+    """Remove what `WriteIntent` wrote."""
 
 
 @dataclass(frozen=True)
-class Define(Step):
+class Define(OfDomain):
     """Write the definition and remove the intent: what is defined has been healthy."""
 
-    name: str
     text: str = field(repr=False)
 
 
-@dataclass(frozen=True)
-class Undefine(Step):
-    name: str
+class Undefine(OfDomain):
+    """Remove the definition."""
 
 
-@dataclass(frozen=True)
-class Autostart(Step):
-    name: str
+class Autostart(OfDomain):
+    """Start it when the host boots."""
 
 
-@dataclass(frozen=True)
-class NoAutostart(Step):
-    name: str
+class NoAutostart(OfDomain):
+    """Don't start it when the host boots."""
 
 
 # -- a running domain ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class SetVcpus(Step):
-    name: str
+class SetVcpus(OfDomain):
     count: int
 
 
 @dataclass(frozen=True)
-class PinCpus(Step):
-    name: str
+class PinCpus(OfDomain):
     cpus: str  # as xl reads them; "all" for no pinning
 
 
 @dataclass(frozen=True)
-class SetShare(Step):
+class SetShare(OfDomain):
     """Set the CPU share: ``option`` is cpu_weight or cap."""
 
-    name: str
     option: str
     value: int
 
@@ -236,8 +215,7 @@ class SetShare(Step):
 
 
 @dataclass(frozen=True)
-class Attach(Step):
-    name: str
+class Attach(OfDomain):
     device: Disk | Interface
 
     def objects(self) -> tuple[str, ...]:
