@@ -1,6 +1,7 @@
 """Replacing a running domain: beside the old one, in its place, live, or not at all."""
 
 import json
+import re
 
 import pytest
 
@@ -34,6 +35,7 @@ def test_a_change_of_memory_replaces_it_and_tells_for_how_long_it_was_away(web, 
     assert replaced.result["differs"] == ["memory"]
     standby = replaced.result["downtime_ms"]
     warm = web(memory=40, update="warm", ready="ready").result["downtime_ms"]
+    assert re.search(r"^try +[0-9]+ +0:0", dom0("xl uptime"), re.MULTILINE), "libxl's record went with the old domain"
     recreated = web(memory=36, update="recreate").result
     assert recreated["steps"] == ["recreate try"]
     assert 0 < warm < recreated["downtime_ms"] and 0 < standby < recreated["downtime_ms"]

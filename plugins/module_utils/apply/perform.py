@@ -21,7 +21,7 @@ from ..health.patterns import problem_of
 from ..image.store import write_whole
 from ..plan import steps as do
 from ..wait import until
-from ..xen import bridge_ports, console, devices, disks, restarts
+from ..xen import bridge_ports, console, devices, disks, restarts, start_times
 from ..xen.hypercalls import SCHEDULERS, Hypercalls
 from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, intent_path
 from ..xen.watch import BETWEEN, Idle, Look, ended, look, restarting, wait_for_state
@@ -78,6 +78,7 @@ class Performer:
         if built.state != "paused":
             raise ToolstackError(f"domain {step.name}: it was built, but is {built.state}")
         self._domids[step.name] = built.domid
+        start_times.note(built.domid)
         if step.qemu:
             devices.await_qemu(built.domid, step.name)
 
@@ -147,11 +148,14 @@ class Performer:
 
     def _destroy(self, name: str) -> None:
         self._hold_still(name)
-        if self.look(name).state == "gone":
+        seen = self.look(name)
+        if seen.state == "gone":
             return
-        code, out, err = xl("destroy", name)
-        # xl destroy fails for a domain that is just stopping by itself, though it is gone afterwards.
-        if wait_for_state(name, ("gone",), DESTROY_SECONDS, self.hypercalls) != "gone":
+        with start_times.kept(seen.domid):
+            code, out, err = xl("destroy", name)
+            # xl destroy fails for a domain that is just stopping by itself, though it is gone afterwards.
+            state = wait_for_state(name, ("gone",), DESTROY_SECONDS, self.hypercalls)
+        if state != "gone":
             raise ToolstackError(f"domain {name}: 'xl destroy' failed ({code}): {last_words(err + out)}; it is still there")
 
     def _hold_still(self, name: str) -> None:

@@ -28,7 +28,7 @@ from ..fleet.generations import APPLIED
 from ..health.checks import ask, lacking
 from ..health.waiting import declared_checks
 from ..image.store import write_whole
-from ..xen import console
+from ..xen import console, start_times
 from ..xen.domain_facts import domain_facts
 from ..xen.lock import PATH as LOCK
 from ..xen.observation import available, observe
@@ -154,7 +154,7 @@ class Collector:
     def _domains(self) -> list[Sample]:
         facts = domain_facts(observe(), [], 0)
         disks, drops, printed = _disks(), _drops(), self._printed([one["name"] for one in facts])
-        started = _started([one["domid"] for one in facts if one.get("domid") is not None])
+        started = start_times.of([one["domid"] for one in facts if one.get("domid") is not None])
         for one in facts:
             one["printed"] = printed.get(one["name"])
             if one.get("domid") is not None:
@@ -200,13 +200,6 @@ def _lists_read() -> float | None:
     times = [os.stat(path).st_mtime for path in glob.glob("/var/lib/apt/lists/*Release")]
     # A list keeps the mirror's timestamp, but apt touches the folder.
     return int(max([*times, os.stat("/var/lib/apt/lists").st_mtime])) if times else None
-
-
-def _started(domids: list[int]) -> dict[int, float]:
-    with Xenstore() as store:
-        paths = store.read([f"/local/domain/{domid}/vm" for domid in domids])
-        times = store.read([f"{path or '/none'}/start_time" for path in paths])
-    return {domid: float(value) for domid, value in zip(domids, times) if value and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)}
 
 
 def _disks() -> dict[int, list[dict[str, Any]]]:

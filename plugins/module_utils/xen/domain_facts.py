@@ -18,9 +18,8 @@ from ..domain.spec import owned
 from ..domain.xl_config import extra_config, notes_of, service_of
 from ..image.store import DIGEST, SUFFIX, describe
 from ..network.reach_rules import WORDS, words_of
-from . import bridge_ports, console, restarts
+from . import bridge_ports, console, restarts, start_times
 from .observation import definition_path
-from .xenstore import Xenstore
 
 # Linux's counters of a vif in Dom0: what it receives, the domain has sent.
 _COUNTERS = {
@@ -34,7 +33,7 @@ _COUNTERS = {
 
 def domain_facts(host: Host, names: list[str], console_lines: int) -> list[dict[str, Any]]:
     """Return one entry for each domain, by id, then those that are only defined. xen_domain_info's RETURN documents the keys."""
-    started = _start_times([one.domid for one in host.domains])
+    started = start_times.of([one.domid for one in host.domains])
     found = [_running(host, one, started.get(one.domid)) for one in sorted(host.domains, key=lambda one: one.domid)]
     there = {one.domain.name for one in host.domains}
     found += [_defined(host, name) for name in sorted(host.definitions) if name not in there]
@@ -110,14 +109,6 @@ def image_of(kernel: str) -> dict[str, Any]:
 def image_name(kernel: str) -> str:
     """Return the name under which a kernel was last put into the store; "" for a kernel outside the store."""
     return str(image_of(kernel).get("name") or "")
-
-
-def _start_times(domids: list[int]) -> dict[int, float]:
-    """Map each domain id to the time of its creation, which libxl writes below /vm (seconds since the epoch)."""
-    with Xenstore() as store:
-        paths = store.read([f"/local/domain/{domid}/vm" for domid in domids])
-        times = store.read([f"{path or '/none'}/start_time" for path in paths])
-    return {domid: float(value) for domid, value in zip(domids, times) if value and re.fullmatch(r"[0-9]+(\.[0-9]+)?", value)}
 
 
 def _traffic(device: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""EDGE. Read from xenstore through its socket, many keys at once, and never block forever.
+"""EDGE. Read from and write to xenstore through its socket, many keys at once, and never block forever.
 
 The C library's bindings have no time limit: a xenstored that hangs would hang us. The protocol is
 xen/include/public/io/xs_wire.h: each message begins with a header of four 32-bit words (type, request, transaction, length) in
@@ -20,7 +20,7 @@ from .xl import ToolstackError
 SOCKETS = ("/run/xenstored/socket", "/var/run/xenstored/socket")
 SECONDS = 20.0
 _HEADER = struct.Struct("=IIII")
-_DIRECTORY, _READ, _ERROR = 1, 2, 16
+_DIRECTORY, _READ, _WRITE, _ERROR = 1, 2, 11, 16
 # Requests in flight at once: their answers must fit into the socket's buffers.
 _BATCH = 64
 
@@ -60,11 +60,20 @@ class Xenstore:
             [] if one is None else [name for name in one.decode().split("\0") if name] for one in self._ask(_DIRECTORY, paths)
         ]
 
+    def write(self, path: str, value: str) -> None:
+        """Write a value; ToolstackError if xenstored refuses."""
+        if self._send(_WRITE, [path.encode() + b"\0" + value.encode()]) == [None]:
+            raise ToolstackError(f"xenstored refused to write {path}")
+
     def _ask(self, kind: int, paths: list[str]) -> list[bytes | None]:
+        return self._send(kind, [path.encode() + b"\0" for path in paths])
+
+    def _send(self, kind: int, bodies: list[bytes]) -> list[bytes | None]:
+        """Return the answer to each message; None for an error."""
         answers: list[bytes | None] = []
         try:
-            for begin in range(0, len(paths), _BATCH):
-                batch = [path.encode() + b"\0" for path in paths[begin : begin + _BATCH]]
+            for begin in range(0, len(bodies), _BATCH):
+                batch = bodies[begin : begin + _BATCH]
                 self._socket.sendall(b"".join(_HEADER.pack(kind, 0, 0, len(body)) + body for body in batch))
                 for _body in batch:
                     answered, _request, _transaction, length = _HEADER.unpack(self._receive(_HEADER.size))

@@ -37,7 +37,7 @@ def xen(tmp_path, monkeypatch):
     monkeypatch.setattr(module("xen.lock"), "PATH", str(tmp_path / "lock"))
     monkeypatch.setattr(module("xen.lock").Lock.__init__, "__defaults__", (60, str(tmp_path / "lock")))
     monkeypatch.setattr(subprocess, "run", double.run)
-    for name in ("xen.watch", "xen.devices", "xen.bridge_ports"):
+    for name in ("xen.watch", "xen.devices", "xen.bridge_ports", "xen.start_times"):
         monkeypatch.setattr(module(name), "Xenstore", double.xenstore)
     converge = module("apply.converge")
     monkeypatch.setattr(converge, "available", lambda: True)

@@ -29,6 +29,9 @@ class Xen:
         values = {}
         exec(text, {}, values)  # noqa: S102 - an xl file of ours is Python's grammar too
         self.domains[name] = {"domid": self.next_domid, "state": state, "reason": "", "config": values, "seconds": 1.0}
+        record = f"/vm/{values['uuid']}"
+        self.store.update({f"{record}/uuid": values["uuid"], f"{record}/name": name})
+        self.store[f"{record}/start_time"] = f"{1700000000 + self.next_domid}.25"
         self.next_domid += 1
         return self.domains[name]
 
@@ -140,7 +143,10 @@ class Xen:
     def xl_destroy(self, word):
         name = self._named(word)
         answer = self._known(name)
-        self.domains.pop(name, None)
+        record = self.domains.pop(name, None)
+        if record:  # with all that libxl has of its id and its UUID, whoever else has that UUID
+            gone = (f"/local/domain/{record['domid']}/", f"/vm/{record['config']['uuid']}/")
+            self.store = {path: value for path, value in self.store.items() if not path.startswith(gone)}
         return answer
 
     def xl_shutdown(self, name):
@@ -212,6 +218,7 @@ class Store:
         for name, record in self.xen.domains.items():
             domid = record["domid"]
             tree[f"/local/domain/{domid}/name"] = name
+            tree[f"/local/domain/{domid}/vm"] = f"/vm/{record['config']['uuid']}"
             for index, vif in enumerate(record["config"].get("vif", [])):
                 for key, value in (word.split("=", 1) for word in vif.split(",")):
                     tree[f"/libxl/{domid}/device/vif/{index}/{key}"] = value
@@ -228,3 +235,6 @@ class Store:
     def directories(self, paths):
         tree = self._tree()
         return [sorted({key[len(path) + 1 :].split("/")[0] for key in tree if key.startswith(path + "/")}) for path in paths]
+
+    def write(self, path, value):
+        self.xen.store[path] = value

@@ -34,7 +34,7 @@ def dom0(tmp_path, monkeypatch):
     monkeypatch.setattr(collector, "observe", lambda: None)
     monkeypatch.setattr(collector, "domain_facts", lambda *_arguments: json.loads(json.dumps(facts)))
     monkeypatch.setattr(collector, "waiting_updates", lambda: {"openssl": True, "less": False})
-    monkeypatch.setattr(collector, "_started", lambda domids: dict.fromkeys(domids, 1764200000.0))
+    monkeypatch.setattr(collector.start_times, "of", lambda domids: dict.fromkeys(domids, 1764200000.0))
     monkeypatch.setattr(collector, "_disks", lambda: {3: [{"disk": "xvda", "read": 512, "written": 0}]})
     monkeypatch.setattr(collector, "_drops", lambda: {"vif_vif3.0": 4, "common": 1})
     monkeypatch.setattr(collector, "_PACKAGES", (str(tmp_path / "status"),))
