@@ -32,6 +32,7 @@ IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 IPInterface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
+_ROUTE = "10.8.0.0/24 via 10.77.0.10"  # for messages
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 _KEYS = {
     BRIDGED: ("mode", "uplink", "vlan", "addresses", "subnets", "gateway", "gateway6", "mtu"),
@@ -237,12 +238,12 @@ class _Reader:
             self.problem(f"uplink: {refused}, or auto for that of the default route")
         return value if NAME.fullmatch(value) else ""
 
-    def _list(self, option: str) -> list[str]:
+    def _list(self, option: str, example: str = "10.77.0.1/24") -> list[str]:
         value = self.options.get(option, [])
         items = [value] if isinstance(value, str) else value
         if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
             return list(items)
-        self.problem(f"{option}: must be a list of texts, as in [10.77.0.1/24]; write an IPv6 address in quotes")
+        self.problem(f"{option}: must be a list of texts, as in [{example}]; write an IPv6 address in quotes")
         return []
 
     def _addresses(self) -> tuple[str, ...]:
@@ -278,18 +279,20 @@ class _Reader:
 
     def _routes(self) -> tuple[str, ...]:
         found: list[str] = []
-        for text in self._list("routes"):
+        for text in self._list("routes", _ROUTE):
             prefix, via, address = (word.strip() for word in text.partition(" via "))
             try:
                 network = ipaddress.ip_network(prefix if via and "%" not in text else "")
                 router = ipaddress.ip_address(address)
             except ValueError:
-                self.problem(f"routes: {text!r} is not PREFIX via ADDRESS, as in 10.8.0.0/24 via 10.77.0.10")
+                self.problem(f"routes: {text!r} is not PREFIX via ADDRESS, as in {_ROUTE}")
                 continue
             if network.version != router.version:
                 self.problem(f"routes: {text}: one is of IPv4, the other of IPv6")
             elif reserved(network):
                 self.problem(f"routes: {network} can't be behind a domain: no address of {reserved(network)} can")
+            elif is_link_local(network.network_address):
+                self.problem(f"routes: {network} is link-local, which nobody routes")
             else:
                 found.append(f"{network} via {router}")
         return tuple(dict.fromkeys(found))
@@ -302,6 +305,8 @@ class _Reader:
                 self.problem(f"routes: {router} is not on the network ({there}): name the address of a domain there")
             elif any(router == one.ip for one in network.own):
                 self.problem(f"routes: {router} is Dom0's own address there: name the address of a domain")
+            elif any(is_edge(router, one.network) for one in network.own):
+                self.problem(f"routes: {router} is a network or broadcast address: name the address of a domain")
             for other in [*network.prefixes, *(one for one, _router in network.ways[:index])]:
                 if other.version == prefix.version and other.overlaps(prefix):
                     self.problem(f"routes: {prefix} overlaps {other}, which is on the network or behind another domain")

@@ -92,7 +92,7 @@ def test_only_ipv6():
         ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "192.0.2.1"}, "ip: is 192.0.2.1, the gateway of xenbr0"),
         ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "192.0.2.128/25"}, ""),
         ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "10.8.0.0/24"}, ""),
-        ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.77.0.32/28"}, ""),
+        ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.77.0.32/28 fe80::9"}, ""),
         ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.8.0.0/24"},
          "ip: 10.8.0.0/24 is beside network inside, and Dom0 has no route to it: add '10.8.0.0/24 via 10.77.0.9' to"),
         ({"network": "inside", "address": "10.77.0.9/24", "ip": "fd08::/64"},
