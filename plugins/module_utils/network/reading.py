@@ -261,7 +261,7 @@ def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Gue
     return [
         *_under_guests(bridges, networks, reading),
         *_without_a_way(networks, bridges, reading),
-        *_overlaps(networks, bridges, reading),
+        *_overlaps(networks, reading),
         *_published(guests, networks, reading),
     ]
 
@@ -305,14 +305,16 @@ def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], readin
     return lines
 
 
-def _overlaps(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> list[str]:
+def _overlaps(networks: Mapping[str, Network], reading: Reading) -> list[str]:
     """Refuse a prefix that is used elsewhere. A part of the uplink's is fine if Dom0 routes it: the longer prefix wins."""
     lines = []
-    mine = {*networks, *(one.port for one in bridges if one.moves)}
+    # A bridged network has the host's own addresses; those of the others are compared where they are declared.
+    before = reading.state.networks
+    mine = {name for name, one in {**before, **networks}.items() if one.mode != BRIDGED or name not in networks}
     for network in networks.values():
         for prefix in network.carried if network.mode != BRIDGED else []:
             for link in reading.links.values():
-                for address in link.addresses if link.name not in mine and link.name not in reading.state.networks else ():
+                for address in link.addresses if link.name not in mine else ():
                     there = ipaddress.ip_interface(address).network
                     if there.version != prefix.version or not there.overlaps(prefix):
                         continue

@@ -260,6 +260,11 @@ def test_jumbo_frames_reach_the_port_and_the_bridge(manager):
         ({"a": {"mode": "nat", "addresses": ["192.0.2.129/25"]}}, {}, "a: 192.0.2.128/25 overlaps 192.0.2.0/24 on eth0"),
         ({"a": {"mode": "nat", "addresses": ["10.9.0.1/24"], "routes": ["192.0.2.0/24 via 10.9.0.9"]}}, {},
          "a: 192.0.2.0/24 overlaps 192.0.2.0/24 on eth0"),
+        # The host's own subnet, which the bridge over the uplink will have, or has.
+        ({"b": {"uplink": "auto"}, "a": {"mode": "nat", "addresses": ["10.9.0.1/24"], "routes": ["192.0.2.0/24 via 10.9.0.9"]}},
+         {}, "a: 192.0.2.0/24 overlaps 192.0.2.0/24 on eth0"),
+        ({"br-own": {}, "a": {"mode": "nat", "addresses": ["10.5.0.129/25"]}}, {},
+         "a: 10.5.0.128/25 overlaps 10.5.0.0/24 on br-own"),
         ({"a": {"mode": "routed", "addresses": ["10.5.0.9/24"]}}, {}, "a: 10.5.0.0/24 overlaps 10.5.0.0/24 on br-own"),
         ({"inside": DECLARED["inside"]}, {"listening": frozenset({("tcp", "0.0.0.0", 443)})},
          "publish: tcp port 443 is taken by a program of the host itself, which listens on all addresses: publish another"),
