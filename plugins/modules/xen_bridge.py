@@ -66,7 +66,7 @@ addresses:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration import DEVICE
+from ansible_collections.unikernels.xen.plugins.module_utils.network.names import bridge_refusal, uplink_refusal
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import bridge_switch
 
 
@@ -81,9 +81,9 @@ def main() -> None:
         supports_check_mode=True,
     )
     name, seconds = module.params["name"], module.params["confirm_within"]
-    for option in ("name", "uplink"):
-        if module.params[option] and not DEVICE.fullmatch(module.params[option]):
-            module.fail_json(msg=f"{option}: {module.params[option]!r} is not the name of a network device")
+    for option, refusal in (("name", bridge_refusal), ("uplink", uplink_refusal)):
+        if module.params[option] and refusal(module.params[option]):
+            module.fail_json(msg=f"{option}: {refusal(module.params[option])}")
     if not 10 <= seconds <= 3600:
         module.fail_json(msg=f"confirm_within: is {seconds}, must be 10..3600 seconds")
     result = {}

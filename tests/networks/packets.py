@@ -16,9 +16,13 @@ from .machine import alone, sh
 
 NETWORKS = read_networks(
     {
-        "inside": {"mode": "nat", "addresses": ["10.77.0.1/24", "fd77::1/64"]},
+        "inside": {"mode": "nat", "addresses": ["10.77.0.1/24", "fd77::1/64"], "routes": ["10.8.0.0/24 via 10.77.0.10"]},
         "second": {"mode": "nat", "addresses": ["10.78.0.1/24", "fd78::1/64"]},
-        "routed": {"mode": "routed", "addresses": ["203.0.113.65/29", "2001:db8:7::1/64"]},
+        "routed": {
+            "mode": "routed",
+            "addresses": ["203.0.113.65/29", "2001:db8:7::1/64"],
+            "routes": ["198.51.100.0/24 via 203.0.113.66", "2001:db8:8::/64 via 2001:db8:7::10"],
+        },
         "single": {"mode": "routed", "addresses": ["10.255.0.1/32"], "subnets": ["192.0.2.77", "2001:db8::77"], "proxy": True},
         "shut": {"mode": "isolated", "addresses": ["10.88.0.1/24", "fd88::1/64"]},
     }
@@ -71,6 +75,8 @@ def build():
             sh("ip", "address", "add", address, "dev", network.name, *(["nodad"] if ":" in address else []))
         for route in network.routes:
             sh("ip", "route", "add", str(route), "dev", network.name)
+        for prefix, router in network.ways:
+            sh("ip", "route", "add", str(prefix), "via", str(router), "dev", network.name, "onlink")
     cable("outside", "", [f"{OUTSIDE[0]}/24", f"{OUTSIDE[1]}/64"], [HOST[0], HOST[1]])
     sh("ip", "link", "set", "v-outside", "name", "uplink")
     for address in (f"{HOST[0]}/24", f"{HOST[1]}/64"):
@@ -115,6 +121,18 @@ def br_netfilter(value):
         path.write_text(value)
 
 
+def behind():
+    """Return which networks behind guests reach the world, and which it reaches: (guest, an address behind it) of both."""
+    found = {}
+    for guest, address in (("inside", "10.8.0.1"), ("routed", "198.51.100.1"), ("routed", "2001:db8:8::1")):
+        outside = OUTSIDE[":" in address]
+        sh("ip", "-n", guest, "address", "add", address, "dev", "lo")
+        out = sh("ip", "netns", "exec", guest, "ping", "-c", "2", "-i", "0.3", "-W", "2", "-I", address, outside, check=False)
+        (back,) = reach([("outside", address)])
+        found[address] = [out.returncode == 0, back]
+    return found
+
+
 def main():
     alone()
     br_netfilter("0")
@@ -133,6 +151,7 @@ def main():
     finally:
         server.kill()
         server.wait()
+    routers = behind()
     br_netfilter("1")
     neighbours_then = reach([("inside", "10.77.0.11"), ("beside", "fd77::10"), ("shut", "10.88.0.11"), ("shut", "fd88::11")])
     # What a domain without a filter might try: a source in another network.
@@ -141,7 +160,7 @@ def main():
     sh("ip", "route", "add", "198.18.0.1/32", "dev", "routed")
     forged = sh("ip", "netns", "exec", "routed", "ping", "-c", "1", "-W", "1", "-I", "198.18.0.1", OUTSIDE[0], check=False)
     print(json.dumps({"passes": passes, "published": published, "directly": directly, "forged": forged.returncode == 0,
-                      "neighbours": neighbours_then}))  # fmt: skip
+                      "neighbours": neighbours_then, "behind": routers}))  # fmt: skip
 
 
 if __name__ == "__main__":

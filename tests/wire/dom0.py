@@ -54,8 +54,8 @@ class Places:
                 return
             yield data, way == socket.PACKET_OUTGOING
 
-    def pull(self, frame, guest, here, address, number):
-        """Return whether the guest sent it, and where else it turned up."""
+    def pull(self, frame, guest, here, address, number, mark):
+        """Return whether the guest sent it, and where else it turned up. ``mark``: in its payload, if Dom0 may route it."""
         for name in self.sockets:
             for _frame in self.seen(name):
                 pass
@@ -76,10 +76,21 @@ class Places:
             raise SystemExit(f"the guest does not answer for frame {number}")
         for name in self.sockets:
             for data, out in self.seen(name):
-                if data[:12] == frame[:12] and not is_answer(data, here, number):
+                if is_answer(data, here, number):
+                    continue
+                if mark and mark in data and out:
+                    places.add(f"{name} {leaving(data)}")
+                elif data[:12] == frame[:12]:
                     sent = sent or (name == self.vif and not out)
                     places |= {name} - {self.vif}
         return [sent, sorted(places)]
+
+
+def leaving(frame):
+    """Return a frame's MAC and address, or its VLAN's number."""
+    if frame[12:14] == b"\x81\x00":
+        return f"{frame[6:12].hex(':')} vlan {struct.unpack('!H', frame[14:16])[0] & 0xFFF}"
+    return f"{frame[6:12].hex(':')} {socket.inet_ntoa(frame[26:30])}"
 
 
 def is_answer(data, here, number):
@@ -91,9 +102,9 @@ def main():
     places = Places(asked["bridge"], asked["vif"], asked["others"])
     with open(f"/sys/class/net/{asked['bridge']}/address", encoding="ascii") as file:
         here = file.read().strip()
-    told = {}
+    told, mark = {}, bytes.fromhex(asked.get("mark", ""))
     for number, (name, frame) in enumerate(asked["frames"].items()):
-        told[name] = places.pull(bytes.fromhex(frame), asked["mac"], here, asked["address"], number)
+        told[name] = places.pull(bytes.fromhex(frame), asked["mac"], here, asked["address"], number, mark)
     json.dump(told, sys.stdout)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 
 from . import boot_line, devices
 from .cpus import cpu_set, cpu_text
-from .devices import DEVICE as DEVICE
 from .fields import DOMAIN, extra_key_refusal
 from .health import health_of
 from .options import Reader, SpecError, not_text, pattern_problem, shown, text_problem, whole_number

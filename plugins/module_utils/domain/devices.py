@@ -11,10 +11,10 @@ import re
 from functools import partial
 
 from ..network.antispoof import ClaimError, own, reserved
+from ..network.names import NAME, vif_refusal
 from .options import Reader, shown
 from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, plain_path, rate_text, script_path
 
-DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # Linux IFNAMSIZ - 1
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 VDEV = re.compile(r"(xvd|hd|sd)[a-z]{1,2}[0-9]{0,2}")
 MIN_MTU_IPV6 = 1280  # RFC 8200
@@ -39,12 +39,12 @@ def interface(reader: Reader, host: str, name: str, index: int) -> Interface:
     address, address6, gateway, gateway6 = _addresses(reader)
     antispoofing = reader.value("antispoofing")
     device = Interface(
-        bridge=reader.attempt("bridge", lambda: _device(reader, "bridge", None), ""),
+        bridge=reader.attempt("bridge", lambda: _bridge(reader), ""),
         mac=reader.attempt("mac", lambda: _mac(reader, derived_mac(host, name, index)), ""),
         ip=reader.attempt("ip", lambda: _own(reader, [text for text in (address, address6) if text], antispoofing), ""),
         rate=reader.attempt("rate", lambda: _rate(reader), ""),
         script=reader.attempt("script", lambda: _script(reader), ""),
-        vifname=reader.attempt("vifname", lambda: _device(reader, "vifname", ""), ""),
+        vifname=reader.attempt("vifname", lambda: _vifname(reader), ""),
         mtu=reader.value("mtu"),
         antispoofing=antispoofing,
         address=address,
@@ -152,10 +152,18 @@ def _mac(reader: Reader, derived: str) -> str:
     return mac
 
 
-def _device(reader: Reader, option: str, default: str | None) -> str:
-    value = reader.text(option, default)
-    if value != default and not DEVICE.fullmatch(value):
-        raise reader.fail(option, f"{shown(value)} is not the name of a network device")
+def _bridge(reader: Reader) -> str:
+    value = reader.text("bridge", None)
+    if not NAME.fullmatch(value):
+        raise reader.fail("bridge", f"{shown(value)} is not the name of a network device")
+    return value
+
+
+def _vifname(reader: Reader) -> str:
+    value = reader.text("vifname", "")
+    refused = vif_refusal(value) if value else ""
+    if refused:
+        raise reader.fail("vifname", f"{shown(value)} {refused}")
     return value
 
 

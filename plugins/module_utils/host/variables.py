@@ -13,6 +13,7 @@ import re
 from typing import Any
 
 from ..domain.cpus import cpu_set
+from ..network.names import NAME, bridge_refusal, uplink_refusal
 from .boot_menu import XEN_STOPS, xen_key
 from .hardening import DECIDED_FOR_XEN, management_refusals
 
@@ -80,8 +81,6 @@ _NO_WAY_BACK = {
     ),
 }
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
-# The rule of every other part (modules/xen_bridge.py); Linux has 15 characters for the name.
-_DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
 # It becomes part of units and of a shell command line.
 _FOLDER = re.compile(r"(/[A-Za-z0-9_+-][A-Za-z0-9._+-]*)+")
 # A Debian version (deb-version(7)) or the beginning of one: 4.17.5, 4.17.5+23-ga4e5191dc0-1+deb12u1.
@@ -148,9 +147,13 @@ def device_refusal(name: str, value: Any) -> str:
     """Return why ``value`` is not a network device's name; "" if it is. It becomes part of files and of arguments."""
     if name == "xen_host_uplink" and value in (None, ""):
         return ""  # the device of the default route
-    if isinstance(value, str) and _DEVICE.fullmatch(value):
-        return ""
-    return f"{name}: is {value!r}, must be the name of a network device, as in xenbr0"
+    if not isinstance(value, str) or not NAME.fullmatch(value):
+        return f"{name}: is {value!r}, must be the name of a network device, as in xenbr0"
+    if name == "xen_host_uplink":
+        refused = uplink_refusal(value)
+        return f"{name}: {refused}, or leave it empty for that of the default route" if refused else ""
+    refused = bridge_refusal(value)
+    return f"{name}: is {value}: {refused}" if refused else ""
 
 
 def flag_refusal(name: str, value: Any) -> str:

@@ -248,6 +248,13 @@ def _judge_claims(network: Network, interface: dict[str, Any], where: str, probl
         held = [f"the whole network {network.name} ({prefix})" for prefix in whole]
         held += [f"{address}, the host's own on {network.name}" for address in dom0]
         held += [f"{text}, the gateway of {network.name}" for text in gateways]
+        beside = not is_link_local(claim.network_address) and not any(within(claim, one) for one in network.carried)
+        if network.mode in (ROUTED, NAT) and network.own and beside and not held:
+            router = next((str(one.ip) for _key, one in addresses(interface) if one.version == claim.version), "ADDRESS")
+            problem(
+                f"{where}: ip: {claim} is beside network {network.name}, and Dom0 has no route to it: add"
+                f" '{claim} via {router}' to the network's routes"
+            )
         if held:
             verb = f"{claim} holds" if claim.num_addresses > 1 else "is"
             problem(f"{where}: ip: {verb} {held[0]}: name what the domain itself has")

@@ -103,6 +103,7 @@ def _stanzas(bridge: Bridge) -> str:
     # Before the first address: none may come from router advertisements.
     device.append(f"    post-up sysctl -q -w net.ipv6.conf.{bridge.name.replace('.', '/')}.accept_ra=0 || true")
     device += [f"    post-up ip route replace {route} dev {bridge.name}" for route in bridge.routes]
+    device += [f"    post-up ip route replace {route} via {via} dev {bridge.name} onlink" for route, via in bridge.ways]
     if bridge.vlan:
         device.append(f"    post-down ip link delete {bridge.port} || true")
     head = f"auto {bridge.name}\n"

@@ -19,17 +19,11 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from .antispoof import reserved
+from .names import AUTO, MAX_NAME, NAME, bridge_refusal, uplink_refusal
 
 BRIDGED, ROUTED, NAT, ISOLATED = "bridged", "routed", "nat", "isolated"
 UNKNOWN = "unknown"  # the mode of a network whose declaration has mistakes
 MODES = (BRIDGED, ROUTED, NAT, ISOLATED)
-AUTO = "auto"  # the device of the default route
-# Linux limits a device's name to 15 characters (IFNAMSIZ - 1).
-MAX_NAME = 15
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")
-# Linux's loopback and its settings for all devices; words of declarations and of ifupdown.
-TAKEN_NAMES = ("lo", "all", "default", AUTO, "none")
-VIF = "vif"  # domains' interfaces are named so: their filter would count for the device
 # IPv6 needs 1280 (RFC 8200); the upper bound is a bridge's.
 MIN_MTU, MAX_MTU = 1280, 65535
 MAX_VLAN = 4094
@@ -38,11 +32,12 @@ IPNetwork = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 IPInterface = Union[ipaddress.IPv4Interface, ipaddress.IPv6Interface]
 IPAddress = Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
+_ROUTE = "10.8.0.0/24 via 10.77.0.10"  # for messages
 _LINK_LOCAL = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fe80::/10"))
 _KEYS = {
     BRIDGED: ("mode", "uplink", "vlan", "addresses", "subnets", "gateway", "gateway6", "mtu"),
-    ROUTED: ("mode", "uplink", "addresses", "subnets", "proxy", "mtu"),
-    NAT: ("mode", "uplink", "addresses", "mtu"),
+    ROUTED: ("mode", "uplink", "addresses", "subnets", "routes", "proxy", "mtu"),
+    NAT: ("mode", "uplink", "addresses", "routes", "mtu"),
     ISOLATED: ("mode", "addresses", "subnets", "mtu"),
 }
 
@@ -61,6 +56,7 @@ class Network:
     gateway6: str = ""
     proxy: bool = False  # routed: Dom0 answers for the domains' addresses at the uplink
     mtu: int = 0  # 0: Linux's default
+    behind: tuple[str, ...] = ()  # routed, nat: what a domain routes for, each as "PREFIX via ADDRESS"
 
     @property
     def own(self) -> list[IPInterface]:
@@ -82,6 +78,17 @@ class Network:
             for network in map(ipaddress.ip_network, self.subnets)
             if self.mode == ROUTED and not any(within(network, other) for other in own)
         ]
+
+    @property
+    def ways(self) -> list[tuple[IPNetwork, IPAddress]]:
+        """Prefixes behind domains that are routers, and the domain's address."""
+        pairs = (one.split(" via ") for one in self.behind)
+        return [(ipaddress.ip_network(prefix), ipaddress.ip_address(address)) for prefix, address in pairs]
+
+    @property
+    def carried(self) -> list[IPNetwork]:
+        """The prefixes that packets of the network come from: of its domains, and what is behind them."""
+        return [*self.prefixes, *(prefix for prefix, _address in self.ways)]
 
     @property
     def port(self) -> str:
@@ -137,11 +144,9 @@ class _Reader:
     def __init__(self, name: str, options: Any, problem: Callable[[str], None], managed: bool) -> None:
         self.name, self.problem, self.managed = name, problem, managed
         self.options: Mapping[str, Any] = {}
-        if not NAME.fullmatch(name):
-            problem(f"the name must be 1..{MAX_NAME} letters, digits, '_', '.', '-', for the bridge has it")
-        elif name in TAKEN_NAMES or name.startswith(VIF):
-            whose = "is one of domains' interfaces" if name.startswith(VIF) else "has another meaning for Linux or its programs"
-            problem(f"the name {whose}: choose another, for the bridge has it")
+        refused = bridge_refusal(name)
+        if refused:
+            problem(refused)
         if isinstance(options, Mapping):
             self.options = {str(key): item for key, item in options.items() if item is not None}
         else:
@@ -166,6 +171,7 @@ class _Reader:
             gateway6=self._gateway("gateway6", 6),
             proxy=self._flag("proxy"),
             mtu=self._number("mtu", MIN_MTU, MAX_MTU),
+            behind=self._routes(),
         )
         self._fits(network)
         return network
@@ -181,6 +187,7 @@ class _Reader:
         if network.uplink == network.name:
             self.problem("uplink: has the name of the network: the bridge needs one of its own")
         self._gateways_fit(network)
+        self._routes_fit(network)
         self._room(network)
 
     def _room(self, network: Network) -> None:
@@ -221,21 +228,22 @@ class _Reader:
         value = self.options.get("uplink", "")
         if value == "":
             return "" if mode == BRIDGED else AUTO
-        if isinstance(value, str) and NAME.fullmatch(value):
-            if value in TAKEN_NAMES and value != AUTO:
-                self.problem(f"uplink: {value} leads nowhere: name a network device, or auto for that of the default route")
-            elif value.startswith(VIF):
-                self.problem(f"uplink: {value} is a domain's interface: name a device of the host")
-            return value
-        self.problem(f"uplink: is {value!r}, must be the name of a network device, or auto for that of the default route")
-        return ""
+        if value == AUTO:
+            return AUTO
+        if not isinstance(value, str):
+            self.problem(f"uplink: is {value!r}, must be the name of a network device, or auto for that of the default route")
+            return ""
+        refused = uplink_refusal(value)
+        if refused:
+            self.problem(f"uplink: {refused}, or auto for that of the default route")
+        return value if NAME.fullmatch(value) else ""
 
-    def _list(self, option: str) -> list[str]:
+    def _list(self, option: str, example: str = "10.77.0.1/24") -> list[str]:
         value = self.options.get(option, [])
         items = [value] if isinstance(value, str) else value
         if isinstance(items, (list, tuple)) and all(isinstance(item, str) for item in items):
             return list(items)
-        self.problem(f"{option}: must be a list of texts, as in [10.77.0.1/24]; write an IPv6 address in quotes")
+        self.problem(f"{option}: must be a list of texts, as in [{example}]; write an IPv6 address in quotes")
         return []
 
     def _addresses(self) -> tuple[str, ...]:
@@ -268,6 +276,40 @@ class _Reader:
             else:
                 found.append(str(network))
         return tuple(dict.fromkeys(found))
+
+    def _routes(self) -> tuple[str, ...]:
+        found: list[str] = []
+        for text in self._list("routes", _ROUTE):
+            prefix, via, address = (word.strip() for word in text.partition(" via "))
+            try:
+                network = ipaddress.ip_network(prefix if via and "%" not in text else "")
+                router = ipaddress.ip_address(address)
+            except ValueError:
+                self.problem(f"routes: {text!r} is not PREFIX via ADDRESS, as in {_ROUTE}")
+                continue
+            if network.version != router.version:
+                self.problem(f"routes: {text}: one is of IPv4, the other of IPv6")
+            elif reserved(network):
+                self.problem(f"routes: {network} can't be behind a domain: no address of {reserved(network)} can")
+            elif is_link_local(network.network_address):
+                self.problem(f"routes: {network} is link-local, which nobody routes")
+            else:
+                found.append(f"{network} via {router}")
+        return tuple(dict.fromkeys(found))
+
+    def _routes_fit(self, network: Network) -> None:
+        """Refuse a route over what is not on the network, or to what is there already."""
+        for index, (prefix, router) in enumerate(network.ways):
+            if not any(router in one for one in network.prefixes):
+                there = ", ".join(map(str, network.prefixes)) or "no subnet"
+                self.problem(f"routes: {router} is not on the network ({there}): name the address of a domain there")
+            elif any(router == one.ip for one in network.own):
+                self.problem(f"routes: {router} is Dom0's own address there: name the address of a domain")
+            elif any(is_edge(router, one.network) for one in network.own):
+                self.problem(f"routes: {router} is a network or broadcast address: name the address of a domain")
+            for other in [*network.prefixes, *(one for one, _router in network.ways[:index])]:
+                if other.version == prefix.version and other.overlaps(prefix):
+                    self.problem(f"routes: {prefix} overlaps {other}, which is on the network or behind another domain")
 
     def _gateway(self, option: str, version: int) -> str:
         value = self.options.get(option, "")
@@ -349,8 +391,8 @@ def _between(networks: list[Network]) -> list[str]:
 def _shared_addresses(first: Network, second: Network) -> list[str]:
     lines = [
         f"{mine} overlaps {other} of {first.name}: each network needs addresses of its own"
-        for mine in second.prefixes
-        for other in first.prefixes
+        for mine in second.carried
+        for other in first.carried
         if mine.version == other.version and mine.overlaps(other)
     ]
     both = {one.ip for one in first.own} & {one.ip for one in second.own}

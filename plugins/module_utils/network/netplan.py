@@ -204,6 +204,7 @@ def _bridge(bridge: Bridge, port: str, moved: dict[str, Any]) -> dict[str, Any]:
     options.update(moved)
     addresses = [*(options.get("addresses") or []), *(str(one) for one in bridge.network.own)]
     routes = [*(options.get("routes") or []), *({"to": route, "scope": "link"} for route in bridge.routes)]
+    routes += [{"to": route, "via": via, "on-link": True} for route, via in bridge.ways]
     if addresses:
         options["addresses"] = addresses
     if routes:

@@ -127,7 +127,9 @@ def _addresses(bridge: Bridge) -> list[Section]:
         # Duplicate address detection needs an active port, and there is none before the first domain.
         more = ["DuplicateAddressDetection=none"] if address.version == 6 else []
         sections.append(Section("Address", [f"Address={address}", *more]))
-    return [*sections, *(Section("Route", [f"Destination={route}", *_scope(route)]) for route in bridge.routes)]
+    sections += [Section("Route", [f"Destination={route}", *_scope(route)]) for route in bridge.routes]
+    behind = ([f"Destination={route}", f"Gateway={via}", "GatewayOnLink=yes"] for route, via in bridge.ways)
+    return [*sections, *(Section("Route", lines) for lines in behind)]
 
 
 def _scope(route: str) -> list[str]:

@@ -120,7 +120,8 @@ def _bridge(bridge: Bridge, host: str, original: list[Section]) -> list[Section]
     for family, version in (("ipv4", 4), ("ipv6", 6)):
         section = moved.pop(family, None) or Section(family)
         own = [one for one in bridge.network.own if one.version == version]
-        routes = [route for route in bridge.routes if (":" in route) == (version == 6)]
+        routes = [*bridge.routes, *(f"{route},{via}" for route, via in bridge.ways)]
+        routes = [route for route in routes if (":" in route) == (version == 6)]
         if not bridge.moves:
             section.lines.append(f"method={'manual' if own else 'disabled'}")
         section.lines += _numbered(section, "address", [str(one) for one in own]) + _numbered(section, "route", routes)

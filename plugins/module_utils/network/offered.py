@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .kinds import AUTO, BRIDGED
+from .kinds import BRIDGED
+from .names import AUTO
 
 # What the host offers, as xen_networks writes it.
 STATE = "/var/lib/unikernels/networks.json"

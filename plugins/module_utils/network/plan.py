@@ -14,6 +14,7 @@ import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from . import ifupdown, netplan, networkd, networkmanager, rules
 from .guests import Guests, guests_of
@@ -81,7 +82,7 @@ class Plan:
 def state_text(state: State) -> str:
     return json.dumps(
         {
-            "networks": {name: asdict(network) for name, network in sorted(state.networks.items())},
+            "networks": {name: _plain(network) for name, network in sorted(state.networks.items())},
             # `accept` and `reach` have files of their own.
             "guests": replace(state.guests, limits=[]).plain(),
             "originals": dict(sorted(state.originals.items())),
@@ -96,6 +97,11 @@ def state_text(state: State) -> str:
     )
 
 
+def _plain(network: Network) -> dict[str, Any]:
+    """Leave out what few networks have, so that a host without it keeps its file, and an older version of ours can read it."""
+    return {key: value for key, value in asdict(network).items() if key != "behind" or value}
+
+
 def state_of(text: str) -> State:
     """Read the state back. An empty text is no state; raise ValueError for anything else."""
     if not text.strip():
@@ -103,7 +109,7 @@ def state_of(text: str) -> State:
     try:
         plain = json.loads(text)
         networks = {
-            name: Network(**{**one, "addresses": tuple(one["addresses"]), "subnets": tuple(one["subnets"])})
+            name: Network(**{**one, **{key: tuple(one.get(key, ())) for key in ("addresses", "subnets", "behind")}})
             for name, one in plain["networks"].items()
         }
         guests = guests_of(plain["guests"])
@@ -405,6 +411,8 @@ def _addresses(reading: Reading, live: list[str], here: Mapping[str, Bridge], ba
         lines += [f"ip address replace {one} dev {name}" for one in second.addresses if one not in first.addresses]
         lines += [f"ip route replace {one} dev {name}" for one in second.routes]
         lines += [f"ip route del {one} dev {name} || true" for one in first.routes if one not in second.routes]
+        lines += [f"ip route del {one} via {via} dev {name} || true" for one, via in first.ways if (one, via) not in second.ways]
+        lines += [f"ip route replace {one} via {via} dev {name} onlink" for one, via in second.ways]
         if second.mtu != first.mtu:
             lines.append(f"ip link set dev {shlex.quote(name)} mtu {second.mtu or 1500}")
     return lines

@@ -15,8 +15,9 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from .guests import Guests
-from .kinds import AUTO, BRIDGED, MAX_NAME, NAT, ROUTED, Network
+from .guests import Guests, Published
+from .kinds import BRIDGED, NAT, ROUTED, Network
+from .names import AUTO, MAX_NAME
 
 IFUPDOWN, NETWORKD, NETPLAN, NETWORKMANAGER = "ifupdown", "systemd-networkd", "netplan", "NetworkManager"
 MANAGERS = (IFUPDOWN, NETWORKD, NETPLAN, NETWORKMANAGER)
@@ -65,7 +66,7 @@ class Reading:
     default: str = ""  # the device of the default route
     files: Mapping[str, str] = field(default_factory=dict)  # of all managers, by path
     guests: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # bridge -> running domains
-    listening: frozenset[tuple[str, int]] = frozenset()  # (protocol, port) of Dom0 itself
+    listening: frozenset[tuple[str, str, int]] = frozenset()  # (protocol, address, port) of Dom0 itself
     advertised: tuple[str, ...] = ()  # devices with a default route from a router advertisement
     connection: str = ""  # NetworkManager: the file of the uplink's connection, "" for one that has none
     cloud_init: bool = False
@@ -111,6 +112,11 @@ class Bridge:
     @property
     def routes(self) -> list[str]:
         return [str(route) for route in self.network.routes]
+
+    @property
+    def ways(self) -> list[tuple[str, str]]:
+        """(prefix, address of the domain that it is behind)."""
+        return [(str(prefix), str(address)) for prefix, address in self.network.ways]
 
 
 def bridge_mac(host: str, name: str) -> str:
@@ -255,7 +261,7 @@ def refusals(networks: Mapping[str, Network], bridges: list[Bridge], guests: Gue
     return [
         *_under_guests(bridges, networks, reading),
         *_without_a_way(networks, bridges, reading),
-        *_overlaps(networks, bridges, reading),
+        *_overlaps(networks, reading),
         *_published(guests, networks, reading),
     ]
 
@@ -299,14 +305,16 @@ def _under_guests(bridges: list[Bridge], networks: Mapping[str, Network], readin
     return lines
 
 
-def _overlaps(networks: Mapping[str, Network], bridges: list[Bridge], reading: Reading) -> list[str]:
+def _overlaps(networks: Mapping[str, Network], reading: Reading) -> list[str]:
     """Refuse a prefix that is used elsewhere. A part of the uplink's is fine if Dom0 routes it: the longer prefix wins."""
     lines = []
-    mine = {*networks, *(one.port for one in bridges if one.moves)}
+    # A bridged network has the host's own addresses; those of the others are compared where they are declared.
+    before = reading.state.networks
+    mine = {name for name, one in {**before, **networks}.items() if one.mode != BRIDGED or name not in networks}
     for network in networks.values():
-        for prefix in network.prefixes if network.mode != BRIDGED else []:
+        for prefix in network.carried if network.mode != BRIDGED else []:
             for link in reading.links.values():
-                for address in link.addresses if link.name not in mine and link.name not in reading.state.networks else ():
+                for address in link.addresses if link.name not in mine else ():
                     there = ipaddress.ip_interface(address).network
                     if there.version != prefix.version or not there.overlaps(prefix):
                         continue
@@ -333,10 +341,22 @@ def _published(guests: Guests, networks: Mapping[str, Network], reading: Reading
 
 
 def _listening(guests: Guests, reading: Reading) -> list[str]:
-    taken = sorted(
-        {(one.protocol, one.port, one.name) for one in guests.published if (one.protocol, one.port) in reading.listening}
-    )
+    taken: dict[tuple[str, int, str], str] = {}
+    for one in guests.published:
+        for protocol, address, port in sorted(reading.listening):
+            if (protocol, port) == (one.protocol, one.port) and _meets(one, address):
+                taken.setdefault((one.protocol, one.port, one.name), address)
     return [
-        f"domain {name}: publish: {protocol} port {port} is taken by a program of the host itself: publish another"
-        for protocol, port, name in taken
+        f"domain {name}: publish: {protocol} port {port} is taken by a program of the host itself, which listens on"
+        f" {'all addresses' if ipaddress.ip_address(address).is_unspecified else address}: publish another"
+        for (protocol, port, name), address in sorted(taken.items())
     ]
+
+
+def _meets(one: Published, listener: str) -> bool:
+    """Whether a published port takes packets from a program of the host that listens on this address."""
+    address = ipaddress.ip_address(listener)
+    if address.is_unspecified:
+        # A program on [::] gets IPv4 too, unless it asked for IPv6 alone, which /proc does not show.
+        return address.version in (6, one.version)
+    return address.version == one.version and (not one.address or address == ipaddress.ip_address(one.address))

@@ -70,7 +70,7 @@ def _translated(networks: list[Network]) -> list[str]:
     out = f"oifname != {_names(networks)}"
     for network in nat:
         for version in (4, 6):
-            prefixes = [one for one in network.prefixes if one.version == version]
+            prefixes = [one for one in network.carried if one.version == version]
             if prefixes:
                 lines.append(f'    iifname "{network.name}" {out} {_family(version)} saddr {_set(prefixes)} masquerade')
         # A domain that connects to a published port of its own network: the answer must return through Dom0.
@@ -108,11 +108,11 @@ def _from(network: Network, nat: list[Network]) -> list[str]:
     lines += [
         f"    {_family(version)} saddr != {_set(prefixes)} counter drop"
         for version in (4, 6)
-        for prefixes in [[one for one in network.prefixes if one.version == version]]
+        for prefixes in [[one for one in network.carried if one.version == version]]
         if prefixes
     ]
     for version in (4, 6):
-        if not any(one.version == version for one in network.prefixes):
+        if not any(one.version == version for one in network.carried):
             lines.append(f"    meta nfproto ipv{version} counter drop")
     lines.append("    ct state established,related accept")
     others = [one for one in nat if one.name != network.name]
@@ -129,7 +129,7 @@ def _to(network: Network) -> list[str]:
     lines += [
         f"    {_family(version)} daddr {_set(prefixes)} accept"
         for version in (4, 6)
-        for prefixes in [[one for one in network.prefixes if one.version == version]]
+        for prefixes in [[one for one in network.carried if one.version == version]]
         if prefixes
     ]
     return [*lines, "    counter drop", "  }"]
@@ -152,7 +152,7 @@ def sysctls(networks: Mapping[str, Network], ways: Iterable[str], keep_advertise
     # By device: the host routes for its domains, but not between all its other networks.
     devices = [network.name for network in routing] + sorted(set(ways)) if routing else []
     lines += [f"-net.ipv4.conf.{device.replace('.', '/')}.forwarding = 1" for device in devices]
-    if any(prefix.version == 6 for network in routing for prefix in network.prefixes):
+    if any(prefix.version == 6 for network in routing for prefix in network.carried):
         # accept_ra first: with forwarding on, the next advertisement would be ignored.
         lines += [f"-net.ipv6.conf.{device.replace('.', '/')}.accept_ra = 2" for device in sorted(set(keep_advertised))]
         lines.append("net.ipv6.conf.all.forwarding = 1")  # Linux has no switch by device for IPv6

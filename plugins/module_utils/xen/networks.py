@@ -146,27 +146,28 @@ def _guests(rows: list[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
     return {bridge: tuple(sorted(known.get(one) or one for one in found)) for bridge, found in ids.items()}
 
 
-def _loopback(text: str) -> bool:
-    """Whether /proc/net's address, each of its words in the host's byte order, is this host's alone: 127.0.0.53 of
-    systemd-resolved, for example."""
+def _listener(text: str) -> str:
+    """Return the address that /proc/net shows, each of its words in the host's byte order; "" if it is this host's alone, as
+    127.0.0.53 of systemd-resolved."""
     try:
         packed = b"".join(int(text[index : index + 8], 16).to_bytes(4, sys.byteorder) for index in range(0, len(text), 8))
         address = ipaddress.ip_address(packed)
     except ValueError:
-        return False
+        return str(ipaddress.IPv6Address(0))  # what can't be read is taken for all addresses
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback
+    return "" if (mapped or address).is_loopback else str(mapped or address)
 
 
-def _listening() -> frozenset[tuple[str, int]]:
+def _listening() -> frozenset[tuple[str, str, int]]:
     found = set()
     for protocol, state in _LISTENS.items():
         for path in (f"/proc/net/{protocol}", f"/proc/net/{protocol}6"):
             for line in (_text(path) or "").splitlines()[1:]:
                 words = line.split()
                 local = words[1].split(":") if len(words) > 3 else []
-                if len(local) == 2 and words[3] == state and not _loopback(local[0]):
-                    found.add((protocol, int(local[1], 16)))
+                address = _listener(local[0]) if len(local) == 2 and words[3] == state else ""
+                if address:
+                    found.add((protocol, address, int(local[1], 16)))
     return frozenset(found)
 
 

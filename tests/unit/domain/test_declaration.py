@@ -181,6 +181,12 @@ def test_mac_and_uuid_are_stable_and_ours():
         ({"interfaces": [{"bridge": "xenbr0", "ip": "10.0.0.2,script=x"}]}, "is not an address"),
         ({"interfaces": [{"bridge": "xenbr0", "script": "a,mac=b"}]}, "neither a name in /etc/xen/scripts nor"),
         ({"interfaces": [{"bridge": "xenbr0", "vifname": "a,b"}]}, "is not the name of a network device"),
+        ({"interfaces": [{"bridge": "xenbr0", "vifname": "vif7.0"}]}, "is what Xen itself calls an interface of another domain"),
+        ({"interfaces": [{"bridge": "xenbr0", "vifname": "default"}]}, "has another meaning for Linux or its programs"),
+        (
+            {"interfaces": [{"bridge": "xenbr0", "vifname": "12"}]},
+            "has another meaning for Linux or its programs: choose another",
+        ),
         ({"interfaces": [{"bridge": "xenbr0", "mtu": 10}]}, "mtu: is 10, must be 68..65535 bytes"),
         ({"interfaces": [{"bridge": "b", "vifname": "v"}, {"bridge": "b", "vifname": "v"}]}, "vifname v is used twice"),
         ({"disks": [{"vdev": "xvda"}]}, "disks[0]: path: is required"),

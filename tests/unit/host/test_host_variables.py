@@ -176,6 +176,16 @@ def test_devices():
     assert variable_refusals({"xen_host_bridge": ""}) != []
 
 
+@pytest.mark.parametrize(
+    "value", ["lo", "all", "default", "auto", "none", "bonding_masters", "vif1.0", "vifs", "tap1.0-emu", "12"]
+)
+def test_a_name_that_linux_or_xen_reads_as_something_else_is_refused(value):
+    (line,) = variable_refusals({"xen_host_bridge": value, "xen_host_uplink": ""})
+    assert line.startswith(f"xen_host_bridge: is {value}: the name ")
+    (line,) = variable_refusals({"xen_host_bridge": "xenbr0", "xen_host_uplink": value})
+    assert line.startswith(f"xen_host_uplink: {value} ") and line.endswith("or leave it empty for that of the default route")
+
+
 @pytest.mark.parametrize("value", [None, 0, False, {}])
 def test_networks_that_are_set_to_nothing(value):
     (line,) = variable_refusals({"xen_host_management_networks": value})

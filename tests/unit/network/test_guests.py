@@ -91,11 +91,25 @@ def test_only_ipv6():
         ({"network": "inside", "address": "10.77.0.200/24", "ip": "10.77.0.0/25"}, "10.77.0.0/25 holds 10.77.0.1, the host's"),
         ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "192.0.2.1"}, "ip: is 192.0.2.1, the gateway of xenbr0"),
         ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "192.0.2.128/25"}, ""),
+        ({"network": "xenbr0", "address": "192.0.2.9/24", "ip": "10.8.0.0/24"}, ""),
+        ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.77.0.32/28 fe80::9"}, ""),
+        ({"network": "inside", "address": "10.77.0.9/24", "ip": "10.8.0.0/24"},
+         "ip: 10.8.0.0/24 is beside network inside, and Dom0 has no route to it: add '10.8.0.0/24 via 10.77.0.9' to"),
+        ({"network": "inside", "address": "10.77.0.9/24", "ip": "fd08::/64"},
+         "ip: fd08::/64 is beside network inside, and Dom0 has no route to it: add 'fd08::/64 via ADDRESS' to the network's"),
     ],
 )  # fmt: skip
 def test_each_mistake_of_an_interface_is_one_line(options, words):
     lines = placed({"interfaces": [options]})[2]
     assert (words and any(words in line for line in lines)) or not (words or lines), lines
+
+
+def test_what_is_behind_a_domain_needs_a_route_of_its_network():
+    declared = {"inside": {"mode": "nat", "addresses": ["10.77.0.1/24"], "routes": ["10.8.0.0/23 via 10.77.0.9"]}}
+    networks, lines = read_networks(declared)
+    interface = {"network": "inside", "address": "10.77.0.9/24", "ip": "10.8.1.0/24"}
+    on_networks(networks, [{"name": "a", "interfaces": [interface]}], 22, lines.append)
+    assert lines == []
 
 
 def test_an_address_of_a_family_that_the_network_does_not_have():

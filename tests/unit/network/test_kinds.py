@@ -21,6 +21,10 @@ def test_the_declaration_of_the_documentation():
     assert [str(one) for one in networks["routed"].prefixes] == ["203.0.113.64/27", "2001:db8:7::/64"]
 
 
+def routed(*routes):
+    return {"a": {"mode": "nat", "addresses": ["10.0.0.1/24"], "routes": list(routes)}}
+
+
 @pytest.mark.parametrize("nothing", [None, "", {}])
 def test_nothing_declared(nothing):
     assert read_networks(nothing) == ({}, [])
@@ -67,10 +71,41 @@ def test_nothing_declared(nothing):
         ({"lo": {"mode": "isolated"}}, "the name has another meaning"),
         ({"auto": {"mode": "isolated"}}, "the name has another meaning"),
         ({"vif1.0": {"mode": "isolated"}}, "vif1.0: the name is one of domains' interfaces"),
+        ({"tap1.0": {"mode": "isolated"}}, "tap1.0: the name is one of domains' interfaces"),
+        ({"bonding_masters": {"mode": "isolated"}}, "bonding_masters: the name has another meaning for Linux"),
+        ({"100": {"mode": "isolated"}}, "100: the name is a number, which Linux's programs take for a device's index"),
         ({True: {"mode": "isolated"}}, "the name is True, as YAML reads it: put it in quotes"),
         ({1: {"mode": "isolated"}, "1": {"mode": "isolated"}}, "1: is there twice, as a number and as a text"),
         ({"a": {"uplink": "lo"}}, "uplink: lo leads nowhere"),
         ({"a": {"uplink": "vif1.0"}}, "uplink: vif1.0 is a domain's interface"),
+        (
+            {"a": {"uplink": "all", "vlan": 5}},
+            "uplink: all leads nowhere: name a network device, or auto for that of the default",
+        ),
+        (
+            {"a": {"mode": "nat", "addresses": ["10.0.0.1/24"], "uplink": "tap3.0-emu"}},
+            "uplink: tap3.0-emu is a domain's interface",
+        ),
+        ({"a": {"uplink": "7"}}, "uplink: 7 leads nowhere"),
+        # What is behind a domain.
+        (routed("10.8.0.0/24"), "routes: '10.8.0.0/24' is not PREFIX via ADDRESS, as in 10.8.0.0/24 via 10.77.0.10"),
+        (routed("10.8.0.1/24 via 10.0.0.9"), "routes: '10.8.0.1/24 via 10.0.0.9' is not PREFIX via ADDRESS"),
+        (
+            routed("10.8.0.0/24 via 10.0.1.9"),
+            "routes: 10.0.1.9 is not on the network (10.0.0.0/24): name the address of a domain",
+        ),
+        (routed("10.8.0.0/24 via 10.0.0.1"), "routes: 10.0.0.1 is Dom0's own address there"),
+        (routed("10.8.0.0/24 via 10.0.0.255"), "routes: 10.0.0.255 is a network or broadcast address"),
+        (routed("169.254.0.0/16 via 10.0.0.9"), "routes: 169.254.0.0/16 is link-local, which nobody routes"),
+        (routed({"to": "10.8.0.0/24"}), "routes: must be a list of texts, as in [10.8.0.0/24 via 10.77.0.10]"),
+        (routed("fd08::/64 via 10.0.0.9"), "routes: fd08::/64 via 10.0.0.9: one is of IPv4, the other of IPv6"),
+        (routed("0.0.0.0/0 via 10.0.0.9"), "routes: 0.0.0.0/0 can't be behind a domain: no address of 0.0.0.0/8 can"),
+        (routed("10.0.0.128/25 via 10.0.0.9"), "routes: 10.0.0.128/25 overlaps 10.0.0.0/24, which is on the network"),
+        (
+            routed("10.8.0.0/24 via 10.0.0.9", "10.8.0.0/25 via 10.0.0.8"),
+            "routes: 10.8.0.0/25 overlaps 10.8.0.0/24, which is on the",
+        ),
+        ({"a": {"mode": "isolated", "routes": []}}, "routes: is no option of a isolated network"),
         # Addresses that nobody can have, in any spelling.
         ({"a": {"mode": "nat", "addresses": ["10.0.0.1/0"]}}, "the prefix is too short: 0.0.0.0/0 holds 0.0.0.0/8"),
         ({"a": {"mode": "nat", "addresses": ["10.0.0.1/1"]}}, "the prefix is too short"),
@@ -107,6 +142,10 @@ def test_each_mistake_is_one_line(networks, words):
         ({"mode": "isolated", "subnets": ["10.0.0.0/8"]}, "10.0.0.0/8 overlaps 10.77.0.0/24 of a"),
         ({"mode": "bridged", "uplink": "a"}, "xen_host_networks.b: uplink: a is a network itself"),
         ({"mode": "nat", "addresses": ["10.79.0.1/24"], "uplink": "a"}, "b: uplink: a is itself a network of mode nat"),
+        (
+            {"mode": "nat", "addresses": ["10.79.0.1/24"], "routes": ["10.77.0.128/25 via 10.79.0.9"]},
+            "xen_host_networks.b: 10.77.0.128/25 overlaps 10.77.0.0/24 of a",
+        ),
         (
             {"mode": "routed", "addresses": ["10.77.0.9/32"], "subnets": ["192.0.2.7"]},
             "b: addresses: 10.77.0.9 is in 10.77.0.0/24 of a",
@@ -159,7 +198,7 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )  # fmt: skip
-KEYS = st.sampled_from(["mode", "uplink", "vlan", "addresses", "subnets", "gateway", "gateway6", "proxy", "mtu", "x"])
+KEYS = st.sampled_from(["mode", "uplink", "vlan", "addresses", "subnets", "gateway", "gateway6", "proxy", "mtu", "routes", "x"])
 
 
 @given(st.dictionaries(st.text(max_size=17), st.dictionaries(KEYS, ANY, max_size=5) | ANY, max_size=3) | ANY)

@@ -69,5 +69,10 @@ def test_a_source_of_another_network_leaves_none(host):
     assert host["forged"] is False
 
 
+def test_what_is_behind_a_domain_is_reached_as_the_domain_itself(host):
+    """[reaches the world, is reached from there]: a nat network's only outwards, with the host's address."""
+    assert host["behind"] == {"10.8.0.1": [True, False], "198.51.100.1": [True, True], "2001:db8:8::1": [True, True]}
+
+
 def test_neighbours_reach_each_other_where_docker_sends_what_crosses_a_bridge_through_the_same_hooks(host):
     assert host["neighbours"] == [True] * 4

@@ -12,6 +12,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.network.offered imp
 from ansible_collections.unikernels.xen.plugins.module_utils.network.plan import (
     CLOUD,
     COMMON,
+    NFT,
     make_plan,
     state_of,
     state_text,
@@ -26,6 +27,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.network.reading imp
     NetworkError,
     Reading,
     State,
+    refusals,
 )
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.networks import diffs
 from hypothesis import given
@@ -102,6 +104,31 @@ def after(host, result):
     return Reading(
         host="h", manager=host.manager, links=links, default=default, files=files, state=state, cloud_init=host.cloud_init
     )
+
+
+@pytest.mark.parametrize(
+    ("manager", "four", "six"),
+    [
+        (IFUPDOWN, "post-up ip route replace 10.8.0.0/24 via 10.77.0.9 dev inside onlink",
+         "post-up ip route replace fd08::/64 via fd77::9 dev inside onlink"),
+        (NETWORKD, "Destination=10.8.0.0/24\nGateway=10.77.0.9\n", "Destination=fd08::/64\nGateway=fd77::9\n"),
+        (NETPLAN, "via: 10.77.0.9", "via: fd77::9"),
+        (NETWORKMANAGER, "route1=10.8.0.0/24,10.77.0.9", "route1=fd08::/64,fd77::9"),
+    ],
+)  # fmt: skip
+def test_what_is_behind_a_domain_is_routed_by_each_managers_own_means(manager, four, six):
+    declared = {"inside": {**DECLARED["inside"], "routes": ["10.8.0.0/24 via 10.77.0.9", "fd08::/64 via fd77::9"]}}
+    host = reading(manager)
+    result = plan(declared, host)
+    written = "\n".join(one.after or "" for one in result.files if one.path not in (STATE, NFT))
+    assert four in written and six in written
+    then = after(host, result)
+    assert not plan(declared, then).files, "a second run changes nothing"
+    changed = plan({"inside": DECLARED["inside"]}, then)
+    assert changed.devices == ("inside",), "a changed route passes the switch, which has a way back"
+    if manager == IFUPDOWN:
+        assert "ip route del 10.8.0.0/24 via 10.77.0.9 dev inside || true" in changed.switch.scripts["up"]
+        assert "ip route replace 10.8.0.0/24 via 10.77.0.9 dev inside onlink" in changed.switch.scripts["down-new"]
 
 
 @pytest.mark.parametrize("manager", MANAGERS)
@@ -231,8 +258,16 @@ def test_jumbo_frames_reach_the_port_and_the_bridge(manager):
         ({"eth1": {"mode": "isolated"}}, {}, "eth1 is a device of this host and no bridge: choose another name"),
         ({"br-own": {"mode": "isolated", "addresses": ["10.6.0.1/24"]}}, {}, "was there before and has no address 10.6.0.1/24"),
         ({"a": {"mode": "nat", "addresses": ["192.0.2.129/25"]}}, {}, "a: 192.0.2.128/25 overlaps 192.0.2.0/24 on eth0"),
+        ({"a": {"mode": "nat", "addresses": ["10.9.0.1/24"], "routes": ["192.0.2.0/24 via 10.9.0.9"]}}, {},
+         "a: 192.0.2.0/24 overlaps 192.0.2.0/24 on eth0"),
+        # The host's own subnet, which the bridge over the uplink will have, or has.
+        ({"b": {"uplink": "auto"}, "a": {"mode": "nat", "addresses": ["10.9.0.1/24"], "routes": ["192.0.2.0/24 via 10.9.0.9"]}},
+         {}, "a: 192.0.2.0/24 overlaps 192.0.2.0/24 on eth0"),
+        ({"br-own": {}, "a": {"mode": "nat", "addresses": ["10.5.0.129/25"]}}, {},
+         "a: 10.5.0.128/25 overlaps 10.5.0.0/24 on br-own"),
         ({"a": {"mode": "routed", "addresses": ["10.5.0.9/24"]}}, {}, "a: 10.5.0.0/24 overlaps 10.5.0.0/24 on br-own"),
-        ({"inside": DECLARED["inside"]}, {"listening": frozenset({("tcp", 443)})}, "publish: tcp port 443 is taken by a program"),
+        ({"inside": DECLARED["inside"]}, {"listening": frozenset({("tcp", "0.0.0.0", 443)})},
+         "publish: tcp port 443 is taken by a program of the host itself, which listens on all addresses: publish another"),
         ({"a": {"uplink": "auto", "vlan": 100}}, {"default": "enp0s31f6np0", "links": {"enp0s31f6np0": LINKS["eth0"]}},
          "a: vlan: enp0s31f6np0.100 has 16 letters"),
         ({"inside": {"mode": "nat", "addresses": ["10.77.0.1/24"]}, "b": {"mode": "isolated"}}, {"guests_": "203.0.113.9"},
@@ -260,6 +295,30 @@ def test_what_the_host_can_not_offer_is_refused_in_one_line_each(declared, chang
         guests = Guests([Published("www", "tcp", 443, 443, "10.77.0.9", "inside", address)])
         plan(declared, reading(IFUPDOWN, **changes), guests)
     assert sum(words in line for line in error.value.lines) == 1, error.value.lines
+
+
+@pytest.mark.parametrize(
+    ("listener", "target", "address", "taken"),
+    [
+        ("0.0.0.0", "10.77.0.9", "", True),
+        ("0.0.0.0", "10.77.0.9", "192.0.2.10", True),
+        ("::", "10.77.0.9", "", True),
+        ("::", "fd77::9", "2001:db8::10", True),
+        ("192.0.2.10", "10.77.0.9", "", True),
+        ("192.0.2.10", "10.77.0.9", "192.0.2.10", True),
+        # Of the other family, or at another address of the host.
+        ("0.0.0.0", "fd77::9", "", False),
+        ("2001:db8::10", "10.77.0.9", "", False),
+        ("192.0.2.11", "10.77.0.9", "192.0.2.10", False),
+        ("2001:db8::11", "fd77::9", "2001:db8::10", False),
+    ],
+)
+def test_a_port_is_taken_by_who_listens_where_it_is_published(listener, target, address, taken):
+    guests = Guests([Published("www", "udp", 53, 53, target, "inside", address)])
+    for listening, expected in (({("udp", listener, 53)}, taken), ({("tcp", listener, 53), ("udp", listener, 54)}, False)):
+        lines = refusals({}, [], guests, reading(IFUPDOWN, listening=frozenset(listening)))
+        assert any("udp port 53 is taken" in line for line in lines) == expected, lines
+        assert sum("is taken" in line for line in lines) <= 1
 
 
 def test_jumbo_frames_over_a_vlan_of_a_device_that_carries_them():

@@ -20,7 +20,11 @@ NETWORKS = read_networks(
             "subnets": ["198.51.100.7"],
             "proxy": True,
         },
-        "inside": {"mode": "nat", "addresses": ["10.77.0.1/24", "fd77::1/64"]},
+        "inside": {
+            "mode": "nat",
+            "addresses": ["10.77.0.1/24", "fd77::1/64"],
+            "routes": ["10.8.0.0/24 via 10.77.0.9", "fd08::/64 via fd77::9"],
+        },
         "in-side": {"mode": "nat", "addresses": ["10.78.0.1/24"]},
         "in.side": {"mode": "nat", "addresses": ["10.79.0.1/24"]},
         "shut": {"mode": "isolated"},

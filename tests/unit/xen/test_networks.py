@@ -85,24 +85,25 @@ def test_ports_that_programs_of_dom0_listen_on(monkeypatch):
         "/proc/net/udp6": head + "   0: 00000000000000000000000000000000:0202 0:0 07\n broken\n",
     }
     monkeypatch.setattr(networks, "_text", texts.get)
-    assert networks._listening() == {("tcp", 22), ("udp", 514)}
+    assert networks._listening() == {("tcp", "0.0.0.0", 22), ("udp", "::", 514)}
 
 
 @pytest.mark.skipif(sys.byteorder == "big", reason="the addresses are as a little-endian host writes them")
 @pytest.mark.parametrize(
-    ("address", "alone"),
+    ("text", "address"),
     [
-        ("3500007F", True),  # 127.0.0.53, systemd-resolved
-        ("00000000000000000000000001000000", True),
-        ("0000000000000000FFFF00000100007F", True),
-        ("00000000", False),
-        ("0A0200C0", False),
-        ("B80D0120000000000000000001000000", False),
-        ("broken", False),
+        ("3500007F", ""),  # 127.0.0.53, systemd-resolved
+        ("00000000000000000000000001000000", ""),
+        ("0000000000000000FFFF00000100007F", ""),
+        ("00000000", "0.0.0.0"),
+        ("0A0200C0", "192.0.2.10"),
+        ("B80D0120000000000000000001000000", "2001:db8::1"),
+        ("0000000000000000FFFF00000A0200C0", "192.0.2.10"),
+        ("broken", "::"),
     ],
 )
-def test_a_port_of_the_loopback_alone_is_free_to_publish(address, alone):
-    assert networks._loopback(address) is alone
+def test_where_a_program_listens_unless_it_is_the_loopback_alone(text, address):
+    assert networks._listener(text) == address
 
 
 def test_the_device_under_a_vlan_and_what_it_carries():
