@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from ..domain.checks import outside_networks
+from ..domain.cpus import cpu_set
 from ..domain.spec import OVERHEAD_MIB, Declaration
 from .debian_version import is_older
 from .variables import cpus_refusal
@@ -95,12 +96,18 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     return lines + list(info.get("cut_off", []))
 
 
-def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
-    """Return one line for each variable that is too large for the machine in ``info``."""
-    cpus = info["cpus"]
-    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, info.get("cpu_numbers") or cpus)]
-    if int(dom0_vcpus) > cpus:
-        lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but the host has {cpus} CPUs: set at most {cpus}, or 0 for all")
+def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any, smt: bool = True) -> list[str]:
+    """Return one line for each variable that is too large for the machine in ``info``, as it will be after the next boot."""
+    # Where SMT is off and will be on, CPUs that are off now come back.
+    numbers = set(range(info.get("cpu_numbers") or info["cpus"]))
+    remaining = set() if smt else cpu_set(info.get("cpus_without_smt") or "") or set()
+    every = remaining or numbers
+    nodes = {int(node): cpu_set(cpus) or set() for node, cpus in (info.get("cpus_of_nodes") or {}).items()} or None
+    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, every, nodes, smt, max(numbers))]
+    most = len(every) if remaining else info["cpus"]
+    if int(dom0_vcpus) > most:
+        why = "the host has" if smt or not remaining else "with xen_host_smt: false the host has"
+        lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but {why} {most} CPUs: set at most {most}, or 0 for all")
     return [line for line in lines if line]
 
 
