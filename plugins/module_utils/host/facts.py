@@ -23,7 +23,7 @@ from ..xen.xenstore import Xenstore
 from ..xen.xl import must
 from .audit_facts import command_output, management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
-from .boot_menu import other_arguments, written_arguments
+from .boot_menu import NO_SMT, other_arguments, written_arguments
 from .cpu_topology import rows_of_linux, topology
 from .hardening import NEEDLESS_PACKAGES, PASSWORD_FILE
 
@@ -60,7 +60,7 @@ def of_xen(info: dict[str, str]) -> dict[str, Any]:
 def cpu_numbers(info: dict[str, str]) -> int:
     """Return one more than the highest number of a CPU; 0 if Xen doesn't run. Without SMT there are gaps between the numbers."""
     cpus = int(info.get("nr_cpus", 0))
-    gaps = re.search(r"(?:^|\s)(?:smt=(?:0|no|off|false|disable)|no-smt)(?=\s|$)", info.get("xen_commandline", ""))
+    gaps = any(map(NO_SMT.fullmatch, info.get("xen_commandline", "").split()))
     return max(cpus, int(info.get("max_cpu_id", -1)) + 1) if gaps else cpus
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from ..domain.checks import outside_networks
 from ..domain.cpus import cpu_set
 from ..domain.spec import OVERHEAD_MIB, Declaration
+from .boot_menu import NO_SMT
 from .debian_version import is_older
 from .variables import cpus_refusal
 
@@ -100,13 +101,14 @@ def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any, smt:
     """Return one line for each variable that is too large for the machine in ``info``, as it will be after the next boot."""
     # Where SMT is off and will be on, CPUs that are off now come back.
     numbers = set(range(info.get("cpu_numbers") or info["cpus"]))
+    smt = smt and not any(map(NO_SMT.fullmatch, info.get("machine_xen_arguments") or []))
     remaining = set() if smt else cpu_set(info.get("cpus_without_smt") or "") or set()
     every = remaining or numbers
     nodes = {int(node): cpu_set(cpus) or set() for node, cpus in (info.get("cpus_of_nodes") or {}).items()} or None
     lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, every, nodes, smt, max(numbers))]
     most = len(every) if remaining else info["cpus"]
     if int(dom0_vcpus) > most:
-        why = "the host has" if smt or not remaining else "with xen_host_smt: false the host has"
+        why = "the host has" if smt or not remaining else "without SMT the host has"
         lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but {why} {most} CPUs: set at most {most}, or 0 for all")
     return [line for line in lines if line]
 

@@ -132,7 +132,7 @@ def cpus_refusal(
     if every is not None and chosen and max(chosen) > max(highest, *every):
         return f"{name}: is {text!r}, but the host's CPUs are {cpu_text(every)}"
     if not chosen & known:
-        why = f": with xen_host_smt: false the host's CPUs are {cpu_text(known)}" if chosen and not smt else ""
+        why = f": without SMT the host's CPUs are {cpu_text(known)}" if chosen and not smt else ""
         return f"{name}: is {text!r}, which leaves no CPU for domains{why or f'; write it {example}'}"
     return ""
 

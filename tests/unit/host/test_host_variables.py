@@ -193,10 +193,12 @@ def test_cpus_that_go_away_when_smt_is_turned_off():
     assert limit_refusals(SIBLINGS, 4, "1,3") == limit_refusals(SIBLINGS, 2, "1-2", smt=False) == []
     assert limit_refusals(SIBLINGS, 2, "all,^0", smt=False) == limit_refusals(SIBLINGS, 0, "nodes:1", smt=False) == []
     assert limit_refusals(SIBLINGS, 3, "1,3", smt=False) == [
-        "xen_host_domain_cpus: is '1,3', which leaves no CPU for domains: with xen_host_smt: false the host's CPUs are 0,2",
-        "xen_host_dom0_vcpus: is 3, but with xen_host_smt: false the host has 2 CPUs: set at most 2, or 0 for all",
+        "xen_host_domain_cpus: is '1,3', which leaves no CPU for domains: without SMT the host's CPUs are 0,2",
+        "xen_host_dom0_vcpus: is 3, but without SMT the host has 2 CPUs: set at most 2, or 0 for all",
     ]
     assert "the host's CPUs are 0,2" in limit_refusals(SIBLINGS, 0, "9", smt=False)[0]
+    # The administrator's own argument stays.
+    assert "leaves no CPU" in limit_refusals({**SIBLINGS, "machine_xen_arguments": ["com1=9600", "smt=off"]}, 2, "1,3")[0]
     # Off now, on after the next boot: those that are off come back.
     off = {"cpus": 2, "cpu_numbers": 4, "cpus_without_smt": "0,2"}
     assert limit_refusals(off, 0, "3") == []
