@@ -24,7 +24,7 @@ DEFINITION = f'name = "{NAME}"\ntype = "pvh"\nkernel = "{KERNEL}"\nmemory = 16\n
 LOOK = (
     f"df -k --output=used / | tail -n 1; df -k --output=used,size {CONSOLES} | tail -n 1;"
     " awk '/^wchar/ {print $2}' /proc/$(pgrep -x xenconsoled)/io;"
-    f" stat -c %s {CONSOLES}/*.log | sort -n | tail -n 1"
+    f" (echo 0; stat -c %s {CONSOLES}/*.log) | sort -n | tail -n 1"
 )
 # Sent to xenconsoled by the guest; its terminal sequences must not reach a log.
 RAW = f"grep -c $(printf '\\033') {CONSOLES}/guest-{NAME}.log || true"
@@ -33,7 +33,9 @@ OTHERS_KIB = 8 << 10
 
 
 def look(dom0: Dom0) -> tuple[int, ...]:
-    return tuple(map(int, dom0(LOOK).split()))
+    """Look as soon as Dom0 answers: on a busy controller its sshd may miss ssh's own time."""
+    words = wait_until(lambda: dom0(LOOK, check=False).split(), 300, "an answer of Dom0")
+    return tuple(map(int, words))
 
 
 def latencies(seconds: float) -> list[float]:
