@@ -104,7 +104,7 @@ def test_what_is_not_refused_chooses_some_of_the_hosts_cpus(parts, cpus):
 
 
 def test_masks_as_xl_reads_them():
-    """Parts apply in their order; numbers of nodes stand for their CPUs."""
+    """Parts apply in their order; a node means all its CPUs."""
     every, nodes = {0, 1, 2, 3}, {0: {0, 1}, 1: {2, 3}}
     for text, chosen in (
         ("all,^0", {1, 2, 3}),
