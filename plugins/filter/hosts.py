@@ -26,10 +26,13 @@ def _declarations(unikernels: list[dict[str, Any]], host: str) -> list[Declarati
 
 
 def placement_problems(
-    unikernels: list[dict[str, Any]], info: dict[str, Any], dom0_memory: int, bridge: str, host: str
-) -> list[str]:
+    unikernels: list[dict[str, Any]], info: dict[str, Any], dom0_memory: int, bridge: str, host: str,
+    domain_cpus: Any = "", smt: Any = True,
+) -> list[str]:  # fmt: skip
     """Return one line for each reason why the host can't run what is declared for it."""
-    return preflight.placement_refusals(_declarations(unikernels, host), info, int(dom0_memory), bridge)
+    declarations = _declarations(unikernels, host)
+    lines = preflight.placement_refusals(declarations, info, int(dom0_memory), bridge)
+    return lines + preflight.pinning_refusals(declarations, info, domain_cpus, is_on(smt))
 
 
 def host_problems(info: dict[str, Any], dom0_memory: int, bridge: str, manage_network: bool) -> list[str]:

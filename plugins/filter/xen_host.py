@@ -24,9 +24,9 @@ def host_variable_problems(values: dict[str, Any]) -> list[str]:
     return variables.host_refusals(values)
 
 
-def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any) -> list[str]:
+def host_limit_problems(info: dict[str, Any], dom0_vcpus: Any, domain_cpus: Any, smt: Any = True) -> list[str]:
     """Return one line for each variable that is too large for the machine."""
-    return preflight.limit_refusals(info, int(dom0_vcpus), domain_cpus)
+    return preflight.limit_refusals(info, int(dom0_vcpus), domain_cpus, is_on(smt))
 
 
 def host_version_problems(info: dict[str, Any], min_xen: Any) -> list[str]:

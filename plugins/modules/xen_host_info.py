@@ -234,6 +234,21 @@ host:
       description: One more than the highest number of a CPU; 0 without Xen. Where SMT is off there are gaps between the numbers.
       type: int
       version_added: 0.3.0
+    cpus_on:
+      description: CPUs that are on, as xl writes them.
+      type: str
+      sample: 0-7
+      version_added: 0.3.0
+    cpus_without_smt:
+      description: CPUs that stay on if SMT is turned off, the first of each core.
+      type: str
+      sample: 0,2,4,6
+      version_added: 0.3.0
+    cpus_of_nodes:
+      description: CPUs of each NUMA node.
+      type: dict
+      sample: {"0": 0-7}
+      version_added: 0.3.0
     free_disk:
       description: Free space on the root file system in MiB.
       type: int

@@ -45,7 +45,7 @@ class Host(Xen):
     def xl_list(self, flag="-v", name=None):
         return super().xl_list(flag, name)
 
-    def xl_info(self):
+    def xl_info(self, *_flags):
         with open(self.arguments, encoding="utf-8") as file:
             arguments = file.read().strip()
         free = MEMORY - sum(record["config"]["memory"] for record in self.domains.values())

@@ -654,6 +654,8 @@ void begin(const struct start_info *info)
     }
     if (same(mode, "exit=", 5))
         finish(read_number(mode + 5));
+    while (equal(mode, "flood")) /* as fast as the console takes it, with an escape sequence that clears a terminal */
+        say("\033[2J\0332;a title\007 a line as long as those that a program in a loop of failures writes to its console\n");
     puppet = equal(mode, "puppet");
     if (!equal(mode, "wait") && !puppet)
         refuse("option '--mode': invalid value ", mode);

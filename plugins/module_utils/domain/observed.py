@@ -77,8 +77,8 @@ class Host:
     intents: dict[str, Intent] = field(default_factory=dict)
     autostart: frozenset[str] = frozenset()
     free_memory: int = 0
-    cpus: int = 0  # 0: unknown
-    default_cpus: str = ""  # where xl.conf lets domains run; "": everywhere
+    cpus: int = 0  # one more than the highest number of a CPU; 0: unknown
+    default_cpus: str = ""  # where xl.conf lets domains run, of the CPUs that are on; "": everywhere
     disk_sizes: dict[str, int] = field(default_factory=dict)  # of existing files
     content_disks: tuple[str, ...] = ()  # paths of all disks made from content
 

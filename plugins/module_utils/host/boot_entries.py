@@ -36,7 +36,8 @@ _XEN = re.compile(r"^(\s*multiboot2?\s+)(\S*/xen[^/\s]*)(.*)$")
 _DOM0 = re.compile(r"^(\s*module2?\s+(?:--\S+\s+)*)(\S*/vmlinu[xz][^/\s]*)(.*)$")
 _LINUX = re.compile(r"^(\s*linux(?:16|efi)?\s+)(\S*/vmlinu[xz][^/\s]*)(.*)$")
 _FILES = re.compile(r"^(\s*(?:module2?\s+(?:--\S+\s+)*|initrd(?:16|efi)?\s+))(/.*)$")
-_REBOOTS = re.compile(r"panic=-?0*[1-9][0-9]*")
+# Linux reads 08 and what is too large as no number, and waits forever; more than 999 s would seem like it.
+REBOOTS = re.compile(r"panic=-?[1-9][0-9]{0,2}")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_=,.:/+@%-]+")
 
 
@@ -174,9 +175,9 @@ def own_entry(entry: Entry, kind: str, folder: str = "") -> str:
             line = f"{xen[1]}{moved(xen[2], folder)}{xen[3]}"
         elif linux:
             words = [word for word in linux[3].split() if not word.startswith(f"{MARK}=")]
-            # The last one counts; 0, or anything but a number, waits forever.
+            # The last one counts.
             panics = [word for word in words if word.startswith("panic=")]
-            if not panics or not _REBOOTS.fullmatch(panics[-1]):
+            if not panics or not REBOOTS.fullmatch(panics[-1]):
                 words.append(ADDED)
             line = f"{linux[1]}{moved(linux[2], folder)} {' '.join([*words, f'{MARK}={kind}'])}"
         elif more:

@@ -51,6 +51,8 @@ _NEEDED = re.compile(
 )
 # Xen stays where it panicked. Of several types of reboot the last one counts.
 XEN_STOPS = re.compile(r"noreboot(?:=(?!no$|false$|off$|0$).*)?|reboot=(?:[^,]*,)*n.*")
+# Xen without SMT.
+NO_SMT = re.compile(r"smt=(?:0|no|off|false|disable)|no-smt")
 # What can be written between the double quotes of a shell file, as GRUB's configuration is.
 _WRITABLE = re.compile(r'[^"$`\\\x00-\x20]+')
 

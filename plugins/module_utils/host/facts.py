@@ -16,13 +16,15 @@ import subprocess
 import time
 from typing import Any
 
+from ..domain.cpus import xl_topology
 from ..xen.network import bridge_networks, networks_by_device, offered, uplink
 from ..xen.observation import DEFINITIONS, available
 from ..xen.xenstore import Xenstore
 from ..xen.xl import must
 from .audit_facts import command_output, management_loaded, microcode, needs_router_advertisements, ssh, updates
 from .boot import MENU, OWN_MENU, read, same_files_as_booted, state
-from .boot_menu import other_arguments, written_arguments
+from .boot_menu import NO_SMT, other_arguments, written_arguments
+from .cpu_topology import rows_of_linux, topology
 from .hardening import NEEDLESS_PACKAGES, PASSWORD_FILE
 
 # Written by the role xen_host.
@@ -58,7 +60,7 @@ def of_xen(info: dict[str, str]) -> dict[str, Any]:
 def cpu_numbers(info: dict[str, str]) -> int:
     """Return one more than the highest number of a CPU; 0 if Xen doesn't run. Without SMT there are gaps between the numbers."""
     cpus = int(info.get("nr_cpus", 0))
-    gaps = re.search(r"(?:^|\s)(?:smt=(?:0|no|off|false|disable)|no-smt)(?=\s|$)", info.get("xen_commandline", ""))
+    gaps = any(map(NO_SMT.fullmatch, info.get("xen_commandline", "").split()))
     return max(cpus, int(info.get("max_cpu_id", -1)) + 1) if gaps else cpus
 
 
@@ -209,9 +211,8 @@ def _access() -> dict[str, Any]:
 def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
     """All of it, for the module xen_host_info, which documents each; ToolstackError when Xen runs and does not answer."""
     under_xen = available()
-    xen: dict[str, str] = {}
-    if under_xen and shutil.which("xl"):
-        xen = dict(re.findall(r"^(\w+)\s*: (.*)$", must("info"), re.MULTILINE))
+    text = must("info", "-n") if under_xen and shutil.which("xl") else ""
+    xen = dict(re.findall(r"^(\w+)\s*: (.*)$", text, re.MULTILINE))
     distribution, release = os_release()
     device = uplink()
     memory = _memory()
@@ -227,6 +228,7 @@ def gather(packages: list[str], with_updates: bool = False) -> dict[str, Any]:
         "hardware_virtualization": under_xen or "vmx" in words or "svm" in words,
         "under_xen": under_xen,
         **of_xen(xen),
+        **topology(xl_topology(text) if under_xen else rows_of_linux()),
         "dom0_kernel": platform.release(),
         "pending_reboot": pending_reboot(xen.get("xen_commandline", ""), linux_arguments),
         "boot_menu_stale": boot_menu_stale(),

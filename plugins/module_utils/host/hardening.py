@@ -218,6 +218,22 @@ def ssh_refusals(ssh: dict[str, Any], hardened: bool, by_password: bool) -> list
     return [f"xen_host_harden_sshd: sshd would accept only keys, but {why}: add a key, or set it to false"]
 
 
+def _network_refusal(network: Any) -> str:
+    """Return why ``network`` is none; "" if it is one."""
+    # Python accepts anything after '%' as the zone of an IPv6 address, and this becomes nftables' text.
+    text = network if isinstance(network, str) and "%" not in network else ""
+    try:
+        whole = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return f"{network!r} is not a network, as in 192.0.2.0/24 or 2001:db8::/32"
+    address = text.partition("/")[0]
+    if ipaddress.ip_address(address) != whole.network_address:
+        return f"{network!r} is an address in a network: write {whole} for the network, or {address} for the address alone"
+    if isinstance(whole, ipaddress.IPv6Network) and whole.network_address.ipv4_mapped:
+        return f"{network!r} is IPv4 written as IPv6, from which no packet comes: write it as in 192.0.2.0/24"
+    return ""
+
+
 def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
     """Return why ``networks`` (xen_host_management_networks) are wrong, or would lock this very run out."""
     name = "xen_host_management_networks"
@@ -225,13 +241,10 @@ def management_refusals(networks: Any, ssh: dict[str, Any]) -> list[str]:
         return []
     if not isinstance(networks, list):
         return [f"{name}: is {networks!r}, must be a list of networks, as in [192.0.2.0/24]"]
-    parsed = []
-    for network in networks:
-        try:
-            # Python accepts anything after '%' as the zone of an IPv6 address, and this becomes nftables' text.
-            parsed.append(ipaddress.ip_network(network if isinstance(network, str) and "%" not in network else ""))
-        except ValueError:
-            return [f"{name}: {network!r} is not a network, as in 192.0.2.0/24 or 2001:db8::/32"]
+    lines = [f"{name}: {line}" for line in map(_network_refusal, networks) if line]
+    if lines:
+        return lines
+    parsed = [ipaddress.ip_network(network) for network in networks]
     if not ssh.get("client"):
         return []
     try:

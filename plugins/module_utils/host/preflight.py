@@ -11,7 +11,9 @@ import re
 from typing import Any
 
 from ..domain.checks import outside_networks
+from ..domain.cpus import cpu_mask, cpu_set, cpu_text
 from ..domain.spec import OVERHEAD_MIB, Declaration
+from .boot_menu import NO_SMT
 from .debian_version import is_older
 from .variables import cpus_refusal
 
@@ -95,12 +97,51 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
     return lines + list(info.get("cut_off", []))
 
 
-def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any) -> list[str]:
-    """Return one line for each variable that is too large for the machine in ``info``."""
-    cpus = info["cpus"]
-    lines = [cpus_refusal("" if domain_cpus is None else domain_cpus, info.get("cpu_numbers") or cpus)]
-    if int(dom0_vcpus) > cpus:
-        lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but the host has {cpus} CPUs: set at most {cpus}, or 0 for all")
+def _cpu_numbers(info: dict[str, Any]) -> int:
+    return int(info.get("cpu_numbers") or info["cpus"])
+
+
+def _cpus_after_boot(info: dict[str, Any], smt: bool) -> set[int]:
+    """Return the CPUs that the next boot leaves on; empty if all, also those that are off now."""
+    if smt and not any(map(NO_SMT.fullmatch, info.get("machine_xen_arguments") or [])):
+        return set()
+    return cpu_set(info.get("cpus_without_smt") or "") or set()
+
+
+def _nodes(info: dict[str, Any]) -> dict[int, set[int]] | None:
+    return {int(node): cpu_set(cpus) or set() for node, cpus in (info.get("cpus_of_nodes") or {}).items()} or None
+
+
+def pinning_refusals(declarations: list[Declaration], info: dict[str, Any], domain_cpus: Any, smt: bool) -> list[str]:
+    """Return one line for each declared domain that would have no CPU after the next boot."""
+    every = _cpus_after_boot(info, smt) or set(range(_cpu_numbers(info)))
+    try:
+        mask = "" if domain_cpus is None else str(domain_cpus)
+        allowed = cpu_mask(mask or "all", every, _nodes(info)) & every
+    except ValueError:
+        allowed = set()
+    if not allowed:
+        return []  # limit_refusals has a line for it
+    pinned = [(one.name, one.domain.cpus) for one in declarations if one.domain.cpus and one.state in ("running", "paused")]
+    return [
+        f"domain {name}: cpus: is {cpus}, but this host's domains may run on {cpu_text(allowed)} only (xen_host_domain_cpus,"
+        " xen_host_smt)"
+        for name, cpus in pinned
+        if not (cpu_set(cpus) or set()) & allowed
+    ]
+
+
+def limit_refusals(info: dict[str, Any], dom0_vcpus: int, domain_cpus: Any, smt: bool = True) -> list[str]:
+    """Return one line for each variable that is too large for the machine in ``info``, as it will be after the next boot."""
+    cpus = _cpus_after_boot(info, smt)
+    every, without_smt = cpus or set(range(_cpu_numbers(info))), bool(cpus)
+    lines = [
+        cpus_refusal("" if domain_cpus is None else domain_cpus, every, _nodes(info), not without_smt, _cpu_numbers(info) - 1)
+    ]
+    most = len(cpus) or info["cpus"]
+    if int(dom0_vcpus) > most:
+        why = "without SMT the host has" if without_smt else "the host has"
+        lines.append(f"xen_host_dom0_vcpus: is {dom0_vcpus}, but {why} {most} CPUs: set at most {most}, or 0 for all")
     return [line for line in lines if line]
 
 

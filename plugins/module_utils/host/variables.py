@@ -10,10 +10,12 @@ A wrong value is refused before the first host is contacted. Checks that depend 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
-from ..domain.cpus import cpu_set
+from ..domain.cpus import MOST, cpu_mask, cpu_text
 from ..network.names import NAME, bridge_refusal, uplink_refusal
+from .boot_entries import REBOOTS
 from .boot_menu import XEN_STOPS, xen_key
 from .hardening import DECIDED_FOR_XEN, management_refusals
 
@@ -71,13 +73,15 @@ _WRITTEN_ELSEWHERE: dict[str, dict[str, str]] = {
     "xen_host_linux_arguments": {},
 }
 # With these, a boot that fails waits for a hand: Xen or Linux that stops at a panic (panic=0 waits forever), and systems that
-# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't), or that turn off.
+# never start the unit which returns to the old boot (sysinit.target has it, emergency.target doesn't; confirm_spawn asks the
+# console before each unit; volatile=yes has no /etc), or that turn off (run does it when its command ends).
 _NO_WAY_BACK = {
     "xen_host_xen_arguments": XEN_STOPS,
     "xen_host_linux_arguments": re.compile(
-        r"panic(?!=-?0*[1-9][0-9]*$)(?:=.*)?|init=(?!(?:/usr)?/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
+        rf"(?!{REBOOTS.pattern}$)panic(?:=.*)?|init=(?!(?:/usr)?/sbin/init$|(?:/usr)?/lib/systemd/systemd$).*|rdinit=(?!/init$).*"
         r"|emergency|-b|systemd\.unit=(?!(?:default|graphical|multi-user|rescue)(?:\.target)?$).*"
-        r"|systemd\.mask=(?:unikernels-boot-trial(?:\.service)?|sysinit(?:\.target)?)"
+        r"|systemd\.mask=(?:unikernels-boot-trial(?:\.service)?|sysinit(?:\.target)?)|systemd\.run(?:=.*)?"
+        r"|systemd\.(?:confirm[_-]spawn|volatile)(?!=(?:0|no?|f|false|off|state|overlay)$)(?:=.*)?"
     ),
 }
 _DEVICES = ("xen_host_bridge", "xen_host_uplink")
@@ -101,24 +105,34 @@ def number_refusal(name: str, value: Any) -> str:
     return f"{name}: is {value!r}, must be a whole number {least}..{most} ({unit})"
 
 
-def cpus_refusal(value: Any, cpus: int = MAX_CPUS + 1) -> str:
-    """Return why xen_host_domain_cpus can't be xl's vm.cpumask on a machine with ``cpus`` CPUs; "" if it can."""
-    name, example = "xen_host_domain_cpus", "as in 2-15 or 0-3,^1, or empty for all"
+def cpus_refusal(
+    value: Any, every: set[int] | None = None, nodes: Mapping[int, set[int]] | None = None, smt: bool = True, highest: int = 0
+) -> str:
+    """Return why xen_host_domain_cpus can't be xl's vm.cpumask; "" if it can.
+
+    ``every``: the CPUs that the machine will have, ``nodes``: those of each NUMA node; None before the machine is known.
+    ``highest``: a number up to which a CPU may be off.
+    """
+    name, example = "xen_host_domain_cpus", "as in 2-15, 0-3,^1, all,^0 or nodes:0, or empty for all"
     if isinstance(value, (bool, float)) or not isinstance(value, (str, int)):
         return f"{name}: is {value!r}, must be a set of CPUs, {example}"
     text = str(value)
+    if not text:
+        return ""
+    known = set(range(MOST)) if every is None else every
     try:
-        if re.search(r"\s", text):
-            raise ValueError("no spaces")
-        chosen = cpu_set(text)
+        cpu_mask(text, known)
     except ValueError:
         return f"{name}: is {text!r}, must be a set of CPUs, {example}"
-    if chosen is None:
-        return ""
-    if not chosen:
-        return f"{name}: is {text!r}, which leaves no CPU for domains; write it {example}"
-    if max(chosen) >= cpus:
-        return f"{name}: is {text!r}, but the host's CPUs are 0..{cpus - 1}"
+    try:
+        chosen = cpu_mask(text, known, nodes)
+    except ValueError as error:
+        return f"{name}: is {error}"
+    if every is not None and chosen and max(chosen) > max(highest, *every):
+        return f"{name}: is {text!r}, but the host's CPUs are {cpu_text(every)}"
+    if not chosen & known:
+        why = f": without SMT the host's CPUs are {cpu_text(known)}" if chosen and not smt else ""
+        return f"{name}: is {text!r}, which leaves no CPU for domains{why or f'; write it {example}'}"
     return ""
 
 

@@ -63,9 +63,12 @@ class Hypercalls:
             found = self._xc.physinfo()
         return int(found["free_memory"]) // 1024
 
-    def cpus(self) -> int:
+    def cpu_nodes(self) -> dict[int, int]:
+        """Map each CPU that is on to its NUMA node; without SMT there are gaps between the numbers."""
         with self._lock:
-            return int(self._xc.physinfo()["nr_cpus"])
+            found = self._xc.topologyinfo()
+        pairs = enumerate(zip(found["cpu_to_core"], found["cpu_to_node"]))
+        return {cpu: node or 0 for cpu, (core, node) in pairs if core is not None}
 
     def affinity(self, domid: int, vcpus: int) -> set[int]:
         """Return the CPUs that any of the domain's vCPUs may run on."""

@@ -17,10 +17,10 @@ import re
 import stat
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..domain.cpus import cpu_set, cpu_text
+from ..domain.cpus import cpu_mask, cpu_set, cpu_text, xl_topology
 from ..domain.observed import Host, Intent, Observed, intent_of
 from ..domain.spec import DISKS, Domain
 from ..domain.xl_config import domain_from_libxl
@@ -60,21 +60,24 @@ def observe(disks: dict[str, str] | None = None, scheduling: bool = False, hyper
     scheduling = scheduling or any("\ncpu_weight = " in text or "\ncap = " in text for text in definitions.values())
     hypercalls = hypercalls or bindings()
     if hypercalls:
-        domains, free, cpus = by_hypercalls(hypercalls, scheduling), hypercalls.free_memory(), hypercalls.cpus()
+        domains, free, cpus = by_hypercalls(hypercalls, scheduling), hypercalls.free_memory(), hypercalls.cpu_nodes()
     else:
-        info = dict(re.findall(r"^(\w+)\s*: (.*)$", must("info"), re.MULTILINE))
-        domains, free, cpus = by_xl(), int(info.get("free_memory", 0)), int(info.get("nr_cpus", 0))
-    everywhere = cpu_text(set(range(cpus)))
+        text = must("info", "-n")
+        info = dict(re.findall(r"^(\w+)\s*: (.*)$", text, re.MULTILINE))
+        domains, free = by_xl(), int(info.get("free_memory", 0))
+        cpus = {cpu: node for cpu, _core, node in xl_topology(text)} or dict.fromkeys(range(int(info.get("nr_cpus", 0))), 0)
     return Host(
         domains=tuple(
-            dataclasses.replace(one, domain=dataclasses.replace(one.domain, cpus="")) if one.domain.cpus == everywhere else one
+            dataclasses.replace(one, domain=dataclasses.replace(one.domain, cpus=""))
+            if _everywhere(one.domain.cpus, cpus)
+            else one
             for one in domains
         ),
         definitions=definitions,
         intents=_intents(),
         autostart=_autostarted(),
         free_memory=free,
-        cpus=cpus,
+        cpus=max(cpus, default=-1) + 1,
         default_cpus=_default_cpus(cpus),
         disk_sizes=_disk_sizes(disks or {}),
         content_disks=_content_disks(),
@@ -294,21 +297,31 @@ def _autostarted() -> frozenset[str]:
     return frozenset(name for name in names if os.path.realpath(autostart_path(name)) == os.path.join(folder, name + ".cfg"))
 
 
-def _default_cpus(count: int) -> str:
-    """Return the CPUs of xl.conf's vm.cpumask and vm.pvh.cpumask, to which xl narrows each domain; "" for all."""
+def _everywhere(cpus: str, on: Iterable[int]) -> bool:
+    """True if a domain with these CPUs may run on all that are on; without SMT Xen also names those that are off."""
+    return bool(cpus) and set(on) <= (cpu_set(cpus) or set())
+
+
+def _default_cpus(nodes: dict[int, int]) -> str:
+    """Return the CPUs of xl.conf's vm.cpumask and vm.pvh.cpumask, to which xl narrows each domain; all that are on without them.
+
+    ``nodes``: each CPU that is on -> its NUMA node.
+    """
     try:
         with open(XL_CONF, encoding="utf-8", errors="replace") as file:
             masks = dict(re.findall(r'^\s*vm\.((?:pvh\.)?cpumask)\s*=\s*"([^"]*)"', file.read(), re.MULTILINE))
     except OSError:
-        return ""
-    chosen = set(range(count))
+        masks = {}
+    chosen = set(nodes)
+    of_nodes: dict[int, set[int]] = {}
+    for cpu, node in nodes.items():
+        of_nodes.setdefault(node, set()).add(cpu)
     for key, text in masks.items():
         try:
-            mask = cpu_set(text)
-        except ValueError as error:  # xl accepts NUMA nodes too
+            chosen &= cpu_mask(text or "all", set(nodes), of_nodes)
+        except ValueError as error:
             raise ToolstackError(f"{XL_CONF}: vm.{key}: {error}") from None
-        chosen &= chosen if mask is None else mask
-    return "" if len(chosen) == count else cpu_text(chosen)
+    return cpu_text(chosen)
 
 
 def _disk_sizes(disks: dict[str, str]) -> dict[str, int]:

@@ -49,7 +49,7 @@ class Xen:
 
     # -- xl ------------------------------------------------------------------------------------------
 
-    def xl_info(self):
+    def xl_info(self, *_flags):
         return 0, f"host : dom0\nnr_cpus                : 4\nfree_memory            : {self.free}\n", ""
 
     def xl_list(self, flag, name=None):

@@ -270,13 +270,61 @@ def test_the_uuid_of_another_running_domain_is_refused(xen, converge):
             converge({"name": "www", "uuid": "6b1a2c54-9d96-4ee4-bd5d-42eb769bb076"}, check=check)
 
 
-def test_a_mask_of_cpus_that_is_not_read_is_one_line(xen, converge, monkeypatch):
-    """xl accepts NUMA nodes too."""
+XL_CONF = "ansible_collections.unikernels.xen.plugins.module_utils.xen.observation.XL_CONF"
+# `xl info -n` of Xen 4.17 with smt=off: two cores, a NUMA node each.
+INFO = """nr_cpus                : 2
+max_cpu_id             : 3
+free_memory            : 4096
+cpu_topology           :
+cpu:    core    socket     node
+  0:       0        0        0
+  2:       1        0        1
+device topology        :
+device           node
+No device topology data available
+numa_info              :
+node:    memsize    memfree    distances
+   0:      2559       1244      10,20
+   1:      2559       1244      20,10
+xen_scheduler          : credit2
+"""
+
+
+@pytest.mark.parametrize(
+    ("mask", "line"),
+    [
+        ("nodes:9", "'nodes:9': the host has no NUMA node 9, only 0$"),
+        ("0-", "'0-' is not a set of CPUs, as in 0-3,\\^1,8, all,\\^0 or nodes:0"),
+    ],
+)
+def test_a_mask_of_cpus_that_is_not_read_is_one_line(xen, converge, monkeypatch, mask, line):
     path = xen.folder / "xl.conf"
-    path.write_text('vm.cpumask="nodes:0"\n')
-    monkeypatch.setattr("ansible_collections.unikernels.xen.plugins.module_utils.xen.observation.XL_CONF", str(path))
-    with pytest.raises(converge.Refused, match=f"{path}: vm.cpumask: 'nodes:0' is not a set of CPUs"):
+    path.write_text(f'vm.cpumask="{mask}"\n')
+    monkeypatch.setattr(XL_CONF, str(path))
+    with pytest.raises(converge.Refused, match=f"{path}: vm.cpumask: {line}"):
         converge({"name": "www"})
+
+
+@pytest.mark.parametrize(
+    ("mask", "cpus", "refused"),
+    [("nodes:1", "2", "0"), ("all,^0", "0,2", "0"), ("nodes:0-1", "0-2", "3"), ("all", "0-2", "1"), ("", "2", "4")],
+)
+def test_cpus_of_a_host_without_smt(xen, converge, monkeypatch, mask, cpus, refused):
+    """CPUs 1 and 3 are off, which a domain that may run everywhere has in its set nevertheless."""
+    path = xen.folder / "xl.conf"
+    path.write_text(f'vm.cpumask="{mask}"\n')
+    monkeypatch.setattr(XL_CONF, str(path))
+    xen.hooks["xl info"] = lambda: (0, INFO)
+    domains = [{"name": "www", "cpus": cpus}, {"name": "everywhere"}]
+    assert [one["failed"] for one in converge(*domains)] == [False, False]
+    assert [one["steps"] for one in converge(*domains)] == [[], []]
+    with pytest.raises(converge.Refused, match=f"domain www: cpus: is {refused}, "):
+        converge({"name": "www", "cpus": refused})
+
+
+def test_a_domain_pinned_to_all_cpus_is_one_that_may_run_everywhere(xen, converge):
+    converge({"name": "www", "cpus": "0-3"})
+    assert converge({"name": "www", "cpus": "0-3"})["changed"] is False
 
 
 # -- disks that more than one domain has -----------------------------------------------------------

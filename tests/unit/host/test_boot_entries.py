@@ -58,7 +58,7 @@ def test_a_panic_that_was_declared_stays():
     assert grub.entries(grub.own_entry(grub.xen_entry(menu), grub.TRY))[0].linux_line.endswith("panic=5 unikernels.boot=try")
 
 
-@pytest.mark.parametrize("panic", ["panic=0", "panic=", "panic=x", "panic=5 panic=0"])
+@pytest.mark.parametrize("panic", ["panic=0", "panic=", "panic=x", "panic=5 panic=0", "panic=08", "panic=99999999999"])
 def test_a_panic_that_waits_for_ever_does_not(panic):
     menu = MENU.replace("console=hvc0 quiet", f"console=hvc0 {panic}")
     assert grub.entries(grub.own_entry(grub.xen_entry(menu), grub.TRY))[0].linux_line.endswith(

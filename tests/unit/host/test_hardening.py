@@ -67,7 +67,10 @@ def test_who_would_be_locked_out_by_keys(changes, by_password, words):
         (["192.0.2.0/24"], None),
         (["2001:db8::/32", "192.0.2.7"], None),
         ("192.0.2.0/24", "must be a list of networks"),
-        (["192.0.2.1/24"], "'192.0.2.1/24' is not a network"),
+        (["192.0.2.1/24"], "'192.0.2.1/24' is an address in a network: write 192.0.2.0/24 for the network, or 192.0.2.1 for the"),
+        (["2001:db8::1/64"], "write 2001:db8::/64 for the network, or 2001:db8::1 for the address alone"),
+        (["::ffff:192.0.2.0/120"], "'::ffff:192.0.2.0/120' is IPv4 written as IPv6"),
+        (["192.0.2.0/33"], "'192.0.2.0/33' is not a network"),
         ([22], "22 is not a network"),
         ([None], "None is not a network"),
         (["192.0.2.0/24", "fe80::1%x } accept; tcp dport { 1"], "'fe80::1%x } accept; tcp dport { 1' is not a network"),
@@ -77,6 +80,11 @@ def test_who_would_be_locked_out_by_keys(changes, by_password, words):
 def test_who_would_be_locked_out_by_the_filter(networks, words):
     lines = management_refusals(networks, SSH)
     assert (not lines) if words is None else words in lines[0] and lines[0].startswith("xen_host_management_networks: ")
+
+
+def test_each_network_that_is_none_is_named():
+    lines = management_refusals(["192.0.2.0/24", "x", "192.0.2.1/24"], SSH)
+    assert [line.split("'")[1] for line in lines] == ["x", "192.0.2.1/24"]
 
 
 def test_a_run_that_comes_from_no_address_is_not_locked_out():

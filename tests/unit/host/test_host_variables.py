@@ -5,6 +5,7 @@ import re
 
 import pytest
 import yaml
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_mask
 from ansible_collections.unikernels.xen.plugins.module_utils.host import facts, variables
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import limit_refusals
 from ansible_collections.unikernels.xen.plugins.module_utils.host.variables import cpus_refusal, variable_refusals
@@ -66,7 +67,9 @@ def test_every_number_is_taken_as_it_stands_or_refused_in_one_line(value):
         assert str(int(value)) == str(value)
 
 
-@pytest.mark.parametrize("value", ["", None, "all", "1", 1, 0, "0-3", "0-3,^1,8", "4095"])
+@pytest.mark.parametrize(
+    "value", ["", None, "all", "1", 1, 0, "0-3", "0-3,^1,8", "4095", "all,^0", "nodes:0", "node:0-1,^2", "^0,1"]
+)
 def test_cpus_that_xl_reads_as_they_are_meant(value):
     assert variable_refusals({"xen_host_domain_cpus": value}) == []
 
@@ -74,10 +77,12 @@ def test_cpus_that_xl_reads_as_they_are_meant(value):
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        *[(bad, "must be a set of CPUs, as in 2-15 or 0-3,^1, or empty for all") for bad in
-          ("3-1", "0,,1", "-", ",", "0-", "-1", "!", "0, 1", "1;2", "0-9999", "²", "0\n", -1, 1.5, True, [0, 1], {})],
+        *[(bad, "must be a set of CPUs, as in 2-15, 0-3,^1, all,^0 or nodes:0, or empty for all") for bad in
+          ("^all", "^nodes:all", "nodes:", "nodes:1-0", "node:nodes:0", "all-1", "al", "all ,^0", "3-1",
+           "0,,1", "-", ",", "0-", "-1", "!", "0, 1", "1;2", "0-9999", "²", "0\n", -1, 1.5, True, [0, 1], {})],
         ("^0", "leaves no CPU for domains"),
         ("0-3,^0-3", "leaves no CPU for domains"),
+        ("all,^0-4095", "leaves no CPU for domains"),
     ],
 )  # fmt: skip
 def test_cpus_that_would_stop_every_domain(value, words):
@@ -86,13 +91,34 @@ def test_cpus_that_would_stop_every_domain(value, words):
     assert words in line
 
 
-@given(st.text(alphabet="0123456789,^-al ", max_size=10), st.integers(1, 64))
-def test_what_is_not_refused_is_a_set_of_the_hosts_cpus(text, cpus):
-    from ansible_collections.unikernels.xen.plugins.module_utils.domain.cpus import cpu_set
+@given(
+    st.lists(st.sampled_from(["all", "nodes:", "node:", "^", "0", "1", "2", "9", "-", ",", " "]), max_size=8), st.integers(1, 12)
+)
+def test_what_is_not_refused_chooses_some_of_the_hosts_cpus(parts, cpus):
+    text, every = "".join(parts), set(range(cpus))
+    if text and not cpus_refusal(text, every, {0: every, 1: set()}):
+        chosen = cpu_mask(text, every, {0: every, 1: set()})
+        assert chosen and chosen <= every
+    if text and not cpus_refusal(text, every):
+        assert not cpus_refusal(text), "what a host takes is not refused before it is known"
 
-    if not cpus_refusal(text, cpus):
-        chosen = cpu_set(text)
-        assert chosen is None or (chosen and chosen <= set(range(cpus)))
+
+def test_masks_as_xl_reads_them():
+    """Parts apply in their order; a node means all its CPUs."""
+    every, nodes = {0, 1, 2, 3}, {0: {0, 1}, 1: {2, 3}}
+    for text, chosen in (
+        ("all,^0", {1, 2, 3}),
+        ("^0,all", every),
+        ("nodes:0", {0, 1}),
+        ("node:1,^3", {2}),
+        ("nodes:0-1,^node:0", {2, 3}),
+        ("nodes:all,^nodes:1,3", {0, 1, 3}),
+    ):
+        assert cpu_mask(text, every, nodes) == chosen
+    assert cpus_refusal("nodes:1-2", every, nodes) == (
+        "xen_host_domain_cpus: is 'nodes:1-2': the host has no NUMA node 2, only 0-1"
+    )
+    assert "leaves no CPU" in cpus_refusal("nodes:1,^2-3", every, nodes)
 
 
 @pytest.mark.parametrize("name", ["xen_host_xen_arguments", "xen_host_linux_arguments"])
@@ -130,7 +156,7 @@ def test_what_the_machine_is_too_small_for():
     info = {"cpus": 4}
     assert limit_refusals(info, 4, "0-3") == limit_refusals(info, 0, "") == []
     assert limit_refusals(info, 5, "99") == [
-        "xen_host_domain_cpus: is '99', but the host's CPUs are 0..3",
+        "xen_host_domain_cpus: is '99', but the host's CPUs are 0-3",
         "xen_host_dom0_vcpus: is 5, but the host has 4 CPUs: set at most 4, or 0 for all",
     ]
 
@@ -154,10 +180,29 @@ def test_the_highest_cpu_where_threads_are_off():
     info = {"nr_cpus": "2", "max_cpu_id": "3", "xen_commandline": "placeholder smt=off ucode=scan"}
     assert facts.of_xen(info)["cpu_numbers"] == 4
     assert limit_refusals({"cpus": 2, "cpu_numbers": 4}, 0, "2") == []
-    assert "the host's CPUs are 0..3" in limit_refusals({"cpus": 2, "cpu_numbers": 4}, 0, "4")[0]
+    assert "the host's CPUs are 0-3" in limit_refusals({"cpus": 2, "cpu_numbers": 4}, 0, "4")[0]
     # Elsewhere the highest number may be of a CPU that could be plugged in.
     assert facts.of_xen({**info, "max_cpu_id": "127", "xen_commandline": "smt=on nosmt=off"})["cpu_numbers"] == 2
     assert facts.of_xen({})["cpu_numbers"] == 0
+
+
+SIBLINGS = {"cpus": 4, "cpu_numbers": 4, "cpus_without_smt": "0,2", "cpus_of_nodes": {"0": "0-1", "1": "2-3"}}
+
+
+def test_cpus_that_go_away_when_smt_is_turned_off():
+    assert limit_refusals(SIBLINGS, 4, "1,3") == limit_refusals(SIBLINGS, 2, "1-2", smt=False) == []
+    assert limit_refusals(SIBLINGS, 2, "all,^0", smt=False) == limit_refusals(SIBLINGS, 0, "nodes:1", smt=False) == []
+    assert limit_refusals(SIBLINGS, 3, "1,3", smt=False) == [
+        "xen_host_domain_cpus: is '1,3', which leaves no CPU for domains: without SMT the host's CPUs are 0,2",
+        "xen_host_dom0_vcpus: is 3, but without SMT the host has 2 CPUs: set at most 2, or 0 for all",
+    ]
+    assert "the host's CPUs are 0,2" in limit_refusals(SIBLINGS, 0, "9", smt=False)[0]
+    # The administrator's own argument stays.
+    assert "leaves no CPU" in limit_refusals({**SIBLINGS, "machine_xen_arguments": ["com1=9600", "smt=off"]}, 2, "1,3")[0]
+    # Off now, on after the next boot: those that are off come back.
+    off = {"cpus": 2, "cpu_numbers": 4, "cpus_without_smt": "0,2"}
+    assert limit_refusals(off, 0, "3") == []
+    assert "leaves no CPU" in limit_refusals(off, 0, "3", smt=False)[0]
 
 
 @pytest.mark.parametrize("name", ["xen_host_bridge", "xen_host_uplink"])
@@ -284,7 +329,9 @@ def test_each_variable_of_the_role_is_checked():
         *[("xen_host_linux_arguments", word) for word in (
             "panic=0", "panic=00", "panic=", "panic", "panic=x", "panic=3x", "init=/bin/sh", "rdinit=/bin/sh", "emergency", "-b",
             "systemd.unit=emergency.target", "systemd.unit=emergency", "systemd.mask=unikernels-boot-trial.service",
-            "systemd.unit=poweroff.target", "systemd.unit=my.service", "systemd.mask=sysinit.target",
+            "systemd.unit=poweroff.target", "systemd.unit=my.service", "systemd.mask=sysinit.target", "panic=08", "panic=1000",
+            "panic=99999999999", "panic=-08", "systemd.confirm_spawn", "systemd.confirm-spawn=1",
+            "systemd.confirm_spawn=/dev/hvc0", "systemd.volatile=yes", "systemd.volatile", "systemd.run=/bin/true",
         )],
     ],
 )  # fmt: skip
@@ -295,6 +342,7 @@ def test_words_with_which_a_host_would_not_come_back(name, word):
 
 
 def test_words_with_which_it_does():
-    words = "panic=10 panic=-1 init=/sbin/init init=/lib/systemd/systemd systemd.unit=rescue.target panic_on_warn=1"
+    words = "panic=10 panic=-1 init=/sbin/init init=/lib/systemd/systemd systemd.unit=rescue.target panic_on_warn=1 panic=999"
+    words += " systemd.confirm_spawn=no systemd.volatile=overlay systemd.run_success_action=none"
     assert variable_refusals({"xen_host_linux_arguments": words}) == []
     assert variable_refusals({"xen_host_xen_arguments": "noreboot=no reboot=t,w console=com1 noreboots"}) == []

@@ -7,6 +7,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.declaration 
 from ansible_collections.unikernels.xen.plugins.module_utils.host.preflight import (
     boot_refusals,
     host_refusals,
+    pinning_refusals,
     placement_refusals,
     twin_refusals,
     xen_support_warning,
@@ -86,6 +87,37 @@ def test_what_xen_takes_of_a_large_machine():
 
     assert "the host has 63900 MiB beside Dom0" in large(64000)[0]
     assert large(63800) == []
+
+
+SIBLINGS = {"cpus": 4, "cpu_numbers": 4, "cpus_without_smt": "0,2", "cpus_of_nodes": {"0": "0-1", "1": "2-3"}}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "mask", "smt", "allowed"),
+    [
+        ("1,3", "", True, None),
+        ("1-2", "", False, None),
+        ("0", 0, False, None),
+        ("", "2", True, None),
+        ("1,3", "", False, "0,2"),
+        ("0", "all,^0", True, "1-3"),
+        ("0-1", "nodes:1", True, "2-3"),
+        ("3", "nodes:1", False, "2"),
+        ("9", None, True, "0-3"),
+        # What is wrong with the mask itself has its own line.
+        ("0", "1,3", False, None),
+        ("0", "x", True, None),
+    ],
+)
+def test_domains_without_a_cpu_after_the_next_boot(cpus, mask, smt, allowed):
+    declared = [
+        declaration_of({"name": "www", "kernel": "/k", "cpus": cpus, "state": state}, "h") for state in ("running", "stopped")
+    ]
+    assert pinning_refusals(declared, SIBLINGS, mask, smt) == (
+        [f"domain www: cpus: is {cpus}, but this host's domains may run on {allowed} only (xen_host_domain_cpus, xen_host_smt)"]
+        if allowed
+        else []
+    )
 
 
 def test_dom0_has_room_for_its_domains():

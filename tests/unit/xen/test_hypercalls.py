@@ -6,6 +6,17 @@ from ansible_collections.unikernels.xen.plugins.module_utils.xen.hypercalls impo
 ALIVE = {"domid": 7, "dying": 0, "shutdown": 0, "crashed": 0, "paused": 0, "shutdown_reason": 0, "handle": [0] * 16}
 
 
+def test_cpus_that_are_on():
+    """A CPU that smt=off has turned off has no core, and still a node."""
+
+    class Bindings:
+        @staticmethod
+        def topologyinfo():
+            return {"max_cpu_index": 3, "cpu_to_core": [0, None, 1, None], "cpu_to_node": [0, 0, 1, 1]}
+
+    assert Hypercalls(Bindings()).cpu_nodes() == {0: 0, 2: 1}
+
+
 @pytest.mark.parametrize(
     "flags, seen",
     [
