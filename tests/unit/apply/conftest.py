@@ -39,6 +39,8 @@ def xen(tmp_path, monkeypatch):
     monkeypatch.setattr(module("xen.lock"), "PATH", str(tmp_path / "lock"))
     monkeypatch.setattr(module("xen.lock").Lock.__init__, "__defaults__", (60, str(tmp_path / "lock")))
     monkeypatch.setattr(subprocess, "run", double.run)
+    for name in ("xen.xl", "xen.disks"):
+        monkeypatch.setattr(module(name), "run", double.run)
     for name in ("xen.watch", "xen.devices", "xen.bridge_ports"):
         monkeypatch.setattr(module(name), "Xenstore", double.xenstore)
     converge = module("apply.converge")
