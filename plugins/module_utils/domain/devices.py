@@ -11,7 +11,7 @@ import re
 from functools import partial
 
 from ..network.antispoof import ClaimError, own, reserved
-from .options import Reader, shown
+from .options import Reader, kind_of, shown
 from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, plain_path, rate_text, script_path
 
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}")  # Linux IFNAMSIZ - 1
@@ -259,7 +259,7 @@ def _content(reader: Reader, access: str, form: str) -> str | None:
     if content is None:
         return None
     if not isinstance(content, str):
-        raise reader.fail("content", f"must be text, not {type(content).__name__}")
+        raise reader.fail("content", f"must be text, not {kind_of(content)}")
     try:
         content.encode("utf-8")
     except UnicodeEncodeError:

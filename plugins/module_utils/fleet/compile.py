@@ -19,7 +19,7 @@ from typing import Any
 
 from ..domain.checks import clashes
 from ..domain.declaration import ROLE_KEYS, declaration_of
-from ..domain.options import SpecError, shown
+from ..domain.options import SpecError, kind_of, shown
 from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
@@ -204,7 +204,7 @@ def _compile_host(
             declared.unikernels.append(copy.deepcopy(unikernel))
             places.append(place)
         elif not holds_unresolved(unikernel):
-            lines.append(f"{place}: a domain must be a mapping, not {type(unikernel).__name__}")
+            lines.append(f"{place}: a domain must be a mapping, not {kind_of(unikernel)}")
     for name in asked.services:
         _add_servers(name, resolved, sources(name), declared, places, lines)
         if not asked.unikernels and not is_declared(name, values):
@@ -425,7 +425,7 @@ def _image_problems(unikernel: dict[str, Any], images: Mapping[str, Any]) -> lis
         absent = unikernel.get("state") == "absent" or unikernel.get("kernel")
         return [] if absent else [f"{where} is required (a key of unikernel_images)"]
     if not isinstance(image, (str, int)) or isinstance(image, bool):
-        return [f"{where} must be a key of unikernel_images, not {type(image).__name__}"]
+        return [f"{where} must be a key of unikernel_images, not {kind_of(image)}"]
     unikernel["image"] = str(image)
     known = ", ".join(sorted(images)) or "none"
     return [] if str(image) in images else [f"{where} {image!r} is not in unikernel_images (known: {known})"]
