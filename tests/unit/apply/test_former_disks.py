@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import content_path
+from ansible_collections.unikernels.xen.plugins.module_utils.xen import former_disks
 
 GONE = "was a disk of {} and is gone: is its file system mounted"
 
@@ -121,8 +123,9 @@ def test_a_note_that_cannot_be_read_is_one_line(xen, converge, declared, text):
 
 def test_the_note_is_roots_alone_and_is_written_only_when_it_changes(xen, converge, disk, declared):
     note = xen.folder / "former-disks.json"
-    converge(declared, {"name": "web", "disks": [{"content": "secret"}]})
-    converge({"name": "web", "state": "absent"})
+    converge(declared)
+    former_disks.redefined("web", f'disk = [ "target={content_path("web", "xvda", "secret")}" ]\n', "")
+    former_disks.removed(content_path("web", "xvda", "secret"))
     assert not note.exists(), "nothing is gone, and content can be made again"
     converge({**declared, "state": "absent"})
     assert json.loads(note.read_text()) == {str(disk): "db"} and note.stat().st_mode & 0o777 == 0o600
