@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import threading
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import host_note, owners, queries
@@ -208,6 +209,27 @@ def test_a_note_is_written_once_and_not_in_check_mode(tmp_path):
     assert change_note(folder, take, True)[1] and not (tmp_path / "host").exists()
     assert change_note(folder, take, False)[1] and not change_note(folder, take, False)[1]
     assert (tmp_path / "host/rollout.json").stat().st_mode & 0o777 == 0o600 and path_of(folder).startswith(str(tmp_path))
+
+
+def test_two_inventories_that_deploy_at_once_are_both_noted(tmp_path, monkeypatch):
+    """One that is lost would have its domains purged by the other."""
+    path = str(tmp_path / "x/owners.json")
+    read = owners.read
+    claim(path, "first", False, False, False)
+
+    def late(text):
+        monkeypatch.setattr(owners, "read", read)
+        other = threading.Thread(target=claim, args=(path, "b", False, False, False))
+        other.start()
+        other.join(0.3)
+        waiting.append(other)
+        return read(text)
+
+    waiting = []
+    monkeypatch.setattr(owners, "read", late)
+    claim(path, "a", False, False, False)
+    waiting[0].join(60)
+    assert owners.read((tmp_path / "x/owners.json").read_text()) == ["first", "a", "b"]
 
 
 def test_nobody_else_can_hold_the_notes_lock(tmp_path):
