@@ -63,6 +63,7 @@ import re
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.host import boot
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError, must
 
@@ -72,6 +73,7 @@ CHANGES = {"tried": boot.prepare, "confirmed": boot.confirm, "kept": boot.keep}
 def main() -> None:
     argument_spec = {"state": {"type": "str", "required": True, "choices": list(CHANGES)}}
     module = AnsibleModule(argument_spec=argument_spec, supports_check_mode=True)
+    refuse_others(module, "change what boots")
     if module.check_mode:
         module.exit_json(changed=True, boot=boot.state())
     try:

@@ -68,6 +68,7 @@ addresses:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.network.names import bridge_refusal, uplink_refusal
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import bridge_switch
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 
 
 def main() -> None:
@@ -80,6 +81,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    refuse_others(module, "manage bridges")
     name, seconds = module.params["name"], module.params["confirm_within"]
     for option, refusal in (("name", bridge_refusal), ("uplink", uplink_refusal)):
         if module.params[option] and refusal(module.params[option]):

@@ -227,6 +227,7 @@ options:
     description:
       - With O(state=absent), V(remove) deletes the files of those O(disks) that this module can create. Files named after their
         content are always removed. Links and devices are refused.
+      - A disk that vanished without this is never replaced with an empty one, not even for another domain.
     type: str
     choices: [keep, remove]
     default: keep

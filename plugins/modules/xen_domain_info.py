@@ -120,9 +120,8 @@ domains:
       elements: str
 """
 
-import os
-
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.domain_facts import domain_facts
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.observation import available, observe
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
@@ -139,8 +138,7 @@ def main() -> None:
     lines = module.params["console_lines"]
     if not 0 <= lines <= 10000:
         module.fail_json(msg=f"console_lines: is {lines}, must be 0..10000")
-    if os.geteuid() != 0:
-        module.fail_json(msg="only root can look at the domains of this host: set become: true")
+    refuse_others(module, "look at the domains")
     if not available():
         module.fail_json(msg="this host does not run under Xen (no /proc/xen/capabilities): run the role xen_host first")
     try:

@@ -150,6 +150,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owner_file im
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.owners import OwnerError
 from ansible_collections.unikernels.xen.plugins.module_utils.network.reach_rules import RULES
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -171,6 +172,7 @@ def main() -> None:
     params = module.params
     domains, secrets = typed(params["domains"])
     module.no_log_values.update(secrets)
+    refuse_others(module, "manage domains")
     try:
         if params["owner"]:
             claim(params["owner_file"], params["owner"], params["purge"], params["take_over"], module.check_mode)

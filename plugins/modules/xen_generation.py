@@ -88,6 +88,7 @@ number:
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import generation_guests
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, record
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, plain_words
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
 
@@ -107,21 +108,23 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    # -vvv shows a module's arguments, and the declaration may contain secrets.
+    shown = {"module_args": {**params, "domains": [str(one.get("name")) for one in params["domains"]]}}
+    refuse_others(module, "record a generation", invocation=shown)
     try:
         guests = generation_guests.read(params["guests"] or None)
     except ValueError:
-        module.fail_json(msg="guests: must be what unikernels.xen.declared returns as guests of a host")
+        module.fail_json(msg="guests: must be what unikernels.xen.declared returns as guests of a host", invocation=shown)
     new = Generation(
         0, params["domains"], {str(key): str(value) for key, value in params["images"].items()},
         by=plain_words(params["by"]), revision=plain_words(params["revision"]), rollout=plain_words(params["rollout"]),
         result=params["result"], guests=guests,
     )  # fmt: skip
-    shown = {**params, "domains": new.names}  # -vvv shows a module's arguments, and the declaration may contain secrets
     try:
         number, changed = record(params["folder"], new, module.check_mode, params["whole"])
     except OSError as error:
-        module.fail_json(msg=f"{params['folder']}: {error.strerror}", invocation={"module_args": shown})
-    module.exit_json(changed=changed, number=number, invocation={"module_args": shown})
+        module.fail_json(msg=f"{params['folder']}: {error.strerror}", invocation=shown)
+    module.exit_json(changed=changed, number=number, invocation=shown)
 
 
 if __name__ == "__main__":

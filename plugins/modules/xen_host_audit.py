@@ -66,11 +66,13 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.host.audit_facts import audit_facts
 from ansible_collections.unikernels.xen.plugins.module_utils.host.facts import gather
 from ansible_collections.unikernels.xen.plugins.module_utils.host.hardening import OPTIONAL, audit, summary
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.xl import ToolstackError
 
 
 def main() -> None:
     module = AnsibleModule(argument_spec={"host": {"type": "str", "default": "host"}}, supports_check_mode=True)
+    refuse_others(module, "audit")
     try:
         controls = audit({**gather([], with_updates=True), **audit_facts()})
     except ToolstackError as error:

@@ -100,6 +100,7 @@ waits:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.network.reading import NetworkError
 from ansible_collections.unikernels.xen.plugins.module_utils.xen import networks as edge
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.bridge_switch import SwitchError
 
 
@@ -115,6 +116,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    refuse_others(module, "manage networks")
     if not 10 <= module.params["confirm_within"] <= 3600:
         module.fail_json(msg=f"confirm_within: is {module.params['confirm_within']}, must be 10..3600 seconds")
     try:

@@ -89,6 +89,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_fo
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import Generation, GenerationError, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.network.guests import Guests
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.argspec import typed
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.guests_back import RulesBack
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.unlogged import UnloggedModule
 
@@ -106,6 +107,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    refuse_others(module, "roll back")
     params = module.params
     rules = RulesBack(module.check_mode)
 

@@ -80,6 +80,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_fo
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import APPLIED, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.host_note import Entry, NoteError, released, reserved
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.note_file import change_note
+from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
 
 
 def main() -> None:
@@ -95,6 +96,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    refuse_others(module, "change the note of rollouts")
     params = module.params
     try:
         kept, _problems = listing(params["folder"])

@@ -258,6 +258,7 @@ def cleared(dom0):
     dom0(
         "rm -f /usr/local/sbin/xl; for name in $(xl list | awk '$1 ~ /^try/ {print $1}'); do xl destroy $name 2>/dev/null; done;"
         " rm -f /etc/xen/unikernels/try*.cfg /etc/xen/unikernels/.try* /etc/xen/auto/try*.cfg /var/lib/unikernels/disks/try*"
+        " /var/lib/unikernels/former-disks.json"
     )
 
 

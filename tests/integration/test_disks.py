@@ -35,9 +35,13 @@ def test_an_empty_disk_is_made_once_grown_and_never_shrunk(with_disks, dom0):
     assert "shrinking would lose data" in with_disks({**disk, "size": 5})["msg"]
     with_disks({**disk, "size": 6}, state="absent")
     assert dom0(f"head -c 8 {path}") == "precious", "data outlives its domain"
+    dom0(f"mv {path} {path}.away")
+    assert "was a disk of this domain and is gone" in with_disks({**disk, "size": 6})["msg"], "nothing defines it any more"
+    dom0(f"mv {path}.away {path}")
     removed = with_disks({**disk, "size": 6}, state="absent", disks_on_absent="remove")
     assert removed["steps"] == [f"remove_disk try {path}"]
     dom0(f"test ! -e {path}")
+    assert with_disks(disk)["steps"][0] == f"make_disk try {path}", "it was removed as declared"
 
 
 def test_a_copy_and_a_conversion(with_disks, dom0):

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import time
@@ -17,11 +18,11 @@ from ..domain.compare import view, with_image
 from ..domain.declaration import declaration_of, declarations_of
 from ..domain.observed import Host, Observed, base_name
 from ..domain.options import SpecError
-from ..domain.spec import CPU_WEIGHT, Declaration
+from ..domain.spec import CONTENT_PATH, CPU_WEIGHT, Declaration
 from ..plan.lifecycle import in_order, memory_shortage, plan
 from ..plan.plan import Plan
 from ..plan.recovery import described
-from ..xen import console
+from ..xen import console, former_disks
 from ..xen.domain_facts import image_name
 from ..xen.hypercalls import bindings
 from ..xen.lock import Lock, LockError
@@ -99,7 +100,10 @@ def _refuse(problems: list[str]) -> None:
 def _look(declarations: list[Declaration]) -> Host:
     files = {origin.path: origin.format for declaration in declarations for origin in declaration.origins}
     scheduling = any(declaration.domain.cpu_weight != CPU_WEIGHT or declaration.domain.cap for declaration in declarations)
-    return observe(files, scheduling)
+    host = observe(files, scheduling)
+    # Only a missing disk raises the question of who had it.
+    missing = [path for path in files if path not in host.disk_sizes and not CONTENT_PATH.fullmatch(path)]
+    return dataclasses.replace(host, former_disks=former_disks.read()) if missing else host
 
 
 def _settled(declarations: list[Declaration], purge: bool, warn: Callable[[str], None]) -> Host:

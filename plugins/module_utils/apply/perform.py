@@ -21,9 +21,9 @@ from ..health.patterns import problem_of
 from ..image.store import write_whole
 from ..plan import steps as do
 from ..wait import until
-from ..xen import bridge_ports, console, devices, disks, restarts, start_times
+from ..xen import bridge_ports, console, devices, disks, former_disks, restarts, start_times
 from ..xen.hypercalls import SCHEDULERS, Hypercalls
-from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition_path, intent_path
+from ..xen.observation import AUTOSTART, DEFINITIONS, autostart_path, definition_of, definition_path, intent_path
 from ..xen.watch import BETWEEN, Idle, Look, ended, look, restarting, wait_for_state
 from ..xen.xl import ToolstackError, last_words, must, xl
 
@@ -63,6 +63,7 @@ class Performer:
     @perform.register
     def _(self, step: do.RemoveDisk) -> None:
         disks.remove(step.path)
+        former_disks.removed(step.path)
 
     # -- domains ---------------------------------------------------------------------------------
 
@@ -294,6 +295,7 @@ class Performer:
     @perform.register
     def _(self, step: do.Define) -> None:
         os.makedirs(DEFINITIONS, mode=0o755, exist_ok=True)
+        former_disks.redefined(step.name, definition_of(step.name), step.text)
         write_whole(definition_path(step.name), step.text.encode("utf-8"), 0o600)
         # The domain is healthy, or declared stopped or paused: the keeper's count of restarts begins again.
         restarts.forget(step.name)
@@ -301,6 +303,7 @@ class Performer:
 
     @perform.register
     def _(self, step: do.Undefine) -> None:
+        former_disks.redefined(step.name, definition_of(step.name), "")
         _remove(definition_path(step.name))
         restarts.forget(step.name)
         _remove(intent_path(step.name))

@@ -11,8 +11,8 @@ import shutil
 import stat
 from collections.abc import Callable
 
-from ..domain.observed import Host, base_name
-from ..domain.spec import BLOCK, CONTENT_PATH, Disk, Domain, Origin, plain_path
+from ..domain.observed import Host
+from ..domain.spec import BLOCK, CONTENT_PATH, Disk, Domain, Origin
 from ..health.checks import lacking
 from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, check_ramdisk, held_by
@@ -92,6 +92,9 @@ def check(plan: Plan, host: Host, kernels: Kernels, returns: bool = False) -> Fi
 def _check_removals(plan: Plan, findings: Findings) -> None:
     for path in [step.path for step in plan.steps if isinstance(step, RemoveDisk)]:
         problem = disks.removal_problem(path)
+        missing = "" if os.path.lexists(path) else missing_mount(path, mounted())
+        if missing and not problem:
+            problem = f"can't be removed, because {_unmounted(missing)}"
         if problem:
             findings.problems.append(f"domain {plan.name}: disks: {path} {problem} (disks_on_absent: keep leaves it)")
 
@@ -219,10 +222,15 @@ def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:
     if whose:
         return (
             f"was a disk of {whose} and is gone: is its file system mounted, its volume group active? It is not replaced with"
-            " an empty one; if the data is lost, create the file yourself"
+            " an empty one; if the data is lost, create the file yourself, or declare the domain once with state: absent and"
+            " disks_on_absent: remove"
         )
     missing = missing_mount(origin.path, mounted())
-    return f"nothing is mounted at {missing}, which this host's fstab or a unit of systemd names: mount it" if missing else None
+    return _unmounted(missing) if missing else None
+
+
+def _unmounted(point: str) -> str:
+    return f"nothing is mounted at {point}, which this host's fstab or a unit of systemd names: mount it"
 
 
 def _in_the_way(path: str) -> str | None:
@@ -234,11 +242,8 @@ def _in_the_way(path: str) -> str | None:
 
 
 def _whose(plan: Plan, path: str, host: Host) -> str:
-    """Return whose disk this was, by a definition or a running domain, even under another domain name; "" for nobody's."""
-    plain = plain_path(path)
-    users = [one for one in host.domains if any(plain_path(disk.path) == plain for disk in one.domain.disks)]
-    names = [base_name(one.domain.name) for one in users]
-    names += host.defining(path)
+    """Return whose disk this was, even under another domain name; "" for nobody's."""
+    names = host.users(path)
     if not names:
         return ""
     return "this domain" if plan.name in names else f"domain {names[0]}"

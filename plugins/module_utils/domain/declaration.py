@@ -21,7 +21,7 @@ from . import boot_line, devices
 from .cpus import cpu_set, cpu_text
 from .fields import DOMAIN, extra_key_refusal
 from .health import health_of
-from .options import Reader, SpecError, not_text, pattern_problem, shown, text_problem, whole_number
+from .options import Reader, SpecError, kind_of, not_text, pattern_problem, shown, text_problem, whole_number
 from .spec import RESTARTS, Declaration, Disk, Domain, Health, Interface, Origin, RestartLimit, Watchdog, derived_uuid, plain_path
 from .xl_config import ExtraValue
 
@@ -179,7 +179,7 @@ def declaration_of(options: dict[str, Any], host: str, kernel: str | None = None
     SpecError has a line for each problem. Rules that combine options are checked only if those options are valid.
     """
     if not isinstance(options, dict):
-        raise SpecError(f"a domain must be a mapping, not {type(options).__name__}")
+        raise SpecError(f"a domain must be a mapping, not {kind_of(options)}")
     name = _name(options.get("name"))
     reader = Reader(f"domain {name}", options, DOMAIN)
     if kernel is not None:

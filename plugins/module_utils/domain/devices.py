@@ -12,7 +12,7 @@ from functools import partial
 
 from ..network.antispoof import ClaimError, own, reserved
 from ..network.names import NAME, vif_refusal
-from .options import Reader, shown
+from .options import Reader, kind_of, shown
 from .spec import Address, Disk, Interface, Origin, content_path, derived_mac, plain_path, rate_text, script_path
 
 MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
@@ -267,7 +267,7 @@ def _content(reader: Reader, access: str, form: str) -> str | None:
     if content is None:
         return None
     if not isinstance(content, str):
-        raise reader.fail("content", f"must be text, not {type(content).__name__}")
+        raise reader.fail("content", f"must be text, not {kind_of(content)}")
     try:
         content.encode("utf-8")
     except UnicodeEncodeError:

@@ -41,6 +41,11 @@ def intent_of(content: str) -> Intent:
     return Intent(text, head[len(_REPLACES) :]) if head.startswith(_REPLACES) else Intent(content, "running")
 
 
+def defined_paths(text: str) -> set[str]:
+    """Return the plain paths of the disks that a definition names."""
+    return {plain_path(_ESCAPED.sub(r"\1", quoted)) for quoted in _TARGET.findall(text)}
+
+
 def defined_uuid(text: str) -> str:
     found = re.search(r'^uuid = "([0-9a-f-]{36})"$', text, re.MULTILINE)
     return found.group(1) if found else ""
@@ -81,6 +86,9 @@ class Host:
     default_cpus: str = ""  # where xl.conf lets domains run, of the CPUs that are on; "": everywhere
     disk_sizes: dict[str, int] = field(default_factory=dict)  # of existing files
     content_disks: tuple[str, ...] = ()  # paths of all disks made from content
+    former_disks: dict[str, str] = field(
+        default_factory=dict
+    )  # plain path -> the domain that had it, if a declared disk is missing
 
     @cached_property
     def _by_name(self) -> dict[str, Observed]:
@@ -108,13 +116,20 @@ class Host:
         # By the time an intent is written, its disks exist.
         begun = [(name, intent.text) for name, intent in self.intents.items()]
         for name, text in [*self.definitions.items(), *begun]:
-            for quoted in _TARGET.findall(text):
-                found.setdefault(plain_path(_ESCAPED.sub(r"\1", quoted)), []).append(name)
+            for path in defined_paths(text):
+                found.setdefault(path, []).append(name)
         return found
 
     def defining(self, path: str) -> list[str]:
         """Return the names of domains with a disk at ``path``, however spelt, in their definition or in a begun change."""
         return self._defining.get(plain_path(path), [])
+
+    def users(self, path: str) -> list[str]:
+        """Return the domains that have a disk at ``path``, then one that had it and from which no declaration removed it."""
+        plain = plain_path(path)
+        running = [one for one in self.domains if any(plain_path(disk.path) == plain for disk in one.domain.disks)]
+        names = [base_name(one.domain.name) for one in running] + self.defining(path)
+        return [*names, self.former_disks[plain]] if plain in self.former_disks else names
 
     @property
     def ours(self) -> set[str]:

@@ -46,6 +46,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."
 
 
+def kind_of(value: Any) -> str:
+    """Return what a value is, for a message."""
+    return "nothing" if value is None else type(value).__name__
+
+
 def not_text(value: Any) -> str:
     """Return what is wrong with a value that should be text, and what to write instead."""
     if isinstance(value, bool):
@@ -54,7 +59,7 @@ def not_text(value: Any) -> str:
         return f"is {shown(value)}, which YAML read as a number; write it in quotes"
     if isinstance(value, datetime.date):  # with a time too
         return f"is {value}, which YAML read as a date; write it in quotes"
-    return f"must be text, not {type(value).__name__}"
+    return f"must be text, not {kind_of(value)}"
 
 
 def text_problem(value: str) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from ..domain.checks import clashes
 from ..domain.declaration import ROLE_KEYS, declaration_of
-from ..domain.options import SpecError, shown
+from ..domain.options import SpecError, kind_of, shown
 from ..domain.spec import Declaration
 from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
@@ -41,6 +41,8 @@ _FLAGS = ("autostart", "adopt", "live")
 _FROM_VARIABLES = re.compile(r"(interfaces|arguments|health|memory|name|publish|accept|reach)\b(.*)", re.DOTALL)
 # Sectors, text and records of a zone are in memory at the same time when the resolver starts (unikernels/dns/disk.ml).
 _TIMES_IN_MEMORY = 4
+# How long a line of the report may be: somebody may put a whole file where a name belongs.
+_MAX_LINE = 1000
 _SAME = re.compile(r"domains .* and (\S+) have the same (?:MAC|address) ")
 
 
@@ -143,8 +145,11 @@ def _complete_limits(fleet: Fleet, site: Site, reported: frozenset[str] | None) 
     if not guests.limits:
         return
     known = {one.name: one.domain.interfaces for one in site.declarations}
-    macs = {str(one.get("name")): [each.get("mac") or "" for each in one["interfaces"]]
-            for one in fleet.hosts[site.host].unikernels if one.get("name") in known}  # fmt: skip
+    macs = {
+        str(one["name"]): [each.get("mac") or "" for each in one.get("interfaces") or []]
+        for one in fleet.hosts[site.host].unikernels
+        if isinstance(one.get("name"), str) and one["name"] in known
+    }
     guests.limits = [
         with_own(one, [(device.ip, mac) for device, mac in zip(known[one.name], macs[one.name])])
         for one in guests.limits
@@ -168,11 +173,16 @@ def _shared_folders(fleet: Fleet, reported: frozenset[str] | None) -> list[Probl
     return problems
 
 
+def _shortened(line: str) -> str:
+    """Return the line without the middle of a long value: its ends say what is wrong, and what would be right."""
+    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE - 300]} [...] {line[-280:]}"
+
+
 def report(problems: list[Problem]) -> str:
     """Return all problems, a line each; a problem of several hosts is one line."""
     hosts: dict[str, list[str]] = {}
     for problem in problems:
-        hosts.setdefault(one_line(problem.line), []).append(problem.host)
+        hosts.setdefault(_shortened(one_line(problem.line)), []).append(problem.host)
     lines = []
     for line, names in hosts.items():
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
@@ -194,7 +204,7 @@ def _compile_host(
             declared.unikernels.append(copy.deepcopy(unikernel))
             places.append(place)
         elif not holds_unresolved(unikernel):
-            lines.append(f"{place}: a domain must be a mapping, not {type(unikernel).__name__}")
+            lines.append(f"{place}: a domain must be a mapping, not {kind_of(unikernel)}")
     for name in asked.services:
         _add_servers(name, resolved, sources(name), declared, places, lines)
         if not asked.unikernels and not is_declared(name, values):
@@ -415,7 +425,7 @@ def _image_problems(unikernel: dict[str, Any], images: Mapping[str, Any]) -> lis
         absent = unikernel.get("state") == "absent" or unikernel.get("kernel")
         return [] if absent else [f"{where} is required (a key of unikernel_images)"]
     if not isinstance(image, (str, int)) or isinstance(image, bool):
-        return [f"{where} must be a key of unikernel_images, not {type(image).__name__}"]
+        return [f"{where} must be a key of unikernel_images, not {kind_of(image)}"]
     unikernel["image"] = str(image)
     known = ", ".join(sorted(images)) or "none"
     return [] if str(image) in images else [f"{where} {image!r} is not in unikernel_images (known: {known})"]

@@ -6,12 +6,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from ..image.store import write_whole
+from ..image.store import LOCK_SECONDS, hold, write_whole
 from . import host_note
 from .host_note import Note, NoteError
 
@@ -45,19 +43,11 @@ def change_note(generations: str, change: Callable[[Note], Note], check: bool) -
         return after, after != before
     path = path_of(generations)
     os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    with _locked(os.path.dirname(path)):
+    late = NoteError(f"{path}: another run has been changing it for {LOCK_SECONDS} s")
+    # A file that only root can open: whoever can open one can hold its lock.
+    with hold(f"{path}.lock", LOCK_SECONDS, late):
         before = read_note(generations)
         after = change(before)
         if after != before:
             write_whole(path, host_note.text_of(after).encode("utf-8"), 0o600)
         return after, after != before
-
-
-@contextmanager
-def _locked(folder: str) -> Iterator[None]:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

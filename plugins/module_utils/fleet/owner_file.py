@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from ..image.store import write_whole
+from ..image.store import LOCK_SECONDS, hold, write_whole
 from . import owners
 from .owners import OwnerError
 
@@ -17,23 +17,34 @@ FILE = "/var/lib/unikernels/owners.json"
 
 def claim(path: str, owner: str, purge: bool, take_over: bool, check: bool) -> None:
     """Record that ``owner`` deploys to this host. Raise OwnerError, one line, if it must not."""
+    late = OwnerError(f"another run has been changing it for {LOCK_SECONDS} s")
     try:
-        try:
-            with open(path, encoding="utf-8") as file:
-                before = owners.read(file.read())
-        except FileNotFoundError:
-            before = []
-        except OwnerError:
-            if not take_over:
-                raise
-            before = []
-        after = owners.claimed(before, owner, purge, take_over)
-        if after != before and not check:
-            os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-            write_whole(path, owners.text_of(after).encode("utf-8"), 0o600)
+        if check:
+            _claimed(path, owner, purge, take_over)
+            return
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        # Of two inventories that deploy at once for the first time, neither may be lost: the other would purge its domains.
+        with hold(f"{path}.lock", LOCK_SECONDS, late):
+            before, after = _claimed(path, owner, purge, take_over)
+            if after != before:
+                write_whole(path, owners.text_of(after).encode("utf-8"), 0o600)
     except (OSError, UnicodeDecodeError) as error:
         raise OwnerError(f"{path}: {getattr(error, 'strerror', None) or 'is not text'}") from None
     except OwnerError as error:
         raise OwnerError(
             f"{path}: {error}; -e take_ownership=true replaces it" if "not whole" in str(error) else str(error)
         ) from None
+
+
+def _claimed(path: str, owner: str, purge: bool, take_over: bool) -> tuple[list[str], list[str]]:
+    """Return the owners before and after."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            before = owners.read(file.read())
+    except FileNotFoundError:
+        before = []
+    except OwnerError:
+        if not take_over:
+            raise
+        before = []
+    return before, owners.claimed(before, owner, purge, take_over)

@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from ..domain.options import shown
+
 MAX_DEPTH = 30
 # How many values one variable of one host may have: YAML aliases can expand to a billion in ten lines.
 MAX_VALUES = 100_000
+# Python prints no number of thousands of digits. A digest that YAML read as a number has 64 of them.
+_MAX_BITS = 1024
 # As Ansible's own filter bool reads them.
 _TRUE, _FALSE = ("yes", "on", "true", "y", "t", "1"), ("no", "off", "false", "n", "f", "0")
 _SIMPLE_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
@@ -64,6 +68,8 @@ def plain(value: Any, where: str, problem: Callable[[str], None]) -> Any:
             return item
         if isinstance(item, str):
             return str.__str__(item) if _encodable(item) else refuse(place, "is not valid text (UTF-8)")
+        if _huge(item):
+            return refuse(place, "is a number that is too large: put it in quotes if it is text")
         if isinstance(item, (int, float)):
             return int(item) if isinstance(item, int) else float(item)
         if isinstance(item, dict):
@@ -75,12 +81,8 @@ def plain(value: Any, where: str, problem: Callable[[str], None]) -> Any:
     def mapping(item: dict[Any, Any], place: str, depth: int) -> dict[str, Any] | _Unresolved:
         entries: dict[str, Any] = {}
         for key, entry in item.items():
-            # YAML 1.1 reads `on:` and `no:` as true and false.
-            if isinstance(key, bool) or not isinstance(key, (str, int)):
-                refuse(place, f"its key {key!r} is not text: put it in quotes")
-                continue
-            if not _encodable(str(key)):
-                refuse(place, f"its key {key!r} is not valid text (UTF-8)")
+            if _key_problem(key):
+                refuse(place, f"its key {shown(key)} {_key_problem(key)}")
                 continue
             entries[str.__str__(key) if isinstance(key, str) else str(key)] = walk(entry, inside(place, str(key)), depth + 1)
         return entries if len(entries) == len(item) else UNRESOLVED
@@ -95,6 +97,17 @@ def plain(value: Any, where: str, problem: Callable[[str], None]) -> Any:
         problem(f"{where}: holds more than {MAX_VALUES} values")
         return UNRESOLVED
     return result
+
+
+def _key_problem(key: Any) -> str:
+    # YAML 1.1 reads `on:` and `no:` as true and false.
+    if isinstance(key, bool) or not isinstance(key, (str, int)) or _huge(key):
+        return "is not text: put it in quotes"
+    return "" if _encodable(str(key)) else "is not valid text (UTF-8)"
+
+
+def _huge(value: Any) -> bool:
+    return isinstance(value, int) and value.bit_length() > _MAX_BITS
 
 
 def _kind(value: Any) -> str:

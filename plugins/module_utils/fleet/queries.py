@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..domain.options import shown
+from ..domain.options import kind_of, shown
 
 KEYS = ("prometheus", "query", "below", "above", "nothing")
 NOTHING = ("fail", "pass")
@@ -54,7 +54,7 @@ def queries_of(value: Any, problems: list[str]) -> tuple[Query, ...]:
 
 def _query(where: str, value: Any, problems: list[str]) -> Query | None:
     if not isinstance(value, Mapping):
-        problems.append(f"{where}: must be a mapping with {', '.join(KEYS[:4])}, not {type(value).__name__}")
+        problems.append(f"{where}: must be a mapping with {', '.join(KEYS[:4])}, not {kind_of(value)}")
         return None
     before = len(problems)
     unknown = sorted(str(key) for key in value if key not in KEYS)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..domain.options import shown
+from ..domain.options import kind_of, shown
 
 try:
     import zoneinfo
@@ -72,7 +72,7 @@ def window_of(value: Any, problems: list[str]) -> Window | None:
     if not isinstance(value, Mapping):
         problems.append(
             f"rollout: window: must be a mapping, as in {{days: Mon-Fri, from: '08:00', to: '16:00', zone: Europe/Berlin}},"
-            f" not {type(value).__name__}"
+            f" not {kind_of(value)}"
         )
         return None
     before = len(problems)

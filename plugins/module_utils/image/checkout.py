@@ -44,6 +44,8 @@ _OF_ANOTHER_REPOSITORY = re.compile(
 _ADVICE = ("Please make sure you have", "and the repository exists", "hint:", "warning:", "Warning:")
 _NO_REASON = "fatal: Could not read from remote repository."
 _SECONDS = 300
+# How long a killed process may take to end; then it is left behind.
+_KILL_SECONDS = 5
 # Files beside a tree that prove it is the commit's.
 _COMMIT_TEXT, _MODULES = ".commit", ".modules"
 # Attributes that would make files differ from git's objects.
@@ -151,7 +153,8 @@ def _git(address: Address, *arguments: str, folder: str | None = None) -> bytes:
     finally:
         with contextlib.suppress(ProcessLookupError):  # kills ssh as well
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_KILL_SECONDS)
     if process.returncode:
         raise BuildError(_reason(errors.decode("utf-8", "replace")) or f"git {arguments[0]} failed ({process.returncode})")
     return output

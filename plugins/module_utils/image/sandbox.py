@@ -242,7 +242,8 @@ def end(process: subprocess.Popen[bytes]) -> None:
             os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):  # one that waits in the kernel is left behind
+        process.wait(_END_SECONDS)
     until = time.monotonic() + _END_SECONDS
     while any(os.path.exists(f"/proc/{pid}") for pid in first) and time.monotonic() < until:
         time.sleep(0.01)

@@ -335,6 +335,8 @@ def point(store: str, name: str, digest: str, check: bool) -> bool:
         return True
     with locked(store):
         before = history(store, name)  # another run may have written it
+        if before[:1] == [digest]:
+            return False
         write_json(path, {"name": name, "history": [digest, *before][:MAX_HISTORY]})
     return True
 

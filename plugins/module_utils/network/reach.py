@@ -135,7 +135,8 @@ def read_limits(unikernel: dict[str, Any], problem: Callable[[str], None]) -> Li
     values = {option: unikernel.pop(option, None) for option in (ACCEPT, REACH)}
     if unikernel.get("state") == "absent" or all(value is None for value in values.values()):
         return None
-    where = f"domain {unikernel.get('name')}"
+    name = unikernel.get("name")
+    where = f"domain {name}" if isinstance(name, str) else "a domain without a name"
     found: dict[str, tuple[Rule, ...] | None] = {}
     before: list[str] = []
     versions = _versions(unikernel)
@@ -150,7 +151,7 @@ def read_limits(unikernel: dict[str, Any], problem: Callable[[str], None]) -> Li
         before += _unheard(unikernel.get("publish"), accept)
     for line in dict.fromkeys(before):
         problem(f"{where}: {line}")
-    return None if before else Limits(str(unikernel.get("name")), found[ACCEPT], found[REACH])
+    return None if before or not isinstance(name, str) else Limits(name, found[ACCEPT], found[REACH])
 
 
 def _interfaces(unikernel: Mapping[str, Any]) -> list[Any]:

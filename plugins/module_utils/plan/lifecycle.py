@@ -19,7 +19,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from ..domain.compare import differences
-from ..domain.observed import Host, Observed
+from ..domain.observed import Host, Observed, defined_uuid
 from ..domain.options import SpecError
 from ..domain.spec import NEXT, OVERHEAD_MIB, PREVIOUS, Declaration, Domain, Origin
 from ..domain.xl_config import xl_config
@@ -109,6 +109,9 @@ def identity(declaration: Declaration, host: Host) -> Domain:
     name, wanted = declaration.name, declaration.domain
     current, standby, previous = host.find(name), host.find(name + NEXT), host.find(name + PREVIOUS)
     present = (current if current and current.state != "dying" else None) or previous
+    if not present and not declaration.uuid_given:
+        # Adopted, or created when the host had another name, and stopped now.
+        wanted = dataclasses.replace(wanted, uuid=defined_uuid(host.definitions.get(name, "")) or wanted.uuid)
     if present and present.domain.uuid != wanted.uuid:
         if not host.owns(present) and not declaration.adopt:
             raise SpecError(
@@ -270,9 +273,14 @@ def _remove_disks(case: Case) -> list[Phase]:
     """Remove disks made from content, which the declaration can make again; remove others only if ``remove_disks`` is set."""
     paths = list(case.host.contents_of(case.name))
     if case.declaration.remove_disks:
-        origins = case.declaration.origins
-        paths += [origin.path for origin in origins if origin.path in case.host.disk_sizes and origin.path not in paths]
+        # One that is missing already is forgotten, so that it can be created again.
+        there = {origin.path for origin in case.declaration.origins if _there(origin, case)}
+        paths += sorted(there.difference(paths))
     return [_disk("remove_disk", case.name, RemoveDisk(path)) for path in paths]
+
+
+def _there(origin: Origin, case: Case) -> bool:
+    return origin.path in case.host.disk_sizes or (origin.content is None and bool(case.host.users(origin.path)))
 
 
 def _old_content(case: Case) -> list[Phase]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..domain.options import kind_of
 from .variables import asks_one
 
 # Service -> the option with its list: web_sites, dns_servers, vpn_endpoints.
@@ -88,7 +89,7 @@ def servers(service: str, options: Iterable[str], values: Mapping[str, Any], pro
 
 def _refusal(item: Any, known: Iterable[str], example: str) -> str:
     if not isinstance(item, dict):
-        return f"must be a mapping, as in {example}, not {type(item).__name__}"
+        return f"must be a mapping, as in {example}, not {kind_of(item)}"
     unknown = sorted(map(repr, set(item) - set(known)))
     if unknown:
         return f"unknown key {', '.join(unknown)}; known are {', '.join(known)}"

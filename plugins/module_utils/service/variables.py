@@ -146,9 +146,14 @@ def asks_one(health: Any) -> bool:
 
 
 def _kind(value: Any) -> str:
-    return {"dict": "a mapping", "list": "a list", "str": "text", "bool": "true or false", "int": "a number"}.get(
-        type(value).__name__, type(value).__name__
-    )
+    return {
+        "dict": "a mapping",
+        "list": "a list",
+        "str": "text",
+        "bool": "true or false",
+        "int": "a number",
+        "NoneType": "nothing",
+    }.get(type(value).__name__, type(value).__name__)
 
 
 def first_address(interfaces: list[dict[str, Any]]) -> str:

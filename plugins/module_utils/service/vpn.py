@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..domain.devices import VDEV
+from ..domain.options import kind_of
 from ..fleet.plain import flag
 from . import operations
 from .variables import USUAL_MEMORY, Keys, Service, Variables, at, first_address, is_address
@@ -101,7 +102,7 @@ def _clients(given: Variables, network: ipaddress.IPv4Network) -> dict[str, ipad
         else:
             clients[text] = _address(given, text, named.get("address"), network)
     if not isinstance(value, (list, str, dict)):
-        given.wrong("clients", f"must be a list of names, not {type(value).__name__}")
+        given.wrong("clients", f"must be a list of names, not {kind_of(value)}")
     return clients
 
 

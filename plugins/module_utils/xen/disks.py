@@ -25,6 +25,7 @@ import threading
 
 from ..domain.spec import BLOCK, Origin, padded
 from ..image.store import write_whole
+from ..process import run
 from .mounts import file_system, mounted
 from .observation import disk_size
 from .xl import ToolstackError
@@ -311,10 +312,7 @@ def qemu_img(*arguments: str, folder: str | None = None, user: pwd.struct_passwd
         drop = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--no-new-privs"]
         command = [*drop, "--inh-caps=-all", "--bounding-set=-all", *command]
     try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", cwd=folder,
-            timeout=QEMU_IMG_SECONDS, check=False,
-        )  # fmt: skip
+        done = run(command, QEMU_IMG_SECONDS, cwd=folder)
     except FileNotFoundError:
         raise ToolstackError("qemu-img is not installed on this host: apt-get install qemu-utils") from None
     except subprocess.TimeoutExpired:

@@ -257,6 +257,15 @@ def definition_path(name: str) -> str:
     return os.path.join(DEFINITIONS, name + ".cfg")
 
 
+def definition_of(name: str) -> str:
+    """Return the text of a definition; "" if there is none."""
+    try:
+        with open(definition_path(name), encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
 def autostart_path(name: str) -> str:
     return os.path.join(AUTOSTART, name + ".cfg")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 
+from ..process import run
+
 # Far above the slowest call measured under emulation (5.7 s for a create with a vif); after this long xl is stuck.
 XL_SECONDS = 180
 
@@ -25,16 +27,7 @@ def xl(*arguments: str, timeout: float = XL_SECONDS) -> tuple[int, str, str]:
     """Return (exit code, output, error output). Raise ToolstackError if xl is missing or runs for over ``timeout`` seconds."""
     command = ["xl", *arguments]
     try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
+        done = run(command, timeout, env={**os.environ, "LC_ALL": "C"})
     except FileNotFoundError:
         raise ToolstackError("xl is not installed on this host: run the role xen_host first") from None
     except subprocess.TimeoutExpired:

@@ -33,10 +33,14 @@ def xen(tmp_path, monkeypatch):
         for constant, folder in folders.items():
             if hasattr(module(name), constant):
                 monkeypatch.setattr(module(name), constant, str(tmp_path / folder))
+    monkeypatch.setattr(module("xen.former_disks"), "NOTE", str(tmp_path / "former-disks.json"))
+    monkeypatch.setattr(module("xen.former_disks"), "GENERATIONS", str(tmp_path / "generations"))
     monkeypatch.setattr(module("apply.preconditions"), "FOLDER", str(tmp_path / "unikernels"))
     monkeypatch.setattr(module("xen.lock"), "PATH", str(tmp_path / "lock"))
     monkeypatch.setattr(module("xen.lock").Lock.__init__, "__defaults__", (60, str(tmp_path / "lock")))
     monkeypatch.setattr(subprocess, "run", double.run)
+    for name in ("xen.xl", "xen.disks"):
+        monkeypatch.setattr(module(name), "run", double.run)
     for name in ("xen.watch", "xen.devices", "xen.bridge_ports", "xen.start_times"):
         monkeypatch.setattr(module(name), "Xenstore", double.xenstore)
     converge = module("apply.converge")

@@ -35,7 +35,7 @@ class Xen:
         self.next_domid += 1
         return self.domains[name]
 
-    def run(self, command, **_options):
+    def run(self, command, *_limits, **_options):
         self.calls.append(" ".join(command))
         for words, hook in list(self.hooks.items()):
             if self.calls[-1].startswith(words):

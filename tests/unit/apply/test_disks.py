@@ -117,12 +117,12 @@ def qemu_img(monkeypatch):
     """A double of qemu-img. ``results``: what it makes of its target; the rest is what it saw."""
     seen = {"results": lambda target: target.write_bytes(b"x" * 5000), "owners": []}
 
-    def run(command, cwd, **_rest):
+    def run(command, _seconds, cwd):
         seen.update(command=command, files=os.listdir(cwd), mode=os.stat(cwd).st_mode & 0o777)
         seen["results"](pathlib.Path(cwd) / "target")
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(disks.subprocess, "run", run)
+    monkeypatch.setattr(disks, "run", run)
     monkeypatch.setattr(disks.os, "chown", lambda path, uid, _gid: seen["owners"].append((os.path.basename(path), uid)))
     monkeypatch.setattr(disks.os, "fchown", lambda _handle, uid, _gid: seen["owners"].append(("target", uid)))
     return seen

@@ -36,6 +36,16 @@ def test_an_adopted_domain_that_can_not_be_started_again_is_not_said_to_be_back(
     assert failed["state"] == "shutdown"
 
 
+def test_an_adopted_domain_keeps_its_uuid_when_it_was_stopped_meanwhile(xen, converge, kernel):
+    xen.add("www", FOREIGN.format(name="www", kernel=kernel, cmdline="").replace("= 8", "= 16"))
+    assert converge({"name": "www", "adopt": True})["differs"] == []
+    for stop in (lambda: converge({"name": "www", "state": "stopped"}), xen.domains.clear):
+        stop()
+        assert converge({"name": "www"})["state"] == "running"
+        assert xen.domains["www"]["config"]["uuid"] == "6b1a2c54-9d96-4ee4-bd5d-42eb769bb076"
+        assert converge({"name": "www"})["changed"] is False
+
+
 def test_an_old_one_that_ends_as_soon_as_it_is_back_is_not_said_to_run(xen, converge):
     converge({"name": "www"})
     xen.on_unpause["www"] = crash

@@ -2,8 +2,11 @@
 
 import datetime
 import email
+import fcntl
 import json
 import math
+import os
+import threading
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet import host_note, owners, queries
@@ -206,6 +209,40 @@ def test_a_note_is_written_once_and_not_in_check_mode(tmp_path):
     assert change_note(folder, take, True)[1] and not (tmp_path / "host").exists()
     assert change_note(folder, take, False)[1] and not change_note(folder, take, False)[1]
     assert (tmp_path / "host/rollout.json").stat().st_mode & 0o777 == 0o600 and path_of(folder).startswith(str(tmp_path))
+
+
+def test_two_inventories_that_deploy_at_once_are_both_noted(tmp_path, monkeypatch):
+    """One that is lost would have its domains purged by the other."""
+    path = str(tmp_path / "x/owners.json")
+    read = owners.read
+    claim(path, "first", False, False, False)
+
+    def late(text):
+        monkeypatch.setattr(owners, "read", read)
+        other = threading.Thread(target=claim, args=(path, "b", False, False, False))
+        other.start()
+        other.join(0.3)
+        waiting.append(other)
+        return read(text)
+
+    waiting = []
+    monkeypatch.setattr(owners, "read", late)
+    claim(path, "a", False, False, False)
+    waiting[0].join(60)
+    assert owners.read((tmp_path / "x/owners.json").read_text()) == ["first", "a", "b"]
+
+
+def test_nobody_else_can_hold_the_notes_lock(tmp_path):
+    """Whoever can open a file or a folder can lock it; the folder of the note is everybody's to read."""
+    folder = tmp_path / "host/generations"
+    folder.mkdir(parents=True)
+    handle = os.open(folder.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        assert change_note(str(folder), lambda note: host_note.reserved(note, Entry("A"), [], False), False)[1]
+    finally:
+        os.close(handle)
+    assert (tmp_path / "host/rollout.json.lock").stat().st_mode & 0o777 == 0o600
 
 
 def test_who_purges_owns_the_host_alone(tmp_path):

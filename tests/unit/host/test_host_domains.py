@@ -85,6 +85,21 @@ def test_one_that_hangs_does_not_keep_the_others_down(program, tmp_path, capsys)
     assert [what for _when, what in calls(tmp_path, "destroy")] == ["destroy hangs"]
 
 
+def test_one_that_survives_sigkill_does_not_keep_the_others_down(program, tmp_path, monkeypatch, capsys):
+    """It waits in the kernel: Xen builds it, or a file server with its disk is away."""
+    define(tmp_path, "hangs", "z")
+    monkeypatch.setattr(program, "KILL_SECONDS", 0.1)
+    killed = []
+    monkeypatch.setattr(program.os, "killpg", lambda group, number: killed.append((group, number)))
+    began = time.monotonic()
+    program.main(["start", "1"])
+    seconds = time.monotonic() - began
+    monkeypatch.undo()
+    for group, number in killed:
+        os.killpg(group, number)
+    assert seconds < 20 and "started 1 of 2 domains" in capsys.readouterr().out
+
+
 def test_what_runs_already_is_not_created_again(program, tmp_path):
     define(tmp_path, "a", "b")
     (tmp_path / "state/4").write_text("a   4    64     1     -b----       1.5\n")

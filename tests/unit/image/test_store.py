@@ -1,5 +1,6 @@
 """The folder of images: put, name, prune, check."""
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import time
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import arrival
+from ansible_collections.unikernels.xen.plugins.module_utils.image import store as stores
 from ansible_collections.unikernels.xen.plugins.module_utils.image.arrival import used_by_domains
 from ansible_collections.unikernels.xen.plugins.module_utils.image.store import (
     StoreError,
@@ -99,6 +101,23 @@ def test_a_damaged_history_is_said_and_stops_no_listing(tmp_path, body):
 def _points(store, name, digests):
     for digest in digests:
         point(store, name, digest, False)
+
+
+def test_two_runs_that_point_a_name_to_one_image_write_one_entry(tmp_path, monkeypatch):
+    """With two, the previous image of the name would be the present one."""
+    name, (one, two) = str(tmp_path), (f"{number:064x}" for number in (1, 2))
+    point(name, "a", one, False)
+    locked = stores.locked
+
+    @contextlib.contextmanager
+    def late(*arguments):
+        monkeypatch.setattr(stores, "locked", locked)
+        point(name, "a", two, False)  # the other run, after this one has looked
+        with locked(*arguments):
+            yield
+
+    monkeypatch.setattr(stores, "locked", late)
+    assert point(name, "a", two, False) is False and history(name, "a") == [two, one]
 
 
 def test_two_runs_at_once_lose_no_entry(tmp_path):

@@ -12,6 +12,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.domain.spec import 
 from ansible_collections.unikernels.xen.plugins.module_utils.domain.xl_config import xl_config
 from ansible_collections.unikernels.xen.plugins.module_utils.plan.lifecycle import memory_shortage, plan, shortfall
 from ansible_collections.unikernels.xen.plugins.module_utils.plan.recovery import former_of, way_back
+from ansible_collections.unikernels.xen.plugins.module_utils.plan.steps import Build
 
 from .model import DATA, FOREIGN, MIB, NAME, declare, host, running
 
@@ -332,3 +333,16 @@ def test_what_is_ours_on_a_host():
         autostart=frozenset({"linked"}), content_disks=(content_path("keys", "xvda", "x"), "/var/lib/unikernels/disks/other.img"),
     )  # fmt: skip
     assert seen.ours == {"runs", "defined", "begun", "linked", "keys"}
+
+
+def test_a_stopped_domain_keeps_the_uuid_of_its_definition():
+    """Adopted, or created when the host had another name; where somebody declares one, that one counts."""
+    own, given = "6b1a2c54-9d96-4ee4-bd5d-42eb769bb076", "11111111-9d96-4ee4-bd5d-42eb769bb076"
+    definition = xl_config(dataclasses.replace(declare().domain, uuid=own))
+    stopped = host(definitions={"www": definition})
+    for state in ("running", "paused", "stopped"):
+        assert plan(declare(state=state), stopped).wanted.uuid == own
+    built = next(step for step in plan(declare(), stopped).steps if isinstance(step, Build))
+    assert f'uuid = "{own}"' in built.text
+    assert plan(declare(uuid=given), stopped).wanted.uuid == given
+    assert plan(declare(), host(definitions={"www": "memory = 64\n"})).wanted.uuid == declare().domain.uuid

@@ -105,7 +105,7 @@ ITEM = {"name": "b", "interfaces": interfaces(11)}
         ({"web_sites": {"b": ITEM}}, "web_sites: must be a list; give a list of mappings"),
         ({"web_sites": "b"}, "web_sites: must be a list; give a list of mappings"),
         ({"web_sites": ["b"]}, "web_sites[0]: must be a mapping, as in {name: web-b, interfaces: [...]}, not str"),
-        ({"web_sites": [None]}, "web_sites[0]: must be a mapping, as in {name: web-b, interfaces: [...]}, not NoneType"),
+        ({"web_sites": [None]}, "web_sites[0]: must be a mapping, as in {name: web-b, interfaces: [...]}, not nothing"),
         ({"web_sites": [[ITEM]]}, "web_sites[0]: must be a mapping, as in {name: web-b, interfaces: [...]}, not list"),
         ({"web_sites": [{}]}, "web_sites[0]: name and interfaces missing: each has its own"),
         ({"web_sites": [{**ITEM, "name": None}]}, "web_sites[0]: name missing: each has its own"),

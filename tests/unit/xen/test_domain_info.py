@@ -24,7 +24,7 @@ def refusal(monkeypatch, capsys):
 def test_without_root_it_is_one_line(refusal, monkeypatch):
     """Only root can read definitions."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    assert refusal() == "only root can look at the domains of this host: set become: true"
+    assert refusal() == "only root can look at the domains on this host: set become: true"
 
 
 def test_a_file_that_can_not_be_read_is_one_line(refusal, monkeypatch):
