@@ -153,6 +153,8 @@ def test_a_core_that_renders_lists_at_once_hides_nothing(monkeypatch):
     resolver = resolve.Resolver(resolve.Renderer(DataLoader()), variables, lines.append)
     assert resolver._references_hold(variables["unikernels"], "unikernels", "") is False
     assert lines == ["unikernels -> middle -> base[0].token: 'vault_token' is not defined"]
-    assert resolver._references_hold(variables["loop"], "loop", "") and resolver._references_hold(variables["scalar"], "s", "")
+    assert resolver._references_hold(variables["scalar"], "scalar", "")
+    assert not resolver._references_hold(variables["loop"], "loop", "")
+    assert lines[1:] == ["loop -> loop -> loop: its template refers to itself"]
     assert resolver.values(["scalar", "absent"]) == {"scalar": "x"}
     assert resolver.values(["unikernels"]) == {"unikernels": UNRESOLVED}
