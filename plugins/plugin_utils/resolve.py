@@ -180,8 +180,8 @@ _Path = tuple[Any, ...]  # a variable's name, and the keys below it
 def _tested(parsed: nodes.Template) -> Iterator[_Path]:
     """Yield what a template tests, has a default for, assigns, or takes from another host, where the same may be hidden."""
     for node in parsed.find_all((nodes.Filter, nodes.Test)):
-        if node.name in _HIDING and node.node is not None:  # type: ignore[attr-defined]
-            yield from _paths(node.node)  # type: ignore[attr-defined]
+        if node.name in _HIDING and node.node is not None:
+            yield from _paths(node.node)
     for assigned in parsed.find_all(nodes.Assign):
         yield from _paths(assigned.node)
     for item in parsed.find_all((nodes.Getattr, nodes.Getitem)):

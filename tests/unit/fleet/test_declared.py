@@ -101,7 +101,8 @@ def test_journals_are_never_looked_for_in_another_folder_than_the_declared_one(t
     tasks = [{f"unikernels.xen.{task}": options, "run_once": True}]
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "xen_hosts", "gather_facts": False, "tasks": tasks}]))
     done = playbook("-i", "hosts.yml", "play.yml", folder=tmp_path)
-    assert "a: rollout_journal: 'nosuch' is not defined (hosts.yml:1)" in done.stdout
+    printed = done.stdout.replace("''", "'")  # ansible-core 2.17 prints the result as YAML
+    assert "a: rollout_journal: 'nosuch' is not defined (hosts.yml:1)" in printed
 
 
 def test_every_other_mistake_is_in_the_same_list(refused):
