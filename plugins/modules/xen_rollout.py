@@ -72,7 +72,8 @@ before:
   returned: with O(state=reserved)
   type: int
 domains:
-  description: The domains with a health check in the host's newest generation, as M(unikernels.xen.service_health) takes them.
+  description:
+    - The domains with a health check in the newest generation that was applied, as M(unikernels.xen.service_health) takes them.
   returned: with O(state=reserved)
   type: list
   elements: dict

@@ -260,8 +260,8 @@ def _differing(old: Any, new: Any, where: str, depth: int = 0) -> Iterator[str]:
 
 
 def health_checks(kept: Sequence[Generation]) -> list[dict[str, Any]]:
-    """Return the name, state and health check of the domains in the newest generation that have one."""
-    newest = max(kept, key=lambda one: one.number, default=None)
+    """Return the name, state and health check of the domains that have one, in the newest generation that was applied."""
+    newest = max((one for one in kept if one.result == APPLIED), key=lambda one: one.number, default=None)
     domains = summary_of(newest)["domains"] if newest else []
     return [{key: one[key] for key in ("name", "state", "health") if key in one} for one in domains if one.get("health")]
 
