@@ -252,7 +252,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
             ]
         else:
             done = [host for host, turn in state.turns.items() if turn == journal.DONE]
-            events.append(("ready", {"before": before, "lost": lost, "waves": filled(state.waves, lost, done)}))
+            ill = {host: words for host, words in rollout_steps.unhealthy(variables, before).items() if host not in lost}
+            events.append(("ready", {"before": before, "lost": lost, "waves": filled(state.waves, lost, done), "ill": ill}))
         lines = [f"{host}: {words}" for host, words in refused.items()]
         if refused and not state.returning:
             events.append(("judged", {"wave": journal.NO_WAVE, "msg": "; ".join(lines[:5])}))
@@ -261,9 +262,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         stop = state.returning or course.stop_reason(state)
         waves = [] if stop else [[host for host in wave if host in before and host not in lost] for wave in state.remaining]
         waves = [wave for wave in waves if wave]
-        lines += [f"{host} counts as failed: {words}" for host, words in lost.items()] + (
-            [f"no wave starts: {stop}"] if stop else []
-        )
+        lines += [f"{host} counts as failed: {words}" for host, words in lost.items()]
+        lines += [f"{host} counts as failed until its wave: {state.ill[host]}" for host in course.unwell(state)]
+        lines += [f"no wave starts: {stop}"] if stop else []
         return {"order": [host for wave in waves for host in wave], "sizes": [len(wave) for wave in waves],
                 "msg": lines or [f"{course.counted(len(before), 'host')} ready"]}  # fmt: skip
 
@@ -327,7 +328,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         wave = self._wave_of(variables, state)
         seen = rollout_steps.known_of(variables, self._batch(variables))
         ill = {host for host, values in seen.items() if rollout_steps.failure_of(values.get("unikernels_xen_watched"))}
-        ill.update(course.failures(state, wave))
+        ill.update(course.failures(state, wave), course.unwell(state))
         rollout = rollout_steps.rollout_in(state)
         end = float(variables["unikernels_xen_deployed"]["began"]) + rollout.bake
         with stated(f"watching wave {wave + 1} of {len(state.waves)}", until=end):

@@ -71,13 +71,30 @@ before:
   description: The generation that the host had before this rollout; 0 if it had none.
   returned: with O(state=reserved)
   type: int
+domains:
+  description:
+    - The domains with a health check in the newest generation that was applied, as M(unikernels.xen.service_health) takes them.
+  returned: with O(state=reserved)
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The domain's name.
+      type: str
+    state:
+      description: As it was declared.
+      type: str
+    health:
+      description: Its health check.
+      type: raw
+  sample: [{name: www, state: running, health: {tcp: "10.0.2.101:80"}}]
 """
 
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generation_folder import FOLDER, listing
-from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import APPLIED, plain_words
+from ansible_collections.unikernels.xen.plugins.module_utils.fleet.generations import APPLIED, health_checks, plain_words
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.host_note import Entry, NoteError, released, reserved
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.note_file import change_note
 from ansible_collections.unikernels.xen.plugins.module_utils.xen.as_root import refuse_others
@@ -107,7 +124,8 @@ def main() -> None:
             note, changed = change_note(
                 params["folder"], lambda old: reserved(old, new, params["ended"], params["take_over"]), module.check_mode
             )
-            module.exit_json(changed=changed, before=note.under_way.before if note.under_way else newest)
+            before = note.under_way.before if note.under_way else newest
+            module.exit_json(changed=changed, before=before, domains=health_checks(kept))
         note, changed = change_note(
             params["folder"], lambda old: released(old, params["id"], plain_words(params["result"]), newest), module.check_mode
         )

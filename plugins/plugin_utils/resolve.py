@@ -5,7 +5,8 @@
 """EDGE. Render all templates in a host's variables; report each that fails with its place, and never drop it.
 
 Each text is rendered by itself, so that an undefined variable is an error where it is used: ansible-core before 2.19 renders a
-whole list at once and calls the list undefined, which `default([])` or `is defined` then hide.
+whole list at once and calls the list undefined, which `default([])` or `is defined` then hide. Every ansible-core lets these hide
+a variable that is set to a template which can't be rendered; so what they test is rendered by itself too.
 """
 
 from __future__ import annotations
@@ -41,16 +42,27 @@ except ImportError:
     Origin = None
 
 _OMIT = object()
-_MAGIC = ("hostvars", "groups", "vars", "omit", "lookup", "query", "q")
+_LOOKUPS = ("lookup", "query", "q")
+_MAGIC = ("hostvars", "groups", "vars", "omit", *_LOOKUPS)
 _NAMES = (
     re.compile(r"'([^']{1,100})' is undefined"),
     re.compile(r"has no (?:attribute|element) '?([A-Za-z0-9_.-]{1,100})'?"),
+    re.compile(r"(?m)^\"?(hostvars\['[A-Za-z0-9_.-]{1,100}'\])(?:\" is undefined)?$"),
+    re.compile(r"No variable (?:named|found with this name:) '?([A-Za-z0-9_]{1,100})\b"),
+    re.compile(r"Mandatory variable '([A-Za-z0-9_]{1,100})' +not defined"),
+    re.compile(r"(?:[Ee]nvironment variable|undefined variable:) '?([A-Za-z0-9_]{1,100})\b"),
 )
-# Errors whose text says what is missing, without any value.
+# Errors whose text states what is missing, without any value.
 _HARMLESS = re.compile(
-    r"(?i)(could not (?:locate|find)|unable to (?:find|access the file)|no such file|accessing the file|"
-    r"vault secrets|decryption failed|syntax error)"
+    r"(?i)(could not (?:locate|find|load)|unable to (?:find|access the file)|no such file|accessing the file|"
+    r"vault secrets|undecryptable|decryption failed|syntax error|(?:division|modulo) by zero|"
+    r"lookup plugin \S+ (?:was )?not found)"
 )
+# What ansible-core before 2.19 puts around an error of a template: the whole text, which may hold a secret.
+_QUOTED = re.compile(r"^template error while templating string: (.*?)\. String: .*")
+_ENDLESS = re.compile(r"(?i)recursi")
+# Filters and tests that take a variable whose template fails for one that is not set.
+_HIDING = ("default", "d", "defined", "undefined")
 
 
 def place_of(value: Any) -> str:
@@ -81,8 +93,11 @@ def reason_of(error: BaseException, ask: str) -> str:
     text = "\n".join(chain)
     names = dict.fromkeys(name for pattern in _NAMES for name in pattern.findall(text))
     if names:
-        return ", ".join(f"{name!r}" for name in names) + " is not defined"
+        return ", ".join(name if "[" in name else f"{name!r}" for name in names) + " is not defined"
+    if _ENDLESS.search(text):
+        return "its template refers to itself"
     for line in text.splitlines():
+        line = _QUOTED.sub(r"Syntax error in template: \1", line).replace("Error rendering template: ", "")
         if _HARMLESS.search(line):
             return one_line(line.strip())[:300]
     return f"can't be rendered ({type(error).__name__}); this shows more: {ask}"
@@ -93,7 +108,8 @@ class Renderer:
 
     def __init__(self, loader: Any) -> None:
         self._templar = Templar(loader=loader, variables={})
-        self._names: dict[str, frozenset[str]] = {}
+        self._raw: dict[str, dict[str, Any]] = {}
+        self._read: dict[str, tuple[frozenset[str], frozenset[_Path]]] = {}
         # Its place since ansible-core 2.19, which warns about the old name.
         self._environment = environment = getattr(self._templar, "_engine", self._templar).environment
         compile_text, compiled = environment.compile, {}
@@ -106,6 +122,21 @@ class Renderer:
             return compiled[source]
 
         environment.compile = compile_once
+        for name in _LOOKUPS if Origin is None else ():
+            environment.globals[name] = self._strictly(environment.globals[name])
+
+    def _strictly(self, lookup: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a lookup of ansible-core before 2.19 whose default hides no errors in a variable that is set."""
+
+        def strict(plugin: str, *terms: Any, **options: Any) -> Any:
+            if plugin.rpartition(".")[2] == "vars" and "default" in options:
+                variables = self._templar.available_variables
+                for term in terms:
+                    if isinstance(term, str) and term in variables and not isinstance(variables[term], _Strict):
+                        _ = _Strict(self, variables)[term]
+            return lookup(plugin, *terms, **options)
+
+        return strict
 
     def render(self, text: Any, variables: dict[str, Any]) -> Any:
         before = self._templar.available_variables
@@ -118,24 +149,71 @@ class Renderer:
             if isinstance(before, _Owned):  # rendered in the middle of another host's template
                 self._templar.available_variables = before
 
-    def names_in(self, text: str) -> frozenset[str]:
-        """Return the variables that a template names."""
-        names = self._names.get(text)
-        if names is None:
+    def raw(self, hosts: Any, host: str) -> dict[str, Any]:
+        """Return a host's variables from C(hostvars), which computes them each time."""
+        if host not in self._raw:
+            self._raw[host] = hosts.raw_get(host)
+        return self._raw[host]
+
+    def read(self, text: str) -> tuple[frozenset[str], frozenset[_Path]]:
+        """Return (the variables that a template names, those that it tests or has a default for, with their keys)."""
+        found = self._read.get(text)
+        if found is None:
             try:
                 parsed = self._environment.parse(text)
-                names = frozenset({*meta.find_undeclared_variables(parsed), *_looked_up(parsed)})
+                looked_up = frozenset(_looked_up(parsed))
+                names = looked_up.union(meta.find_undeclared_variables(parsed))
+                found = names, frozenset((name,) for name in looked_up).union(_tested(parsed))
             except TemplateError:
-                names = frozenset()
-            self._names[text] = names
-        return names
+                found = frozenset(), frozenset()
+            self._read[text] = found
+        return found
+
+
+class _Key(str):
+    """The name of a variable whose value is a key: base[site]."""
+
+
+_Path = tuple[Any, ...]  # a variable's name, and the keys below it
+
+
+def _tested(parsed: nodes.Template) -> Iterator[_Path]:
+    """Yield what a template tests, has a default for, assigns, or takes from another host, where the same may be hidden."""
+    for node in parsed.find_all((nodes.Filter, nodes.Test)):
+        if node.name in _HIDING and node.node is not None:
+            yield from _paths(node.node)
+    for assigned in parsed.find_all(nodes.Assign):
+        yield from _paths(assigned.node)
+    for item in parsed.find_all((nodes.Getattr, nodes.Getitem)):
+        yield from (path for path in _paths(item) if path[0] == "hostvars")
+
+
+def _paths(node: nodes.Node) -> Iterator[_Path]:
+    """Yield each variable in an expression, with the keys that are not computed."""
+    keys: list[Any] = []
+    current: Any = node
+    while isinstance(current, (nodes.Getattr, nodes.Getitem, nodes.Filter, nodes.Call)):
+        if isinstance(current, nodes.Getattr):
+            keys.append(current.attr)
+        elif isinstance(current, nodes.Getitem) and isinstance(current.arg, nodes.Const):
+            keys.append(current.arg.value)
+        elif isinstance(current, nodes.Getitem) and isinstance(current.arg, nodes.Name):
+            keys.append(_Key(current.arg.name))
+        else:
+            keys = []
+        current = current.node
+    if isinstance(current, nodes.Name):
+        yield (current.name, *reversed(keys))
+    elif current is not None:
+        for child in current.iter_child_nodes():
+            yield from _paths(child)
 
 
 def _looked_up(parsed: nodes.Template) -> Iterator[str]:
     """Return the names in lookup('vars', ...), whose default hides errors in them just like the filter default."""
     for call in parsed.find_all(nodes.Call):
         words = [one.value for one in call.args if isinstance(one, nodes.Const) and isinstance(one.value, str)]
-        named = isinstance(call.node, nodes.Name) and call.node.name in ("lookup", "query", "q")
+        named = isinstance(call.node, nodes.Name) and call.node.name in _LOOKUPS
         if named and words and words[0].rpartition(".")[2] == "vars":
             yield from words[1:]
 
@@ -172,13 +250,16 @@ class _Strict(Mapping):  # type: ignore[type-arg]
 class _StrictHosts(_Strict):
     """C(hostvars) for ansible-core before 2.19."""
 
+    def raw_get(self, name: str) -> Any:
+        return self._variables.raw_get(name)  # type: ignore[attr-defined]
+
     def __init__(self, renderer: Renderer, hostvars: Any) -> None:
         super().__init__(renderer, hostvars)
         self._hosts: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._hosts:
-            raw = self._variables.raw_get(name)  # type: ignore[attr-defined]
+            raw = self.raw_get(name)
             self._hosts[name] = _Strict(self._renderer, _Owned({**raw, "hostvars": self})) if isinstance(raw, dict) else raw
         return self._hosts[name]
 
@@ -191,7 +272,7 @@ class Resolver:
         renderer: Renderer,
         variables: dict[str, Any],
         problem: Callable[[str], None],
-        held: dict[str, bool] | None = None,
+        held: dict[Any, bool] | None = None,
     ) -> None:
         self._renderer = renderer
         strict = {"hostvars": _StrictHosts, "vars": _Strict} if Origin is None and not isinstance(variables, _Owned) else {}
@@ -201,7 +282,7 @@ class Resolver:
                 variables[name] = strict[name](renderer, variables[name])
         self._variables = variables
         self._problem = problem
-        self._held: dict[str, bool] = {} if held is None else held
+        self._held: dict[Any, bool] = {} if held is None else held
         self._left = MAX_VALUES
 
     def values(self, names: list[str]) -> dict[str, Any]:
@@ -236,21 +317,21 @@ class Resolver:
                 return str(value)
             text = self._renderer.render(value, self._variables)
         except AnsibleValueOmittedError:
-            return _OMIT
+            text = _OMIT
         except (AnsibleError, TemplateError, ArithmeticError, LookupError, TypeError, ValueError, RecursionError) as error:
             variable = re.split(r"\W", where, maxsplit=1)[0]
             ask = f"ansible {self._variables.get('inventory_hostname')} -m ansible.builtin.debug -a var={variable}"
             self._problem(f"{where}: {reason_of(error, ask)}{_near(near)}")
             return UNRESOLVED
-        if isinstance(text, str) and text == self._variables.get("omit"):
-            return _OMIT
-        if Origin is None and isinstance(value, str) and not self._references_hold(value, where, near):
+        if isinstance(value, str) and not self._references_hold(value, where, near):
             return UNRESOLVED
-        return text
+        return _OMIT if isinstance(text, str) and text == self._variables.get("omit") else text
 
     def _references_hold(self, text: str, where: str, near: str) -> bool:
-        """True if each list and mapping that a template names can be rendered completely; else report the hidden errors."""
-        return all([self._reference_holds(name, f"{where} -> {name}", near) for name in sorted(self._renderer.names_in(text))])
+        """True if neither a default nor a test in a template, or in a variable that it names, hides an error; else report it."""
+        names, tested = self._renderer.read(text)
+        held = [self._reference_holds(name, f"{where} -> {name}", near) for name in sorted(names)]
+        return all(held) and all([self._path_holds(path, where, near) for path in sorted(tested, key=repr)])
 
     def _reference_holds(self, name: str, where: str, near: str) -> bool:
         if name in self._held:
@@ -259,12 +340,63 @@ class Resolver:
         value = self._variables.get(name)
         if name.startswith("ansible_") or name in _MAGIC:
             return True
-        if isinstance(value, (Mapping, list)):
+        if Origin is None and isinstance(value, (Mapping, list)):
             failed: list[str] = []
             Resolver(self._renderer, self._variables, failed.append, self._held).rendered(value, where, near)
             for line in failed:
                 self._problem(line)
             self._held[name] = not failed
-        elif isinstance(value, str) and "{" in value:
-            self._held[name] = self._references_hold(value, where, place_of(value) or near)
+        else:
+            texts = list(_texts(value, where, place_of(value) or near))
+            self._held[name] = all([self._references_hold(*text) for text in texts])
         return self._held[name]
+
+    def _path_holds(self, path: _Path, where: str, near: str) -> bool:
+        """True if the variable at that path can be rendered, or isn't set."""
+        if path[0] == "vars":
+            path = path[1:]
+        if not path or (path[0] in _MAGIC and path[0] != "hostvars") or str(path[0]).startswith("ansible_"):
+            return True
+        if path not in self._held:
+            self._held[path] = True
+            failed: list[str] = []
+            Resolver(self._renderer, self._variables, failed.append, self._held)._follow(path, where, near)
+            for line in failed:
+                self._problem(line)
+            self._held[path] = not failed
+        return self._held[path]
+
+    def _follow(self, path: _Path, where: str, near: str) -> None:
+        value: Any = self._variables
+        place = ""
+        for key in path:
+            if isinstance(key, _Key):
+                key = self.rendered(self._variables.get(key), str(key))
+            if place == "hostvars" and hasattr(value, "raw_get"):
+                return self._follow_host(key, path[2:], f"{where} -> hostvars.{key}", near)
+            try:
+                value = value[key]
+            except (LookupError, TypeError):
+                return None
+            place = inside(place, key) if place else str(key)
+            near = place_of(value) or near
+            if isinstance(value, str) and "{" in value:
+                value = self._rendered_text(value, f"{where} -> {place}", near)
+        return None
+
+    def _follow_host(self, host: str, path: _Path, where: str, near: str) -> None:
+        hosts = self._variables["hostvars"]
+        if path and host in hosts and not str(path[0]).startswith("ansible_"):
+            variables = {**self._renderer.raw(hosts, host), "hostvars": hosts}
+            Resolver(self._renderer, variables, self._problem)._path_holds(path, where, near)
+
+
+def _texts(value: Any, where: str, near: str, depth: int = 0) -> Iterator[tuple[str, str, str]]:
+    """Yield (text, its place, where it was written) of each template in a value that is not rendered."""
+    if isinstance(value, str):
+        if "{" in value:
+            yield value, where, place_of(value) or near
+    elif isinstance(value, (Mapping, list)) and depth < MAX_DEPTH:
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _texts(item, inside(where, key) if isinstance(value, Mapping) else f"{where}[{key}]", near, depth + 1)

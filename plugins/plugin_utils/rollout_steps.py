@@ -191,6 +191,17 @@ def failure_of(result: Any) -> str:
     return words(result.get("msg") or "failed") if result.get("failed") else ""
 
 
+def unhealthy(variables: Mapping[str, Any], hosts: Iterable[str]) -> dict[str, str]:
+    """Return why a domain of a host was not healthy before the first wave, for each host where one was not."""
+    found = {}
+    for host, values in known_of(variables, hosts).items():
+        result = values.get("unikernels_xen_well")
+        # Without answers no domain was asked.
+        if isinstance(result, Mapping) and result.get("answers") and failure_of(result):
+            found[host] = failure_of(result)
+    return found
+
+
 def unreachable(result: Any) -> bool:
     return isinstance(result, Mapping) and result.get("unreachable") is True
 

@@ -126,6 +126,13 @@ def test_more_than_may_fail_before_the_first_wave_change_nothing(fleet):
     assert done.returncode != 0 and "make room" in done.stdout
     fleet.fill(fleet.names[0], False)
     assert fleet.served() == {"one": fleet.names}
+    unhealthy = fleet.names[-1]
+    fleet.shell(unhealthy, "xl destroy www")
+    done = fleet.rollout(image="two", rollout=WAVES, check=False)
+    assert done.returncode != 0 and f"unhealthy before the wave: {unhealthy} (" in done.stdout, done.stdout[-4000:]
+    assert fleet.serves(fleet.names[0]) == "one"
+    fleet.rollout(image="one", rollout={**WAVES, "max_failed": "20%"})
+    assert fleet.served() == {"one": fleet.names}
     domains = [line for line in state(fleet, fleet.names[:1])[fleet.names[0]].splitlines() if line.startswith("www")]
     assert domains == [line for line in before[fleet.names[0]].splitlines() if line.startswith("www")]
 

@@ -31,15 +31,22 @@ def failures(state: State, before_wave: int | None = None) -> list[str]:
     return [host for host in state.order if state.turns.get(host) in (FAILED, LOST) or (host in over and host not in state.turns)]
 
 
+def unwell(state: State) -> list[str]:
+    """Return the hosts with a domain that was not healthy before their wave, until that wave begins and may heal them."""
+    waiting = {host for index, wave in enumerate(state.waves) if index not in state.begun_waves for host in wave}
+    return [host for host in state.order if host in state.ill and host in waiting and host not in state.turns]
+
+
 def stop_reason(state: State, before_wave: int | None = None) -> str:
-    failed = failures(state, before_wave)
+    failed, ill = failures(state, before_wave), unwell(state)
     whole = [
         words if wave == journal.NO_WAVE else f"wave {wave + 1} {words}" for wave, words in sorted(state.judged.items()) if words
     ]
     if whole:
         return "; ".join(whole)
-    if len(failed) > state.max_failed:
-        return f"{counted(len(failed), 'host')} failed, at most {state.max_failed} may"
+    if len(failed) + len(ill) > state.max_failed:
+        words = "unhealthy before the wave" if not failed else "failed or unhealthy before the wave" if ill else "failed"
+        return f"{counted(len(failed) + len(ill), 'host')} {words}, at most {state.max_failed} may"
     return ""
 
 
@@ -70,6 +77,7 @@ def before_wave(state: State, rollout: Rollout, wave: int, now: datetime.datetim
     failed = failures(state, wave)
     if failed:
         lines.append(f"failed: {_listed(state, failed)}")
+    lines += _unwell_line(state)
     if stop or hold:
         lines.append(hold or f"no other wave starts: {stop}")
     return Verdict(stop, hold, lines)
@@ -119,6 +127,7 @@ def ending(state: State, rollout: Rollout, now: datetime.datetime) -> Ending:
     lines = [f"rollout {state.id}: {len(done)} of {len(state.order)} hosts done, {len(failed)} failed"]
     if failed:
         lines.append(f"failed: {_listed(state, failed)}")
+    lines += _unwell_line(state)
     if state.returning:
         return _returned(state, lines)
     reason = stop_reason(state)
@@ -163,8 +172,14 @@ def way_back(state: State, host: str) -> str:
     return f"ansible-playbook playbooks/rollback.yml -e to={number} --limit {host}" if number else ""
 
 
+def _unwell_line(state: State) -> list[str]:
+    ill = unwell(state)
+    return [f"unhealthy before the wave: {_listed(state, ill)}"] if ill else []
+
+
 def _listed(state: State, hosts: list[str]) -> str:
-    named = [f"{host} ({state.words[host]})" if state.words.get(host) else host for host in hosts[:10]]
+    reasons = {host: state.words.get(host) or state.ill.get(host) for host in hosts[:10]}
+    named = [f"{host} ({reason})" if reason else host for host, reason in reasons.items()]
     return ", ".join(named) + (f" and {len(hosts) - 10} more" if len(hosts) > 10 else "")
 
 

@@ -16,7 +16,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -257,6 +257,13 @@ def _differing(old: Any, new: Any, where: str, depth: int = 0) -> Iterator[str]:
             yield from _differing(was, later, f"{where}[{index}]", depth + 1)
     else:
         yield where
+
+
+def health_checks(kept: Sequence[Generation]) -> list[dict[str, Any]]:
+    """Return the name, state and health check of the domains that have one, in the newest generation that was applied."""
+    newest = max((one for one in kept if one.result == APPLIED), key=lambda one: one.number, default=None)
+    domains = summary_of(newest)["domains"] if newest else []
+    return [{key: one[key] for key in ("name", "state", "health") if key in one} for one in domains if one.get("health")]
 
 
 def summary_of(generation: Generation) -> dict[str, Any]:

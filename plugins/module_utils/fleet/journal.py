@@ -68,6 +68,7 @@ class State:
     last: str = ""  # the time of the last line
     ready: bool = False
     before: dict[str, int] = field(default_factory=dict)
+    ill: dict[str, str] = field(default_factory=dict)  # host -> which domain was not healthy before the host's wave
     turns: dict[str, str] = field(default_factory=dict)
     words: dict[str, str] = field(default_factory=dict)  # host -> why it failed
     begun_waves: dict[int, str] = field(default_factory=dict)  # wave -> when
@@ -217,9 +218,9 @@ def _approve(state: State, entry: Mapping[str, Any]) -> None:
 
 
 def _ready(state: State, entry: Mapping[str, Any]) -> None:
-    waves, lost = _waves(entry.get("waves", state.waves)), _texts(entry["lost"])
+    waves, lost, ill = _waves(entry.get("waves", state.waves)), _texts(entry["lost"]), _texts(entry.get("ill", {}))
     before = {str(host): _number(number) for host, number in dict(entry["before"]).items()}
-    state.ready, state.waves = True, waves
+    state.ready, state.waves, state.ill = True, waves, ill
     # The first time counts: that is what the host had before this rollout.
     state.before = {**before, **state.before}
     for host, reason in lost.items():

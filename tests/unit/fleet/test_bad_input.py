@@ -209,6 +209,7 @@ RUN = {"by": "a", "node": "c1", "pid": 7, "started": "70"}
         line_of("approve", AT, wave=9),
         line_of("ready", AT, before={"a": -1}, lost={}),
         line_of("ready", AT, before={"a": "x"}, lost={}),
+        line_of("ready", AT, before={}, lost={}, ill=["a"]),
         line_of("ready", AT, before={}, lost={}, waves=[["a"], ["a", "b"]]),
         line_of("accept", AT, digests={"a": "y"}, waves=[["a"], ["b"]], rollout=3, max_failed=0),
         line_of("accept", AT, digests={}, waves=[["a"]], rollout={}, max_failed=0, approve=[1]),

@@ -101,7 +101,8 @@ def test_journals_are_never_looked_for_in_another_folder_than_the_declared_one(t
     tasks = [{f"unikernels.xen.{task}": options, "run_once": True}]
     (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "xen_hosts", "gather_facts": False, "tasks": tasks}]))
     done = playbook("-i", "hosts.yml", "play.yml", folder=tmp_path)
-    assert "a: rollout_journal: 'nosuch' is not defined (hosts.yml:1)" in done.stdout
+    printed = done.stdout.replace("''", "'")  # ansible-core 2.17 prints the result as YAML
+    assert "a: rollout_journal: 'nosuch' is not defined (hosts.yml:1)" in printed
 
 
 def test_every_other_mistake_is_in_the_same_list(refused):
@@ -153,6 +154,8 @@ def test_a_core_that_renders_lists_at_once_hides_nothing(monkeypatch):
     resolver = resolve.Resolver(resolve.Renderer(DataLoader()), variables, lines.append)
     assert resolver._references_hold(variables["unikernels"], "unikernels", "") is False
     assert lines == ["unikernels -> middle -> base[0].token: 'vault_token' is not defined"]
-    assert resolver._references_hold(variables["loop"], "loop", "") and resolver._references_hold(variables["scalar"], "s", "")
+    assert resolver._references_hold(variables["scalar"], "scalar", "")
+    assert not resolver._references_hold(variables["loop"], "loop", "")
+    assert lines[1:] == ["loop -> loop -> loop: its template refers to itself"]
     assert resolver.values(["scalar", "absent"]) == {"scalar": "x"}
     assert resolver.values(["unikernels"]) == {"unikernels": UNRESOLVED}

@@ -216,6 +216,16 @@ def test_what_is_shown_has_no_secret():
     assert generations.plain_words("alice@host\n\x1b[31m") == "alice@host ?(31m".replace("(", "?")
 
 
+def test_the_checks_of_a_host_are_those_of_what_was_applied_last():
+    checked = domain(health={"tcp": "10.0.0.1:80"}, arguments={"token": "s3cr3t"})
+    secret, other = domain("job", health={"command": ["check", "s3cr3t"]}), domain("none")
+    applied = Generation(2, [checked, secret, other], {}, result=generations.APPLIED)
+    failed = Generation(3, [domain(health={"tcp": "10.0.0.2:80"})], {}, result=generations.FAILED)
+    checks = [{"name": "www", "state": "running", "health": {"tcp": "10.0.0.1:80"}}]
+    assert generations.health_checks([Generation(1, [], {}), applied, failed]) == checks
+    assert generations.health_checks([]) == []
+
+
 def test_a_difference_is_named_by_the_option_that_has_it():
     one = domain(interfaces=[{"bridge": "b", "address": "10.0.0.1/24"}], health={"tcp": "10.0.0.1:80", "within": 30}, cap=1)
     two = domain(

@@ -101,6 +101,30 @@ def test_hosts_that_are_lost_before_their_wave_count():
     assert (ending.result, ending.code, ending.ends) == (journal.INCOMPLETE, 4, True)
 
 
+def test_hosts_that_are_unhealthy_before_their_wave_count_until_it_begins():
+    ill = line_of("ready", AT, before=dict.fromkeys("abcd", 1), lost={}, ill={"d": "domain www: refused"})
+    refused = course.ending(state_of(begin()[:2], ill), rollout_of({})[0], NOW)
+    assert (refused.result, refused.code, refused.ends) == (journal.REFUSED, 2, True)
+    assert refused.lines[1:] == [
+        "unhealthy before the wave: d (domain www: refused)",
+        "no host was changed: 1 host unhealthy before the wave, at most 0 may",
+    ]
+    allowed = [*begin(max_failed=1)[:2], ill, *wave(0, a="done")]
+    assert course.stop_reason(state_of(allowed)) == "" and course.unwell(state_of(allowed)) == ["d"]
+    both = state_of(allowed, wave(1, b="failed", c="done"))
+    assert course.stop_reason(both) == "2 hosts failed or unhealthy before the wave, at most 1 may"
+    # A wave that waits is no end, and the rollout may heal the host.
+    waits = state_of(allowed, wave(1, b="done", c="done"))
+    assert course.ending(waits, rollout_of({})[0], NOW).result == journal.WAITING
+    begun = state_of(allowed, wave(1, b="failed", c="done"), line_of("wave", AT, wave=2))
+    assert course.unwell(begun) == [] and course.stop_reason(begun, 2) == ""
+    healed = state_of(allowed, wave(1, b="done", c="done"), wave(2, d="done"))
+    assert course.ending(healed, rollout_of({})[0], NOW).result == journal.COMPLETE
+    killed = state_of(begin()[:2], line_of("ready", AT, before={}, lost={}), line_of("wave", AT, wave=0), RESUMED,
+                      line_of("ready", AT, before={}, lost={}, ill={"a": "domain www: killed half way"}))  # fmt: skip
+    assert course.stop_reason(killed) == "", "what a killed controller left is resumed"
+
+
 def test_what_was_done_before_an_end_is_not_rolled_back_later():
     """Another rollout may have changed it since."""
     done = [*begin(max_failed=1), *wave(0, a="done"), *wave(1, b="done", c="failed"), *wave(2, d="done")]

@@ -6,7 +6,12 @@ import re
 import pytest
 import yaml
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+from ansible.template import Templar
+
+try:
+    from ansible.template import trust_as_template as trusted
+except ImportError:  # ansible-core before 2.19 renders any text
+    trusted = str
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PLAYBOOKS = sorted((ROOT / "playbooks").glob("*.yml"))
@@ -74,7 +79,7 @@ def test_a_filter_that_is_not_in_force_is_due(networks, written, loaded, due):
         "xen_host_found": {"host": {"management": True, "management_loaded": loaded}},
     }
     text = yaml.safe_load((ROOT / "roles/xen_host/vars/main.yml").read_text())["xen_host_filter_due"]
-    assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) is due
+    assert Templar(loader=DataLoader(), variables=variables).template(trusted(text)) is due
 
 
 @pytest.mark.parametrize("name", ["unikernels-management", "antispoof"])
