@@ -27,6 +27,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.fleet.compile impor
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.run_variables import RUN_VARIABLES, run_refusals
 from ansible_collections.unikernels.xen.plugins.module_utils.fleet.same_images import SETTINGS, needed, same_images
 from ansible_collections.unikernels.xen.plugins.module_utils.service.several import is_declared
+from ansible_collections.unikernels.xen.plugins.plugin_utils.dns_key_folders import with_zone_keys
 from ansible_collections.unikernels.xen.plugins.plugin_utils.resolve import Renderer, Resolver
 from ansible_collections.unikernels.xen.plugins.plugin_utils.run_note import owner_of, revision_of, who
 from ansible_collections.unikernels.xen.plugins.plugin_utils.vpn_folders import served, with_keys
@@ -159,6 +160,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         resolved = Resolved(values)
         if "vpn_pki" in names and is_declared("vpn", values):
             resolved = with_keys(host, values, lines)
+        if "dns_sign" in names and is_declared("dns", values):
+            resolved = with_zone_keys(resolved, lines)
         problems += [Problem(host, line) for line in lines]
         return resolved
 

@@ -302,8 +302,9 @@ options:
       - C(tcp), ADDRESS:PORT, must accept a connection.
       - C(dns), NAME@ADDRESS or NAME@ADDRESS:PORT, must answer with a record. With it C(type), the type of record, V(A) by
         default; C(answer), one of the records, where names are compared without case and final dot, and addresses by what
-        they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both). Aliases (CNAME) in the answer are
-        followed. The host needs C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
+        they mean; C(transport), V(udp) (with TCP after a truncated answer), V(tcp) or V(both); C(signed), whether there must be a
+        signature of the record (DNSSEC) that has not expired. Aliases (CNAME) in the answer are followed. The host needs
+        C(python3-dnspython), which the role P(unikernels.xen.xen_host#role) installs.
       - C(openvpn), ADDRESS:PORT, must answer a client's first packet, and then show a certificate that has not expired, of the CA
         whose certificate is beside the key, if there is one. With it C(key), required, the path on the host of the
         endpoint's tls-crypt key, without which OpenVPN gives no answer that identifies it (then declare C(tcp)); and

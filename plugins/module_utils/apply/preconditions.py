@@ -18,7 +18,7 @@ from ..image.kernels import bootable
 from ..image.policy import FOLDER, Policy, PolicyError, check_bootable, check_ramdisk, held_by
 from ..plan.plan import Plan
 from ..plan.steps import Attach, AwaitHealthy, Build, MakeDisk, RemoveDisk
-from ..service.serials import SECONDARY, not_raised
+from ..service.serials import has_zones, lost_keys, not_raised
 from ..xen import disks
 from ..xen.mounts import IN_MEMORY, file_system, missing_mount, mounted
 from ..xen.observation import disk_size, kind_is_disk
@@ -181,7 +181,9 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
     if problem:
         findings.problems.append(f"{where}: {problem}")
         return
-    findings.warnings += [f"domain {plan.name}: {line}" for line in _serials(origin, plan, host)]
+    problems, warnings = _zones(origin, plan, host)
+    findings.problems += [f"domain {plan.name}: {line}" for line in problems]
+    findings.warnings += [f"domain {plan.name}: {line}" for line in warnings]
     kind = file_system(origin.path, mounted())
     if kind in IN_MEMORY and origin.content is None:
         findings.warnings.append(f"{where}: is created on {kind}, in Dom0's memory, so it is lost when the host reboots")
@@ -195,22 +197,26 @@ def _check_new(where: str, origin: Origin, plan: Plan, host: Host, findings: Fin
         findings.missing.append(f"{where}: needs qemu-img on this host: apt-get install qemu-utils")
 
 
-def _serials(origin: Origin, plan: Plan, host: Host) -> list[str]:
-    """Of zones that secondaries would not follow, from the disk that the domain has to the new one."""
-    if origin.content is None or not origin.content.startswith(SECONDARY):
-        return []
+def _zones(origin: Origin, plan: Plan, host: Host) -> tuple[list[str], list[str]]:
+    """Problems and warnings of zones that others would not follow, from the disk that the domain has to the new one."""
+    if origin.content is None or not has_zones(origin.content):
+        return [], []
     paths, observed = host.contents_of(plan.name), host.find(plan.name)
     if observed:
         used = {disk.path for disk in observed.domain.disks}
         paths = [path for path in paths if path in used]
-    lines: dict[str, None] = {}
+    problems: dict[str, None] = {}
+    warnings: dict[str, None] = {}
     for path in paths:
         try:
             with open(path, encoding="utf-8", errors="replace") as file:
-                lines.update(dict.fromkeys(not_raised(file.read().rstrip("\0"), origin.content)))
+                served = file.read().rstrip("\0")
         except OSError:  # it has just gone: then there is nothing to compare with
             continue
-    return list(lines)
+        lost, unsigned = lost_keys(served, origin.content)
+        problems.update(dict.fromkeys(lost))
+        warnings.update(dict.fromkeys([*not_raised(served, origin.content), *unsigned]))
+    return list(problems), list(warnings)
 
 
 def _lost(origin: Origin, plan: Plan, host: Host, returns: bool) -> str | None:

@@ -23,7 +23,7 @@ from .spec import HEALTH_KINDS, Health
 KIND_OPTIONS = {
     "http": ("status", "contains", "host", "ca", "insecure"),
     "tcp": (),
-    "dns": ("type", "answer", "transport"),
+    "dns": ("type", "answer", "transport", "signed"),
     "openvpn": ("key", "transport"),
     "console": (),
     "command": (),
@@ -161,7 +161,7 @@ def _dns(reader: Reader) -> dict[str, Any]:
             raise reader.fail("answer", f"is {_shown(answer)}, must be {wanted}") from None
     return {
         "target": target, "address": address, "port": port, "name": name, "record": record, "expect": answer,
-        "transport": reader.choice("transport", "udp", ("udp", "tcp", "both")),
+        "transport": reader.choice("transport", "udp", ("udp", "tcp", "both")), "signed": reader.flag("signed", False),
     }  # fmt: skip
 
 

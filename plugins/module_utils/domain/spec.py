@@ -164,6 +164,7 @@ class Health:
     contains: str = ""  # http: text expected in the first part of the body
     record: str = "A"  # dns: the record type
     transport: str = "udp"  # dns: udp | tcp | both; openvpn: tcp | udp
+    signed: bool = False  # dns: the answer must have a signature that is valid now
     key: str = ""  # openvpn: a file on the host with the endpoint's tls-crypt key
 
 

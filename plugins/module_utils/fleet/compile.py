@@ -25,7 +25,7 @@ from ..host.variables import HOST_VARIABLES, host_refusals
 from ..network.guests import Guests, addresses, on_networks
 from ..network.kinds import UNKNOWN, Network, read_networks
 from ..network.reach import shared, with_own
-from ..service import dns, vpn, web
+from ..service import dns, dns_signing, vpn, web
 from ..service.several import LISTS, OF_NETWORKS, Server, is_declared, list_of, servers
 from ..service.variables import Keys, Service, first_address, is_address
 from ..service.vpn_config import Material
@@ -97,6 +97,8 @@ class Resolved:
     values: Mapping[str, Any]
     folders: Mapping[str, str] = field(default_factory=dict)  # default folder of each PKI
     materials: Mapping[str, Material] = field(default_factory=dict)
+    # Folder of C(dns_sign) -> what it has; None if it could not be read.
+    zone_keys: Mapping[str, dns_signing.Keys | None] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)  # folder of a web server's content -> digest of its archive
 
 
@@ -331,7 +333,7 @@ def _declare(server: Server, resolved: Resolved, source: str) -> Service:
     if server.service == web.NAME:
         return web.declare(server.values, source, resolved.contents)
     if server.service == dns.NAME:
-        return dns.declare(server.values, source)
+        return dns.declare(server.values, source, resolved.zone_keys)
     name = vpn.name_of(server.values)
     folder, material = resolved.folders.get(name, ""), resolved.materials.get(name)
     return vpn.declare(server.values, source, folder, material, host_networks(resolved.values), own_resolver(resolved.values))

@@ -9,6 +9,8 @@ It is not used for the sockets: dnspython measures time by a clock that can be s
 
 from __future__ import annotations
 
+import datetime
+import time
 from typing import Any
 
 from ..domain.health import canonical_answer
@@ -34,13 +36,33 @@ def check(health: Health, deadline: float) -> str | None:
     prepare(health)
     import dns.message
 
-    question = dns.message.make_query(health.name, health.record)
+    question = dns.message.make_query(
+        health.name, health.record, want_dnssec=health.signed, payload=1232 if health.signed else None
+    )
     for transport in ("udp", "tcp") if health.transport == "both" else (health.transport,):
         response = (_over_tcp if transport == "tcp" else _over_udp)(health, question, deadline)
         problem = _problem(health, response)
         if problem:
             return f"{problem} (over {transport.upper()})" if health.transport != "udp" else problem
     return None
+
+
+def _unsigned(health: Health, chain: Any, response: Any, now: float) -> str | None:
+    """Return why resolvers that validate refuse an answer for its signatures' times. By which keys they are is not checked."""
+    import dns.rdataclass
+    import dns.rdatatype
+
+    owner, kind = chain.answer.name, chain.answer.rdtype
+    signatures = response.get_rrset(response.answer, owner, dns.rdataclass.IN, dns.rdatatype.RRSIG, kind) or ()
+    if any(each.inception <= now < each.expiration for each in signatures):
+        return None
+    if not signatures:
+        return f"no signature of the {health.record} record in the answer"
+    ended = [each.expiration for each in signatures if each.expiration <= now]
+    if not ended:
+        return f"the signature of the {health.record} record is not valid yet: is this clock right?"
+    end = datetime.datetime.fromtimestamp(max(ended), datetime.timezone.utc)
+    return f"the signature of the {health.record} record ended on {end:%Y-%m-%d %H:%M} UTC"
 
 
 def _over_udp(health: Health, question: Any, deadline: float) -> Any:
@@ -102,4 +124,4 @@ def _problem(health: Health, response: Any) -> str | None:
     answers = sorted(canonical_answer(health.record, record.to_text()) for record in chain.answer)
     if health.expect and health.expect not in answers:
         return f"answered {', '.join(answers)}, expected {health.expect}"
-    return None
+    return _unsigned(health, chain, response, time.time()) if health.signed else None

@@ -7,22 +7,23 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
-from . import dns_tls, operations, primaries
+from . import dns_signing, dns_tls, operations, primaries
 from .secondaries import lines as lines_of_secondaries
 from .variables import USUAL_MEMORY, Service, Variables, at, first_address, is_address, is_network
-from .zones import MISSING, ZoneError, canonical
+from .zones import MISSING, ZoneError, canonical, is_signed
 
 NAME = "dns"
-OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "secondaries", "primaries", "clients", "tls",
-           "update", "arguments", "health", *operations.OPTIONS)  # fmt: skip
+OPTIONS = ("interfaces", "name", "image", "images", "memory", "forward", "zones", "sign", "secondaries", "primaries", "clients",
+           "tls", "update", "arguments", "health", *operations.OPTIONS)  # fmt: skip
 _ZONE = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
-def _zones(given: Variables) -> dict[str, str]:
-    """Map each zone's name to its canonical text."""
+def _zones(given: Variables, keys: Mapping[str, dns_signing.Keys | None], now: float) -> dict[str, str]:
+    """Map each zone's name to its canonical text, signed if declared."""
     zones: dict[str, str] = {}
     for name, text in given.mapping("zones", "zone name to the text of its file").items():
         if not isinstance(name, str) or not _ZONE.fullmatch(name):
@@ -37,6 +38,11 @@ def _zones(given: Variables) -> dict[str, str]:
             except ImportError:
                 given.wrong("zones", MISSING)
                 break
+    signing = dns_signing.read(given)
+    found = keys.get(signing.folder, {}) if signing else None
+    # A folder that can't be read was reported.
+    if signing and found is not None:
+        dns_signing.sign_zones(given, signing, found, zones, now)
     return zones
 
 
@@ -50,8 +56,14 @@ def _forward(given: Variables, own: set[str]) -> list[str]:
     return forward
 
 
-def declare(values: Mapping[str, Any], source: str) -> Service:
-    """Return the service. ``source``: the folder of our own unikernel for it."""
+def declare(
+    values: Mapping[str, Any], source: str, keys: Mapping[str, dns_signing.Keys | None] | None = None, now: float | None = None
+) -> Service:
+    """Return the service.
+
+    ``source``: the folder of our own unikernel for it; ``keys``: folder -> zone -> its keys; ``now``: when signatures must be
+    valid, in seconds since 1970.
+    """
     given = Variables(NAME, values)
     interfaces, name = given.interfaces(), given.text("name", "dns")
     own = {
@@ -61,7 +73,7 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     for network in clients:
         if not is_network(network):
             given.wrong("clients", f"{network!r} is not a network, as in 192.0.2.0/24")
-    zones, secondaries = _zones(given), lines_of_secondaries(given, own)
+    zones, secondaries = _zones(given, keys or {}, time.time() if now is None else now), lines_of_secondaries(given, own)
     transferred, tls = primaries.read(given, own, set(zones)), dns_tls.lines(given)
     arguments: dict[str, Any] = {}
     if forward:
@@ -78,7 +90,9 @@ def declare(values: Mapping[str, Any], source: str) -> Service:
     # Every zone has an SOA. If one is answered, the resolver has read all of its disk: otherwise it would not run. One that it
     # transfers must be there, for a new domain begins without.
     asked = [zone for zone, *_primary in transferred] + list(zones)
-    default = {"dns": f"{asked[0]}@{bracketed}", "type": "SOA"} if asked else {"tcp": at(address, 53)}
+    default: dict[str, Any] = {"dns": f"{asked[0]}@{bracketed}", "type": "SOA"} if asked else {"tcp": at(address, 53)}
+    if asked and is_signed(zones.get(asked[0], "")):
+        default["signed"] = True
     unikernel = {
         "name": name,
         "service": NAME,

@@ -86,6 +86,11 @@ def canonical(name: str, text: str, now: float | None = None) -> str:
     return f"$ORIGIN {origin}\n" + "".join(_line(*line[1:]) for line in ordered)
 
 
+def is_signed(text: str) -> bool:
+    """Whether a canonical zone has signatures (RRSIG)."""
+    return " IN TYPE46 " in text
+
+
 class _Zone:
     """A zone that was read, by owner and type."""
 

@@ -80,6 +80,29 @@ def test_a_changed_zone_that_secondaries_would_not_follow_is_warned_of(xen, conv
     assert "it is 6, 8 is served" in converge.warnings[0]
 
 
+def test_a_zone_with_other_keys_than_the_served_ones_is_refused(xen, converge, content_disks):
+    def disk(*keys, serial=7):
+        soa = f"x.example. 60 IN SOA ns.other. h.x.example. {serial} 2 3 4 5\n"
+        lines = "".join(f"x.example. 3600 IN TYPE48 \\# 4 0101030{key}\n" for key in keys)
+        return {"name": "dns", "disks": [{"content": f"$ORIGIN x.example.\n{soa}{lines}sub.x.example. 60 IN TYPE48 \\# 1 00\n"}]}
+
+    assert converge(disk())["changed"] and converge.warnings == []
+    assert converge(disk("a"))["changed"] and converge.warnings == [], "the first signature"
+    for check in (True, False):
+        with pytest.raises(
+            converge.Refused, match=r"domain dns: zone x\.example is served with other keys than the declared ones"
+        ):
+            converge(disk("b", serial=8), check=check)
+    for keys in (("a", "b"), ("b",)):
+        assert converge(disk(*keys))["changed"] and converge.warnings == [], "one key after the other"
+    assert converge(disk(serial=8))["changed"]
+    assert converge.warnings == [
+        "domain dns: zone x.example is no longer signed: while the parent has a DS for it, resolvers that validate answer"
+        " SERVFAIL"
+    ]
+    assert converge(disk("c", serial=9))["changed"], "after a time without signatures"
+
+
 # -- sources that name other files -------------------------------------------------------------------
 
 

@@ -102,6 +102,46 @@ def test_unhealthy(ask, name, options, problem):
     assert problem in line
 
 
+@pytest.mark.parametrize(
+    ("signatures", "problem"),
+    [
+        ([], "no signature of the SOA record in the answer"),
+        ([("MX", 20200101, 20990101)], "no signature of the SOA record in the answer"),
+        (
+            [("SOA", 20200101, 20200201), ("SOA", 20200301, 20200401)],
+            "the signature of the SOA record ended on 2020-04-01 00:00 UTC",
+        ),
+        ([("SOA", 20980101, 20990101)], "the signature of the SOA record is not valid yet: is this clock right?"),
+        ([("SOA", 20200101, 20990101)], None),
+        ([("SOA", 20200101, 20200201), ("SOA", 20200101, 20990101)], None),
+    ],
+)
+def test_a_signature_must_be_there_and_valid(ask, signatures, problem):
+    def answers(wire):
+        query = dns.message.from_wire(wire)
+        assert query.ednsflags & dns.flags.DO and query.payload == 1232
+        response = dns.message.make_response(query)
+        response.answer.append(dns.rrset.from_text("example.org.", 60, "IN", "SOA", "ns. h. 1 2 3 4 5"))
+        for kind, begins, ends in signatures:
+            data = f"{kind} 15 2 60 {ends}000000 {begins}000000 1 example.org. {'A' * 86}=="
+            rrset = dns.rrset.from_text("example.org.", 60, "IN", "RRSIG", data)
+            response.find_rrset(response.answer, rrset.name, rrset.rdclass, rrset.rdtype, rrset.covers, create=True).update(rrset)
+        return [response.to_wire()]
+
+    with servers.udp(answers) as port:
+        line = ask(dns=f"example.org@127.0.0.1:{port}", type="SOA", signed=True)
+    assert (problem in line) if problem else (line is None)
+
+
+def test_without_signatures_nothing_is_asked_for_them(ask):
+    def answers(wire):
+        assert dns.message.from_wire(wire).edns == -1
+        return honest(wire)
+
+    with servers.udp(answers) as port:
+        assert ask(dns=f"www.example.org@127.0.0.1:{port}") is None
+
+
 def test_a_response_code_is_named(ask):
     with servers.udp(lambda wire: [response_to(wire, rcode=dns.rcode.REFUSED).to_wire()]) as port:
         assert "response code REFUSED" in ask(dns=f"www.example.org@127.0.0.1:{port}")
