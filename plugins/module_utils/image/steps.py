@@ -36,10 +36,16 @@ class BuildError(Exception):
 
 
 class Steps:
-    """``name``: what is built. ``keep``: descriptors that children inherit if there is no sandbox to kill them."""
+    """``name``: what is built. ``keep``: descriptors that children inherit if there is no sandbox to kill them.
 
-    def __init__(self, name: str, log: str, progress: str, timeout: int, keep: tuple[int, ...] = ()) -> None:
+    ``without_network``: which variables help if a server can't be reached.
+    """
+
+    def __init__(
+        self, name: str, log: str, progress: str, timeout: int, keep: tuple[int, ...] = (), without_network: str = _NO_INTERNET
+    ) -> None:
         self.name, self.log, self.progress, self.timeout, self.keep = name, log, progress, timeout, keep
+        self.without_network = without_network
         self.until = time.monotonic() + timeout
 
     def begin(self) -> None:
@@ -97,7 +103,7 @@ class Steps:
     def _help(self) -> str:
         """Return a hint which variables help, if the last step failed because the internet was unreachable; "" otherwise."""
         with open(self.log, encoding="utf-8", errors="replace") as file:
-            return _NO_INTERNET if _UNREACHABLE.search(file.read().rpartition("== ")[2]) else ""
+            return self.without_network if _UNREACHABLE.search(file.read().rpartition("== ")[2]) else ""
 
     def reason(self) -> str:
         """Return why the tool failed: the compiler's file, line and error, or the last line that mentions an error."""
@@ -132,7 +138,7 @@ def reason(lines: list[str]) -> str:
     """Return one line of bounded length from a build's log that says why it failed.
 
     OCaml's compiler prints ``File "x.ml", line 3, characters 2-9:``, the source, then ``Error: ...`` followed by indented lines;
-    mirage, opam and make begin a line with their name, or ``[ERROR]``.
+    mirage, opam and make begin a line with their name, or ``[ERROR]``; apt with ``E:``.
     """
     start = max((i for i, line in enumerate(lines) if line.startswith("== ")), default=-1)
     lines = lines[start + 1 :]
@@ -162,7 +168,7 @@ _NAMED = re.compile(r"\s*- (\S+(?: -> \(problem\).*)?)$")
 
 
 def _tools(lines: list[str]) -> str:
-    for pattern in (r"\[ERROR\]", r"(mirage|opam|dune|opam-monorepo|git|fatal|error)\b.*:", r"Error\b"):
+    for pattern in (r"\[ERROR\]", r"(mirage|opam|dune|opam-monorepo|git|tar|dpkg-deb|fatal|error)\b.*:", r"Error\b", r"E: "):
         for at, line in enumerate(lines):
             if re.match(pattern, line, re.IGNORECASE) and not line.startswith("make"):
                 return line.strip() + _list_below(lines[at + 1 :])
