@@ -256,15 +256,18 @@ def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None
         return f"it used more than {limits.memory // MIB} MiB of memory"
     if os.path.getsize(log) > LOG:
         return f"it printed more than {LOG // MIB} MiB"
-    free = os.statvfs(cell.folder)
+    return too_large(cell.folder, limits.disk)
+
+
+def too_large(folder: str, most: int) -> str | None:
+    """Return why what was written below a folder is too much, as text; None if it is not. ``most``: bytes."""
+    free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < min(_FLOOR, free.f_blocks * free.f_frsize // 50):
-        return f"the disk of {cell.folder} is full"
-    written = _size(cell.folder)
+        return f"the disk of {folder} is full"
+    written = _size(folder)
     if written is None:
-        return f"it left folders that cannot be read in {cell.folder}"
-    if written > limits.disk:
-        return f"it wrote more than {limits.disk // MIB} MiB"
-    return None
+        return f"it left folders that cannot be read in {folder}"
+    return f"it wrote more than {most // MIB} MiB" if written > most else None
 
 
 def _members(leader: int) -> Iterator[tuple[int, int]]:

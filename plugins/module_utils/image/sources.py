@@ -33,6 +33,8 @@ LEFT_BY_A_BUILD = re.compile(
     r"(_build|dist|duniverse|\.git|mirage)/.*|(Makefile|dune|dune-project|dune-workspace|dune\.build|dune\.config|\.mirage\.config|\.git)"
 )
 _HOPS = 40
+# Folders in folders: no project needs more.
+MAX_DEPTH = 100
 
 
 def source_files(folder: str) -> list[str]:
@@ -42,6 +44,7 @@ def source_files(folder: str) -> list[str]:
 
 def _walk(root: str, below: str, lines: list[str], spec: Any) -> Iterator[str]:
     here = os.path.join(root, below)
+    check_depth(root, below)
     more = _patterns(here, below)
     if more:
         if pathspec is None:
@@ -79,6 +82,12 @@ def _from_the_top(line: str, below: str) -> str:
     folder = re.sub(r"([*?\[\]\\!#])", r"\\\1", below)
     inner = line.rstrip().rstrip("/")
     return f"{sign}/{folder}{line.lstrip('/')}" if "/" in inner else f"{sign}/{folder}**/{line}"
+
+
+def check_depth(folder: str, path: str) -> None:
+    """Raise BuildError for a path that leads through too many folders."""
+    if path.count("/") > MAX_DEPTH:
+        raise BuildError(f"{folder}: has folders in more than {MAX_DEPTH} others, such as {path[:60]}...; remove them")
 
 
 def check(folder: str, path: str) -> None:

@@ -76,6 +76,7 @@ def content_files(folder: str) -> list[tuple[str, bytes]]:
     """
     found = []
     for root, folders, names in os.walk(folder):
+        sources.check_depth(folder, os.path.relpath(root, folder))
         folders.sort()
         for name in sorted([*names, *(each for each in folders if os.path.islink(os.path.join(root, each)))]):
             path = os.path.relpath(os.path.join(root, name), folder)

@@ -167,3 +167,19 @@ def test_what_a_build_leaves_is_no_source(tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("")
     assert source_files(str(tmp_path)) == ["config.ml", "mirage/x-xen.opam.locked"]
+
+
+def test_folders_in_folders_without_end_are_one_line(tmp_path):
+    here = os.open(tmp_path, os.O_DIRECTORY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        here, above = os.open("d", os.O_DIRECTORY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    try:
+        for read in (sources.source_files, sources.digest_of_sources, standin.content_files):
+            with pytest.raises(BuildError, match="has folders in more than 100 others") as failure:
+                read(str(tmp_path))
+            assert "\n" not in str(failure.value) and len(str(failure.value)) < 400
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)
