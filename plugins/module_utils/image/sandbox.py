@@ -92,7 +92,9 @@ def arguments(cell: Cell, command: list[str], machine: Machine, passwd: int = -1
     if not cell.enabled:
         return [*_bounds(cell.limits), *command]
     root = machine.uid == 0
-    out = [*_scope(cell.limits), *_BWRAP] if machine.scope else list(_BWRAP)
+    out = [*_scope(cell.limits, root), *_BWRAP] if machine.scope else list(_BWRAP)
+    if machine.scope and not root:
+        out += [word for name in _SESSION for word in ("--unsetenv", name)]
     out += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
     out += [] if cell.network else ["--unshare-net"]
     out += ["--perms", "0755", "--dir", "/etc", "--ro-bind", "/usr", "/usr"]
@@ -124,16 +126,23 @@ _BWRAP = (
 )  # fmt: skip
 
 
+# With which systemd-run finds a user's own systemd.
+_SESSION = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+
+
 def _bounds(limits: Limits) -> list[str]:
+    """Bounds of each process; when memory runs out, the kernel ends one of these before any other."""
     return [
         "prlimit", f"--nproc={limits.processes}", f"--data={limits.memory}", f"--fsize={limits.files}", "--core=0", "--",
+        "choom", "-n", "1000", "--",
     ]  # fmt: skip
 
 
-def _scope(limits: Limits) -> list[str]:
+def _scope(limits: Limits, root: bool) -> list[str]:
+    """Bounds of all processes together."""
     return [
-        "systemd-run", "--scope", "--quiet", "--collect", "-p", f"MemoryMax={limits.memory}", "-p", "MemorySwapMax=0",
-        "-p", f"TasksMax={limits.processes}", "--",
+        "systemd-run", *([] if root else ["--user"]), "--scope", "--quiet", "--collect", "-p", f"MemoryMax={limits.memory}",
+        "-p", "MemorySwapMax=0", "-p", f"TasksMax={limits.processes}", "--",
     ]  # fmt: skip
 
 
@@ -168,10 +177,14 @@ def builder() -> int:
 
 
 def _has_scopes(uid: int) -> bool:
-    """True if systemd can limit memory and processes of a whole build; otherwise `excess` checks them."""
-    if uid != 0 or not os.path.isdir("/run/systemd/system") or not shutil.which("systemd-run"):
+    """True if systemd, or a user's own one, can limit memory and processes of a whole build; otherwise `excess` checks them."""
+    if not os.path.isdir("/run/systemd/system") or not shutil.which("systemd-run"):
         return False
-    return _answers([*_scope(Limits()), "true"])[0]
+    if uid == 0:
+        return _answers([*_scope(Limits(), True), "true"])[0]
+    # A user's systemd takes limits that it may not set, and says nothing.
+    shell = 'test "$(cat "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/memory.max")" = "$0"'
+    return _answers([*_scope(Limits(), False), "sh", "-c", shell, str(Limits().memory)])[0]
 
 
 def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
@@ -186,7 +199,12 @@ def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
 @functools.cache
 def refusal() -> str | None:
     """Return one line why this machine can't create a cell; None if it can. It is tried, not guessed."""
-    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux"), ("prlimit", "util-linux")):
+    for program, package in (
+        ("bwrap", "bubblewrap"),
+        ("setpriv", "util-linux"),
+        ("prlimit", "util-linux"),
+        ("choom", "util-linux"),
+    ):
         if not shutil.which(program):
             return f"there is no {program}: apt-get install {package}"
     cell = Cell("/usr", {})
@@ -220,6 +238,9 @@ def nests() -> bool:
 def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     """Start ``command`` in the cell with its output in ``log``. Without a sandbox it inherits the descriptors ``keep``."""
     machine = this_machine()
+    session = {
+        name: os.environ[name] for name in _SESSION if name in os.environ and machine.scope and machine.uid and cell.enabled
+    }
     lines = f"root:x:0:0::/:/usr/sbin/nologin\nbuilder:x:{machine.builder}:{machine.builder}::{cell.folder}:/bin/sh\n"
     reader, writer = os.pipe()
     try:
@@ -227,7 +248,7 @@ def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = 
         os.close(writer)
         return subprocess.Popen(
             arguments(cell, command, machine, reader), cwd=cell.folder if not cell.enabled else "/",
-            env=dict(cell.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**cell.environment, **session}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             pass_fds=[reader] if cell.enabled else list(keep), umask=0o022,
         )  # fmt: skip
     finally:
@@ -248,12 +269,20 @@ def end(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
+def too_much_memory(cell: Cell, process: subprocess.Popen[bytes]) -> str | None:
+    """Return the limit of memory if the cell exceeded it, as text; None if it didn't. Takes some milliseconds."""
+    members = _members(process.pid) if cell.enabled else iter(())
+    if sum(memory for _pid, memory in members) > cell.limits.memory:
+        return f"it used more than {cell.limits.memory // MIB} MiB of memory"
+    return None
+
+
 def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None:
-    """Return which limit the cell exceeded, as text; None if none."""
+    """Return which limit the cell exceeded, as text; None if none. Walks through its folder."""
     limits = cell.limits
-    members = list(_members(process.pid)) if cell.enabled else []
-    if sum(memory for _pid, memory in members) > limits.memory:
-        return f"it used more than {limits.memory // MIB} MiB of memory"
+    memory = too_much_memory(cell, process)
+    if memory:
+        return memory
     if os.path.getsize(log) > LOG:
         return f"it printed more than {LOG // MIB} MiB"
     return too_large(cell.folder, limits.disk)

@@ -20,8 +20,9 @@ from .sandbox import Cell
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What a terminal or a log viewer would interpret.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# Seconds between two checks of the limits; each check walks through the build's folder.
+# Seconds between two checks of the limits; each check walks through the build's folder. Memory fills faster than a disk.
 _LOOK_SECONDS = 0.5
+_MEMORY_SECONDS = 0.2
 _REASON_MAX = 2000
 
 _UNREACHABLE = re.compile(r"(?i)could ?n.t resolve|resolution|unreachable|timed out|connect|download failed|curl|wget")
@@ -75,10 +76,10 @@ class Steps:
             )
 
     def _wait(self, cell: Cell, process: subprocess.Popen[bytes], what: str, done: Callable[[], str]) -> int:
-        pause = 0.02
+        look = time.monotonic() + 0.02
         while True:
             try:
-                return process.wait(pause)
+                return process.wait(min(max(look - time.monotonic(), 0.01), _MEMORY_SECONDS))
             except subprocess.TimeoutExpired:
                 pass
             began = time.monotonic()
@@ -86,12 +87,15 @@ class Steps:
                 raise BuildError(
                     f"{self.name}: {what} was ended: the build took longer than its {self.timeout} s (log: {self.log})"
                 )
-            passed = sandbox.excess(cell, process, self.log)
+            early = began < look
+            passed = sandbox.too_much_memory(cell, process) if early else sandbox.excess(cell, process, self.log)
             if passed:
                 raise BuildError(f"{self.name}: {what} was ended: {passed} (log: {self.log})")
-            self._tell(what, done)
-            # Check less often for a build with many files.
-            pause = min(max(_LOOK_SECONDS, 10 * (time.monotonic() - began)), 5, max(self.until - time.monotonic(), 0.01))
+            if not early:
+                self._tell(what, done)
+                # Check less often for a build with many files.
+                now = time.monotonic()
+                look = min(now + min(max(_LOOK_SECONDS, 10 * (now - began)), 5), self.until)
 
     def _tell(self, what: str, done: Callable[[], str]) -> None:
         with open(self.log, "rb") as log:

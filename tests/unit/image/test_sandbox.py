@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image import sandbox
+from ansible_collections.unikernels.xen.plugins.module_utils.image import sandbox, steps
 from ansible_collections.unikernels.xen.plugins.module_utils.image.building import Building
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError, Request, Source, build, toolchain
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sandbox import Cell, Limits, Machine, arguments
@@ -273,6 +273,40 @@ def test_the_arguments_name_what_is_seen_and_nothing_else():
     as_root = arguments(cell, ["make"], Machine(0, 61184, links, scope=True))
     assert as_root[0] == "systemd-run" and "--reuid=61184" in as_root and "--unshare-user" not in as_root
     assert arguments(Cell("/builds/x", {}, enabled=False), ["make"], Machine(0, 61184, links))[0] == "prlimit"
+    users = arguments(cell, ["make"], Machine(1000, 1000, links, scope=True))
+    assert users[:3] == ["systemd-run", "--user", "--scope"] and "MemoryMax=8589934592" in users
+    unset = [users[at + 1] for at, word in enumerate(users) if word == "--unsetenv"]
+    assert unset == ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"] and "--unsetenv" not in asked
+    for each in (asked, as_root, users):
+        assert each[-5:] == ["choom", "-n", "1000", "--", "make"]
+
+
+def test_memory_is_looked_at_more_often_than_a_large_folder(tmp_path, monkeypatch):
+    """A folder that takes seconds to walk through must not leave memory alone for these seconds."""
+    looks = {"memory": 0, "folder": 0}
+
+    def memory(_cell, _process):
+        looks["memory"] += 1
+        return "it used too much" if looks["memory"] > 3 else None
+
+    def folder(*_):
+        looks["folder"] += 1
+        monkeypatch.setattr(steps, "_LOOK_SECONDS", 60)
+
+    monkeypatch.setattr(sandbox, "too_much_memory", memory)
+    monkeypatch.setattr(sandbox, "excess", folder)
+    running = steps.Steps("a", str(tmp_path / "log"), str(tmp_path / "progress"), 60)
+    running.begin()
+    with pytest.raises(BuildError, match="it used too much"):
+        running.run(Cell(str(tmp_path), dict(os.environ), enabled=False), "sleep", ["sleep", "60"])
+    assert looks == {"memory": 4, "folder": 1}
+
+
+@pytest.mark.skipif(sandbox.refusal() is not None, reason="needs a sandbox")
+def test_the_kernel_ends_a_build_before_anything_else_of_the_machine(project):
+    project.attack("unikernel.ml", "cat /proc/self/oom_score_adj; echo 0 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj")
+    assert project.build().changed
+    assert project.log().splitlines().count("1000") == 2
 
 
 def test_reading_a_file_takes_no_more_memory_than_it_has(tmp_path):
