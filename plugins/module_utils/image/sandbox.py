@@ -90,9 +90,9 @@ class Cell:
 def arguments(cell: Cell, command: list[str], machine: Machine, passwd: int = -1) -> list[str]:
     """Return the command line that runs ``command`` in the cell. ``passwd``: a descriptor with the text of /etc/passwd. Pure."""
     if not cell.enabled:
-        return [*_bounds(cell.limits), *command]
+        return [*_FIRST_TO_END, *_bounds(cell.limits), *command]
     root = machine.uid == 0
-    out = [*_scope(cell.limits, root), *_BWRAP] if machine.scope else list(_BWRAP)
+    out = [*_FIRST_TO_END, *(_scope(cell.limits, root) if machine.scope else []), *_BWRAP]
     if machine.scope and not root:
         out += [word for name in _SESSION for word in ("--unsetenv", name)]
     out += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
@@ -126,20 +126,21 @@ _BWRAP = (
 )  # fmt: skip
 
 
+# When memory runs out, the kernel ends a build before anything else. Started by root, a build can't change that.
+_FIRST_TO_END = ("choom", "-n", "1000", "--")
 # With which systemd-run finds a user's own systemd.
 _SESSION = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
 
 
 def _bounds(limits: Limits) -> list[str]:
-    """Bounds of each process; when memory runs out, the kernel ends one of these before any other."""
+    """Return the command for the bounds of each process."""
     return [
         "prlimit", f"--nproc={limits.processes}", f"--data={limits.memory}", f"--fsize={limits.files}", "--core=0", "--",
-        "choom", "-n", "1000", "--",
     ]  # fmt: skip
 
 
 def _scope(limits: Limits, root: bool) -> list[str]:
-    """Bounds of all processes together."""
+    """Return the command for the bounds of all processes together."""
     return [
         "systemd-run", *([] if root else ["--user"]), "--scope", "--quiet", "--collect", "-p", f"MemoryMax={limits.memory}",
         "-p", "MemorySwapMax=0", "-p", f"TasksMax={limits.processes}", "--",
