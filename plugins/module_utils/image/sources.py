@@ -35,6 +35,8 @@ LEFT_BY_A_BUILD = re.compile(
 _HOPS = 40
 # Folders in folders: no project needs more.
 MAX_DEPTH = 100
+# Bytes of one file. A file with holes has terabytes that are nowhere.
+MAX_FILE = 4 << 30
 
 
 def source_files(folder: str) -> list[str]:
@@ -92,13 +94,16 @@ def check_depth(folder: str, path: str) -> None:
 
 def check(folder: str, path: str) -> None:
     """Raise BuildError unless ``path`` below ``folder`` is a regular file, or a link that stays below it at each hop."""
-    mode = os.lstat(os.path.join(folder, path)).st_mode
+    status = os.lstat(os.path.join(folder, path))
+    mode = status.st_mode
     if stat.S_ISLNK(mode):
         why = _leads_out(folder, path)
         if why:
             raise BuildError(f"{folder}: {path}: is a link {why}; put the file itself there")
     elif not stat.S_ISREG(mode):
         raise BuildError(f"{folder}: {path}: is neither a file nor a link to one: remove it")
+    elif status.st_size > MAX_FILE:
+        raise BuildError(f"{folder}: {path}: has {status.st_size} bytes, more than the {MAX_FILE} that a file may have here")
 
 
 def _leads_out(folder: str, path: str) -> str | None:

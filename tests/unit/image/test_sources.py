@@ -169,6 +169,15 @@ def test_what_a_build_leaves_is_no_source(tmp_path):
     assert source_files(str(tmp_path)) == ["config.ml", "mirage/x-xen.opam.locked"]
 
 
+def test_a_file_of_terabytes_that_are_nowhere_is_not_read(tmp_path):
+    with open(tmp_path / "holes", "wb") as file:
+        file.truncate(1 << 42)
+    for read in (sources.source_files, sources.digest_of_sources, standin.content_files):
+        with pytest.raises(BuildError, match="holes: has 4398046511104 bytes, more than") as failure:
+            read(str(tmp_path))
+        assert "\n" not in str(failure.value)
+
+
 def test_folders_in_folders_without_end_are_one_line(tmp_path):
     here = os.open(tmp_path, os.O_DIRECTORY)
     for _ in range(1200):
