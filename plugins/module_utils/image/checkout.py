@@ -182,7 +182,9 @@ def _wait(process: subprocess.Popen[bytes], name: str, folder: str | None, print
             raise BuildError(f"git {name} did not end within {_SECONDS} s")
         why = f"it printed more than {_OUTPUT // MIB} MiB" if any(_length(file) > _OUTPUT for file in printed) else None
         # What an init or ls-tree that ended wrote is not worth a process.
-        why = why or (too_large(folder, _DISK) if folder and (not ended or name in ("fetch", "checkout")) else None)
+        why = why or (
+            too_large(folder, _DISK, 2 * git_tree.MAX_FILES) if folder and (not ended or name in ("fetch", "checkout")) else None
+        )
         if why:
             raise BuildError(f"git {name} was ended: {why}")
         pause = max(_LOOK, 10 * (time.monotonic() - began))

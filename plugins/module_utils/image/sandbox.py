@@ -14,6 +14,7 @@ namespace but as a separate user, for anybody else in a user namespace.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -26,6 +27,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
+
+from .elf import printable
 
 MIB = 1 << 20
 # The user who runs builds that root starts. If it doesn't exist: a user id that no package or login gets, from systemd's range
@@ -43,6 +46,8 @@ _ROOT_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _FLOOR = 1 << 30
 # Seconds; the kernel kills some thousand processes in less.
 _END_SECONDS = 20
+# keyctl(2)'s number for x86-64, the only machines that Solo5 builds for Xen on, and its first operation.
+_KEYCTL, _JOIN_SESSION_KEYRING = 250, 1
 # A build prints a few hundred kilobytes.
 LOG = 256 * MIB
 
@@ -53,12 +58,16 @@ class SandboxError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """``memory``: bytes of all processes together; ``disk``: bytes below the folder; ``files``: bytes of one file."""
+    """``memory``: bytes of all processes together; ``disk``: bytes below the folder; ``files``: bytes of one file.
+
+    ``entries``: files and folders below the folder: empty ones take no bytes, but a file system has a fixed number of them.
+    """
 
     memory: int = 8 << 30
     processes: int = 1024
     disk: int = 16 << 30
     files: int = 4 << 30
+    entries: int = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -243,6 +252,7 @@ def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = 
         name: os.environ[name] for name in _SESSION if name in os.environ and machine.scope and machine.uid and cell.enabled
     }
     lines = f"root:x:0:0::/:/usr/sbin/nologin\nbuilder:x:{machine.builder}:{machine.builder}::{cell.folder}:/bin/sh\n"
+    _leave_keys_behind()
     reader, writer = os.pipe()
     try:
         os.write(writer, lines.encode())
@@ -254,6 +264,18 @@ def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = 
         )  # fmt: skip
     finally:
         os.close(reader)
+
+
+def _leave_keys_behind() -> None:
+    """Begin a session without keys: the kernel hands those of a session (Kerberos, encrypted disks) to all its children.
+
+    Where the machine forbids keyctl, builds can't read keys either.
+    """
+    if os.uname().machine == "x86_64":
+        libc = ctypes.CDLL(None, use_errno=True)
+        number = ctypes.get_errno() if libc.syscall(_KEYCTL, _JOIN_SESSION_KEYRING, None) < 0 else 0
+        if number not in (0, errno.ENOSYS, errno.EPERM):
+            raise OSError(number, f"keyctl can't begin a session without keys: {os.strerror(number)}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -286,18 +308,20 @@ def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None
         return memory
     if os.path.getsize(log) > LOG:
         return f"it printed more than {LOG // MIB} MiB"
-    return too_large(cell.folder, limits.disk)
+    return too_large(cell.folder, limits.disk, limits.entries)
 
 
-def too_large(folder: str, most: int) -> str | None:
+def too_large(folder: str, most: int, entries: int) -> str | None:
     """Return why what was written below a folder is too much, as text; None if it is not. ``most``: bytes."""
     free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < min(_FLOOR, free.f_blocks * free.f_frsize // 50):
         return f"the disk of {folder} is full"
-    written = _size(folder)
-    if written is None:
+    kibibytes, count = _measured(folder, "-k"), _measured(folder, "--inodes")
+    if kibibytes is None or count is None:
         return f"it left folders that cannot be read in {folder}"
-    return f"it wrote more than {most // MIB} MiB" if written > most else None
+    if kibibytes * 1024 > most:
+        return f"it wrote more than {most // MIB} MiB"
+    return f"it created more than {entries} files and folders" if count > entries else None
 
 
 def _members(leader: int) -> Iterator[tuple[int, int]]:
@@ -317,14 +341,18 @@ def _members(leader: int) -> Iterator[tuple[int, int]]:
         waiting += children.get(pid, [])
 
 
-def _size(folder: str) -> int | None:
-    """Return the bytes on disk below the folder; None if something can't be read. du copes with deep trees."""
-    done = subprocess.run(
-        ["du", "-skx", "--", folder], capture_output=True, text=True, timeout=120, check=False, env={"LC_ALL": "C"}
-    )
+def _measured(folder: str, unit: str) -> int | None:
+    """Return what du counts below the folder; None if it can't read something, or takes too long. It copes with deep trees."""
+    try:
+        done = subprocess.run(
+            ["du", "-sx", unit, "--", folder], capture_output=True, text=True, errors="replace", timeout=120, check=False,
+            env={"LC_ALL": "C"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
     if "Permission denied" in done.stderr:
         return None
-    return int(done.stdout.split()[0]) * 1024 if done.stdout else 0
+    return int(done.stdout.split()[0]) if done.stdout else 0
 
 
 # -- folders ------------------------------------------------------------------------------------------
@@ -389,9 +417,9 @@ def read(folder: str, path: str, most: int) -> bytes:
         descriptors.append(os.open(name, flags | os.O_NONBLOCK, dir_fd=descriptors[-1]))
         status = os.fstat(descriptors[-1])
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise SandboxError(f"{path}: is not a plain file")
+            raise SandboxError(f"{printable(path)}: is not a plain file")
         if status.st_size > most:
-            raise SandboxError(f"{path}: has {status.st_size} bytes, more than {most}")
+            raise SandboxError(f"{printable(path)}: has {status.st_size} bytes, more than {most}")
         with os.fdopen(os.dup(descriptors[-1]), "rb") as file:
             # Not ``most``: Python would allocate that much memory before it reads a byte.
             return file.read(status.st_size)

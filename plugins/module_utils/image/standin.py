@@ -21,6 +21,7 @@ from typing import Any
 
 from . import provenance, signature, sources
 from .debian_tree import libraries_of, path_in, read_in, tree_of
+from .elf import printable
 from .origin import STANDIN
 from .pvh_wrap import cpio, payload_of, wrap
 from .steps import BuildError
@@ -83,9 +84,11 @@ def content_files(folder: str) -> list[tuple[str, bytes]]:
             sources.check(folder, path)
             full = os.path.join(root, name)
             if os.path.isdir(full):
-                raise BuildError(f"{folder}: {path}: is a link to a folder, and only files are served; put a folder there")
+                raise BuildError(
+                    f"{folder}: {printable(path)}: is a link to a folder, and only files are served; put a folder there"
+                )
             if not os.path.exists(full):
-                raise BuildError(f"{folder}: {path}: is a link to nothing; remove it")
+                raise BuildError(f"{folder}: {printable(path)}: is a link to nothing; remove it")
             inside = os.path.relpath(os.path.realpath(full), os.path.realpath(folder))
             sources.check(folder, inside)
             found.append((path, sources.read(folder, inside)))

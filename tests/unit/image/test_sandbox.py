@@ -1,6 +1,7 @@
 """What a build can't do: hostile projects, each trying one thing. Needs bubblewrap, no network and no lab."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import re
@@ -20,7 +21,7 @@ from ansible_collections.unikernels.xen.plugins.module_utils.image.sandbox impor
 
 from tests.doubles import HELLO, make_toolchain
 
-SMALL = Limits(memory=512 << 20, processes=64, disk=64 << 20, files=32 << 20)
+SMALL = Limits(memory=512 << 20, processes=64, disk=64 << 20, files=32 << 20, entries=3000)
 
 
 class Project:
@@ -89,6 +90,30 @@ def test_no_secret_can_be_read(project, secrets, file):
     assert not [line for line in log.splitlines() if line.startswith(("root:", "shadow"))]
 
 
+KEYRING = """
+import ctypes
+libc = ctypes.CDLL(None)
+buffer = ctypes.create_string_buffer(100)
+key = libc.syscall(250, 10, -3, b"user", b"unikernels-test", 0)
+for each in (key, {key}):
+    print("TRIED", libc.syscall(250, 11, each, buffer, 100), buffer.value)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has the numbers of x86-64")
+def test_no_key_of_the_session_can_be_read(project):
+    """Who logged in may have a key of Kerberos or of an encrypted disk in the kernel."""
+    libc = ctypes.CDLL(None)
+    libc.syscall(250, 1, None)
+    key = libc.syscall(248, b"user", b"unikernels-test", b"SECRET-KEY", 10, -3)
+    if key < 0:
+        pytest.skip("this machine forbids keyctl")
+    (project.source / "attack.py").write_text(KEYRING.format(key=key))
+    project.attack("unikernel.ml", "python3 attack.py")
+    assert project.build().changed
+    assert project.log().count("TRIED -1") == 2 and "SECRET" not in project.log()
+
+
 WRITES = {
     "store": "{folder}/store/keys/planted",
     "another project's cache": "{folder}/work/git/0123456789abcdef/tree/config.ml",
@@ -145,6 +170,8 @@ ENDLESS = {
     "never finish": ("while true; do sleep 1; done", {"timeout": 2}, "was ended: the build took longer than its 2 s"),
     "fill the disk": ("i=0; while true; do i=$((i + 1)); head -c 8000000 /dev/zero >fill$i; done", {},
                       "was ended: it wrote more than 64 MiB"),
+    "fill the file system with nothing": ("i=0; while true; do i=$((i + 1)); : >f$i; done", {},
+                                          "was ended: it created more than 3000 files and folders"),
     "one large file": ("exec head -c 2000000000 /dev/zero >fill", {}, "attack.sh exited with"),
     "fill the log": ("yes", {}, "was ended: it printed more than"),
     "memory": ("exec python3 -c 'x = [bytes(1 << 20) for _ in range(4000)]'", {}, "attack.sh exited with 1"),
@@ -191,6 +218,9 @@ LEFT = {
     "link to a file": "ln -sf /etc/shadow dist/hello.xen",
     "link to a folder": "rm -r dist; ln -s / dist",
     "pipe": "rm -f dist/*.xen; mkfifo dist/hello.xen",
+    "a name of two lines": "mv dist/hello.xen dist/moved; ln -s /etc/shadow \"$(printf 'dist/a\\n\\033[2Jb.xen')\"",
+    "two names of one file": "ln dist/hello.xen kept",
+    "an image of terabytes": "rm dist/hello.xen; truncate -s 30M dist/hello.xen",
     "two": "cp dist/hello.xen dist/b.xen",
     "another lock file": 'sed -i "s/0.3/0.4/" mirage/*.locked',
     "a lock file that is a link": "ln -sf /etc/shadow mirage/hello-xen.opam.locked",
@@ -207,7 +237,7 @@ def test_what_a_build_leaves_is_looked_at_before_it_is_taken(project, name):
     )
     with pytest.raises(BuildError) as failure:
         project.build(timeout=20)
-    assert "\n" not in str(failure.value) and "root:" not in str(failure.value)
+    assert "\n" not in str(failure.value) and "\x1b" not in str(failure.value) and "root:" not in str(failure.value)
     assert not project.store.exists() or not list(project.store.glob("*.xen"))
     assert not [path for path in project.work.iterdir() if path.is_dir() and path.name != "downloads"]
 

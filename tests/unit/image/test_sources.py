@@ -169,6 +169,19 @@ def test_what_a_build_leaves_is_no_source(tmp_path):
     assert source_files(str(tmp_path)) == ["config.ml", "mirage/x-xen.opam.locked"]
 
 
+@pytest.mark.parametrize("target", ["/etc/shadow", "../out", "/a\nb\x1b[2J", "nosuch\nb", "."])
+def test_a_name_of_two_lines_is_shown_in_one(tmp_path, target):
+    (tmp_path / "a\n\x1b[2Jb").symlink_to(target)
+    with pytest.raises(BuildError, match="is a link to") as failure:
+        standin.content_files(str(tmp_path))
+    assert not set("\n\x1b") & set(str(failure.value))
+    os.mkfifo(tmp_path / "\x1bpipe\n")
+    (tmp_path / "a\n\x1b[2Jb").unlink()
+    with pytest.raises(BuildError, match="is neither a file nor a link to one") as failure:
+        source_files(str(tmp_path))
+    assert not set("\n\x1b") & set(str(failure.value))
+
+
 def test_a_file_of_terabytes_that_are_nowhere_is_not_read(tmp_path):
     with open(tmp_path / "holes", "wb") as file:
         file.truncate(1 << 42)
