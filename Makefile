@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 CACHE := $$HOME/.cache/unikernels.xen
-PACKAGES := python3 python3-venv qemu-system-x86 qemu-utils mmdebstrap uidmap fdisk e2fsprogs openssh-client \
+PACKAGES := python3 python3-venv qemu-system-x86 qemu-utils mmdebstrap fdisk e2fsprogs openssh-client \
 	openvpn openssl xz-utils lz4 zstd curl gcc bind9-dnsutils iputils-ping git ca-certificates bubblewrap \
 	python3-pathspec make nftables iproute2
 LAB_MACHINE ?= xen1

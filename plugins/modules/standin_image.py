@@ -13,8 +13,9 @@ description:
   - Joins a Debian kernel, a small initramfs and one program of Debian into one PVH image that takes the boot arguments of a
     MirageOS unikernel and serves HTTP, DNS or OpenVPN. For controllers that can't get OCaml's packages.
   - It is not a unikernel, and its ELF notes, the store's listing and its console state that.
-  - Needs mmdebstrap where it runs, the first time, and there either root or uidmap and numbers for the user in C(/etc/subuid),
-    as Debian's C(adduser) gives them.
+  - The first time it needs mmdebstrap where it runs. The packages are fetched in a sandbox (bubblewrap) and unpacked in another
+    one without a network, as the user for builds if root runs the module; no program or script of them is run.
+  - If bubblewrap can't create a sandbox, root only drops its rights, and any other user gets an error.
 author:
   - unikernels.xen authors (@unikernels)
 extends_documentation_fragment: [unikernels.xen.attributes]

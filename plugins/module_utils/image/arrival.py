@@ -11,13 +11,13 @@ import glob
 import os
 import re
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from . import signer_lines, versions
 from .download import download, shown
-from .policy import Policy, PolicyError, check_definition, held_by, keep, merge, open_to_others, signature_of
+from .policy import REQUIRED, Policy, PolicyError, check_definition, held_by, keep, merge, open_to_others, signature_of
 from .shipping import Request, lacking
 from .signature import SignatureError, homes, key_blob, logins
 from .store import (
@@ -115,6 +115,7 @@ def _policy(request: Request) -> tuple[Policy, list[str], bool]:
     if held is None and request.given == Policy():
         return request.given, [], False  # no policy anywhere: signatures are required in this call, nothing is kept
     policy, lines = merge(held, request.given, request.reset)
+    policy = replace(policy, signature=policy.signature or REQUIRED)
     entrances = logins(homes())
     for line in policy.allowed_signers or ():
         where = entrances.get(signer_lines.blob_of(line) or key_blob(line))

@@ -19,7 +19,7 @@ import stat
 from dataclasses import replace
 
 from . import lock_file, opam_root, sandbox
-from .elf import ImageError, inspect_file
+from .elf import ImageError, inspect_file, printable
 from .request import SWITCH, Request, Settings, Toolchain
 from .sandbox import Cell, Limits, SandboxError
 from .sources import LOCK, read, source_files
@@ -289,7 +289,7 @@ class Building:
 
 
 def _words(error: Exception, path: str) -> str:
-    return f"{path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    return f"{printable(path)}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 def _copy(source: str, folder: str) -> None:

@@ -18,13 +18,16 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
+import time
 from dataclasses import dataclass
+from typing import IO
 from urllib.parse import unquote, urlsplit
 
+from . import git_tree
 from .elf import printable
-from .git_tree import digest_of_folder, tree_of
 from .request import Source
-from .sandbox import private
+from .sandbox import MIB, private, too_large
 from .steps import BuildError
 from .store import hold, write_json, write_whole
 
@@ -46,6 +49,12 @@ _NO_REASON = "fatal: Could not read from remote repository."
 _SECONDS = 300
 # How long a killed process may take to end; then it is left behind.
 _KILL_SECONDS = 5
+# Bytes that git may write below its folder, print, and use as memory. A server of git's sends without end if it wants to.
+_DISK = 2 * git_tree.MAX_BYTES
+_OUTPUT = 64 * MIB
+_MEMORY = 4096 * MIB
+# Seconds between two looks at what it wrote.
+_LOOK = 0.2
 # Files beside a tree that prove it is the commit's.
 _COMMIT_TEXT, _MODULES = ".commit", ".modules"
 # Attributes that would make files differ from git's objects.
@@ -139,25 +148,53 @@ def _environment(address: Address) -> dict[str, str]:
 
 
 def _git(address: Address, *arguments: str, folder: str | None = None) -> bytes:
-    try:
+    """Run git, bounded in time, disk, memory and what it prints. Return its output."""
+    bounds = ["prlimit", f"--data={_MEMORY}", "--core=0", "--"] if shutil.which("prlimit") else []
+    if not shutil.which("git"):
+        raise BuildError("there is no git: apt-get install git")
+    name = next(word for word in arguments if not word.startswith("-") and "=" not in word)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            ["git", *arguments], cwd=folder, env=_environment(address), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True, umask=0o077,
+            [*bounds, "git", *arguments], cwd=folder, env=_environment(address), stdin=subprocess.DEVNULL, stdout=output,
+            stderr=errors, start_new_session=True, umask=0o077,
         )  # fmt: skip
-    except FileNotFoundError as error:
-        raise BuildError("there is no git: apt-get install git") from error
-    try:
-        output, errors = process.communicate(timeout=_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise BuildError(f"git {arguments[0]} did not end within {_SECONDS} s") from error
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # kills ssh as well
-            os.killpg(process.pid, signal.SIGKILL)
+        try:
+            _wait(process, name, folder, (output, errors))
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # kills ssh as well
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_KILL_SECONDS)
+        if process.returncode:
+            errors.seek(0)
+            raise BuildError(_reason(errors.read(MIB).decode("utf-8", "replace")) or f"git {name} failed ({process.returncode})")
+        output.seek(0)
+        return output.read()
+
+
+def _wait(process: subprocess.Popen[bytes], name: str, folder: str | None, printed: tuple[IO[bytes], ...]) -> None:
+    """Wait for git. Raise BuildError if it takes or writes too much."""
+    until, pause = time.monotonic() + _SECONDS, _LOOK
+    ended = False
+    while not ended:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_KILL_SECONDS)
-    if process.returncode:
-        raise BuildError(_reason(errors.decode("utf-8", "replace")) or f"git {arguments[0]} failed ({process.returncode})")
-    return output
+            process.wait(min(pause, max(until - time.monotonic(), 0.01)))
+            ended = True
+        began = time.monotonic()
+        if not ended and began >= until:
+            raise BuildError(f"git {name} did not end within {_SECONDS} s")
+        why = f"it printed more than {_OUTPUT // MIB} MiB" if any(_length(file) > _OUTPUT for file in printed) else None
+        # What an init or ls-tree that ended wrote is not worth a process.
+        why = why or (
+            too_large(folder, _DISK, 2 * git_tree.MAX_FILES) if folder and (not ended or name in ("fetch", "checkout")) else None
+        )
+        if why:
+            raise BuildError(f"git {name} was ended: {why}")
+        pause = max(_LOOK, 10 * (time.monotonic() - began))
+
+
+def _length(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
 
 
 def _reason(errors: str) -> str:
@@ -234,10 +271,10 @@ def _is_commit(tree: str, commit: str) -> bool:
     """True if the folder is the commit's tree. A tree without its proof was made by an older version."""
     try:
         with open(tree + _COMMIT_TEXT, "rb") as file:
-            wanted = tree_of(commit, file.read())
+            wanted = git_tree.tree_of(commit, file.read())
         with open(tree + _MODULES, encoding="utf-8") as text:
             modules = json.load(text)
-        return wanted is not None and not os.path.islink(tree) and digest_of_folder(tree, modules) == wanted
+        return wanted is not None and not os.path.islink(tree) and git_tree.digest_of_folder(tree, modules) == wanted
     except (OSError, ValueError, TypeError):
         return False
 
@@ -251,11 +288,13 @@ def _fetch(address: Address, commit: str, tree: str) -> None:
         os.makedirs(os.path.join(draft, ".git/info"), exist_ok=True)
         write_whole(os.path.join(draft, ".git/info/attributes"), _AS_IT_IS.encode(), 0o600)
         _git(address, "fetch", "-q", "--depth", "1", "--no-tags", "--", address.url, commit, folder=draft)
+        listed = _git(address, "ls-tree", "-r", "-l", "-z", commit, folder=draft)
+        why = git_tree.refusal(listed)
+        if why:
+            raise BuildError(f"the repository {why}")
         _git(address, "-c", "advice.detachedHead=false", "checkout", "-q", commit, folder=draft)
-        listed = _git(address, "ls-tree", "-r", "-z", commit, folder=draft).decode("utf-8", "surrogateescape").split("\0")
-        modules = {line.partition("\t")[2]: line.split()[2] for line in listed if line.startswith("160000 ")}
         write_whole(tree + _COMMIT_TEXT, _git(address, "cat-file", "commit", commit, folder=draft), 0o600)
-        write_json(tree + _MODULES, modules, 0o600)
+        write_json(tree + _MODULES, git_tree.submodules(listed), 0o600)
         shutil.rmtree(os.path.join(draft, ".git"))
         os.rename(draft, tree)
     finally:

@@ -15,6 +15,11 @@ import os
 import re
 import stat
 
+# A project has some hundred files, opam's package archive 40,000.
+MAX_FILES = 200_000
+MAX_BYTES = 4 << 30
+MAX_DEPTH = 100
+
 
 def _object(kind: str, content: bytes) -> bytes:
     return hashlib.sha1(f"{kind} {len(content)}".encode() + b"\0" + content, usedforsecurity=False).digest()
@@ -24,6 +29,30 @@ def tree_of(commit: str, text: bytes) -> str | None:
     """Return the tree that the commit's text names; None if it is not this commit's text."""
     found = re.match(rb"tree ([0-9a-f]{40})\n", text)
     return found.group(1).decode() if found and _object("commit", text).hex() == commit else None
+
+
+def refusal(listed: bytes) -> str | None:
+    """Return why a tree is not checked out; None if it is. ``listed``: what ``git ls-tree -r -l -z`` prints.
+
+    A few kilobytes of git's objects can name the same folder or zeros a billion times.
+    """
+    files = total = 0
+    for line in listed.split(b"\0"):
+        head, _tab, path = line.partition(b"\t")
+        size = head.split()[3:]
+        files += 1
+        total += int(size[0]) if size and size[0].isdigit() else 0
+        if path.count(b"/") > MAX_DEPTH:
+            return f"has folders in more than {MAX_DEPTH} others"
+        if total > MAX_BYTES:
+            return f"has files of more than {MAX_BYTES >> 20} MiB"
+    return f"has more than {MAX_FILES} files" if files > MAX_FILES else None
+
+
+def submodules(listed: bytes) -> dict[str, str]:
+    """Return path -> commit of the submodules. ``listed``: as for `refusal`."""
+    lines = [line.partition(b"\t") for line in listed.split(b"\0") if line.startswith(b"160000 ")]
+    return {os.fsdecode(path): head.split()[2].decode() for head, _tab, path in lines}
 
 
 def digest_of_folder(folder: str, modules: dict[str, str]) -> str:

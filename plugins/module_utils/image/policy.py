@@ -179,7 +179,9 @@ def held_by(folder: str) -> Policy | None:
         problem = open_to_others(folder) if os.path.isdir(folder) else ""
         if problem:
             raise PolicyError(problem)
-        return parse(read_own(path))
+        policy = parse(read_own(path))
+        # Required is what it means, so a later `optional` is less strict.
+        return replace(policy, signature=policy.signature or REQUIRED)
     except FileNotFoundError:
         return _before_policies(folder)
     except (OSError, ValueError) as error:

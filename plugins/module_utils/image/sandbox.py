@@ -14,6 +14,7 @@ namespace but as a separate user, for anybody else in a user namespace.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import functools
 import os
@@ -26,6 +27,8 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
+
+from .elf import printable
 
 MIB = 1 << 20
 # The user who runs builds that root starts. If it doesn't exist: a user id that no package or login gets, from systemd's range
@@ -43,6 +46,8 @@ _ROOT_LINKS = ("bin", "lib", "lib32", "lib64", "libx32", "sbin")
 _FLOOR = 1 << 30
 # Seconds; the kernel kills some thousand processes in less.
 _END_SECONDS = 20
+# keyctl(2)'s number for x86-64, the only machines that Solo5 builds for Xen on, and its first operation.
+_KEYCTL, _JOIN_SESSION_KEYRING = 250, 1
 # A build prints a few hundred kilobytes.
 LOG = 256 * MIB
 
@@ -53,12 +58,16 @@ class SandboxError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """``memory``: bytes of all processes together; ``disk``: bytes below the folder; ``files``: bytes of one file."""
+    """``memory``: bytes of all processes together; ``disk``: bytes below the folder; ``files``: bytes of one file.
+
+    ``entries``: files and folders below the folder: empty ones take no bytes, but a file system has a fixed number of them.
+    """
 
     memory: int = 8 << 30
     processes: int = 1024
     disk: int = 16 << 30
     files: int = 4 << 30
+    entries: int = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -90,9 +99,11 @@ class Cell:
 def arguments(cell: Cell, command: list[str], machine: Machine, passwd: int = -1) -> list[str]:
     """Return the command line that runs ``command`` in the cell. ``passwd``: a descriptor with the text of /etc/passwd. Pure."""
     if not cell.enabled:
-        return [*_bounds(cell.limits), *command]
+        return [*_FIRST_TO_END, *_bounds(cell.limits), *command]
     root = machine.uid == 0
-    out = [*_scope(cell.limits), *_BWRAP] if machine.scope else list(_BWRAP)
+    out = [*_FIRST_TO_END, *(_scope(cell.limits, root) if machine.scope else []), *_BWRAP]
+    if machine.scope and not root:
+        out += [word for name in _SESSION for word in ("--unsetenv", name)]
     out += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if root else ["--unshare-user"]
     out += [] if cell.network else ["--unshare-net"]
     out += ["--perms", "0755", "--dir", "/etc", "--ro-bind", "/usr", "/usr"]
@@ -124,16 +135,24 @@ _BWRAP = (
 )  # fmt: skip
 
 
+# When memory runs out, the kernel ends a build before anything else. Started by root, a build can't change that.
+_FIRST_TO_END = ("choom", "-n", "1000", "--")
+# With which systemd-run finds a user's own systemd.
+_SESSION = ("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS")
+
+
 def _bounds(limits: Limits) -> list[str]:
+    """Return the command for the bounds of each process."""
     return [
         "prlimit", f"--nproc={limits.processes}", f"--data={limits.memory}", f"--fsize={limits.files}", "--core=0", "--",
     ]  # fmt: skip
 
 
-def _scope(limits: Limits) -> list[str]:
+def _scope(limits: Limits, root: bool) -> list[str]:
+    """Return the command for the bounds of all processes together."""
     return [
-        "systemd-run", "--scope", "--quiet", "--collect", "-p", f"MemoryMax={limits.memory}", "-p", "MemorySwapMax=0",
-        "-p", f"TasksMax={limits.processes}", "--",
+        "systemd-run", *([] if root else ["--user"]), "--scope", "--quiet", "--collect", "-p", f"MemoryMax={limits.memory}",
+        "-p", "MemorySwapMax=0", "-p", f"TasksMax={limits.processes}", "--",
     ]  # fmt: skip
 
 
@@ -168,10 +187,14 @@ def builder() -> int:
 
 
 def _has_scopes(uid: int) -> bool:
-    """True if systemd can limit memory and processes of a whole build; otherwise `excess` checks them."""
-    if uid != 0 or not os.path.isdir("/run/systemd/system") or not shutil.which("systemd-run"):
+    """True if systemd, or a user's own one, can limit memory and processes of a whole build; otherwise `excess` checks them."""
+    if not os.path.isdir("/run/systemd/system") or not shutil.which("systemd-run"):
         return False
-    return _answers([*_scope(Limits()), "true"])[0]
+    if uid == 0:
+        return _answers([*_scope(Limits(), True), "true"])[0]
+    # A user's systemd takes limits that it may not set, and says nothing.
+    shell = 'test "$(cat "/sys/fs/cgroup$(sed -n s/^0:://p /proc/self/cgroup)/memory.max")" = "$0"'
+    return _answers([*_scope(Limits(), False), "sh", "-c", shell, str(Limits().memory)])[0]
 
 
 def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
@@ -186,7 +209,12 @@ def _answers(command: list[str], seconds: int = 30) -> tuple[bool, str]:
 @functools.cache
 def refusal() -> str | None:
     """Return one line why this machine can't create a cell; None if it can. It is tried, not guessed."""
-    for program, package in (("bwrap", "bubblewrap"), ("setpriv", "util-linux"), ("prlimit", "util-linux")):
+    for program, package in (
+        ("bwrap", "bubblewrap"),
+        ("setpriv", "util-linux"),
+        ("prlimit", "util-linux"),
+        ("choom", "util-linux"),
+    ):
         if not shutil.which(program):
             return f"there is no {program}: apt-get install {package}"
     cell = Cell("/usr", {})
@@ -220,18 +248,34 @@ def nests() -> bool:
 def start(cell: Cell, command: list[str], log: IO[str], keep: tuple[int, ...] = ()) -> subprocess.Popen[bytes]:
     """Start ``command`` in the cell with its output in ``log``. Without a sandbox it inherits the descriptors ``keep``."""
     machine = this_machine()
+    session = {
+        name: os.environ[name] for name in _SESSION if name in os.environ and machine.scope and machine.uid and cell.enabled
+    }
     lines = f"root:x:0:0::/:/usr/sbin/nologin\nbuilder:x:{machine.builder}:{machine.builder}::{cell.folder}:/bin/sh\n"
+    _leave_keys_behind()
     reader, writer = os.pipe()
     try:
         os.write(writer, lines.encode())
         os.close(writer)
         return subprocess.Popen(
             arguments(cell, command, machine, reader), cwd=cell.folder if not cell.enabled else "/",
-            env=dict(cell.environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            env={**cell.environment, **session}, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             pass_fds=[reader] if cell.enabled else list(keep), umask=0o022,
         )  # fmt: skip
     finally:
         os.close(reader)
+
+
+def _leave_keys_behind() -> None:
+    """Begin a session without keys: the kernel hands those of a session (Kerberos, encrypted disks) to all its children.
+
+    Where the machine forbids keyctl, builds can't read keys either.
+    """
+    if os.uname().machine == "x86_64":
+        libc = ctypes.CDLL(None, use_errno=True)
+        number = ctypes.get_errno() if libc.syscall(_KEYCTL, _JOIN_SESSION_KEYRING, None) < 0 else 0
+        if number not in (0, errno.ENOSYS, errno.EPERM):
+            raise OSError(number, f"keyctl can't begin a session without keys: {os.strerror(number)}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
@@ -249,23 +293,36 @@ def end(process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.01)
 
 
+def too_much_memory(cell: Cell, process: subprocess.Popen[bytes]) -> str | None:
+    """Return the limit of memory if the cell exceeded it, as text; None if it didn't. Takes some milliseconds."""
+    members = _members(process.pid) if cell.enabled else iter(())
+    if sum(memory for _pid, memory in members) > cell.limits.memory:
+        return f"it used more than {cell.limits.memory // MIB} MiB of memory"
+    return None
+
+
 def excess(cell: Cell, process: subprocess.Popen[bytes], log: str) -> str | None:
-    """Return which limit the cell exceeded, as text; None if none."""
+    """Return which limit the cell exceeded, as text; None if none. Walks through its folder."""
     limits = cell.limits
-    members = list(_members(process.pid)) if cell.enabled else []
-    if sum(memory for _pid, memory in members) > limits.memory:
-        return f"it used more than {limits.memory // MIB} MiB of memory"
+    memory = too_much_memory(cell, process)
+    if memory:
+        return memory
     if os.path.getsize(log) > LOG:
         return f"it printed more than {LOG // MIB} MiB"
-    free = os.statvfs(cell.folder)
+    return too_large(cell.folder, limits.disk, limits.entries)
+
+
+def too_large(folder: str, most: int, entries: int) -> str | None:
+    """Return why what was written below a folder is too much, as text; None if it is not. ``most``: bytes."""
+    free = os.statvfs(folder)
     if free.f_bavail * free.f_frsize < min(_FLOOR, free.f_blocks * free.f_frsize // 50):
-        return f"the disk of {cell.folder} is full"
-    written = _size(cell.folder)
-    if written is None:
-        return f"it left folders that cannot be read in {cell.folder}"
-    if written > limits.disk:
-        return f"it wrote more than {limits.disk // MIB} MiB"
-    return None
+        return f"the disk of {folder} is full"
+    kibibytes, count = _measured(folder, "-k"), _measured(folder, "--inodes")
+    if kibibytes is None or count is None:
+        return f"it left folders that cannot be read in {folder}"
+    if kibibytes * 1024 > most:
+        return f"it wrote more than {most // MIB} MiB"
+    return f"it created more than {entries} files and folders" if count > entries else None
 
 
 def _members(leader: int) -> Iterator[tuple[int, int]]:
@@ -285,14 +342,18 @@ def _members(leader: int) -> Iterator[tuple[int, int]]:
         waiting += children.get(pid, [])
 
 
-def _size(folder: str) -> int | None:
-    """Return the bytes on disk below the folder; None if something can't be read. du copes with deep trees."""
-    done = subprocess.run(
-        ["du", "-skx", "--", folder], capture_output=True, text=True, timeout=120, check=False, env={"LC_ALL": "C"}
-    )
+def _measured(folder: str, unit: str) -> int | None:
+    """Return what du counts below the folder; None if it can't read something, or takes too long. It copes with deep trees."""
+    try:
+        done = subprocess.run(
+            ["du", "-sx", unit, "--", folder], capture_output=True, text=True, errors="replace", timeout=120, check=False,
+            env={"LC_ALL": "C"},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
     if "Permission denied" in done.stderr:
         return None
-    return int(done.stdout.split()[0]) * 1024 if done.stdout else 0
+    return int(done.stdout.split()[0]) if done.stdout else 0
 
 
 # -- folders ------------------------------------------------------------------------------------------
@@ -357,9 +418,9 @@ def read(folder: str, path: str, most: int) -> bytes:
         descriptors.append(os.open(name, flags | os.O_NONBLOCK, dir_fd=descriptors[-1]))
         status = os.fstat(descriptors[-1])
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise SandboxError(f"{path}: is not a plain file")
+            raise SandboxError(f"{printable(path)}: is not a plain file")
         if status.st_size > most:
-            raise SandboxError(f"{path}: has {status.st_size} bytes, more than {most}")
+            raise SandboxError(f"{printable(path)}: has {status.st_size} bytes, more than {most}")
         with os.fdopen(os.dup(descriptors[-1]), "rb") as file:
             # Not ``most``: Python would allocate that much memory before it reads a byte.
             return file.read(status.st_size)

@@ -70,6 +70,8 @@ def key_blob(line: str) -> bytes:
     """Return the public key in a line of a .pub, authorized_keys, allowed_signers or revoked_keys file; b"" if none."""
     fields = line.split()
     for kind, text in zip(fields, fields[1:]):
+        if len(text) % 4:  # Python takes a "=" too many, ssh doesn't
+            continue
         try:
             blob = base64.b64decode(text, validate=True)
         except (ValueError, binascii.Error):

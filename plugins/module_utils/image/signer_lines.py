@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from datetime import datetime
 
 from .signature import NAMESPACE, key_blob
 
 _OPTION = r'[A-Za-z-]+(?:="[^"]*")?'
 _LINE = re.compile(
-    rf'(?:"[^"]+"|[^\s"]+)[ \t]+(?:(?P<options>{_OPTION}(?:,{_OPTION})*)[ \t]+)?'
+    rf'(?P<names>"[^"]+"|[^\s"]+)[ \t]+(?:(?P<options>{_OPTION}(?:,{_OPTION})*)[ \t]+)?'
     r"(?P<key>[a-z0-9@.-]+[ \t]+[A-Za-z0-9+/=]+)(?:[ \t].*)?"
 )
-_TIME = re.compile(r"(?:[0-9]{8}|[0-9]{12}|[0-9]{14})Z?")
+# ssh's match_pattern_list takes no longer ones.
+_MAX_NAME = 1000
 # What ends a line for one program and not for another, or is not seen.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
@@ -42,12 +44,26 @@ def problem(line: str) -> str:
     found = _LINE.fullmatch(line)
     if not found or _CONTROL.search(line) or not key_blob(found["key"]):
         return "is not 'NAME [options] TYPE KEY', see ssh-keygen(1)"
-    for option in re.findall(_OPTION, found["options"] or ""):
-        name, _equals, value = option.partition("=")
-        words = _option_problem(name.lower(), value.strip('"'), bool(value))
+    names = found["names"].strip('"').split(",")
+    if all(name[:1] in ("", "!") for name in names):
+        return "names nobody: it has no name without '!'"
+    if max(map(len, names)) > _MAX_NAME:
+        return f"has a name of more than {_MAX_NAME} characters"
+    options = [option.partition("=") for option in re.findall(_OPTION, found["options"] or "")]
+    return _options_problem([(name, value.strip('"'), bool(value)) for name, _equals, value in options])
+
+
+def _options_problem(options: list[tuple[str, str, bool]]) -> str:
+    """``options``: (name, value, whether it has one)."""
+    for name, value, is_given in options:
+        words = _option_problem(name.lower(), value, is_given)
         if words:
             return f"{name}: {words}"
-    return ""
+    given = {name.lower(): value for name, value, _is_given in options}
+    if len(given) != len(options):
+        return "has an option twice"
+    after, before = (_time(given.get(name, "")) for name in ("valid-after", "valid-before"))
+    return "valid-after: is not before valid-before" if after and before and after >= before else ""
 
 
 def _option_problem(name: str, value: str, is_given: bool) -> str:
@@ -56,8 +72,19 @@ def _option_problem(name: str, value: str, is_given: bool) -> str:
     if name == "namespaces" and is_given:
         return "" if _in_namespaces(value) else f"has no {NAMESPACE}, so it is for no image"
     if name in ("valid-after", "valid-before") and is_given:
-        return "" if _TIME.fullmatch(value) else f"{value[:40]!r} is not a time, as in 20270101Z or 202701311200Z"
+        return "" if _time(value) else f"{value[:40]!r} is not a time, as in 20270101Z or 202701311200Z"
     return 'is not an option; known are namespaces="...", valid-after="..." and valid-before="..."'
+
+
+def _time(value: str) -> datetime | None:
+    """The time of an option; None where ssh-keygen would not take it."""
+    digits = value.removesuffix("Z")
+    form = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}.get(len(digits), "")
+    try:
+        time = datetime.strptime(digits, form) if form and digits.isascii() and digits.isdigit() else None
+    except ValueError:  # the 13th month
+        return None
+    return time if time and time.year >= 1971 else None
 
 
 def _in_namespaces(patterns: str) -> bool:

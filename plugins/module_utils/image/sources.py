@@ -18,6 +18,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any
 
+from .elf import printable
 from .steps import BuildError
 
 pathspec: Any
@@ -33,6 +34,10 @@ LEFT_BY_A_BUILD = re.compile(
     r"(_build|dist|duniverse|\.git|mirage)/.*|(Makefile|dune|dune-project|dune-workspace|dune\.build|dune\.config|\.mirage\.config|\.git)"
 )
 _HOPS = 40
+# Folders in folders: no project needs more.
+MAX_DEPTH = 100
+# Bytes of one file. A file with holes has terabytes that are nowhere.
+MAX_FILE = 4 << 30
 
 
 def source_files(folder: str) -> list[str]:
@@ -42,6 +47,7 @@ def source_files(folder: str) -> list[str]:
 
 def _walk(root: str, below: str, lines: list[str], spec: Any) -> Iterator[str]:
     here = os.path.join(root, below)
+    check_depth(root, below)
     more = _patterns(here, below)
     if more:
         if pathspec is None:
@@ -81,15 +87,26 @@ def _from_the_top(line: str, below: str) -> str:
     return f"{sign}/{folder}{line.lstrip('/')}" if "/" in inner else f"{sign}/{folder}**/{line}"
 
 
+def check_depth(folder: str, path: str) -> None:
+    """Raise BuildError for a path that leads through too many folders."""
+    if path.count("/") > MAX_DEPTH:
+        raise BuildError(f"{folder}: has folders in more than {MAX_DEPTH} others, such as {printable(path[:60])}...; remove them")
+
+
 def check(folder: str, path: str) -> None:
     """Raise BuildError unless ``path`` below ``folder`` is a regular file, or a link that stays below it at each hop."""
-    mode = os.lstat(os.path.join(folder, path)).st_mode
+    status = os.lstat(os.path.join(folder, path))
+    mode = status.st_mode
     if stat.S_ISLNK(mode):
         why = _leads_out(folder, path)
         if why:
-            raise BuildError(f"{folder}: {path}: is a link {why}; put the file itself there")
+            raise BuildError(f"{folder}: {printable(path)}: is a link {why}; put the file itself there")
     elif not stat.S_ISREG(mode):
-        raise BuildError(f"{folder}: {path}: is neither a file nor a link to one: remove it")
+        raise BuildError(f"{folder}: {printable(path)}: is neither a file nor a link to one: remove it")
+    elif status.st_size > MAX_FILE:
+        raise BuildError(
+            f"{folder}: {printable(path)}: has {status.st_size} bytes, more than the {MAX_FILE} that a file may have here"
+        )
 
 
 def _leads_out(folder: str, path: str) -> str | None:
@@ -100,7 +117,7 @@ def _leads_out(folder: str, path: str) -> str | None:
         part = waiting.pop(0)
         if part == "..":
             if not parts:
-                return f"to {os.readlink(os.path.join(folder, path))}, which leads out of the folder"
+                return f"to {printable(os.readlink(os.path.join(folder, path)))}, which leads out of the folder"
             parts.pop()
         elif part not in ("", "."):
             full = os.path.join(folder, *parts, part)
@@ -111,7 +128,7 @@ def _leads_out(folder: str, path: str) -> str | None:
             if hops > _HOPS:
                 return "that leads to itself"
             if os.path.isabs(target):
-                return f"to {target}, which leads out of the folder"
+                return f"to {printable(target)}, which leads out of the folder"
             waiting = target.split("/") + waiting
     return None
 

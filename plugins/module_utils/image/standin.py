@@ -14,25 +14,25 @@ import glob
 import hashlib
 import json
 import os
-import pwd
-import shutil
 import stat
 import subprocess
-import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 from . import provenance, signature, sources
+from .debian_tree import libraries_of, path_in, read_in, tree_of
+from .elf import printable
 from .origin import STANDIN
 from .pvh_wrap import cpio, payload_of, wrap
 from .steps import BuildError
 from .store import StoreError, describe, hold, image_path, put, write_whole
 
-# Seconds for mmdebstrap on a slow line, and for the steps after it.
+# Seconds for fetching packages on a slow line, and for the steps after it.
 _LOCK_SECONDS = 1500
 # Raise this number when the image's bytes change for equal input.
-RECIPE = "1"
+RECIPE = "2"
 PACKAGES = ("linux-image-cloud-amd64", "busybox-static", "nginx-light", "unbound", "openvpn", "nftables")
+LINKER = "lib64/ld-linux-x86-64.so.2"
 PROGRAMS = {"web": "usr/sbin/nginx", "dns": "usr/sbin/unbound", "vpn": "usr/sbin/openvpn"}
 MODULES = {
     "web": ("xen-netfront", "xen-blkfront"),
@@ -77,97 +77,30 @@ def content_files(folder: str) -> list[tuple[str, bytes]]:
     """
     found = []
     for root, folders, names in os.walk(folder):
+        sources.check_depth(folder, os.path.relpath(root, folder))
         folders.sort()
         for name in sorted([*names, *(each for each in folders if os.path.islink(os.path.join(root, each)))]):
             path = os.path.relpath(os.path.join(root, name), folder)
             sources.check(folder, path)
             full = os.path.join(root, name)
             if os.path.isdir(full):
-                raise BuildError(f"{folder}: {path}: is a link to a folder, and only files are served; put a folder there")
+                raise BuildError(
+                    f"{folder}: {printable(path)}: is a link to a folder, and only files are served; put a folder there"
+                )
             if not os.path.exists(full):
-                raise BuildError(f"{folder}: {path}: is a link to nothing; remove it")
+                raise BuildError(f"{folder}: {printable(path)}: is a link to nothing; remove it")
             inside = os.path.relpath(os.path.realpath(full), os.path.realpath(folder))
             sources.check(folder, inside)
             found.append((path, sources.read(folder, inside)))
     return found
 
 
-def _debian_tree(cache: str, suite: str, mirrors: list[str]) -> str:
-    """Return the folder with the packages' extracted files. It is made once for each suite and list of packages."""
-    name = hashlib.sha256(json.dumps([suite, PACKAGES]).encode()).hexdigest()[:16]
-    tree = os.path.join(cache, f"tree-{suite}-{name}")
-    if os.path.isdir(tree):
-        return tree
-    os.makedirs(cache, mode=0o700, exist_ok=True)
-    work = tempfile.mkdtemp(prefix=".tree-", dir=cache)
-    try:
-        if os.geteuid() == 0:
-            _mmdebstrap("root", suite, os.path.join(work, "tree"), mirrors)
-        else:
-            _unpacked_as_a_user(work, suite, mirrors)
-        os.rename(os.path.join(work, "tree"), tree)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-    return tree
-
-
-def _unpacked_as_a_user(work: str, suite: str, mirrors: list[str]) -> None:
-    """Without root: mmdebstrap in a user namespace makes an archive, which this user extracts."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    try:
-        with open("/etc/subuid", encoding="utf-8", errors="replace") as file:
-            has_users = any(line.startswith((f"{user}:", f"{os.geteuid()}:")) for line in file)
-    except FileNotFoundError:
-        has_users = False
-    if not has_users or not shutil.which("newuidmap"):
-        raise StoreError(
-            "building a stand-in needs newuidmap (apt-get install uidmap) and numbers of users in /etc/subuid, which Debian's"
-            " adduser gives, or root: run the task with become: true"
-        )
-    archive, tree = os.path.join(work, "tree.tar"), os.path.join(work, "tree")
-    _mmdebstrap("unshare", suite, archive, mirrors)
-    os.mkdir(tree)
-    command = ["tar", "-x", "--no-same-owner", "--exclude=./dev", "-C", tree, "-f", archive]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False)
-    if done.returncode:
-        raise StoreError(f"tar could not unpack Debian {suite}'s packages: {' '.join(done.stderr.splitlines()[-1:])}")
-
-
-def _mmdebstrap(mode: str, suite: str, target: str, mirrors: list[str]) -> None:
-    if not shutil.which("mmdebstrap"):
-        raise StoreError("building a stand-in needs mmdebstrap on the controller: apt-get install mmdebstrap")
-    command = ["mmdebstrap", "--quiet", "--variant=extract", f"--mode={mode}", "--include=" + ",".join(PACKAGES)]
-    command += ["--aptopt=Acquire::Check-Valid-Until false", "--aptopt=APT::Install-Recommends false", suite, target, *mirrors]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=1200, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise StoreError(f"mmdebstrap did not end within {error.timeout:.0f} s: is the package mirror reachable?") from error
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-1:]
-        raise StoreError(f"mmdebstrap could not get Debian {suite}'s packages: {' '.join(last)}")
-
-
-def _libraries(tree: str, program: str) -> dict[str, str]:
-    """Return name -> path of every shared library that the program needs, inside the tree."""
-    loader = os.path.realpath(os.path.join(tree, "lib64/ld-linux-x86-64.so.2"))
-    folders = [os.path.join(tree, part, "x86_64-linux-gnu") for part in ("lib", "usr/lib")]
-    command = [loader, "--library-path", ":".join(folders), "--list", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode:
-        raise StoreError(f"{program}: {done.stderr.strip() or 'its libraries cannot be found'}")
-    found = {}
-    for line in done.stdout.splitlines():
-        name, arrow, rest = line.strip().partition(" => ")
-        if arrow:
-            found[name] = rest.rsplit(" (", 1)[0]
-    return found
-
-
 def _module(tree: str, name: str) -> str:
-    paths = glob.glob(os.path.join(tree, f"lib/modules/*/kernel/**/{name}.ko*"), recursive=True)
+    folder = os.path.join(tree, path_in(tree, "lib/modules"))
+    paths = glob.glob(os.path.join(glob.escape(folder), f"*/kernel/**/{name}.ko*"), recursive=True)
     if not paths:
         raise StoreError(f"Debian's kernel has no module {name}")
-    return paths[0]
+    return os.path.relpath(paths[0], tree)
 
 
 def _read(path: str) -> bytes:
@@ -193,33 +126,33 @@ def _initramfs(tree: str, service: str, files: str, content: str | None) -> byte
     add("service", _read(os.path.join(files, "service-" + service)), 0o755)
     # The kernel runs /sbin/poweroff when Xen requests a shutdown.
     add("sbin/poweroff", b'#!/bin/busybox sh\necho "shutdown requested" >/dev/hvc0\nexec /bin/busybox poweroff -f\n', 0o755)
-    add("bin/busybox", _read(os.path.join(tree, "bin/busybox")), 0o755)
+    add("bin/busybox", read_in(tree, "bin/busybox"), 0o755)
     add("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\n")
     add("etc/group", b"root:x:0:\n")
-    add("lib64/ld-linux-x86-64.so.2", _read(os.path.join(tree, "lib64/ld-linux-x86-64.so.2")), 0o755)
+    add(LINKER, read_in(tree, LINKER), 0o755)
     for inside in filter(None, (PROGRAMS[service], NAT_PROGRAM.get(service))):
-        program = os.path.join(tree, inside)
-        add(inside, _read(program), 0o755)
-        for name, path in _libraries(tree, program).items():
-            add("lib/x86_64-linux-gnu/" + name, _read(path), 0o755)
+        add(inside, read_in(tree, inside), 0o755)
+        for name, path in libraries_of(tree, inside).items():
+            if name != os.path.basename(LINKER):
+                add("lib/x86_64-linux-gnu/" + name, read_in(tree, path), 0o755)
     for file, names in (("modules", MODULES[service]), ("modules-nat", NAT_MODULES.get(service, ()))):
         paths = [_module(tree, name) for name in names]
         for path in paths:
-            add("modules.d/" + os.path.basename(path), _read(path))
+            add("modules.d/" + os.path.basename(path), read_in(tree, path))
         add(file, "".join(f"/modules.d/{os.path.basename(path)}\n" for path in paths).encode())
     folder("dev")
     entries["dev/console"] = (stat.S_IFCHR | 0o600, b"5,1")
     if service == "web":
-        add("etc/nginx/mime.types", _read(os.path.join(tree, "etc/nginx/mime.types")))
+        add("etc/nginx/mime.types", read_in(tree, "etc/nginx/mime.types"))
         folder("content")
         for path, data in content_files(content) if content else ():
             add("content/" + path, data)
     return cpio([(path, mode, data) for path, (mode, data) in entries.items()])
 
 
-def _vmlinux(bzimage: str) -> bytes:
+def _vmlinux(tree: str, bzimage: str) -> bytes:
     try:
-        command, payload = payload_of(_read(bzimage))
+        command, payload = payload_of(read_in(tree, bzimage))
         return subprocess.run(command, input=payload, capture_output=True, timeout=120, check=True).stdout
     except (ValueError, OSError, subprocess.SubprocessError) as error:
         raise StoreError(f"{bzimage}: cannot unpack the kernel: {error}") from error
@@ -235,7 +168,7 @@ def key_of(service: str, files: str, content: str | None, suite: str) -> str:
 
 
 def _give_to_invoker(*paths: str) -> None:
-    """Only mmdebstrap needs root; give the results to the user who called sudo."""
+    """Give the results of a task that ran as root to the user who called sudo."""
     owner = os.environ.get("SUDO_UID", "")
     if os.geteuid() == 0 and owner.isdigit():
         for path in paths:
@@ -254,6 +187,10 @@ def build(store: str, cache: str, wanted: Wanted, check: bool) -> tuple[bool, di
         return True, {"sha256": None, "path": None, "target": "standin", "standin": True, "key": key}
     os.makedirs(cache, mode=0o700, exist_ok=True)
     path = os.path.join(cache, ".lock")
+    for left in (path, os.path.join(cache, "debian.log")):
+        # A run as root left it in this user's folder.
+        if os.path.exists(left) and not os.access(left, os.W_OK):
+            os.unlink(left)
     late = StoreError(f"another run still builds a stand-in after {_LOCK_SECONDS} s (it holds {path})")
     with hold(path, _LOCK_SECONDS, late):
         found = _built(store, cache, key)  # built by another run while this one waited
@@ -272,11 +209,11 @@ def _built(store: str, cache: str, key: str) -> dict[str, Any] | None:
 
 def _build(store: str, cache: str, wanted: Wanted, key: str) -> tuple[bool, dict[str, Any]]:
     service, suite = wanted.service, wanted.suite
-    tree = _debian_tree(cache, suite, wanted.mirrors)
-    kernels = glob.glob(os.path.join(tree, "boot/vmlinuz-*-cloud-amd64"))
+    tree = tree_of(cache, suite, PACKAGES, wanted.mirrors)
+    kernels = glob.glob(os.path.join(glob.escape(tree), "boot/vmlinuz-*-cloud-amd64"))
     if not kernels:
         raise StoreError(f"Debian {suite}'s packages brought no kernel: remove {tree} and run again")
-    vmlinux = _vmlinux(kernels[0])
+    vmlinux = _vmlinux(tree, os.path.relpath(kernels[0], tree))
     description = f"stand-in for {service}: {os.path.basename(kernels[0])} with {os.path.basename(PROGRAMS[service])}"
     joined = wrap(vmlinux, _initramfs(tree, service, wanted.files, wanted.content), PREFIX, description)
     built = os.path.join(cache, "built-" + key)

@@ -20,8 +20,9 @@ from .sandbox import Cell
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What a terminal or a log viewer would interpret.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-# Seconds between two checks of the limits; each check walks through the build's folder.
+# Seconds between two checks of the limits; each check walks through the build's folder. Memory fills faster than a disk.
 _LOOK_SECONDS = 0.5
+_MEMORY_SECONDS = 0.2
 _REASON_MAX = 2000
 
 _UNREACHABLE = re.compile(r"(?i)could ?n.t resolve|resolution|unreachable|timed out|connect|download failed|curl|wget")
@@ -36,10 +37,16 @@ class BuildError(Exception):
 
 
 class Steps:
-    """``name``: what is built. ``keep``: descriptors that children inherit if there is no sandbox to kill them."""
+    """``name``: what is built. ``keep``: descriptors that children inherit if there is no sandbox to kill them.
 
-    def __init__(self, name: str, log: str, progress: str, timeout: int, keep: tuple[int, ...] = ()) -> None:
+    ``without_network``: which variables help if a server can't be reached.
+    """
+
+    def __init__(
+        self, name: str, log: str, progress: str, timeout: int, keep: tuple[int, ...] = (), without_network: str = _NO_INTERNET
+    ) -> None:
         self.name, self.log, self.progress, self.timeout, self.keep = name, log, progress, timeout, keep
+        self.without_network = without_network
         self.until = time.monotonic() + timeout
 
     def begin(self) -> None:
@@ -69,10 +76,10 @@ class Steps:
             )
 
     def _wait(self, cell: Cell, process: subprocess.Popen[bytes], what: str, done: Callable[[], str]) -> int:
-        pause = 0.02
+        look = time.monotonic() + 0.02
         while True:
             try:
-                return process.wait(pause)
+                return process.wait(min(max(look - time.monotonic(), 0.01), _MEMORY_SECONDS))
             except subprocess.TimeoutExpired:
                 pass
             began = time.monotonic()
@@ -80,12 +87,15 @@ class Steps:
                 raise BuildError(
                     f"{self.name}: {what} was ended: the build took longer than its {self.timeout} s (log: {self.log})"
                 )
-            passed = sandbox.excess(cell, process, self.log)
+            early = began < look
+            passed = sandbox.too_much_memory(cell, process) if early else sandbox.excess(cell, process, self.log)
             if passed:
                 raise BuildError(f"{self.name}: {what} was ended: {passed} (log: {self.log})")
-            self._tell(what, done)
-            # Check less often for a build with many files.
-            pause = min(max(_LOOK_SECONDS, 10 * (time.monotonic() - began)), 5, max(self.until - time.monotonic(), 0.01))
+            if not early:
+                self._tell(what, done)
+                # Check less often for a build with many files.
+                now = time.monotonic()
+                look = min(now + min(max(_LOOK_SECONDS, 10 * (now - began)), 5), self.until)
 
     def _tell(self, what: str, done: Callable[[], str]) -> None:
         with open(self.log, "rb") as log:
@@ -97,7 +107,7 @@ class Steps:
     def _help(self) -> str:
         """Return a hint which variables help, if the last step failed because the internet was unreachable; "" otherwise."""
         with open(self.log, encoding="utf-8", errors="replace") as file:
-            return _NO_INTERNET if _UNREACHABLE.search(file.read().rpartition("== ")[2]) else ""
+            return self.without_network if _UNREACHABLE.search(file.read().rpartition("== ")[2]) else ""
 
     def reason(self) -> str:
         """Return why the tool failed: the compiler's file, line and error, or the last line that mentions an error."""
@@ -132,7 +142,7 @@ def reason(lines: list[str]) -> str:
     """Return one line of bounded length from a build's log that says why it failed.
 
     OCaml's compiler prints ``File "x.ml", line 3, characters 2-9:``, the source, then ``Error: ...`` followed by indented lines;
-    mirage, opam and make begin a line with their name, or ``[ERROR]``.
+    mirage, opam and make begin a line with their name, or ``[ERROR]``; apt with ``E:``.
     """
     start = max((i for i, line in enumerate(lines) if line.startswith("== ")), default=-1)
     lines = lines[start + 1 :]
@@ -162,7 +172,7 @@ _NAMED = re.compile(r"\s*- (\S+(?: -> \(problem\).*)?)$")
 
 
 def _tools(lines: list[str]) -> str:
-    for pattern in (r"\[ERROR\]", r"(mirage|opam|dune|opam-monorepo|git|fatal|error)\b.*:", r"Error\b"):
+    for pattern in (r"\[ERROR\]", r"(mirage|opam|dune|opam-monorepo|git|tar|dpkg-deb|fatal|error)\b.*:", r"Error\b", r"E: "):
         for at, line in enumerate(lines):
             if re.match(pattern, line, re.IGNORECASE) and not line.startswith("make"):
                 return line.strip() + _list_below(lines[at + 1 :])

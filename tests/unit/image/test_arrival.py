@@ -1,6 +1,7 @@
 """Images taken into a host's store: from the controller, with signatures and names, under the host's policy."""
 
 import hashlib
+import json
 
 import pytest
 from ansible_collections.unikernels.xen.plugins.module_utils.image import arrival, signature
@@ -122,6 +123,21 @@ def test_optional_after_required_stays_required(tmp_path, controller):
         signed(host, controller, signature="optional")
     opened = signed(host, controller, signature="optional", policy_reset=True)
     assert (opened["signers"], opened["policy"]["signature"]) == ({}, "optional")
+
+
+def test_optional_after_a_policy_that_left_it_open_stays_required(tmp_path, controller):
+    """trust.yml without unikernel_images_signature makes a policy that requires signatures by default."""
+    host = tmp_path / "host"
+    for _run in range(2):
+        policy = call(host, signature=None, allowed_signers=controller.allowed, trust=str(tmp_path / "etc"))["policy"]
+    assert policy["signature"] == "required"
+    assert not call(host, signature=None, allowed_signers=controller.allowed, trust=str(tmp_path / "etc"))["changed"]
+    later = call(host, signature="optional", trust=str(tmp_path / "etc"))
+    assert later["policy"]["signature"] == "required" and "stays required" in later["notes"][0]
+    # As it was written before.
+    written = json.loads((tmp_path / "etc/policy").read_text())
+    (tmp_path / "etc/policy").write_text(json.dumps({**written, "signature": None}))
+    assert call(host, signature="optional", trust=str(tmp_path / "etc"))["policy"]["signature"] == "required"
 
 
 def test_what_a_policy_does_not_grant_is_noted(tmp_path, controller):

@@ -169,6 +169,75 @@ def test_what_git_started_ends_with_it(tmp_path, monkeypatch):
     assert subprocess.run(["pgrep", "-f", "sleep 987654"], stdout=subprocess.DEVNULL, check=False).returncode == 1
 
 
+WITHOUT_END = {
+    "fills the disk": ("while :; do head -c 4000000 /dev/zero >>fill; done", "fetch was ended: it wrote more than 8 MiB"),
+    "talks": ("exec cat /dev/zero >&2", "fetch was ended: it printed more than 4 MiB"),
+    "takes memory": ("exec python3 -c 'x = bytes(1 << 30)'", "MemoryError"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_END)
+def test_a_server_that_sends_without_end_is_cut_off(repository, tmp_path, monkeypatch, name):
+    """A double does to its folder what git does with such a server."""
+    url, (one, _two) = repository
+    shell, words = WITHOUT_END[name]
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/git").write_text(f'#!/bin/sh\ntest "$1" = fetch || exec /usr/bin/git "$@"\n{shell}\n')
+    (tmp_path / "bin/git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setattr(checkout_module, "_DISK", 8 << 20)
+    monkeypatch.setattr(checkout_module, "_OUTPUT", 4 << 20)
+    monkeypatch.setattr(checkout_module, "_MEMORY", 256 << 20)
+    with pytest.raises(BuildError, match=words) as failure:
+        checkout(url, one, "", str(tmp_path / "work"))
+    assert "\n" not in str(failure.value)
+    assert not [path for path in (tmp_path / "work/git").glob("*/*") if path.name != ".lock"], "nothing is left"
+
+
+def tree(folder, lines):
+    text = "".join(f"{mode} {kind} {name}\t{path}\0" for mode, kind, name, path in lines)
+    return subprocess.run(
+        ["git", "mktree", "-z"], cwd=folder, input=text, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def hostile(folder, name):
+    """Return a tree that is small among git's objects and large in a folder."""
+    blob = subprocess.run(
+        ["git", "hash-object", "-w", "--stdin"], cwd=folder, input="0" * 9000, check=True, capture_output=True, text=True
+    ).stdout.strip()
+    top = tree(folder, [("100644", "blob", blob, f"{number}") for number in range(10)])
+    if name == "deep":
+        for _ in range(150):
+            top = tree(folder, [("040000", "tree", top, "d")])
+        return top
+    for _ in range({"bomb": 7, "large": 1, "many": 1}[name]):
+        top = tree(folder, [("040000", "tree", top, f"{number}") for number in range(10)])
+    return top
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bomb", "version [0-9a-f]+: git ls-tree was ended: it printed more than 1 MiB"),
+        ("deep", "the repository has folders in more than 100 others"),
+        ("many", "the repository has more than 50 files"),
+        ("large", "the repository has files of more than 0 MiB"),
+    ],
+)
+def test_a_repository_that_grows_when_it_is_checked_out_is_refused_before(repository, tmp_path, monkeypatch, name, words):
+    url, _commits = repository
+    folder = url[len("file://") :]
+    commit = git(folder, "commit-tree", "-m", "hostile", hostile(folder, name))
+    monkeypatch.setattr(checkout_module, "_OUTPUT", 1 << 20)
+    if name in ("many", "large"):
+        monkeypatch.setattr(checkout_module.git_tree, "MAX_FILES" if name == "many" else "MAX_BYTES", 50)
+    with pytest.raises(BuildError, match=words) as failure:
+        checkout(url, commit, "", str(tmp_path / "work"))
+    assert "\n" not in str(failure.value)
+    assert not [path for path in (tmp_path / "work/git").glob("*/*") if path.name != ".lock"]
+
+
 def test_a_lock_is_not_waited_for_without_end(tmp_path, monkeypatch):
     monkeypatch.setattr(checkout_module, "_SECONDS", 0.3)
     root = tmp_path / "work/git" / hashlib.sha256(b"https://example.net/x.git").hexdigest()[:16]

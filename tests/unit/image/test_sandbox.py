@@ -1,8 +1,10 @@
 """What a build can't do: hostile projects, each trying one thing. Needs bubblewrap, no network and no lab."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -12,14 +14,14 @@ import threading
 import time
 
 import pytest
-from ansible_collections.unikernels.xen.plugins.module_utils.image import sandbox
+from ansible_collections.unikernels.xen.plugins.module_utils.image import sandbox, steps
 from ansible_collections.unikernels.xen.plugins.module_utils.image.building import Building
 from ansible_collections.unikernels.xen.plugins.module_utils.image.mirage import BuildError, Request, Source, build, toolchain
 from ansible_collections.unikernels.xen.plugins.module_utils.image.sandbox import Cell, Limits, Machine, arguments
 
 from tests.doubles import HELLO, make_toolchain
 
-SMALL = Limits(memory=512 << 20, processes=64, disk=64 << 20, files=32 << 20)
+SMALL = Limits(memory=512 << 20, processes=64, disk=64 << 20, files=32 << 20, entries=3000)
 
 
 class Project:
@@ -88,6 +90,30 @@ def test_no_secret_can_be_read(project, secrets, file):
     assert not [line for line in log.splitlines() if line.startswith(("root:", "shadow"))]
 
 
+KEYRING = """
+import ctypes
+libc = ctypes.CDLL(None)
+buffer = ctypes.create_string_buffer(100)
+key = libc.syscall(250, 10, -3, b"user", b"unikernels-test", 0)
+for each in (key, {key}):
+    print("TRIED", libc.syscall(250, 11, each, buffer, 100), buffer.value)
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="has the numbers of x86-64")
+def test_no_key_of_the_session_can_be_read(project):
+    """Who logged in may have a key of Kerberos or of an encrypted disk in the kernel."""
+    libc = ctypes.CDLL(None)
+    libc.syscall(250, 1, None)
+    key = libc.syscall(248, b"user", b"unikernels-test", b"SECRET-KEY", 10, -3)
+    if key < 0:
+        pytest.skip("this machine forbids keyctl")
+    (project.source / "attack.py").write_text(KEYRING.format(key=key))
+    project.attack("unikernel.ml", "python3 attack.py")
+    assert project.build().changed
+    assert project.log().count("TRIED -1") == 2 and "SECRET" not in project.log()
+
+
 WRITES = {
     "store": "{folder}/store/keys/planted",
     "another project's cache": "{folder}/work/git/0123456789abcdef/tree/config.ml",
@@ -144,6 +170,8 @@ ENDLESS = {
     "never finish": ("while true; do sleep 1; done", {"timeout": 2}, "was ended: the build took longer than its 2 s"),
     "fill the disk": ("i=0; while true; do i=$((i + 1)); head -c 8000000 /dev/zero >fill$i; done", {},
                       "was ended: it wrote more than 64 MiB"),
+    "fill the file system with nothing": ("i=0; while true; do i=$((i + 1)); : >f$i; done", {},
+                                          "was ended: it created more than 3000 files and folders"),
     "one large file": ("exec head -c 2000000000 /dev/zero >fill", {}, "attack.sh exited with"),
     "fill the log": ("yes", {}, "was ended: it printed more than"),
     "memory": ("exec python3 -c 'x = [bytes(1 << 20) for _ in range(4000)]'", {}, "attack.sh exited with 1"),
@@ -190,6 +218,9 @@ LEFT = {
     "link to a file": "ln -sf /etc/shadow dist/hello.xen",
     "link to a folder": "rm -r dist; ln -s / dist",
     "pipe": "rm -f dist/*.xen; mkfifo dist/hello.xen",
+    "a name of two lines": "mv dist/hello.xen dist/moved; ln -s /etc/shadow \"$(printf 'dist/a\\n\\033[2Jb.xen')\"",
+    "two names of one file": "ln dist/hello.xen kept",
+    "an image of terabytes": "rm dist/hello.xen; truncate -s 30M dist/hello.xen",
     "two": "cp dist/hello.xen dist/b.xen",
     "another lock file": 'sed -i "s/0.3/0.4/" mirage/*.locked',
     "a lock file that is a link": "ln -sf /etc/shadow mirage/hello-xen.opam.locked",
@@ -206,7 +237,7 @@ def test_what_a_build_leaves_is_looked_at_before_it_is_taken(project, name):
     )
     with pytest.raises(BuildError) as failure:
         project.build(timeout=20)
-    assert "\n" not in str(failure.value) and "root:" not in str(failure.value)
+    assert "\n" not in str(failure.value) and "\x1b" not in str(failure.value) and "root:" not in str(failure.value)
     assert not project.store.exists() or not list(project.store.glob("*.xen"))
     assert not [path for path in project.work.iterdir() if path.is_dir() and path.name != "downloads"]
 
@@ -261,7 +292,7 @@ def test_a_user_without_sudo_has_the_same_cell(request):
 def test_the_arguments_name_what_is_seen_and_nothing_else():
     links = {"/bin": "usr/bin"}
     cell = Cell("/builds/x", {}, visible=("/opt/tools",))
-    asked = arguments(cell, ["make"], Machine(1000, 1000, links))
+    asked = arguments(cell, ["make"], Machine(1000, 1000, links))[4:]
     assert asked[0] == "bwrap" and "--unshare-net" in asked and "--unshare-user" in asked and "--die-with-parent" in asked
     bound = {asked[at + 2] for at, word in enumerate(asked) if word in ("--bind", "--ro-bind")}
     assert bound == {"/usr", "/opt/tools", "/builds/x"}
@@ -270,9 +301,45 @@ def test_the_arguments_name_what_is_seen_and_nothing_else():
     assert "/etc/resolv.conf" not in asked
     fetching = arguments(Cell("/builds/x", {}, network=True), ["opam"], Machine(1000, 1000, links))
     assert "--unshare-net" not in fetching and "/etc/resolv.conf" in fetching
-    as_root = arguments(cell, ["make"], Machine(0, 61184, links, scope=True))
+    as_root = arguments(cell, ["make"], Machine(0, 61184, links, scope=True))[4:]
     assert as_root[0] == "systemd-run" and "--reuid=61184" in as_root and "--unshare-user" not in as_root
-    assert arguments(Cell("/builds/x", {}, enabled=False), ["make"], Machine(0, 61184, links))[0] == "prlimit"
+    assert arguments(Cell("/builds/x", {}, enabled=False), ["make"], Machine(0, 61184, links))[4] == "prlimit"
+    users = arguments(cell, ["make"], Machine(1000, 1000, links, scope=True))[4:]
+    assert users[:3] == ["systemd-run", "--user", "--scope"] and "MemoryMax=8589934592" in users
+    unset = [users[at + 1] for at, word in enumerate(users) if word == "--unsetenv"]
+    assert unset == ["XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"] and "--unsetenv" not in asked
+    asked = arguments(cell, ["make"], Machine(1000, 1000, links))
+    assert asked[:4] == ["choom", "-n", "1000", "--"] and asked[-1] == "make"
+
+
+def test_memory_is_looked_at_more_often_than_a_large_folder(tmp_path, monkeypatch):
+    """A folder that takes seconds to walk through must not leave memory alone for these seconds."""
+    looks = {"memory": 0, "folder": 0}
+
+    def memory(_cell, _process):
+        looks["memory"] += 1
+        return "it used too much" if looks["memory"] > 3 else None
+
+    def folder(*_):
+        looks["folder"] += 1
+        monkeypatch.setattr(steps, "_LOOK_SECONDS", 60)
+
+    monkeypatch.setattr(sandbox, "too_much_memory", memory)
+    monkeypatch.setattr(sandbox, "excess", folder)
+    running = steps.Steps("a", str(tmp_path / "log"), str(tmp_path / "progress"), 60)
+    running.begin()
+    with pytest.raises(BuildError, match="it used too much"):
+        running.run(Cell(str(tmp_path), dict(os.environ), enabled=False), "sleep", ["sleep", "60"])
+    assert looks == {"memory": 4, "folder": 1}
+
+
+@pytest.mark.skipif(sandbox.refusal() is not None, reason="needs a sandbox")
+def test_the_kernel_ends_a_build_before_anything_else_of_the_machine(project):
+    project.attack("unikernel.ml", "cat /proc/self/oom_score_adj; echo 0 >/proc/self/oom_score_adj; cat /proc/self/oom_score_adj")
+    assert project.build().changed
+    capabilities = re.search(r"CapEff:\s*([0-9a-f]+)", pathlib.Path("/proc/self/status").read_text()).group(1)
+    stays = int(capabilities, 16) >> 24 & 1  # CAP_SYS_RESOURCE, which root has but in some containers
+    assert project.log().splitlines().count("1000") == (2 if stays else 1)
 
 
 def test_reading_a_file_takes_no_more_memory_than_it_has(tmp_path):

@@ -42,6 +42,17 @@ BAD = [
     ("alice@x verify-required {key}", "verify-required: is not an option; known are"),
     ('alice@x valid-before="2027-01-01" {key}', "valid-before: '2027-01-01' is not a time, as in 20270101Z"),
     ("alice@x valid-before {key}", "valid-before: is not an option"),
+    ('alice@x valid-before="20271301" {key}', "valid-before: '20271301' is not a time"),
+    ('alice@x valid-before="202701312500Z" {key}', "valid-before: '202701312500Z' is not a time"),
+    ('alice@x valid-before="00000000" {key}', "valid-before: '00000000' is not a time"),
+    ('alice@x valid-before="19690101" {key}', "valid-before: '19690101' is not a time"),
+    ('alice@x valid-before="20270101",valid-before="29990101" {key}', "has an option twice"),
+    ('alice@x namespaces="image@*",NameSpaces="image@*" {key}', "has an option twice"),
+    ('alice@x valid-after="20300101",valid-before="20270101" {key}', "valid-after: is not before valid-before"),
+    ("!alice@x {key}", "names nobody: it has no name without '!'"),
+    (", {key}", "names nobody"),
+    ("a" * 2000 + " {key}", "has a name of more than 1000 characters"),
+    ("alice@x {key}=", FORM),
 ]
 
 

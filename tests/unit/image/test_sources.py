@@ -167,3 +167,41 @@ def test_what_a_build_leaves_is_no_source(tmp_path):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("")
     assert source_files(str(tmp_path)) == ["config.ml", "mirage/x-xen.opam.locked"]
+
+
+@pytest.mark.parametrize("target", ["/etc/shadow", "../out", "/a\nb\x1b[2J", "nosuch\nb", "."])
+def test_a_name_of_two_lines_is_shown_in_one(tmp_path, target):
+    (tmp_path / "a\n\x1b[2Jb").symlink_to(target)
+    with pytest.raises(BuildError, match="is a link to") as failure:
+        standin.content_files(str(tmp_path))
+    assert not set("\n\x1b") & set(str(failure.value))
+    os.mkfifo(tmp_path / "\x1bpipe\n")
+    (tmp_path / "a\n\x1b[2Jb").unlink()
+    with pytest.raises(BuildError, match="is neither a file nor a link to one") as failure:
+        source_files(str(tmp_path))
+    assert not set("\n\x1b") & set(str(failure.value))
+
+
+def test_a_file_of_terabytes_that_are_nowhere_is_not_read(tmp_path):
+    with open(tmp_path / "holes", "wb") as file:
+        file.truncate(1 << 42)
+    for read in (sources.source_files, sources.digest_of_sources, standin.content_files):
+        with pytest.raises(BuildError, match="holes: has 4398046511104 bytes, more than") as failure:
+            read(str(tmp_path))
+        assert "\n" not in str(failure.value)
+
+
+def test_folders_in_folders_without_end_are_one_line(tmp_path):
+    here = os.open(tmp_path, os.O_DIRECTORY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        here, above = os.open("d", os.O_DIRECTORY, dir_fd=here), here
+        os.close(above)
+    os.close(here)
+    try:
+        for read in (sources.source_files, sources.digest_of_sources, standin.content_files):
+            with pytest.raises(BuildError, match="has folders in more than 100 others") as failure:
+                read(str(tmp_path))
+            assert "\n" not in str(failure.value) and len(str(failure.value)) < 400
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "d"], check=True)

@@ -40,3 +40,10 @@ def test_a_package_that_does_not_exist_is_named():
         "opam-monorepo: [ERROR] Can't find all required versions."
         " (nosuch: No known implementations at all; dns: hello-xen dev requires >= 99 Rejected candidates:)"
     )
+
+
+def test_apts_and_tars_reasons_are_named():
+    apt = ["Reading package lists...", "E: Unable to locate package nosuch", "E: setup failed", "E: mmdebstrap failed to run"]
+    assert reason(apt) == "E: Unable to locate package nosuch"
+    tar = ["tar: way/planted: Cannot open: Permission denied", "tar: Exiting with failure status due to previous errors"]
+    assert reason(tar) == "tar: way/planted: Cannot open: Permission denied"
