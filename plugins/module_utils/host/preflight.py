@@ -201,7 +201,7 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     floor = DOM0_SYSTEM_MIB + DOM0_DOMAIN_MIB * len(wanted)
     if dom0_memory < floor:
         lines.append(
-            f"{len(wanted)} domains: need about {floor} MiB in Dom0 for their disks, networks and consoles; it is to get"
+            f"{len(wanted)} domains: need about {floor} MiB in Dom0 for their disks, networks and consoles, but Dom0 gets"
             f" {dom0_memory} (xen_host_dom0_memory): give it more, or move domains to another host"
         )
     if needed > total:

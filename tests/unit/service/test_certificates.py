@@ -59,7 +59,7 @@ def test_a_wildcard_is_asked_for_by_a_name_that_it_is_for():
     [
         (GOOD, OTHER_KEY, "certificate and key don't belong together"),
         (SIGNER + GOOD, KEY, "certificate and key don't belong together"),
-        (GOOD + SIGNER, KEY, "is no chain"),
+        (GOOD + SIGNER, KEY, "is not a chain"),
         (certificate_of(PRIVATE, issuer="ca") + certificate_of(PRIVATE, subject="ca"), KEY, "another key than the next one has"),
         (certificate_of(PRIVATE, ends=NOW), KEY, "has expired, on 2026-11-27 12:00 UTC"),
         (certificate_of(PRIVATE, issuer="ca") + certificate_of(OTHER, subject="ca", ends=NOW - DAY / 2), KEY, "has expired"),
@@ -112,7 +112,7 @@ def test_https_beside_http(pair):
             {"certificates": [{"certificate": GOOD, "key": OTHER_KEY}]},
             "web_tls: certificates[0]: certificate and key don't belong",
         ),
-        ({"certificate": GOOD}, "web_tls: certificate is no option of it; it has certificates, hsts, names, port, redirect"),
+        ({"certificate": GOOD}, "web_tls: has no option certificate; its options are certificates, hsts, names, port, redirect"),
         ({"port": 80}, "web_tls: port is 80, and so is web_port"),
         ({"port": 0}, "web_tls: port: is 0, must be a TCP port"),
         ({"port": 8443}, "web_tls: redirect: sends browsers to port 443, and port is 8443; set redirect: false"),

@@ -130,7 +130,7 @@ def test_miragevpn_reads_it(tunnel):
     ("variables", "words"),
     [
         ({"clients": ["a/b"]}, "vpn_clients: 'a/b' must be letters"),
-        ({"clients": ["alice", "Alice"]}, "vpn_clients: 'Alice' is there twice"),
+        ({"clients": ["alice", "Alice"]}, "vpn_clients: 'Alice' is listed twice"),
         ({"clients": ["ca"]}, "not 'server' or 'ca'"),
         ({"clients": ["Server"]}, "not 'server' or 'ca'"),
         ({"clients": 7}, "vpn_clients: must be a list of names, not int"),
