@@ -197,9 +197,9 @@ def collection() -> pathlib.Path:
 
 # Only what the driver for Xen needs: dpkg takes a minute for ten packages on an emulated machine.
 #
-# libvirt's driver starts only if its map of CPUs has a model of which the host lacks no feature. Every model requires "vme", which
-# QEMU doesn't emulate, or "sep", which Xen hides on AMD's CPUs (libvirt's x86Decode, QEMU's TCG_FEATURES, Xen's init_amd). So on
-# such a CPU the simplest model loses "vme". No domain depends on the model: they are PVH, and their XML names no CPU.
+# libvirt's driver starts only if its map of CPUs has a model of which the host lacks no feature. Every model requires "vme",
+# which QEMU doesn't emulate, or "sep", which Xen hides on AMD's CPUs (libvirt's x86Decode, QEMU's TCG_FEATURES, Xen's init_amd).
+# On such a CPU the simplest model loses "vme". No domain depends on the model: they are PVH, and their XML names no CPU.
 INSTALL = """set -e
 dpkg-query -W -f '${db:Status-Status}' libvirt-daemon-driver-xen 2>/dev/null | grep -qx installed || {
   apt-get -q update >/dev/null

@@ -197,7 +197,7 @@ def _answers(value: Any, accept: tuple[Rule, ...] | None) -> list[str]:
         return ["reach: needs accept too: name the ports, as in accept: [tcp/443], or accept: [] to accept no connections"]
     return [
         f"accept: {rule.text(ACCEPT)} accepts every port from everybody, so reach could not tell a connection from an answer:"
-        " name the ports, or who may connect"
+        " name the ports, or the addresses that may connect"
         for rule in accept or ()
         if rule.every_port and not rule.peers and rule.protocol in ("udp", "sctp", "any", "esp")
     ]

@@ -125,7 +125,7 @@ def test_each_wrong_entry_is_one_line(entry, words):
         ({"accept": ["tcp/22 from 192.0.2.1"], "interfaces": SIX}, "from: has only IPv4 addresses, and the domain has only IPv6"),
         ({"accept": ["tcp/22 from fd00::1"], "interfaces": FOUR}, "from: has only IPv6 addresses, and the domain has only IPv4"),
         ({"accept": [], "interfaces": []}, "accept: the domain has no interfaces"),
-        ({"accept": [], "interfaces": [{"ip": "10.0.0.0/24"}]}, "accept: interfaces[0] has no address, by which"),
+        ({"accept": [], "interfaces": [{"ip": "10.0.0.0/24"}]}, "accept: interfaces[0] has no address for the rules"),
         ({"accept": [], "interfaces": [{**FOUR[0], "antispoofing": False}]}, "accept: interfaces[0] has antispoofing: false"),
         ({"accept": [], "interfaces": [{**FOUR[0], "script": "vif-route"}]}, "accept: interfaces[0] has a script of its own"),
         ({"accept": ["tcp/80"], "publish": [{"port": 80, "to": 8080}]}, "publish[0]: leads to tcp/8080, which accept does"),

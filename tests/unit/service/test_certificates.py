@@ -64,7 +64,7 @@ def test_a_wildcard_is_asked_for_by_a_name_that_it_is_for():
         (certificate_of(PRIVATE, ends=NOW), KEY, "has expired, on 2026-11-27 12:00 UTC"),
         (certificate_of(PRIVATE, issuer="ca") + certificate_of(OTHER, subject="ca", ends=NOW - DAY / 2), KEY, "has expired"),
         (certificate_of(PRIVATE, begins=NOW + DAY / 2), KEY, "is valid from 2026-11-28 00:00 UTC on"),
-        (certificate_of(PRIVATE, names=[]), KEY, "is for no name"),
+        (certificate_of(PRIVATE, names=[]), KEY, "has no subjectAltName"),
         ("/etc/ssl/www.pem", KEY, "give the text of the file, not its path"),
         (KEY, KEY, "has no -----BEGIN CERTIFICATE-----"),
         ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----", KEY, "certificate can't be read"),

@@ -153,7 +153,7 @@ def test_miragevpn_reads_it(tunnel):
         ({"routes": ["192.0.2.1/24"], **STANDIN}, "vpn_routes: '192.0.2.1/24' is not an IPv4 network"),
         ({"nat": True, "routes": ["192.0.2.0/24"]}, "vpn_nat: our unikernel routes: give the network behind it a route"),
         ({"redirect_gateway": "perhaps"}, "vpn_redirect_gateway: is 'perhaps', must be true or false"),
-        ({"nat": True, "image": {"file": "/x.xen"}}, "vpn_nat: is for stand-ins"),
+        ({"nat": True, "image": {"file": "/x.xen"}}, "vpn_nat: is only for stand-ins"),
         ({"dns": ["dns.example"]}, "vpn_dns: 'dns.example' is not an IPv4 address"),
         ({"dns": ["2001:db8::53"]}, "vpn_dns: '2001:db8::53' is not an IPv4 address"),
         ({"days": 0}, "vpn_days: is 0, must be days that certificates are good for"),
