@@ -206,6 +206,8 @@ dpkg-query -W -f '${db:Status-Status}' libvirt-daemon-driver-xen 2>/dev/null | g
   DEBIAN_FRONTEND=noninteractive apt-get -q -y --no-install-recommends install \\
     libvirt-daemon-driver-xen libvirt-clients python3-libvirt python3-lxml >/dev/null
 }
+# Its daemon brings the driver for QEMU along, which ends it where this user of the package libvirt-daemon-system is missing.
+getent passwd libvirt-qemu >/dev/null || useradd --system --user-group --no-create-home --shell /usr/sbin/nologin libvirt-qemu
 grep -qw vme /proc/cpuinfo || sed -i "/name='vme'/d" /usr/share/libvirt/cpu_map/x86_486.xml
 systemctl is-active -q peers-libvirtd || systemd-run -q --unit=peers-libvirtd --service-type=notify libvirtd
 # Where libvirt's driver for Xen does not start, virsh waits without end.
