@@ -92,7 +92,7 @@ def between_hosts(hosts: Iterable[str], rollouts: Mapping[str, Any]) -> list[tup
         if host not in rollouts:
             lines.append((host, f"rollout: is not set, but it is for {first}; it must be the same for all hosts of a run"))
         elif rollouts[host] != rollouts[first]:
-            lines.append((host, f"rollout: is another one than for {first}; it must be the same for all hosts of a run"))
+            lines.append((host, f"rollout: differs from that of {first}; it must be the same for all hosts of a run"))
     return lines
 
 

@@ -165,7 +165,7 @@ def _context(authorities: str) -> ssl.SSLContext:
 def _ended(certificate: bytes | None) -> str | None:
     """Check the expiry of a certificate that can't be verified for lack of a CA."""
     if not certificate:
-        return "it shows no certificate"
+        return "it presents no certificate"
     from cryptography import x509
 
     found = x509.load_der_x509_certificate(certificate)

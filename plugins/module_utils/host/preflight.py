@@ -75,8 +75,8 @@ def host_refusals(info: dict[str, Any], dom0_memory: int, bridge: str, manage_ne
         lines.append("has Secure Boot enabled, and Debian's Xen is not signed: disable Secure Boot in the firmware's setup")
     if not info.get("grub", True) and not info["under_xen"]:
         lines.append(
-            "has no GRUB (update-grub is missing), which is to boot Xen: install grub-pc, or grub-efi-amd64 with UEFI, and"
-            " let it boot this machine"
+            "has no GRUB (update-grub is missing), which Xen needs to boot: install grub-pc, or grub-efi-amd64 with UEFI, and"
+            " boot this machine with it"
         )
     # Also where Xen runs: the next boot gives Dom0 what is declared, and Xen clamps what is too much to all that there is.
     xen = xen_memory(info["memory"])
@@ -242,7 +242,7 @@ def placement_refusals(declarations: list[Declaration], info: dict[str, Any], do
     floor = DOM0_SYSTEM_MIB + DOM0_DOMAIN_MIB * len(wanted)
     if dom0_memory < floor:
         lines.append(
-            f"{len(wanted)} domains: need about {floor} MiB in Dom0 for their disks, networks and consoles; it is to get"
+            f"{len(wanted)} domains: need about {floor} MiB in Dom0 for their disks, networks and consoles, but Dom0 gets"
             f" {dom0_memory} (xen_host_dom0_memory): give it more, or move domains to another host"
         )
     if needed > total:

@@ -90,7 +90,8 @@ def _refuse_open_store(request: Request) -> None:
     for folder in (request.store, os.path.join(request.store, NAMES)):
         status = os.stat(folder) if os.path.isdir(folder) else None
         if status and (status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022):
-            raise StoreError(f"image store {folder}: others than root may write there: chown root {folder}; chmod go-w {folder}")
+            words = "users other than root may write there"
+            raise StoreError(f"image store {folder}: {words}: chown root {folder}; chmod go-w {folder}")
     for folder in (request.store, request.trust):
         problem = open_to_others(folder) if os.path.isdir(folder) else ""
         if problem:

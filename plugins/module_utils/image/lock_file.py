@@ -75,7 +75,7 @@ def _unreadable(text: str) -> str:
     for part in _OPAQUE.finditer(text):
         last = part[0]
     if "*)" in mask or (last and not _ENDED.fullmatch(last)):
-        return "it has a text or a comment that does not end where it should"
+        return "it has a string or a comment without an end"
     twice = [name for name in _FIELDS if len(_places(mask, name)) > 1]
     return f"it has the field {twice[0]} twice" if twice else ""
 

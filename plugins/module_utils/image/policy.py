@@ -305,7 +305,7 @@ def open_to_others(path: str) -> str:
         # In a folder like /tmp nobody replaces what belongs to somebody else.
         is_open = not is_link and not mode & stat.S_ISVTX and bool(mode & 0o002 or (mode & 0o020 and status.st_gid))
         if status.st_uid not in (0, os.geteuid()) or is_open:
-            return f"others than root may write {place}: chown root {place}; chmod go-w {place}"
+            return f"users other than root may write {place}: chown root {place}; chmod go-w {place}"
     return ""
 
 

@@ -107,7 +107,7 @@ def read_own(path: str) -> bytes:
     with open_file(path) as file:
         status = os.fstat(file.fileno())
         if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-            raise ValueError(f"others than root may have written it: chown root {path}; chmod 644 {path}, after a look at it")
+            raise ValueError(f"users other than root may have written it: inspect it, then chown root {path}; chmod 644 {path}")
         return _bounded(file)
 
 

@@ -130,7 +130,7 @@ def read_networks(value: Any, managed: bool = True) -> tuple[dict[str, Network],
         if name is None or isinstance(name, bool):
             problems.append(f"the name is {name!r}, as YAML reads it: put it in quotes")
         elif names.count(str(name)) > 1:
-            problems.append("is there twice, as a number and as a text")
+            problems.append("is listed twice, as a number and as a text")
         network = _Reader(str(name), options, problems.append, managed).network()
         lines += [f"{where}.{name}: {problem}" for problem in problems]
         if not problems:
@@ -364,7 +364,7 @@ def _address_refusal(one: IPInterface, before: list[IPInterface]) -> str:
     if is_edge(one.ip, one.network):
         return f"{one.ip} is the network or broadcast address of {one.network}"
     if any(one.ip == that.ip for that in before):
-        return f"{one} is there twice"
+        return f"{one} is listed twice"
     for that in before:
         many = 1 not in (one.network.num_addresses, that.network.num_addresses) and one.version == that.version
         if many and one.network != that.network and one.network.overlaps(that.network):

@@ -180,21 +180,25 @@ def _interface_mistakes(unikernel: Mapping[str, Any]) -> list[str]:
         if not isinstance(interface, dict):
             continue
         if str(interface.get("antispoofing", True)).strip().lower() in ("false", "no", "off", "0"):
-            lines.append(f"interfaces[{index}] has antispoofing: false, so that any address is its own: remove one of them")
+            lines.append(
+                f"interfaces[{index}] has antispoofing: false, so accept and reach can't know its addresses: remove that"
+            )
         elif interface.get("script"):
-            lines.append(f"interfaces[{index}] has a script of its own, which no rule of Dom0 follows: remove one of them")
+            lines.append(
+                f"interfaces[{index}] has a script of its own, so Dom0 can't filter it: remove script, or accept and reach"
+            )
         elif not (interface.get("address") or interface.get("address6")):
-            lines.append(f"interfaces[{index}] has no address, by which the rules know the domain: declare address or address6")
+            lines.append(f"interfaces[{index}] has no address for the rules: declare address or address6")
     return lines
 
 
 def _answers(value: Any, accept: tuple[Rule, ...] | None) -> list[str]:
     """On a bridge an answer of UDP is known by its port: so the ports must be known."""
     if value is None:
-        return ["reach: needs accept beside it, as in accept: [tcp/443], or accept: [] for nothing: what is no answer is refused"]
+        return ["reach: needs accept too: name the ports, as in accept: [tcp/443], or accept: [] to accept no connections"]
     return [
-        f"accept: {rule.text(ACCEPT)} takes every port from everybody, so that with reach all that it sends could be an answer:"
-        " name the ports, or from whom"
+        f"accept: {rule.text(ACCEPT)} accepts every port from everybody, so reach could not tell a connection from an answer:"
+        " name the ports, or the addresses that may connect"
         for rule in accept or ()
         if rule.every_port and not rule.peers and rule.protocol in ("udp", "sctp", "any", "esp")
     ]
@@ -229,7 +233,7 @@ def _rules(option: str, value: Any, versions: set[int], before: list[str]) -> tu
             before.append(f"{option}[{index}]: {mistake}")
             continue
         if rule in found:
-            before.append(f"{option}[{index}]: {rule.text(option)} is there twice (as {option}[{found[rule]}])")
+            before.append(f"{option}[{index}]: {rule.text(option)} is listed twice (as {option}[{found[rule]}])")
         found.setdefault(rule, index)
     return tuple(found)
 
@@ -286,7 +290,7 @@ def _peers(key: str, value: Any) -> tuple[str, ...]:
     for item in items:
         peer = _peer(key, item)
         if peer in found:
-            raise _Mistake(f"{key}: {peer} is there twice")
+            raise _Mistake(f"{key}: {peer} is listed twice")
         found.append(peer)
     return tuple(found)
 

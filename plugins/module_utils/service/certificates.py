@@ -78,9 +78,9 @@ def _chain(certificates: list[str], key: str, now: datetime.datetime) -> Chain |
         return "certificate and key don't belong together (the server's own certificate comes first, then those that signed it)"
     for signed, signer in zip(chain, chain[1:]):
         if signed.issuer != signer.subject:
-            return "certificate is no chain: each one must be signed by the next; the server's own comes first"
+            return "certificate is not a chain: each one must be signed by the next; the server's own comes first"
         if not _signed_by(signed, signer):
-            return "certificate is no chain: one was signed by another key than the next one has; was that replaced?"
+            return "certificate is not a chain: one was signed by another key than the next one has; was that replaced?"
     return _in_time(chain, key, now)
 
 
@@ -110,7 +110,7 @@ def _in_time(chain: list[Any], key: str, now: datetime.datetime) -> Chain | str:
     except x509.ExtensionNotFound:
         names = ()
     if not names:
-        return "certificate is for no name (subjectAltName): no browser takes it"
+        return "certificate has no subjectAltName, so browsers refuse it"
     pem = "".join(each.public_bytes(serialization.Encoding.PEM).decode() for each in chain)
     return Chain(f"{pem}{key}\n", re.sub(r"^\*\.", "www.", names[0]), ends, names, begins)
 

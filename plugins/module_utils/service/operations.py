@@ -43,7 +43,7 @@ def _syslog(given: Variables, name: str) -> dict[str, Any]:
     try:
         address, port = endpoint(str(text), SYSLOG_PORT)
     except ValueError:
-        given.wrong("syslog", f"{text!r} is no address of a server, as in 192.0.2.9, 192.0.2.9:514 or [2001:db8::9]:514")
+        given.wrong("syslog", f"{text!r} is not the address of a server, as in 192.0.2.9, 192.0.2.9:514 or [2001:db8::9]:514")
         return {}
     return {"syslog": address, **({"syslog-port": port} if port != SYSLOG_PORT else {}), "name": name}
 
@@ -70,7 +70,7 @@ def _metrics(given: Variables, ports: dict[int, str]) -> dict[str, Any]:
     if not metrics or holds_unresolved(metrics):
         return {}
     for unknown in sorted(set(map(str, metrics)) - set(_METRICS)):
-        given.wrong("metrics", f"{unknown} is no option of it; it has {' and '.join(_METRICS)}")
+        given.wrong("metrics", f"has no option {unknown}; its options are {' and '.join(_METRICS)}")
     inner = Variables("metrics", {f"metrics_{key}": value for key, value in metrics.items()})
     port = inner.number("port", METRICS_PORT, 1, 65535, "a TCP port")
     if port in ports:

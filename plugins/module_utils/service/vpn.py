@@ -98,7 +98,7 @@ def _clients(given: Variables, network: ipaddress.IPv4Network) -> dict[str, ipad
         if not _CLIENT.fullmatch(text) or text.lower() in _RESERVED:
             given.wrong("clients", f"{text!r} must be letters, digits, '_', '.', '-' and not 'server' or 'ca'")
         elif text.lower() in map(str.lower, clients):
-            given.wrong("clients", f"{text!r} is there twice (upper and lower case count as the same)")
+            given.wrong("clients", f"{text!r} is listed twice (upper and lower case count as the same)")
         else:
             clients[text] = _address(given, text, named.get("address"), network)
     if not isinstance(value, (list, str, dict)):
@@ -188,7 +188,7 @@ def _refuse_what_the_image_lacks(given: Variables, tunnel: Tunnel, kind: str) ->
     if tunnel.nat and kind == "ours":
         given.wrong("nat", "our unikernel routes: give the network behind it a route to vpn_network by the endpoint's address")
     if tunnel.nat and kind == "own":
-        given.wrong("nat", "is for stand-ins: an image of your own does NAT, or does not, by itself")
+        given.wrong("nat", "is only for stand-ins: an image of your own decides about NAT itself")
     if tunnel.addresses and kind != "standin":
         given.wrong("clients", "an address of a client's own is for stand-ins: MirageVPN gives each client the next free address")
 

@@ -56,7 +56,7 @@ def _tls(given: Variables) -> tuple[dict[str, Any], list[Chain], int]:
     if not tls or holds_unresolved(tls):
         return {}, [], 0
     for unknown in sorted(set(map(str, tls)) - _TLS):
-        given.wrong("tls", f"{unknown} is no option of it; it has {', '.join(sorted(_TLS))}")
+        given.wrong("tls", f"has no option {unknown}; its options are {', '.join(sorted(_TLS))}")
     inner = Variables("web_tls", {f"web_tls_{key}": value for key, value in tls.items()})
     port = inner.number("port", 443, 1, 65535, "a TCP port")
     hsts = inner.number("hsts", 0, 0, _MAX_HSTS, "a number of seconds")
@@ -88,7 +88,9 @@ def _on_disk(given: Variables) -> bool:
     if read is None:
         given.wrong("content_disk", f"is {value!r}, must be true or false")
     elif read and isinstance(image, dict) and image and not image.get("standin"):
-        given.wrong("content_disk", "is for our own unikernel and its stand-in: an image of your own (web_image) has its content")
+        given.wrong(
+            "content_disk", "is only for our unikernel and its stand-in: an image of your own (web_image) brings its content"
+        )
     return bool(read)
 
 

@@ -59,7 +59,7 @@ def _of_path(given: Variables, path: str, headers: dict[Any, Any]) -> Iterator[s
         elif lower in _OWN:
             given.wrong("headers", f"{path}: {name}: is set by the server, from what it sends")
         elif lower in seen:
-            given.wrong("headers", f"{path}: {name}: is there twice (upper and lower case count as the same)")
+            given.wrong("headers", f"{path}: {name}: is listed twice (upper and lower case count as the same)")
         elif isinstance(value, bool) or not isinstance(value, (str, int)) or not _VALUE.fullmatch(str(value)):
             given.wrong("headers", f"{path}: {name}: must be text of at most 1000 ASCII characters without '\"', '\\' and '$'")
         else:
@@ -76,7 +76,7 @@ def hosts_of(given: Variables) -> dict[str, str]:
         if not isinstance(name, str) or not _HOST.fullmatch(lower):
             given.wrong("hosts", f"{name!r} is not a name that browsers ask for, as in blog.example.org")
         elif lower in hosts:
-            given.wrong("hosts", f"{name!r} is there twice (upper and lower case count as the same)")
+            given.wrong("hosts", f"{name!r} is listed twice (upper and lower case count as the same)")
         elif not isinstance(folder, str) or not _FOLDER.fullmatch(folder):
             given.wrong(
                 "hosts", f"{name}: {folder!r} is not a folder of web_content: letters, digits, '_', '~', '-', '.' and '/' between"

@@ -116,7 +116,7 @@ def _settle(place: Place, mac: str) -> None:
 
 def _owned(place: Place, address: str) -> str:
     return (
-        f"network {place.network}: {address}, from which it would be asked, is somebody's: name one that nobody has in"
+        f"network {place.network}: {address}, the address to ask from, is in use: name an unused one in"
         f" verify_neighbours.{place.network}"
     )
 

@@ -125,7 +125,13 @@ def test_a_tarball_has_what_users_need_and_nothing_of_developers():
         "playbooks/site.yml",
         "playbooks/vars/declared.yml",
     ]
-    needed += ["unikernels/web/unikernel.ml", "inventories/example/hosts.yml", "docs/operating.md", "bindep.txt"]
+    needed += [
+        "unikernels/web/unikernel.ml",
+        "inventories/example/hosts.yml",
+        "inventories/files/htdocs/index.html",
+        "docs/operating.md",
+        "bindep.txt",
+    ]
     needed += ["meta/execution-environment.yml", "tests/sanity/ignore-2.19.txt", "README.md", "LICENSE"]
     assert [path for path in needed if not built(path) or not (ROOT / path).exists()] == []
     developers = [

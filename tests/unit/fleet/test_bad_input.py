@@ -132,7 +132,7 @@ def test_a_rollout_is_the_same_for_all_hosts_of_a_run():
     assert between_hosts(["a", "b"], {"b": {}}) == [
         ("a", "rollout: is not set, but it is for b; it must be the same for all hosts of a run")
     ]
-    assert between_hosts(["a", "b"], {"a": {}, "b": {"bake": 1}})[0][1].startswith("rollout: is another one than for a;")
+    assert between_hosts(["a", "b"], {"a": {}, "b": {"bake": 1}})[0][1].startswith("rollout: differs from that of a;")
 
 
 def options(**given):

@@ -155,7 +155,9 @@ def test_what_others_may_write_decides_nothing(tmp_path, mode):
         versions.keep_versions(str(tmp_path), {"web": versions.Highest(5, DIGEST)})
         assert held_by(str(tmp_path))
         (tmp_path / name).chmod(mode)
-        with pytest.raises(PolicyError, match=f"^{tmp_path}/{name}: others than root may have written it: chown root"):
+        with pytest.raises(
+            PolicyError, match=f"^{tmp_path}/{name}: users other than root may have written it: inspect it, then chown root"
+        ):
             held_by(str(tmp_path))
 
 
@@ -165,12 +167,12 @@ def test_a_policy_of_another_owner_decides_nothing_until_it_is_reset(tmp_path, c
     options = {"trust": str(etc), "signature": "required", "allowed_signers": controller.allowed}
     whole(host, controller, **options)
     os.chown(etc / "policy", 1000, -1)
-    with pytest.raises(PolicyError, match="policy: others than root may have written it"):
+    with pytest.raises(PolicyError, match="policy: users other than root may have written it"):
         whole(host, controller, **options)
     whole(host, controller, **options, policy_reset=True)
     assert (etc / "policy").stat().st_uid == 0 and call(host, **options)["changed"] is False
     os.chown(etc / "versions", 1000, -1)
-    with pytest.raises(PolicyError, match="versions: others than root may have written it"):
+    with pytest.raises(PolicyError, match="versions: users other than root may have written it"):
         call(host, **options)
 
 
@@ -183,10 +185,12 @@ def test_a_policy_that_others_can_remove_decides_nothing(tmp_path, controller, m
     whole(host, controller, **options)
     for folder in (above / "etc", above):
         folder.chmod(mode)
-        with pytest.raises(PolicyError, match=f"/policy: others than root may write {folder}: chown root {folder}; chmod go-w"):
+        with pytest.raises(
+            PolicyError, match=f"/policy: users other than root may write {folder}: chown root {folder}; chmod go-w"
+        ):
             policies.held_by(str(above / "etc"))
         for reset in (False, True):
-            with pytest.raises(StoreError, match=f"{above}/etc: others than root may write {folder}"):
+            with pytest.raises(StoreError, match=f"{above}/etc: users other than root may write {folder}"):
                 call(host, policy_reset=reset, **options)
         folder.chmod(0o755)
     assert call(host, **options)["changed"] is False
@@ -196,7 +200,7 @@ def test_names_that_others_may_write_take_nothing(tmp_path, controller):
     host, options = tmp_path / "host", {"trust": str(tmp_path / "etc"), "signature": "required"}
     whole(host, controller, allowed_signers=controller.allowed, **options)
     (host / "names").chmod(0o777)
-    with pytest.raises(StoreError, match=f"^image store {host}/names: others than root may write there"):
+    with pytest.raises(StoreError, match=f"^image store {host}/names: users other than root may write there"):
         call(host, **options)
 
 
@@ -216,7 +220,7 @@ def test_a_store_that_others_may_write_takes_nothing(tmp_path, controller, mode)
     host.chmod(mode)
     for check in (True, False):
         with pytest.raises(
-            StoreError, match=f"^image store {host}: others than root may write there: chown root {host}; chmod go-w"
+            StoreError, match=f"^image store {host}: users other than root may write there: chown root {host}; chmod go-w"
         ):
             call(host, check, allowed_signers=controller.allowed, **options)
     host.chmod(0o755)

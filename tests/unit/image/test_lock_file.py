@@ -168,7 +168,7 @@ def test_a_lock_file_that_says_too_little_is_refused(bench, lines, words):
 
 DIRECTORIES = 'x-opam-monorepo-duniverse-dirs: [["https://evil.example/x.tgz" "x"]]\n'
 TWICE = "it has the field x-opam-monorepo-duniverse-dirs twice"
-OPEN = "it has a text or a comment that does not end where it should"
+OPEN = "it has a string or a comment without an end"
 
 
 @pytest.mark.parametrize(

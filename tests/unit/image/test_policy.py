@@ -270,7 +270,9 @@ def test_what_somebody_else_may_replace_does_not_boot_where_signatures_are_requi
         before = os.stat(opened).st_mode & 0o7777
         for mode in (0o666, 0o777):
             os.chmod(opened, mode)
-            assert host.check(path).startswith(f"domain www: kernel {path}: others than root may write {opened}: chown root ")
+            assert host.check(path).startswith(
+                f"domain www: kernel {path}: users other than root may write {opened}: chown root "
+            )
             assert host.check(path, policy=Policy(OPTIONAL)) is None and host.check(path, policy=None) is None
         os.chmod(opened, before)
         assert host.check(path) is None
@@ -281,7 +283,7 @@ def test_what_somebody_else_may_replace_does_not_boot_where_signatures_are_requi
     initrd.write_bytes(b"anything")
     initrd.chmod(0o666)
     allowed = Policy(REQUIRED, host.policy.allowed_signers, (), (hashlib.sha256(b"anything").hexdigest(),))
-    assert f"others than root may write {initrd}" in check_ramdisk(str(initrd), "www", allowed)
+    assert f"users other than root may write {initrd}" in check_ramdisk(str(initrd), "www", allowed)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
@@ -289,7 +291,7 @@ def test_what_somebody_else_may_replace_does_not_boot_where_signatures_are_requi
 def test_what_belongs_to_somebody_else_does_not_boot_where_signatures_are_required(host, tmp_path, given):
     (tmp_path / "link").symlink_to(host.path)
     os.lchown(tmp_path / given, 1000, -1)
-    assert f"others than root may write {tmp_path / given}" in host.check(str(tmp_path / "link"))
+    assert f"users other than root may write {tmp_path / given}" in host.check(str(tmp_path / "link"))
 
 
 @pytest.mark.parametrize(

@@ -44,9 +44,7 @@ def test_what_cuts_neighbours_off_is_found_though_dom0_is_answered(told):
 
 @pytest.mark.parametrize(("when", "address"), [("taken", "10.77.0.254"), ("taken, IPv6", "fd77::ffff")])
 def test_nobodys_address_is_taken(told, when, address):
-    line = (
-        f"network inside: {address}, from which it would be asked, is somebody's: name one that nobody has in verify_neighbours"
-    )
+    line = f"network inside: {address}, the address to ask from, is in use: name an unused one in verify_neighbours"
     assert told[when]["msg"].startswith(line) and told[when]["failed"]
 
 

@@ -161,7 +161,7 @@ def test_without_it_nothing_changes():
         ({"web_content_disk": []}, "web_content_disk: is [], must be true or false"),
         (
             {"web_content_disk": True, "web_image": {"file": "/x.xen"}},
-            "web_content_disk: is for our own unikernel and its stand-in: an image of your own (web_image) has its content",
+            "web_content_disk: is only for our unikernel and its stand-in: an image of your own (web_image) brings its content",
         ),
     ],
 )

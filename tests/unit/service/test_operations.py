@@ -72,7 +72,7 @@ def test_where_a_server_is(text, expected):
 )  # fmt: skip
 def test_where_no_server_is(text):
     assert declared("dns", syslog=text).problems == (
-        f"dns_syslog: {text!r} is no address of a server, as in 192.0.2.9, 192.0.2.9:514 or [2001:db8::9]:514",
+        f"dns_syslog: {text!r} is not the address of a server, as in 192.0.2.9, 192.0.2.9:514 or [2001:db8::9]:514",
     )
 
 
@@ -91,8 +91,8 @@ def test_whatever_is_written_is_an_address_and_a_port_or_refused(text):
     [
         ("web", {"log_level": "verbose"}, "web_log_level: is 'verbose', must be quiet, error, warning, info or debug"),
         ("vpn", {"log_level": ["info"]}, "vpn_log_level: is ['info'], must be quiet, error, warning, info or debug"),
-        ("web", {"syslog": {"server": "192.0.2.9"}}, "web_syslog: {'server': '192.0.2.9'} is no address of a server"),
-        ("web", {"syslog": True}, "web_syslog: True is no address of a server"),
+        ("web", {"syslog": {"server": "192.0.2.9"}}, "web_syslog: {'server': '192.0.2.9'} is not the address of a server"),
+        ("web", {"syslog": True}, "web_syslog: True is not the address of a server"),
         ("web", {"metrics": 9100}, "web_metrics: must be a mapping of port and from, as in"),
         ("web", {"metrics": {"port": 9100}}, "web_metrics: from: must have the networks that may read the metrics"),
         ("web", {"metrics": {"from": []}}, "web_metrics: from: must have the networks that may read the metrics"),
@@ -102,7 +102,7 @@ def test_whatever_is_written_is_an_address_and_a_port_or_refused(text):
         ("dns", {"metrics": {"from": ["::/0"], "port": 53}}, "dns_metrics: port: is 53, and so is DNS"),
         ("vpn", {"metrics": {"from": ["::/0"], "port": 1194}}, "vpn_metrics: port: is 1194, and so is OpenVPN"),
         ("dns", {"metrics": {"from": ["::/0"], "port": "x"}}, "dns_metrics: port: is 'x', must be a TCP port, 1..65535"),
-        ("dns", {"metrics": {"from": ["::/0"], "path": "/m"}}, "dns_metrics: path is no option of it; it has port and from"),
+        ("dns", {"metrics": {"from": ["::/0"], "path": "/m"}}, "dns_metrics: has no option path; its options are port and from"),
         ("dns", {"metrics": {"from": ["::/0"]}, "images": "standin"}, "dns_metrics: stand-ins have none"),
         ("dns", {"metrics": {"from": ["::/0"]}, "image": {"standin": "dns"}}, "dns_metrics: stand-ins have none"),
     ],

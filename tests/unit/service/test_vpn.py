@@ -130,7 +130,7 @@ def test_miragevpn_reads_it(tunnel):
     ("variables", "words"),
     [
         ({"clients": ["a/b"]}, "vpn_clients: 'a/b' must be letters"),
-        ({"clients": ["alice", "Alice"]}, "vpn_clients: 'Alice' is there twice"),
+        ({"clients": ["alice", "Alice"]}, "vpn_clients: 'Alice' is listed twice"),
         ({"clients": ["ca"]}, "not 'server' or 'ca'"),
         ({"clients": ["Server"]}, "not 'server' or 'ca'"),
         ({"clients": 7}, "vpn_clients: must be a list of names, not int"),
@@ -153,7 +153,7 @@ def test_miragevpn_reads_it(tunnel):
         ({"routes": ["192.0.2.1/24"], **STANDIN}, "vpn_routes: '192.0.2.1/24' is not an IPv4 network"),
         ({"nat": True, "routes": ["192.0.2.0/24"]}, "vpn_nat: our unikernel routes: give the network behind it a route"),
         ({"redirect_gateway": "perhaps"}, "vpn_redirect_gateway: is 'perhaps', must be true or false"),
-        ({"nat": True, "image": {"file": "/x.xen"}}, "vpn_nat: is for stand-ins"),
+        ({"nat": True, "image": {"file": "/x.xen"}}, "vpn_nat: is only for stand-ins"),
         ({"dns": ["dns.example"]}, "vpn_dns: 'dns.example' is not an IPv4 address"),
         ({"dns": ["2001:db8::53"]}, "vpn_dns: '2001:db8::53' is not an IPv4 address"),
         ({"days": 0}, "vpn_days: is 0, must be days that certificates are good for"),
