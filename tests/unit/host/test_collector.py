@@ -171,7 +171,7 @@ def test_what_the_role_installs_is_all_that_the_collector_imports(tmp_path):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((ROOT / "plugins/module_utils" / name).read_bytes())
     folders = {folder["path"] for folder in yaml.safe_load((ROLE / "vars/main.yml").read_text())["xen_monitor_library_folders"]}
-    assert {f"/usr/local/lib/unikernels-metrics/module_utils/{os.path.dirname(name)}" for name in modules} <= folders
+    assert {os.path.dirname(f"/usr/local/lib/unikernels-metrics/module_utils/{name}") for name in modules} <= folders
     program = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         + "".join(f"import module_utils.{name[:-3].replace('/', '.')}\n" for name in modules)
