@@ -203,7 +203,8 @@ def test_after_a_reboot_everything_is_there_without_a_run(site, dom0):
     starts = "systemctl is-active xendomains"
     wait_until(lambda: dom0(starts, check=False).strip() in ("activating", "active"), 300, "xendomains' begin")
     assert changed(playbook("playbooks/deploy.yml")) == 0
-    assert dom0(starts, check=False).strip() == "active"
+    # A machine that starts three domains may be too busy for one more connection.
+    assert wait_until(lambda: dom0(starts, check=False).strip(), 120, "an answer of systemctl") == "active"
     wait_until(lambda: "It answers" in http() and dig() == "10.0.2.101", 900, "the services after a reboot")
     wait_until(lambda: set(dom0.domains()) == SERVICES, 120, "all three domains")
     assert "rebooted" not in dom0("xl list -l www")
