@@ -60,15 +60,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]
         except ImportError:
             return {**result, "failed": True, "msg": f"dns_sign: {dns_signing.MISSING}"}
         lines = [*done, *(line for each in records.values() for line in each)]
+        if not signed:
+            lines = ["no host of this play signs a zone: set dns_sign"]
         return {**result, "changed": bool(done), "msg": lines, "ds": records, "_ansible_verbose_always": bool(lines)}
 
     def _signed(self, variables: Mapping[str, Any], problems: list[str]) -> dict[str, tuple[str, ...]]:
         """Map each folder with keys to the zones of all hosts of the play that it has keys for."""
         found: dict[str, dict[str, None]] = {}
         renderer = Renderer(self._loader)
+        manager, inventory = variables["hostvars"]._variable_manager, variables["hostvars"]._inventory
         for host in variables.get("ansible_play_hosts_all", []):
             lines: list[str] = []
-            mine = {**variables["hostvars"].raw_get(host), "hostvars": variables["hostvars"]}
+            mine = manager.get_vars(
+                play=self._task.get_play(), host=inventory.get_host(host), task=self._task, include_hostvars=True
+            )
             values = Resolver(renderer, mine, lines.append).values(_NAMES)
             if not any(map(holds_unresolved, values.values())):
                 for server in servers(dns.NAME, dns.OPTIONS, values, lambda _line: None):

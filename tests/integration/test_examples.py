@@ -20,10 +20,17 @@ from .conftest import ROOT, playbook
 MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 ONLY_LOOK = {"network_health", "service_health", "service_watch", "xen_console"}  # read-only, on the site's own domains
 ON_THE_CONTROLLER = {
-    "image_store", "mirage_image", "mirage_image_info", "mirage_toolchain", "qemu_machine", "source_archive", "standin_image"
+    "dns_keys", "image_store", "mirage_image", "mirage_image_info", "mirage_toolchain", "qemu_machine", "source_archive",
+    "standin_image",
 }  # fmt: skip
 
 
+# What the examples of dns_keys find declared.
+ZONE = """$TTL 300
+@ SOA ns.example.org. hostmaster.example.org. 1 3600 600 86400 300
+@ NS ns
+ns A 192.0.2.53
+"""
 # Only predicted: what would reboot or reserve the host, change its networks, or record something to roll back to.
 IN_CHECK_MODE = {"xen_boot", "xen_generation", "xen_networks", "xen_rollout"}
 # These need a previous generation; test_images rolls back to one.
@@ -63,6 +70,9 @@ def test_the_examples_run(module, dom0, images, tmp_path):
         "domains": [],
         "fleet": {"pkis": []},
         "standin_files": str(ROOT / "roles/unikernel_images/files/standin"),
+        "dns_sign": {"keys": str(tmp_path / "keys")},
+        "dns_zones": {"example.org": ZONE},
+        "dns_interfaces": [{"bridge": "xenbr0", "address": "10.0.2.102/24"}],
     }
     if local:
         variables.update(_sources(tmp_path))
