@@ -71,3 +71,12 @@ def test_keys_of_all_hosts_are_created_and_replaced(run, tmp_path):
     for name in ("dns_keys.yml", "validate.yml"):
         refused = run(name)
         assert refused.returncode != 0 and "a.example.1.pem: others than its owner may use this key" in refused.stdout
+
+
+def test_what_the_play_itself_declares_counts_and_nothing_declared_is_said(run, tmp_path):
+    task = {"unikernels.xen.dns_keys": {}, "run_once": True}
+    (tmp_path / "mine.yml").write_text(json.dumps([{"hosts": "xen3", "gather_facts": False, "tasks": [task]}]))
+    assert "no host of this play signs a zone: set dns_sign" in run(tmp_path / "mine.yml").stdout
+    play = {"hosts": "xen3", "gather_facts": False, "vars": {"dns_interfaces": interfaces(4)}, "tasks": [task]}
+    (tmp_path / "mine.yml").write_text(json.dumps([play]))
+    assert "a.example. IN DS " in run(tmp_path / "mine.yml").stdout and files(tmp_path) == ["a.example.1.pem"]
