@@ -24,6 +24,8 @@ UNITS = "/etc/systemd/system"
 UNIT = "unikernels-xen-bridge"
 # How long, in seconds, the program may take to see its confirmation; it looks every second.
 KEPT_SECONDS = 20
+# How long the new network may take to come up: ifupdown brings one network after another up, each with dozens of processes.
+UP_SECONDS = 300
 _BETWEEN = 0.2
 
 
@@ -112,8 +114,13 @@ def start(switch: Switch, seconds: int, what: str) -> None:
     for file, (text, mode) in switch.folder().items():
         write_whole(os.path.join(FOLDER, file), text.encode("utf-8", "surrogateescape"), mode)
     _run("systemd-run", "--quiet", "--collect", "--unit", UNIT, os.path.join(FOLDER, "switch"), str(seconds), UNITS)
-    until = time.monotonic() + seconds
-    while not ended(state()) and time.monotonic() < until:
+    until = time.monotonic() + UP_SECONDS
+    while not ended(state()):
+        if time.monotonic() > until:
+            raise SwitchError(
+                f"{what}: not up after {UP_SECONDS} s; without a confirmation the old network returns {seconds} s after it is;"
+                f" see journalctl -u {UNIT}"
+            )
         time.sleep(_BETWEEN)
     if state() != UP:
         raise SwitchError(f"{what} did not come up, the old network was put back; see journalctl -u {UNIT}")

@@ -146,6 +146,17 @@ def test_a_change_that_waits_is_not_overwritten(edge, monkeypatch):
     assert (edge / "network/confirmed").exists()
 
 
+def test_a_slow_host_is_not_said_to_have_its_old_network_back(edge, monkeypatch):
+    code = {"systemctl": 3}
+    monkeypatch.setattr(
+        bridge_switch.subprocess, "run", lambda words, **_: subprocess.CompletedProcess(words, code.get(words[0], 0), "", "")
+    )
+    monkeypatch.setattr(bridge_switch, "UP_SECONDS", 0.3)
+    with pytest.raises(bridge_switch.SwitchError) as error:
+        bridge_switch.start(Switch(()), 60, "network inside")
+    assert str(error.value).startswith("network inside: not up after 0.3 s; without a confirmation the old network returns 60 s")
+
+
 def test_what_a_killed_run_has_left_is_undone_by_the_next(tmp_path, monkeypatch):
     host = Host(tmp_path)
     Host.tool(host.tools / "systemctl", '[ "$1" != is-active ]')
