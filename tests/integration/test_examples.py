@@ -70,10 +70,13 @@ def test_the_examples_run(module, dom0, images, tmp_path):
         "domains": [],
         "fleet": {"pkis": []},
         "standin_files": str(ROOT / "roles/unikernel_images/files/standin"),
-        "dns_sign": {"keys": str(tmp_path / "keys")},
-        "dns_zones": {"example.org": ZONE},
-        "dns_interfaces": [{"bridge": "xenbr0", "address": "10.0.2.102/24"}],
     }
+    if module == "dns_keys":
+        variables.update(
+            dns_sign={"keys": str(tmp_path / "keys")},
+            dns_zones={"example.org": ZONE},
+            dns_interfaces=[{"bridge": "xenbr0", "address": "10.0.2.102/24"}],
+        )
     if local:
         variables.update(_sources(tmp_path))
         variables.update({"lab_folder": str(tmp_path), "lab_ssh_port": 12299, "ansible_python_interpreter": "/usr/bin/python3"})
