@@ -53,7 +53,8 @@ def load():
         name = str(path.relative_to(ROOT))
         digests[name] = zlib.crc32(path.read_bytes())
         importlib.import_module(name.removesuffix(".py").replace("/", "."))
-    for package in ("ansible", PLUGINS.replace("/", ".")):
+    # Other collections come in the module's archive alone.
+    for package in ("ansible", "ansible_collections", PLUGINS.replace("/", ".")):
         sys.modules[package].__path__ = ZipsToo(package)
     sys.path[0] = ""
     loader = sys.modules["ansible.module_utils._internal._ansiballz._loader"]
