@@ -22,11 +22,11 @@ _XENS = re.compile(r"(vif|tap)[0-9]+\.[0-9]+.*")
 def bridge_refusal(name: str) -> str:
     """Return why a bridge can't have this name; "" if it can."""
     if not NAME.fullmatch(name):
-        return f"the name must be 1..{MAX_NAME} letters, digits, '_', '.', '-', for the bridge has it"
+        return f"the name must be 1..{MAX_NAME} letters, digits, '_', '.', '-': the network's bridge gets it"
     if name.startswith(VIF) or _XENS.fullmatch(name):
-        return "the name is one of domains' interfaces: choose another, for the bridge has it"
+        return "the name is one of domains' interfaces: choose another, because the bridge gets it"
     if name in TAKEN_NAMES:
-        return "the name has another meaning for Linux or its programs: choose another, for the bridge has it"
+        return "the name has another meaning for Linux or its programs: choose another, because the bridge gets it"
     if name.isdigit():
         return "the name is a number, which Linux's programs take for a device's index: begin it with a letter"
     return ""

@@ -2,7 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Serials and keys of the zones on a disk: can secondaries and validating resolvers follow to what is declared? Pure."""
+"""Serials and keys of the zones on a disk: can secondaries and validating resolvers follow a new declaration? Pure."""
 
 from __future__ import annotations
 

@@ -1,15 +1,13 @@
 """What passes between a host's networks: the product's rules with real packets, in network namespaces."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 
 import pytest
 
-from tests.networks.machine import ROOT
 from tests.networks.packets import PLACES
+
+from .in_namespaces import output_of
 
 OPEN = {"routed", "single"}
 NAT = {"inside", "beside", "second"}
@@ -18,20 +16,7 @@ SHUT = {"shut", "shut2"}
 
 @pytest.fixture(scope="module")
 def host():
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    for tool in ("nft", "ip", "ping", "unshare"):
-        if not shutil.which(tool, path=path):
-            pytest.skip(f"{tool} is not installed")
-    probe = ["unshare", "--net", "ip", "link", "add", "x", "type", "bridge"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("this kernel makes no bridge in a network namespace")
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / ".collections")}
-    command = [sys.executable, "-m", "tests.networks.packets"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(output_of([sys.executable, "-m", "tests.networks.packets"]))
 
 
 def wanted(source, target):

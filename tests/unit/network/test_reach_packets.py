@@ -1,14 +1,13 @@
 """What reaches a domain, and what it reaches: the product's rules on real packets, on a bridge and where Dom0 routes."""
 
 import json
-import os
-import shutil
-import subprocess
 import sys
 
 import pytest
 
-from tests.networks.reach import DECLARED, ROOT
+from tests.networks.reach import DECLARED
+
+from .in_namespaces import output_of
 
 # From the tables of DECLARED: who may ask what, and who may be asked.
 MAY_ASK = {
@@ -27,20 +26,7 @@ MAY_OPEN["free"] = MAY_OPEN["work"]
 
 @pytest.fixture(scope="module")
 def host():
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-    for tool in ("nft", "ip", "ping", "unshare"):
-        if not shutil.which(tool, path=path):
-            pytest.skip(f"{tool} is not installed")
-    probe = ["unshare", "--net", "ip", "link", "add", "x", "type", "bridge"]
-    if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("this kernel makes no bridge in a network namespace")
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT / ".collections")}
-    command = [sys.executable, "-m", "tests.networks.reach"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(output_of([sys.executable, "-m", "tests.networks.reach"], 500))
 
 
 def expected(name):
